@@ -1,0 +1,1 @@
+//! CPU kernels of Ponder. The only crate of the workspace with `unsafe`.

@@ -1,0 +1,188 @@
+//! The nouns that cross the engine's door: what a client submits and what it receives.
+
+use std::time::Instant;
+
+/// Index into the model's vocabulary.
+pub type TokenId = u32;
+
+/// Identifies one submitted request for its whole life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// How tokens are drawn from logits. Field names and meanings are vLLM's.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SamplingParams {
+    /// 0 means greedy.
+    pub temperature: f32,
+    /// 0 means no limit.
+    pub top_k: usize,
+    pub top_p: f32,
+    pub min_p: f32,
+    /// 1.0 means off; counts prompt and output tokens.
+    pub repetition_penalty: f32,
+    /// Counts output tokens only, as does `frequency_penalty`.
+    pub presence_penalty: f32,
+    pub frequency_penalty: f32,
+    /// Added to the logits before anything else.
+    pub logit_bias: Vec<(TokenId, f32)>,
+    /// Key of the counter-based generator. The same seed and request give the same answer.
+    pub seed: u64,
+    /// Upper bound on generated tokens per choice; the engine also stops at its context length.
+    pub max_tokens: usize,
+    /// End-of-sequence and stop tokens are masked until this many tokens are out.
+    pub min_tokens: usize,
+    /// Keep going past the model's end-of-generation tokens (benchmarks).
+    pub ignore_eos: bool,
+    /// The model's end-of-generation tokens, filled in by the caller (the engine has no tokenizer).
+    pub eos_token_ids: Vec<TokenId>,
+    /// Extra stop tokens chosen by the client.
+    pub stop_token_ids: Vec<TokenId>,
+    /// `Some(k)`: report the sampled token's logprob and the top k alternatives.
+    pub logprobs: Option<usize>,
+    /// `Some(k)`: report logprobs of the prompt's own tokens and the top k alternatives.
+    pub prompt_logprobs: Option<usize>,
+}
+
+impl Default for SamplingParams {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+            max_tokens: 16,
+            min_tokens: 0,
+            ignore_eos: false,
+            eos_token_ids: Vec::new(),
+            stop_token_ids: Vec::new(),
+            logprobs: None,
+            prompt_logprobs: None,
+        }
+    }
+}
+
+/// One request: a prompt and `n` independent continuations of it that share the prompt's KV blocks.
+#[derive(Debug, Clone)]
+pub struct GenerateRequest {
+    pub prompt_token_ids: Vec<TokenId>,
+    pub params: SamplingParams,
+    /// Number of continuations; each samples with its own branch path `[index]`.
+    pub n: usize,
+    /// Salt of the prefix cache: requests share cached blocks only under the same salt.
+    pub cache_salt: u64,
+    /// Past this instant every unfinished continuation ends with [`FinishReason::Deadline`].
+    pub deadline: Option<Instant>,
+}
+
+/// A token's logprob with the most likely alternatives at its position, best first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprobs {
+    pub token_id: TokenId,
+    /// Natural log of the probability under the model's unmodified logits (temperature 1).
+    pub logprob: f32,
+    /// `(token_id, logprob)`, descending.
+    pub top: Vec<(TokenId, f32)>,
+}
+
+/// Why a continuation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FinishReason {
+    /// An end-of-generation token; it is reported as a token event too.
+    Eos,
+    /// One of `stop_token_ids`.
+    StopToken(TokenId),
+    /// `max_tokens` or the context length is reached.
+    Length,
+    /// The client aborted or dropped its stream.
+    Abort,
+    /// The request's deadline passed.
+    Deadline,
+}
+
+/// What a client receives, in order. `index` is the continuation, `0..n`.
+#[derive(Debug, Clone)]
+pub enum StreamEvent {
+    /// Once per request, before its first token.
+    PromptDone {
+        num_prompt_tokens: usize,
+        num_cached_tokens: usize,
+        /// One entry per prompt token when asked for; the first token has none.
+        prompt_logprobs: Option<Vec<Option<TokenLogprobs>>>,
+    },
+    Token {
+        index: usize,
+        token_id: TokenId,
+        logprobs: Option<TokenLogprobs>,
+    },
+    Finished {
+        index: usize,
+        reason: FinishReason,
+    },
+    /// The request failed; no event follows.
+    Error(EngineError),
+}
+
+/// Why the engine refused or failed a request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    #[error("the waiting queue is full ({waiting} of {limit} sequences wait)")]
+    Overloaded { waiting: usize, limit: usize },
+    #[error("the prompt has {num_tokens} tokens; this model serves at most {max_model_len}")]
+    PromptTooLong {
+        num_tokens: usize,
+        max_model_len: usize,
+    },
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    #[error("n is {n}; this server runs at most {limit} sequences per request")]
+    TooManySequences { n: usize, limit: usize },
+    #[error("token id {token_id} is outside the vocabulary of {vocab_size}")]
+    TokenOutOfRange { token_id: TokenId, vocab_size: usize },
+    #[error("the KV cache holds {available} tokens in all; this request needs {needed}")]
+    KvCacheTooSmall { needed: usize, available: usize },
+    #[error("the engine is shutting down")]
+    ShuttingDown,
+    #[error("request {0} is not running")]
+    UnknownRequest(u64),
+    #[error("the model failed: {0}")]
+    Model(String),
+}
+
+/// Sizes of the engine; every limit is fixed when it starts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EngineConfig {
+    /// Prompt plus output of one sequence.
+    pub max_model_len: usize,
+    /// Sequences in one step.
+    pub max_num_seqs: usize,
+    /// Rows (tokens) in one step; prefill is chunked to fit.
+    pub max_num_batched_tokens: usize,
+    /// Tokens per KV block.
+    pub block_size: usize,
+    pub num_blocks: usize,
+    pub enable_prefix_caching: bool,
+    pub enable_chunked_prefill: bool,
+    /// Sequences (not requests) that may wait for admission before submit answers `Overloaded`.
+    pub max_num_waiting_seqs: usize,
+}
+
+/// Counters and gauges of a running engine, read without stopping it. Counters only grow.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct EngineStats {
+    pub num_requests_running: usize,
+    pub num_requests_waiting: usize,
+    pub num_blocks: usize,
+    /// Blocks referenced by live sequences (cached but unreferenced blocks count as free).
+    pub num_used_blocks: usize,
+    pub prefix_cache_queries: u64,
+    pub prefix_cache_hits: u64,
+    pub num_preemptions: u64,
+    pub prompt_tokens: u64,
+    pub generation_tokens: u64,
+    pub num_steps: u64,
+}

@@ -1,0 +1,7 @@
+//! Ponder: an inference and test-time-compute server. ARCHITECTURE.md describes the rooms.
+
+pub mod api;
+pub mod cli;
+pub mod engine;
+pub mod model;
+pub mod text;

@@ -1,0 +1,82 @@
+//! The contract between the engine and a model. No tensor type crosses it.
+
+/// Index of a KV block.
+pub type BlockId = u32;
+
+/// The rows of one sequence in a step.
+#[derive(Debug, Clone, Copy)]
+pub struct SequenceRows<'a> {
+    /// Blocks of this sequence in order; covers at least `context_len` tokens.
+    pub block_table: &'a [BlockId],
+    /// Rows (query tokens) of this sequence in the batch; rows of all sequences are concatenated.
+    pub num_rows: usize,
+    /// Tokens in the KV cache once this step has run, these rows included; the rows are the last
+    /// `num_rows` of them.
+    pub context_len: usize,
+}
+
+/// One ragged step: prefill chunks, decode rows and (later) speculative rows mix freely.
+#[derive(Debug, Clone, Copy)]
+pub struct ForwardBatch<'a> {
+    /// `[num_rows]`
+    pub token_ids: &'a [u32],
+    /// `[num_rows]`, position of each row in its sequence.
+    pub positions: &'a [u32],
+    /// `[num_rows]`, `block_id * block_size + offset` where the row's K and V are written.
+    pub slot_mapping: &'a [u32],
+    pub sequences: &'a [SequenceRows<'a>],
+    /// Ascending row indices whose logits are wanted.
+    pub logits_rows: &'a [u32],
+}
+
+/// What the engine needs to know of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelInfo {
+    pub vocab_size: usize,
+    /// The context length the model was trained for.
+    pub max_position_embeddings: usize,
+    pub num_layers: usize,
+    pub hidden_size: usize,
+    /// Bytes of K and V one token takes over all layers.
+    pub kv_bytes_per_token: usize,
+    /// Bytes of weights held in memory.
+    pub weight_bytes: usize,
+    /// `llama`, `qwen2`, …
+    pub architecture: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    #[error("the KV cache is not allocated")]
+    NoKvCache,
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// A causal language model that owns its KV cache. Lives on the engine's thread.
+///
+/// A row's logits depend only on its own sequence: never on the other rows, on how a prompt was cut
+/// into chunks, or on the number of threads.
+pub trait CausalLm: Send {
+    fn info(&self) -> &ModelInfo;
+
+    /// Allocates the cache: `num_blocks` blocks of `block_size` tokens for every layer, and scratch
+    /// for steps of up to `max_num_rows` rows. Called once, before the first forward.
+    fn allocate_kv_cache(
+        &mut self,
+        num_blocks: usize,
+        block_size: usize,
+        max_num_rows: usize,
+    ) -> Result<(), ForwardError>;
+
+    /// Copies whole blocks `(source, destination)` in every layer (copy-on-write).
+    fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> Result<(), ForwardError>;
+
+    /// Runs one step: writes K and V of all rows, then fills `logits` with
+    /// `[logits_rows.len(), vocab_size]` row-major values (its old contents are dropped).
+    fn forward(
+        &mut self,
+        batch: &ForwardBatch<'_>,
+        logits: &mut Vec<f32>,
+    ) -> Result<(), ForwardError>;
+}
