@@ -142,7 +142,10 @@ pub enum EngineError {
     #[error("n is {n}; this server runs at most {limit} sequences per request")]
     TooManySequences { n: usize, limit: usize },
     #[error("token id {token_id} is outside the vocabulary of {vocab_size}")]
-    TokenOutOfRange { token_id: TokenId, vocab_size: usize },
+    TokenOutOfRange {
+        token_id: TokenId,
+        vocab_size: usize,
+    },
     #[error("the KV cache holds {available} tokens in all; this request needs {needed}")]
     KvCacheTooSmall { needed: usize, available: usize },
     #[error("the engine is shutting down")]
