@@ -1,1 +1,39 @@
-//! CPU kernels of Ponder. The only crate of the workspace with `unsafe`.
+//! CPU kernels of Ponder: packed quantised matrices, paged attention and row operations.
+//!
+//! The only crate of the workspace with `unsafe`. It knows nothing of models.
+//!
+//! **Determinism law.** A result row depends only on its own inputs: never on the other rows of the
+//! call or on the number of threads. Work is split by output rows and heads, never along the
+//! reduction axis, and the one-row and many-row paths perform the same operations per element.
+
+pub mod activations;
+pub mod attention;
+mod cpu;
+pub mod dtype;
+pub mod elementwise;
+pub mod error;
+pub mod kv_cache;
+pub mod mapped_file;
+pub mod matmul;
+pub mod matrix;
+pub mod norm;
+mod partition;
+pub mod pool;
+pub mod reference;
+pub mod rope;
+
+pub use activations::Activations;
+pub use attention::{AttentionParams, AttentionRows, paged_attention};
+pub use dtype::DType;
+pub use error::KernelError;
+pub use kv_cache::KvCache;
+pub use mapped_file::MappedFile;
+pub use matmul::{Product, matmul, matmul_many};
+pub use matrix::PackedMatrix;
+pub use pool::ThreadPool;
+pub use rope::{RopeKind, RopeTable};
+
+/// The instruction set the kernels run with on this machine.
+pub fn isa() -> &'static str {
+    cpu::isa().name()
+}

@@ -1,0 +1,47 @@
+//! A read-only memory map behind a safe wrapper.
+
+use std::fs::File;
+use std::io;
+use std::ops::Deref;
+use std::path::Path;
+
+/// A file mapped read-only. The file must not be truncated while it is mapped (the operating system
+/// would end the process); model files are replaced by rename, never rewritten in place.
+#[derive(Debug)]
+pub struct MappedFile {
+    map: memmap2::Mmap,
+}
+
+impl MappedFile {
+    /// Maps a whole file. An empty file is an `UnexpectedEof` error.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        if file.metadata()?.len() == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the file is empty",
+            ));
+        }
+        // SAFETY: the map is read-only and private to this struct; see the type's note on truncation.
+        let map = unsafe { memmap2::Mmap::map(&file)? };
+        Ok(Self { map })
+    }
+
+    /// Tells the operating system that the pages are not needed any more (after repacking).
+    pub fn release_pages(&self) {
+        #[cfg(unix)]
+        // SAFETY: the mapping is file-backed and read-only, so dropped pages are read again on demand.
+        let _ = unsafe {
+            self.map
+                .unchecked_advise(memmap2::UncheckedAdvice::DontNeed)
+        };
+    }
+}
+
+impl Deref for MappedFile {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.map
+    }
+}

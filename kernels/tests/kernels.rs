@@ -1,0 +1,411 @@
+//! The packed kernels against plain references and candle-core.
+
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+use ponder_kernels::*;
+
+/// A small deterministic generator (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in -1..1.
+    fn value(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
+    }
+
+    fn values(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.value()).collect()
+    }
+}
+
+fn ggml(dtype: DType) -> GgmlDType {
+    match dtype {
+        DType::F32 => GgmlDType::F32,
+        DType::F16 => GgmlDType::F16,
+        DType::BF16 => GgmlDType::BF16,
+        DType::Q4_0 => GgmlDType::Q4_0,
+        DType::Q4_1 => GgmlDType::Q4_1,
+        DType::Q5_0 => GgmlDType::Q5_0,
+        DType::Q5_1 => GgmlDType::Q5_1,
+        DType::Q8_0 => GgmlDType::Q8_0,
+        DType::Q4K => GgmlDType::Q4K,
+        DType::Q5K => GgmlDType::Q5K,
+        DType::Q6K => GgmlDType::Q6K,
+    }
+}
+
+/// Random weights quantised by candle: the bytes, and the values candle reads back from them.
+fn quantised(dtype: DType, rows: usize, columns: usize, seed: u64) -> (Vec<u8>, Vec<f32>) {
+    let values = Random(seed).values(rows * columns);
+    let tensor = Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap();
+    let quantised = QTensor::quantize(&tensor, ggml(dtype)).unwrap();
+    let bytes = quantised.data().unwrap().to_vec();
+    let back = quantised.dequantize(&Device::Cpu).unwrap();
+    (bytes, back.flatten_all().unwrap().to_vec1().unwrap())
+}
+
+fn product(pool: &ThreadPool, weights: &PackedMatrix, x: &[f32]) -> Vec<f32> {
+    let rows = x.len() / weights.in_features();
+    let mut activations = Activations::default();
+    activations.load(pool, x, rows, weights.in_features());
+    let mut out = vec![f32::NAN; rows * weights.out_features()];
+    matmul(pool, &activations, weights, None, &mut out);
+    out
+}
+
+#[test]
+fn dequantisation_equals_candle() {
+    for dtype in DType::ALL {
+        let (bytes, expected) = quantised(dtype, 3, 512, 7);
+        let mut actual = vec![0.0; expected.len()];
+        reference::dequantize(dtype, &bytes, &mut actual);
+        for (a, b) in actual.iter().zip(&expected) {
+            assert!((a - b).abs() <= 1e-6, "{}: {a} is not {b}", dtype.name());
+        }
+    }
+}
+
+#[test]
+fn packed_rows_read_back_within_half_precision_scales() {
+    let pool = ThreadPool::new(2);
+    for dtype in DType::ALL {
+        let (bytes, expected) = quantised(dtype, 19, 256, 3);
+        let packed = PackedMatrix::pack(&pool, dtype, &bytes, 19, 256).unwrap();
+        let mut row = vec![0.0; 256];
+        for (index, expected) in expected.chunks(256).enumerate() {
+            packed.dequantize_row(index, &mut row);
+            for (a, b) in row.iter().zip(expected) {
+                assert!(
+                    (a - b).abs() <= 2e-3,
+                    "{} row {index}: {a} is not {b}",
+                    dtype.name()
+                );
+            }
+        }
+    }
+}
+
+/// Int8 activations are off by at most half a step of 1/127 of a block's largest value: over random
+/// inputs in -1..1 a sum of `k` products has a standard error of 0.00227 * 0.577 * sqrt(k). The bound
+/// is six of them.
+#[test]
+fn products_equal_the_reference_over_odd_shapes() {
+    let pool = ThreadPool::new(2);
+    for dtype in DType::ALL {
+        for (out_features, in_features) in [(1, 256), (7, 512), (8, 256), (33, 768), (130, 1024)] {
+            let (bytes, weights) = quantised(dtype, out_features, in_features, 11);
+            let packed =
+                PackedMatrix::pack(&pool, dtype, &bytes, out_features, in_features).unwrap();
+            for rows in [1, 2, 3, 4, 5, 17, 67] {
+                let x = Random(rows as u64).values(rows * in_features);
+                let actual = product(&pool, &packed, &x);
+                let mut expected = vec![0.0; actual.len()];
+                reference::matmul(&x, &weights, in_features, &mut expected);
+                let bound = 0.008 * (in_features as f32).sqrt();
+                for (a, b) in actual.iter().zip(&expected) {
+                    assert!(
+                        (a - b).abs() <= bound,
+                        "{} {out_features}x{in_features} rows {rows}: {a} is not {b}",
+                        dtype.name()
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_does_not_depend_on_the_others_or_on_threads() {
+    for dtype in DType::ALL {
+        let (out_features, in_features) = (53, 512);
+        let (bytes, _) = quantised(dtype, out_features, in_features, 5);
+        let pools = [1, 2, 3].map(ThreadPool::new);
+        let packed =
+            PackedMatrix::pack(&pools[0], dtype, &bytes, out_features, in_features).unwrap();
+        let x = Random(9).values(71 * in_features);
+        let together: Vec<Vec<f32>> = pools
+            .iter()
+            .map(|pool| product(pool, &packed, &x))
+            .collect();
+        assert_eq!(together[0], together[1], "{}", dtype.name());
+        assert_eq!(together[0], together[2], "{}", dtype.name());
+        for (row, expected) in x.chunks(in_features).zip(together[0].chunks(out_features)) {
+            assert_eq!(
+                product(&pools[0], &packed, row),
+                expected,
+                "{}",
+                dtype.name()
+            );
+        }
+    }
+}
+
+#[test]
+fn extreme_codes_do_not_saturate() {
+    let pool = ThreadPool::new(1);
+    for dtype in [DType::Q8_0, DType::Q6K, DType::Q5_1, DType::Q4_1] {
+        let values: Vec<f32> = (0..1024)
+            .map(|i| if i % 7 == 0 { -1.0 } else { 1.0 })
+            .collect();
+        let tensor = Tensor::from_vec(values, (1, 1024), &Device::Cpu).unwrap();
+        let quantised = QTensor::quantize(&tensor, ggml(dtype)).unwrap();
+        let weights: Vec<f32> = quantised
+            .dequantize(&Device::Cpu)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap();
+        let packed = PackedMatrix::pack(&pool, dtype, &quantised.data().unwrap(), 1, 1024).unwrap();
+        let x: Vec<f32> = weights.iter().map(|w| w.signum()).collect();
+        let expected: f32 = weights.iter().map(|w| w.abs()).sum();
+        let actual = product(&pool, &packed, &x)[0];
+        assert!(
+            (actual - expected).abs() < 2.0,
+            "{}: {actual} is not {expected}",
+            dtype.name()
+        );
+    }
+}
+
+#[test]
+fn bad_shapes_are_errors() {
+    let pool = ThreadPool::new(1);
+    let pack = |dtype, len, rows, columns| {
+        PackedMatrix::pack(&pool, dtype, &vec![0; len], rows, columns).map(|_| ())
+    };
+    assert!(matches!(
+        pack(DType::Q4K, 144, 1, 250),
+        Err(KernelError::RaggedBlock { .. })
+    ));
+    assert!(matches!(
+        pack(DType::Q4K, 143, 1, 256),
+        Err(KernelError::WrongByteCount { .. })
+    ));
+    assert!(matches!(
+        pack(DType::F32, 0, 0, 256),
+        Err(KernelError::BadShape { .. })
+    ));
+    assert!(pack(DType::F32, 4, usize::MAX, 2).is_err());
+    assert!(KvCache::new(1, 1, 24, 1, 64).is_err());
+    assert!(KvCache::new(usize::MAX, 2, 16, 1, 64).is_err());
+}
+
+struct AttentionCase {
+    params: AttentionParams,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    q: Vec<f32>,
+    length: usize,
+}
+
+impl AttentionCase {
+    fn new(heads: usize, kv_heads: usize, head_dim: usize, window: Option<usize>) -> Self {
+        let length = 77;
+        let mut random = Random(21);
+        // Half precision stores the cache, so the reference reads rounded values too.
+        let mut halves = |count| -> Vec<f32> {
+            random
+                .values(count)
+                .iter()
+                .map(|v| half::f16::from_f32(*v).to_f32())
+                .collect()
+        };
+        Self {
+            params: AttentionParams {
+                num_heads: heads,
+                num_kv_heads: kv_heads,
+                head_dim,
+                scale: 1.0 / (head_dim as f32).sqrt(),
+                sliding_window: window,
+                softcap: None,
+            },
+            k: halves(length * kv_heads * head_dim),
+            v: halves(length * kv_heads * head_dim),
+            q: halves(length * heads * head_dim),
+            length,
+        }
+    }
+
+    /// Runs rows `from..length` in chunks of `chunk` over shuffled blocks.
+    fn paged(&self, pool: &ThreadPool, block_size: usize, chunk: usize) -> Vec<f32> {
+        let p = self.params;
+        let blocks = self.length.div_ceil(block_size);
+        let table: Vec<u32> = (0..blocks as u32)
+            .map(|i| (i * 3 + 1) % (3 * blocks as u32))
+            .collect();
+        let mut cache =
+            KvCache::new(2, 3 * blocks, block_size, p.num_kv_heads, p.head_dim).unwrap();
+        let slots: Vec<u32> = (0..self.length)
+            .map(|i| table[i / block_size] * block_size as u32 + (i % block_size) as u32)
+            .collect();
+        cache.write(pool, 1, &slots, &self.k, &self.v);
+        let width = p.num_heads * p.head_dim;
+        let mut out = vec![f32::NAN; self.q.len()];
+        for start in (0..self.length).step_by(chunk) {
+            let end = (start + chunk).min(self.length);
+            let rows = AttentionRows {
+                block_table: &table,
+                num_rows: end - start,
+                context_len: end,
+            };
+            let range = start * width..end * width;
+            paged_attention(
+                pool,
+                &p,
+                &cache,
+                1,
+                &self.q[range.clone()],
+                &[rows],
+                &mut out[range],
+            );
+        }
+        out
+    }
+
+    fn expected(&self) -> Vec<f64> {
+        let p = self.params;
+        let group = p.num_heads / p.num_kv_heads;
+        let mut out = vec![0.0; self.q.len()];
+        for row in 0..self.length {
+            let first = p
+                .sliding_window
+                .map_or(0, |window| (row + 1).saturating_sub(window));
+            for head in 0..p.num_heads {
+                let q = &self.q[(row * p.num_heads + head) * p.head_dim..][..p.head_dim];
+                let at = |t: usize| (t * p.num_kv_heads + head / group) * p.head_dim;
+                let weights: Vec<f64> = (first..=row)
+                    .map(|t| {
+                        let k = &self.k[at(t)..][..p.head_dim];
+                        let dot: f64 = q
+                            .iter()
+                            .zip(k)
+                            .map(|(a, b)| f64::from(*a) * f64::from(*b))
+                            .sum();
+                        (dot * f64::from(p.scale)).exp()
+                    })
+                    .collect();
+                let total: f64 = weights.iter().sum();
+                for d in 0..p.head_dim {
+                    out[(row * p.num_heads + head) * p.head_dim + d] = weights
+                        .iter()
+                        .zip(first..=row)
+                        .map(|(w, t)| w / total * f64::from(self.v[at(t) + d]))
+                        .sum();
+                }
+            }
+        }
+        out
+    }
+}
+
+#[test]
+fn attention_equals_the_plain_sum() {
+    let pool = ThreadPool::new(2);
+    for (heads, kv_heads, head_dim, window) in [
+        (1, 1, 64, None),
+        (9, 3, 64, None),
+        (4, 1, 256, Some(20)),
+        (14, 2, 24, None),
+        (4, 4, 128, Some(16)),
+    ] {
+        let case = AttentionCase::new(heads, kv_heads, head_dim, window);
+        let expected = case.expected();
+        for (actual, expected) in case.paged(&pool, 16, 77).iter().zip(&expected) {
+            assert!(
+                (f64::from(*actual) - expected).abs() < 2e-5,
+                "{actual} is not {expected}"
+            );
+        }
+    }
+}
+
+#[test]
+fn attention_does_not_depend_on_chunks_blocks_or_threads() {
+    let case = AttentionCase::new(9, 3, 64, Some(40));
+    let (one, three) = (ThreadPool::new(1), ThreadPool::new(3));
+    let whole = case.paged(&one, 16, 77);
+    assert_eq!(whole, case.paged(&one, 16, 1));
+    assert_eq!(whole, case.paged(&three, 32, 13));
+}
+
+#[test]
+fn copied_blocks_hold_the_same_keys() {
+    let pool = ThreadPool::new(1);
+    let mut cache = KvCache::new(2, 4, 16, 1, 16).unwrap();
+    let k = Random(1).values(16 * 16);
+    let slots: Vec<u32> = (16..32).collect();
+    for layer in 0..2 {
+        cache.write(&pool, layer, &slots, &k, &k);
+    }
+    cache.copy_blocks(&[(1, 3)]);
+    let params = AttentionParams {
+        num_heads: 1,
+        num_kv_heads: 1,
+        head_dim: 16,
+        scale: 1.0,
+        sliding_window: None,
+        softcap: Some(5.0),
+    };
+    for layer in 0..2 {
+        let [a, b] = [1, 3].map(|block| {
+            let rows = AttentionRows {
+                block_table: &[block],
+                num_rows: 1,
+                context_len: 16,
+            };
+            let mut out = vec![0.0; 16];
+            paged_attention(&pool, &params, &cache, layer, &k[..16], &[rows], &mut out);
+            out
+        });
+        assert_eq!(a, b);
+        assert!(a.iter().any(|value| *value != 0.0));
+    }
+}
+
+#[test]
+fn gated_units_equal_their_definitions() {
+    let pool = ThreadPool::new(2);
+    let gate: Vec<f32> = Random(2).values(10 * 40).iter().map(|v| v * 12.0).collect();
+    let up = Random(3).values(10 * 40);
+    let (mut silu, mut gelu) = (gate.clone(), gate.clone());
+    elementwise::silu_mul(&pool, &mut silu, &up, 40);
+    elementwise::gelu_tanh_mul(&pool, &mut gelu, &up, 40);
+    for i in 0..gate.len() {
+        let (x, u) = (f64::from(gate[i]), f64::from(up[i]));
+        let expected = x / (1.0 + (-x).exp()) * u;
+        assert!((f64::from(silu[i]) - expected).abs() < 1e-5);
+        let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+        let expected = 0.5 * x * (1.0 + inner.tanh()) * u;
+        assert!((f64::from(gelu[i]) - expected).abs() < 1e-5);
+    }
+}
+
+#[test]
+fn rotations_keep_norms_and_differ_by_kind() {
+    let pool = ThreadPool::new(1);
+    let table = RopeTable::new(8, 32, 10_000.0, None, 1.0);
+    let x = Random(4).values(2 * 16);
+    for kind in [RopeKind::Norm, RopeKind::Neox] {
+        let mut y = x.clone();
+        table.apply(&pool, kind, &mut y, 8, &[0, 5]);
+        assert_eq!(y[..16], x[..16], "position 0 does not rotate");
+        let norm = |values: &[f32]| values.iter().map(|v| v * v).sum::<f32>();
+        assert!((norm(&y[16..]) - norm(&x[16..])).abs() < 1e-4);
+        let (a, b) = if kind == RopeKind::Norm {
+            (0, 1)
+        } else {
+            (0, 4)
+        };
+        let expected = x[16 + a] * 5_f32.cos() - x[16 + b] * 5_f32.sin();
+        assert!((y[16] - expected).abs() < 1e-5);
+    }
+}
