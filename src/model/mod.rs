@@ -1,5 +1,53 @@
 //! Models: files, configuration, weights and the forward pass. Knows nothing of scheduling.
 
+pub mod catalogue;
 pub mod causal_lm;
+pub mod config;
+pub mod decoder;
+pub mod files;
+mod gemma3;
+pub mod gguf;
+mod layers;
+mod llama;
+mod qwen2;
+mod qwen3;
+pub mod safetensors;
+#[doc(hidden)]
+pub mod testing;
+mod weights;
+
+use std::sync::Arc;
+
+use ponder_kernels::ThreadPool;
 
 pub use causal_lm::*;
+pub use config::{Architecture, ConfigError, ModelConfig};
+pub use decoder::Decoder;
+pub use files::{ModelFiles, OpenError};
+pub use weights::LoadError;
+
+/// How to load a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadOptions {
+    pub num_threads: usize,
+    /// Positions to prepare for; the model's own context length when absent.
+    pub max_model_len: Option<usize>,
+}
+
+/// Reads the configuration, repacks the weights and plans the forward pass.
+pub fn load(files: &ModelFiles, options: LoadOptions) -> Result<Box<dyn CausalLm>, LoadError> {
+    let pool = Arc::new(ThreadPool::new(options.num_threads));
+    let config = files.config()?;
+    let decoder = match files {
+        ModelFiles::Gguf(file) => {
+            let decoder = Decoder::load(pool, config, file, options.max_model_len)?;
+            file.release_pages();
+            decoder
+        }
+        ModelFiles::Safetensors(folder) => {
+            let source = safetensors::HfWeights::new(folder, &config);
+            Decoder::load(pool, config, &source, options.max_model_len)?
+        }
+    };
+    Ok(Box::new(decoder))
+}

@@ -129,6 +129,7 @@ pub(super) fn float_panel<const FMA: bool>(
 }
 
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // `lane` numbers a weight row and a column of `out`.
 fn float_tile<const FMA: bool, const ROWS: usize>(
     x: &Activations,
     weights: &PackedMatrix,

@@ -25,8 +25,7 @@ pub(super) fn panel_product(
     sink: &Sink<'_>,
 ) {
     let Storage::Panels { codes, bytes } = &weights.storage else {
-        // SAFETY: this function's own features.
-        let widen = |source: &[u16], out: &mut [f32]| unsafe { widen_halves(source, out) };
+        let widen = |source: &[u16], out: &mut [f32]| widen_halves(source, out);
         return portable::float_panel::<true>(x, weights, panel, rows, widen, sink);
     };
     let panel_bytes = x.in_features / BLOCK_INPUTS * codes.block_bytes();

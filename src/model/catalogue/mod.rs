@@ -1,0 +1,1 @@
+//! The models that Ponder knows by name.

@@ -1,0 +1,364 @@
+//! The forward pass: a static plan over preallocated rows of f32.
+
+use std::sync::Arc;
+
+use ponder_kernels::elementwise::{add_assign, gelu_tanh_mul, scale, silu_mul, softcap};
+use ponder_kernels::norm::{rms_norm, rms_norm_in_place};
+use ponder_kernels::{
+    Activations, AttentionParams, AttentionRows, KvCache, PackedMatrix, Product, RopeTable,
+    ThreadPool, matmul, matmul_many, paged_attention,
+};
+
+use super::causal_lm::{BlockId, CausalLm, ForwardBatch, ForwardError, ModelInfo};
+use super::config::ModelConfig;
+use super::layers::{Activation, ArchitecturePlan, Attention, Layer, Linear, Mlp};
+use super::weights::{LoadError, WeightSource, Weights};
+
+/// Bytes of one f16 value in the KV cache.
+const KV_VALUE_BYTES: usize = 2;
+
+/// A decoder-only transformer of any supported architecture.
+pub struct Decoder {
+    pool: Arc<ThreadPool>,
+    config: ModelConfig,
+    plan: ArchitecturePlan,
+    info: ModelInfo,
+    embeddings: PackedMatrix,
+    layers: Vec<Layer>,
+    output_norm: Vec<f32>,
+    /// Absent when the head is tied to the embeddings.
+    head: Option<PackedMatrix>,
+    rope: RopeTable,
+    local_rope: Option<RopeTable>,
+    kv_cache: Option<KvCache>,
+    scratch: Scratch,
+}
+
+/// Rows of one step. Buffers grow to the largest step and stay.
+#[derive(Default)]
+struct Scratch {
+    activations: Activations,
+    /// `[rows, hidden_size]`, the residual stream.
+    x: Vec<f32>,
+    /// `[rows, hidden_size]`
+    h: Vec<f32>,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    /// `[rows, num_heads * head_dim]`
+    attended: Vec<f32>,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+}
+
+impl Decoder {
+    /// Packs the weights of `source`. RoPE tables cover `max_model_len` positions, or the context
+    /// length of the configuration.
+    pub fn load(
+        pool: Arc<ThreadPool>,
+        config: ModelConfig,
+        source: &impl WeightSource,
+        max_model_len: Option<usize>,
+    ) -> Result<Self, LoadError> {
+        let plan = ArchitecturePlan::new(&config);
+        let weights = Weights {
+            source,
+            pool: &pool,
+        };
+        let (vocab_size, hidden) = (config.vocab_size, config.hidden_size);
+        let embeddings = weights.matrix("token_embd.weight", vocab_size, hidden)?;
+        let head = if weights.has("output.weight")? {
+            Some(weights.matrix("output.weight", vocab_size, hidden)?)
+        } else {
+            None
+        };
+        let layers = (0..config.num_layers)
+            .map(|index| Layer::load(&weights, &config, &plan, index))
+            .collect::<Result<Vec<_>, _>>()?;
+        let output_norm = weights.vector("output_norm.weight", hidden)?;
+        let num_positions = max_model_len.unwrap_or(config.max_position_embeddings);
+        let rope = RopeTable::new(
+            config.head_dim,
+            num_positions,
+            config.rope_theta,
+            config.rope_freq_factors.as_deref(),
+            config.rope_linear_scale,
+        );
+        let local_rope = plan
+            .local_rope_theta
+            .map(|theta| RopeTable::new(config.head_dim, num_positions, theta, None, 1.0));
+        let matrices = layers.iter().map(Layer::nbytes).sum::<usize>();
+        let info = ModelInfo {
+            vocab_size,
+            max_position_embeddings: config.max_position_embeddings,
+            num_layers: config.num_layers,
+            hidden_size: hidden,
+            kv_bytes_per_token: config.num_layers
+                * config.num_kv_heads
+                * config.head_dim
+                * 2
+                * KV_VALUE_BYTES,
+            weight_bytes: matrices
+                + embeddings.nbytes()
+                + head.as_ref().map_or(0, PackedMatrix::nbytes),
+            architecture: config.architecture.name().to_owned(),
+        };
+        Ok(Self {
+            pool,
+            config,
+            plan,
+            info,
+            embeddings,
+            layers,
+            output_norm,
+            head,
+            rope,
+            local_rope,
+            kv_cache: None,
+            scratch: Scratch::default(),
+        })
+    }
+
+    fn embed(&mut self, token_ids: &[u32]) -> Result<(), ForwardError> {
+        let hidden = self.config.hidden_size;
+        let x = &mut self.scratch.x;
+        x.resize(token_ids.len() * hidden, 0.0);
+        for (token_id, row) in token_ids.iter().zip(x.chunks_exact_mut(hidden)) {
+            let token_id = *token_id as usize;
+            if token_id >= self.config.vocab_size {
+                return Err(ForwardError::Internal(format!("no token {token_id}")));
+            }
+            self.embeddings.dequantize_row(token_id, row);
+        }
+        if self.plan.embedding_scale != 1.0 {
+            scale(x, self.plan.embedding_scale);
+        }
+        Ok(())
+    }
+
+    /// Final norm and head over the rows left in `x`.
+    fn project(&mut self, logits: &mut Vec<f32>) {
+        let (hidden, eps) = (self.config.hidden_size, self.config.rms_norm_eps);
+        let num_rows = self.scratch.x.len() / hidden;
+        let Scratch { activations, x, .. } = &mut self.scratch;
+        rms_norm_in_place(&self.pool, x, &self.output_norm, eps);
+        activations.load(&self.pool, x, num_rows, hidden);
+        logits.resize(num_rows * self.config.vocab_size, 0.0);
+        let head = self.head.as_ref().unwrap_or(&self.embeddings);
+        matmul(&self.pool, activations, head, None, logits);
+        if let Some(cap) = self.config.final_softcap {
+            softcap(logits, cap);
+        }
+    }
+}
+
+impl CausalLm for Decoder {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn allocate_kv_cache(
+        &mut self,
+        num_blocks: usize,
+        block_size: usize,
+        max_num_rows: usize,
+    ) -> Result<(), ForwardError> {
+        let config = &self.config;
+        let cache = KvCache::new(
+            config.num_layers,
+            num_blocks,
+            block_size,
+            config.num_kv_heads,
+            config.head_dim,
+        )
+        .map_err(|error| ForwardError::Internal(error.to_string()))?;
+        self.kv_cache = Some(cache);
+        let q_width = config.num_heads * config.head_dim;
+        let widest = config
+            .intermediate_size
+            .max(q_width)
+            .max(config.hidden_size);
+        self.scratch.activations = Activations::with_capacity(max_num_rows, widest);
+        Ok(())
+    }
+
+    fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> Result<(), ForwardError> {
+        let cache = self.kv_cache.as_mut().ok_or(ForwardError::NoKvCache)?;
+        cache.copy_blocks(copies);
+        Ok(())
+    }
+
+    fn forward(
+        &mut self,
+        batch: &ForwardBatch<'_>,
+        logits: &mut Vec<f32>,
+    ) -> Result<(), ForwardError> {
+        logits.clear();
+        self.embed(batch.token_ids)?;
+        let sequences: Vec<AttentionRows<'_>> = batch
+            .sequences
+            .iter()
+            .map(|sequence| AttentionRows {
+                block_table: sequence.block_table,
+                num_rows: sequence.num_rows,
+                context_len: sequence.context_len,
+            })
+            .collect();
+        let last_layer = self.layers.len() - 1;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let mut step = LayerStep {
+                pool: &self.pool,
+                config: &self.config,
+                plan: &self.plan,
+                scratch: &mut self.scratch,
+            };
+            let cache = self.kv_cache.as_mut().ok_or(ForwardError::NoKvCache)?;
+            let rope = match (&self.local_rope, layer.attention.is_local) {
+                (Some(local), true) => local,
+                _ => &self.rope,
+            };
+            step.attend(&layer.attention, index, rope, cache, batch, &sequences);
+            if index == last_layer {
+                step.keep_rows(batch.logits_rows);
+            }
+            step.add_attention(&layer.attention);
+            step.add_mlp(&layer.mlp);
+        }
+        if !batch.logits_rows.is_empty() {
+            self.project(logits);
+        }
+        Ok(())
+    }
+}
+
+/// One layer over the rows in the scratch.
+struct LayerStep<'a> {
+    pool: &'a ThreadPool,
+    config: &'a ModelConfig,
+    plan: &'a ArchitecturePlan,
+    scratch: &'a mut Scratch,
+}
+
+impl LayerStep<'_> {
+    /// Norm, QKV, rotation, KV write and attention; leaves the result in `attended`.
+    fn attend(
+        &mut self,
+        layer: &Attention,
+        index: usize,
+        rope: &RopeTable,
+        cache: &mut KvCache,
+        batch: &ForwardBatch<'_>,
+        sequences: &[AttentionRows<'_>],
+    ) {
+        let (config, pool) = (self.config, self.pool);
+        let s = &mut *self.scratch;
+        let num_rows = batch.token_ids.len();
+        s.h.resize(s.x.len(), 0.0);
+        rms_norm(pool, &s.x, &layer.norm, config.rms_norm_eps, &mut s.h);
+        s.activations.load(pool, &s.h, num_rows, config.hidden_size);
+        s.q.resize(num_rows * config.num_heads * config.head_dim, 0.0);
+        s.k.resize(num_rows * config.num_kv_heads * config.head_dim, 0.0);
+        s.v.resize(s.k.len(), 0.0);
+        let products = [
+            product(&layer.q, &mut s.q),
+            product(&layer.k, &mut s.k),
+            product(&layer.v, &mut s.v),
+        ];
+        matmul_many(pool, &s.activations, products);
+        for (norm, rows) in [(&layer.q_norm, &mut s.q), (&layer.k_norm, &mut s.k)] {
+            if let Some(norm) = norm {
+                rms_norm_in_place(pool, rows, norm, config.rms_norm_eps);
+            }
+            rope.apply(
+                pool,
+                self.plan.rope_kind,
+                rows,
+                config.head_dim,
+                batch.positions,
+            );
+        }
+        cache.write(pool, index, batch.slot_mapping, &s.k, &s.v);
+        let params = AttentionParams {
+            num_heads: config.num_heads,
+            num_kv_heads: config.num_kv_heads,
+            head_dim: config.head_dim,
+            scale: config.attention_scale,
+            sliding_window: config.sliding_window.filter(|_| layer.is_local),
+            softcap: config.attention_softcap,
+        };
+        s.attended.resize(s.q.len(), 0.0);
+        paged_attention(
+            pool,
+            &params,
+            cache,
+            index,
+            &s.q,
+            sequences,
+            &mut s.attended,
+        );
+    }
+
+    /// Past the last layer's attention only the rows whose logits are wanted matter.
+    fn keep_rows(&mut self, rows: &[u32]) {
+        let width = self.config.num_heads * self.config.head_dim;
+        keep_rows(&mut self.scratch.x, self.config.hidden_size, rows);
+        keep_rows(&mut self.scratch.attended, width, rows);
+    }
+
+    fn add_attention(&mut self, layer: &Attention) {
+        let (config, pool) = (self.config, self.pool);
+        let s = &mut *self.scratch;
+        let width = config.num_heads * config.head_dim;
+        let num_rows = s.attended.len() / width;
+        s.activations.load(pool, &s.attended, num_rows, width);
+        s.h.resize(num_rows * config.hidden_size, 0.0);
+        matmul_many(pool, &s.activations, [product(&layer.output, &mut s.h)]);
+        if let Some(norm) = &layer.post_norm {
+            rms_norm_in_place(pool, &mut s.h, norm, config.rms_norm_eps);
+        }
+        add_assign(&mut s.x, &s.h);
+    }
+
+    fn add_mlp(&mut self, layer: &Mlp) {
+        let (config, pool) = (self.config, self.pool);
+        let s = &mut *self.scratch;
+        let num_rows = s.x.len() / config.hidden_size;
+        let width = config.intermediate_size;
+        rms_norm(pool, &s.x, &layer.norm, config.rms_norm_eps, &mut s.h);
+        s.activations.load(pool, &s.h, num_rows, config.hidden_size);
+        s.gate.resize(num_rows * width, 0.0);
+        s.up.resize(num_rows * width, 0.0);
+        let products = [
+            product(&layer.gate, &mut s.gate),
+            product(&layer.up, &mut s.up),
+        ];
+        matmul_many(pool, &s.activations, products);
+        match self.plan.activation {
+            Activation::Silu => silu_mul(pool, &mut s.gate, &s.up, width),
+            Activation::GeluTanh => gelu_tanh_mul(pool, &mut s.gate, &s.up, width),
+        }
+        s.activations.load(pool, &s.gate, num_rows, width);
+        matmul_many(pool, &s.activations, [product(&layer.down, &mut s.h)]);
+        if let Some(norm) = &layer.post_norm {
+            rms_norm_in_place(pool, &mut s.h, norm, config.rms_norm_eps);
+        }
+        add_assign(&mut s.x, &s.h);
+    }
+}
+
+fn product<'a>(linear: &'a Linear, out: &'a mut [f32]) -> Product<'a> {
+    Product {
+        weights: &linear.weights,
+        bias: linear.bias.as_deref(),
+        out,
+    }
+}
+
+/// Moves the chosen rows (ascending) to the front and drops the rest.
+fn keep_rows(values: &mut Vec<f32>, width: usize, rows: &[u32]) {
+    for (target, row) in rows.iter().enumerate() {
+        let start = *row as usize * width;
+        values.copy_within(start..start + width, target * width);
+    }
+    values.truncate(rows.len() * width);
+}

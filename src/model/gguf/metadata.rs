@@ -1,0 +1,162 @@
+//! The key-value section.
+
+use std::collections::HashMap;
+
+use super::GgufError;
+use super::reader::Reader;
+
+/// A metadata value; integers of every width become `Int`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    Int(i128),
+    Float(f64),
+    Bool(bool),
+    Str(String),
+    Ints(Vec<i64>),
+    Floats(Vec<f32>),
+    Strs(Vec<String>),
+}
+
+/// The metadata of a file, by key.
+#[derive(Debug, Default)]
+pub struct Metadata {
+    entries: HashMap<String, Value>,
+}
+
+impl Metadata {
+    pub(super) fn read(reader: &mut Reader<'_>, count: usize) -> Result<Self, GgufError> {
+        let mut entries = HashMap::with_capacity(count);
+        for _ in 0..count {
+            let key = reader.string("a metadata key")?;
+            let value_type = reader.u32("a metadata value")?;
+            let value = read_value(reader, value_type)?;
+            if entries.insert(key.clone(), value).is_some() {
+                return Err(GgufError::DuplicateKey(key));
+            }
+        }
+        Ok(Self { entries })
+    }
+
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.entries.get(key)
+    }
+
+    pub fn get_str(&self, key: &str) -> Option<&str> {
+        match self.get(key)? {
+            Value::Str(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    pub fn get_u64(&self, key: &str) -> Option<u64> {
+        match self.get(key)? {
+            Value::Int(value) => u64::try_from(*value).ok(),
+            _ => None,
+        }
+    }
+
+    pub fn get_u32(&self, key: &str) -> Option<u32> {
+        self.get_u64(key).and_then(|value| value.try_into().ok())
+    }
+
+    pub fn get_f32(&self, key: &str) -> Option<f32> {
+        match self.get(key)? {
+            Value::Float(value) => Some(*value as f32),
+            Value::Int(value) => Some(*value as f32),
+            _ => None,
+        }
+    }
+
+    pub fn get_bool(&self, key: &str) -> Option<bool> {
+        match self.get(key)? {
+            Value::Bool(value) => Some(*value),
+            _ => None,
+        }
+    }
+
+    pub fn get_str_array(&self, key: &str) -> Option<&[String]> {
+        match self.get(key)? {
+            Value::Strs(values) => Some(values),
+            _ => None,
+        }
+    }
+
+    pub fn get_f32_array(&self, key: &str) -> Option<&[f32]> {
+        match self.get(key)? {
+            Value::Floats(values) => Some(values),
+            _ => None,
+        }
+    }
+
+    pub fn get_i64_array(&self, key: &str) -> Option<&[i64]> {
+        match self.get(key)? {
+            Value::Ints(values) => Some(values),
+            _ => None,
+        }
+    }
+}
+
+const WHAT: &str = "a metadata value";
+
+fn read_value(reader: &mut Reader<'_>, value_type: u32) -> Result<Value, GgufError> {
+    Ok(match value_type {
+        6 => Value::Float(f64::from(f32::from_le_bytes(reader.array(WHAT)?))),
+        12 => Value::Float(f64::from_le_bytes(reader.array(WHAT)?)),
+        7 => Value::Bool(reader.array::<1>(WHAT)?[0] != 0),
+        8 => Value::Str(reader.string(WHAT)?),
+        9 => {
+            let element_type = reader.u32(WHAT)?;
+            read_array(reader, element_type)?
+        }
+        10 => Value::Int(i128::from(reader.u64(WHAT)?)),
+        _ => Value::Int(i128::from(read_int(reader, value_type)?)),
+    })
+}
+
+fn read_int(reader: &mut Reader<'_>, value_type: u32) -> Result<i64, GgufError> {
+    Ok(match value_type {
+        0 => i64::from(reader.array::<1>(WHAT)?[0]),
+        1 => i64::from(reader.array::<1>(WHAT)?[0] as i8),
+        2 => i64::from(u16::from_le_bytes(reader.array(WHAT)?)),
+        3 => i64::from(i16::from_le_bytes(reader.array(WHAT)?)),
+        4 => i64::from(reader.u32(WHAT)?),
+        5 => i64::from(i32::from_le_bytes(reader.array(WHAT)?)),
+        7 => i64::from(reader.array::<1>(WHAT)?[0] != 0),
+        10 | 11 => i64::from_le_bytes(reader.array(WHAT)?),
+        other => return Err(GgufError::UnknownValueType(other)),
+    })
+}
+
+fn read_array(reader: &mut Reader<'_>, element_type: u32) -> Result<Value, GgufError> {
+    let smallest = match element_type {
+        0 | 1 | 7 => 1,
+        2 | 3 => 2,
+        8 | 10..=12 => 8,
+        4..=6 => 4,
+        9 => return Err(GgufError::NestedArray),
+        other => return Err(GgufError::UnknownValueType(other)),
+    };
+    let count = reader.count("a metadata array", smallest)?;
+    Ok(match element_type {
+        8 => Value::Strs(
+            (0..count)
+                .map(|_| reader.string(WHAT))
+                .collect::<Result<_, _>>()?,
+        ),
+        6 => Value::Floats(
+            (0..count)
+                .map(|_| Ok(f32::from_le_bytes(reader.array(WHAT)?)))
+                .collect::<Result<_, GgufError>>()?,
+        ),
+        12 => Value::Floats(
+            (0..count)
+                .map(|_| Ok(f64::from_le_bytes(reader.array(WHAT)?) as f32))
+                .collect::<Result<_, GgufError>>()?,
+        ),
+        _ => Value::Ints(
+            (0..count)
+                .map(|_| read_int(reader, element_type))
+                .collect::<Result<_, _>>()?,
+        ),
+    })
+}

@@ -1,0 +1,320 @@
+//! GGUF files: header, metadata and tensor directory over a memory map.
+//!
+//! Every count and offset of the file is checked against the bytes that are there before anything is
+//! allocated or read. Format: ggml's `docs/gguf.md`.
+
+mod metadata;
+mod reader;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use ponder_kernels::{DType, MappedFile};
+
+pub use metadata::{Metadata, Value};
+use reader::Reader;
+
+const MAGIC: [u8; 4] = *b"GGUF";
+const SUPPORTED_VERSIONS: std::ops::RangeInclusive<u32> = 2..=3;
+const DEFAULT_ALIGNMENT: u64 = 32;
+const MAX_DIMENSIONS: u32 = 4;
+
+/// Why a file is not a GGUF file that Ponder can read.
+#[derive(Debug, thiserror::Error)]
+pub enum GgufError {
+    #[error("cannot read the file: {0}")]
+    Io(#[from] std::io::Error),
+    #[error("not a GGUF file (it begins with {0:02x?})")]
+    BadMagic([u8; 4]),
+    #[error("GGUF version {0} is not supported (2 and 3 are)")]
+    UnsupportedVersion(u32),
+    #[error("the file ends inside {0}")]
+    Truncated(&'static str),
+    #[error("{what} claims {count} entries, more than the file has room for")]
+    HugeCount { what: &'static str, count: u64 },
+    #[error("{0} is not valid UTF-8")]
+    InvalidUtf8(&'static str),
+    #[error("unknown metadata value type {0}")]
+    UnknownValueType(u32),
+    #[error("arrays nest too deeply")]
+    NestedArray,
+    #[error("metadata key {0:?} appears twice")]
+    DuplicateKey(String),
+    #[error("tensor {0:?} appears twice")]
+    DuplicateTensor(String),
+    #[error("tensor {name:?} has unsupported type number {type_id}")]
+    UnsupportedTensorType { name: String, type_id: u32 },
+    #[error("tensor {name:?} has an impossible shape {dimensions:?}")]
+    BadShape { name: String, dimensions: Vec<u64> },
+    #[error("tensor {name:?} lies outside the file or is misaligned (offset {offset})")]
+    BadOffset { name: String, offset: u64 },
+    #[error("tensors {0:?} and {1:?} overlap")]
+    Overlap(String, String),
+    #[error("alignment {0} is not a power of two")]
+    BadAlignment(u64),
+}
+
+/// A tensor's entry in the directory.
+#[derive(Debug, Clone)]
+pub struct TensorInfo {
+    pub dtype: DType,
+    /// Innermost first, as in the file: a matrix is `[in_features, out_features]`.
+    pub dimensions: Vec<usize>,
+    start: usize,
+    len: usize,
+}
+
+/// An opened GGUF file.
+#[derive(Debug)]
+pub struct GgufFile {
+    map: MappedFile,
+    metadata: Metadata,
+    tensors: HashMap<String, TensorInfo>,
+}
+
+impl GgufFile {
+    /// Maps the file and checks its directory.
+    pub fn open(path: &Path) -> Result<Self, GgufError> {
+        let map = MappedFile::open(path)?;
+        let (metadata, tensors) = parse(&map)?;
+        Ok(Self {
+            map,
+            metadata,
+            tensors,
+        })
+    }
+
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    pub fn tensor(&self, name: &str) -> Option<(&TensorInfo, &[u8])> {
+        let info = self.tensors.get(name)?;
+        Some((info, &self.map[info.start..info.start + info.len]))
+    }
+
+    pub fn num_tensors(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Lets the operating system drop the mapped pages.
+    pub fn release_pages(&self) {
+        self.map.release_pages();
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<(Metadata, HashMap<String, TensorInfo>), GgufError> {
+    let mut reader = Reader::new(bytes);
+    let magic = reader.array::<4>("the magic")?;
+    if magic != MAGIC {
+        return Err(GgufError::BadMagic(magic));
+    }
+    let version = reader.u32("the version")?;
+    if !SUPPORTED_VERSIONS.contains(&version) {
+        return Err(GgufError::UnsupportedVersion(version));
+    }
+    // A directory entry takes at least 24 bytes, a metadata entry at least 13.
+    let num_tensors = reader.count("the tensor directory", 24)?;
+    let num_entries = reader.count("the metadata", 13)?;
+    let metadata = Metadata::read(&mut reader, num_entries)?;
+    let alignment = metadata
+        .get_u64("general.alignment")
+        .unwrap_or(DEFAULT_ALIGNMENT);
+    if !alignment.is_power_of_two() {
+        return Err(GgufError::BadAlignment(alignment));
+    }
+    let mut directory = Vec::with_capacity(num_tensors);
+    for _ in 0..num_tensors {
+        directory.push(read_entry(&mut reader)?);
+    }
+    let data_start = (reader.position() as u64)
+        .checked_next_multiple_of(alignment)
+        .ok_or(GgufError::BadAlignment(alignment))?;
+    let mut tensors = HashMap::with_capacity(num_tensors);
+    for (name, dimensions, dtype, offset) in directory {
+        let info = place(
+            bytes,
+            &name,
+            &dimensions,
+            dtype,
+            offset,
+            data_start,
+            alignment,
+        )?;
+        if tensors.insert(name.clone(), info).is_some() {
+            return Err(GgufError::DuplicateTensor(name));
+        }
+    }
+    check_overlap(&tensors)?;
+    Ok((metadata, tensors))
+}
+
+type Entry = (String, Vec<u64>, DType, u64);
+
+fn read_entry(reader: &mut Reader<'_>) -> Result<Entry, GgufError> {
+    let name = reader.string("a tensor's name")?;
+    let num_dimensions = reader.u32("a tensor's shape")?;
+    if num_dimensions > MAX_DIMENSIONS {
+        return Err(GgufError::BadShape {
+            name,
+            dimensions: vec![u64::from(num_dimensions)],
+        });
+    }
+    let mut dimensions = Vec::new();
+    for _ in 0..num_dimensions {
+        dimensions.push(reader.u64("a tensor's shape")?);
+    }
+    let type_id = reader.u32("a tensor's type")?;
+    let offset = reader.u64("a tensor's offset")?;
+    let dtype = DType::from_ggml(type_id).ok_or_else(|| GgufError::UnsupportedTensorType {
+        name: name.clone(),
+        type_id,
+    })?;
+    Ok((name, dimensions, dtype, offset))
+}
+
+fn place(
+    bytes: &[u8],
+    name: &str,
+    dimensions: &[u64],
+    dtype: DType,
+    offset: u64,
+    data_start: u64,
+    alignment: u64,
+) -> Result<TensorInfo, GgufError> {
+    let bad_shape = || GgufError::BadShape {
+        name: name.to_owned(),
+        dimensions: dimensions.to_vec(),
+    };
+    let sizes: Option<Vec<usize>> = dimensions
+        .iter()
+        .map(|size| usize::try_from(*size).ok().filter(|size| *size > 0))
+        .collect();
+    let sizes = sizes
+        .filter(|sizes| !sizes.is_empty())
+        .ok_or_else(bad_shape)?;
+    // Blocks never straddle rows.
+    let row_bytes = dtype.byte_count(sizes[0]).ok_or_else(bad_shape)?;
+    let len = sizes[1..]
+        .iter()
+        .try_fold(row_bytes, |len, size| len.checked_mul(*size))
+        .ok_or_else(bad_shape)?;
+    let bad_offset = || GgufError::BadOffset {
+        name: name.to_owned(),
+        offset,
+    };
+    if !offset.is_multiple_of(alignment) {
+        return Err(bad_offset());
+    }
+    let start = data_start
+        .checked_add(offset)
+        .and_then(|start| usize::try_from(start).ok())
+        .ok_or_else(bad_offset)?;
+    let end = start.checked_add(len).ok_or_else(bad_offset)?;
+    if end > bytes.len() {
+        return Err(bad_offset());
+    }
+    Ok(TensorInfo {
+        dtype,
+        dimensions: sizes,
+        start,
+        len,
+    })
+}
+
+fn check_overlap(tensors: &HashMap<String, TensorInfo>) -> Result<(), GgufError> {
+    let mut ranges: Vec<_> = tensors
+        .iter()
+        .map(|(name, info)| (info.start, info.start + info.len, name))
+        .collect();
+    ranges.sort_unstable();
+    for pair in ranges.windows(2) {
+        if pair[1].0 < pair[0].1 {
+            return Err(GgufError::Overlap(pair[0].2.clone(), pair[1].2.clone()));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::testing::GgufWriter;
+
+    fn sample() -> Vec<u8> {
+        let mut writer = GgufWriter::new();
+        writer.string("general.architecture", "llama");
+        writer.u32("llama.block_count", 2);
+        writer.strings("tokenizer.ggml.tokens", &["a", "b"]);
+        writer.f32_tensor("x", &[4, 2], &[1.0; 8]);
+        writer.f32_tensor("y", &[3], &[2.0; 3]);
+        writer.finish()
+    }
+
+    #[test]
+    fn reads_what_the_writer_wrote() {
+        let bytes = sample();
+        let (metadata, tensors) = parse(&bytes).unwrap();
+        assert_eq!(metadata.get_str("general.architecture"), Some("llama"));
+        assert_eq!(metadata.get_u64("llama.block_count"), Some(2));
+        assert_eq!(
+            metadata.get_str_array("tokenizer.ggml.tokens").unwrap(),
+            ["a", "b"]
+        );
+        assert_eq!(tensors["x"].dimensions, [4, 2]);
+        assert_eq!(tensors["y"].len, 12);
+    }
+
+    #[test]
+    fn malformed_headers_are_typed_errors() {
+        let good = sample();
+        let with = |at: usize, bytes: &[u8]| {
+            let mut bad = good.clone();
+            bad[at..at + bytes.len()].copy_from_slice(bytes);
+            parse(&bad).unwrap_err()
+        };
+        assert!(matches!(with(0, b"GGML"), GgufError::BadMagic(_)));
+        assert!(matches!(
+            with(4, &[9, 0, 0, 0]),
+            GgufError::UnsupportedVersion(9)
+        ));
+        assert!(matches!(with(8, &[0xff; 8]), GgufError::HugeCount { .. }));
+        assert!(matches!(with(16, &[0xff; 8]), GgufError::HugeCount { .. }));
+        let y = good
+            .windows(9)
+            .position(|w| w == b"\x01\0\0\0\0\0\0\0y")
+            .unwrap()
+            + 9;
+        assert!(matches!(
+            with(y + 12, &[77, 0, 0, 0]),
+            GgufError::UnsupportedTensorType { .. }
+        ));
+        assert!(matches!(with(y + 16, &[0; 8]), GgufError::Overlap(..)));
+        assert!(matches!(
+            with(y + 16, &[1, 0, 0, 0, 0, 0, 0, 0]),
+            GgufError::BadOffset { .. }
+        ));
+        assert!(matches!(
+            with(y + 16, &[0, 0, 0, 0, 0, 0, 0, 0x70]),
+            GgufError::BadOffset { .. }
+        ));
+        assert!(matches!(
+            with(y + 4, &[0xff; 8]),
+            GgufError::BadShape { .. }
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn damage_never_panics(cut in 0_usize..400, at in 0_usize..400, byte: u8) {
+            let mut bytes = sample();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            let _ = parse(&bytes);
+            bytes.truncate(cut);
+            let _ = parse(&bytes);
+        }
+    }
+}
