@@ -1,1 +1,11 @@
 //! Text in and out of token ids. Knows the model's files, nothing of HTTP or the engine.
+
+pub mod chat_template;
+pub mod detokenizer;
+pub mod stop;
+pub mod tokenizer;
+
+pub use chat_template::{ChatTemplate, TemplateError};
+pub use detokenizer::Detokenizer;
+pub use stop::{StopMatcher, StopOutcome};
+pub use tokenizer::{Tokenizer, TokenizerError};

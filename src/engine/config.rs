@@ -1,0 +1,124 @@
+//! Deriving the engine's sizes from a model and a memory budget.
+
+use super::request::EngineConfig;
+use crate::model::ModelInfo;
+
+/// Tokens per KV block.
+pub const DEFAULT_BLOCK_SIZE: usize = 16;
+pub const DEFAULT_MAX_NUM_SEQS: usize = 64;
+pub const DEFAULT_MAX_NUM_BATCHED_TOKENS: usize = 512;
+pub const DEFAULT_MAX_NUM_WAITING_SEQS: usize = 1024;
+/// Context served when the operator names none; longer ones cost RoPE tables and KV memory.
+pub const DEFAULT_MAX_MODEL_LEN: usize = 8192;
+
+/// What the operator chose; `None` means derive it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EngineOptions {
+    pub max_model_len: Option<usize>,
+    pub max_num_seqs: usize,
+    pub max_num_batched_tokens: usize,
+    pub block_size: usize,
+    pub kv_cache_bytes: usize,
+    pub enable_prefix_caching: bool,
+    pub enable_chunked_prefill: bool,
+    pub max_num_waiting_seqs: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{name} must be at least {min}, not {actual}")]
+    TooSmall {
+        name: &'static str,
+        min: usize,
+        actual: usize,
+    },
+    #[error("block size {0} is not a multiple of 16")]
+    BlockSize(usize),
+    #[error("max-model-len {asked} is more than the model's context of {limit}")]
+    ContextTooLong { asked: usize, limit: usize },
+    #[error(
+        "the KV cache of {available} tokens cannot hold one sequence of max-model-len {needed}: \
+         raise --kv-cache-memory or lower --max-model-len"
+    )]
+    KvCacheTooSmall { needed: usize, available: usize },
+}
+
+impl EngineOptions {
+    /// The context length that will be served by a model with this limit.
+    pub fn served_model_len(&self, max_position_embeddings: usize) -> usize {
+        self.max_model_len
+            .unwrap_or(max_position_embeddings.min(DEFAULT_MAX_MODEL_LEN))
+    }
+
+    /// Checks every limit and sizes the KV cache; never more blocks than all sequences could use.
+    pub fn resolve(&self, info: &ModelInfo) -> Result<EngineConfig, ConfigError> {
+        for (name, min, actual) in [
+            ("max-num-seqs", 1, self.max_num_seqs),
+            ("max-num-batched-tokens", 1, self.max_num_batched_tokens),
+            ("block-size", 16, self.block_size),
+        ] {
+            if actual < min {
+                return Err(ConfigError::TooSmall { name, min, actual });
+            }
+        }
+        if !self.block_size.is_multiple_of(16) {
+            return Err(ConfigError::BlockSize(self.block_size));
+        }
+        if self.max_num_batched_tokens < self.max_num_seqs {
+            return Err(ConfigError::TooSmall {
+                name: "max-num-batched-tokens",
+                min: self.max_num_seqs,
+                actual: self.max_num_batched_tokens,
+            });
+        }
+        let limit = info.max_position_embeddings;
+        let max_model_len = self.served_model_len(limit);
+        if max_model_len > limit {
+            return Err(ConfigError::ContextTooLong {
+                asked: max_model_len,
+                limit,
+            });
+        }
+        if max_model_len < 2 {
+            return Err(ConfigError::TooSmall {
+                name: "max-model-len",
+                min: 2,
+                actual: max_model_len,
+            });
+        }
+        let block_bytes = (info.kv_bytes_per_token * self.block_size).max(1);
+        let useful = self.max_num_seqs * max_model_len.div_ceil(self.block_size);
+        let num_blocks = (self.kv_cache_bytes / block_bytes).min(useful);
+        if num_blocks * self.block_size < max_model_len {
+            return Err(ConfigError::KvCacheTooSmall {
+                needed: max_model_len,
+                available: num_blocks * self.block_size,
+            });
+        }
+        Ok(EngineConfig {
+            max_model_len,
+            max_num_seqs: self.max_num_seqs,
+            max_num_batched_tokens: self.max_num_batched_tokens,
+            block_size: self.block_size,
+            num_blocks,
+            enable_prefix_caching: self.enable_prefix_caching,
+            enable_chunked_prefill: self.enable_chunked_prefill,
+            max_num_waiting_seqs: self.max_num_waiting_seqs,
+        })
+    }
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            max_model_len: None,
+            max_num_seqs: DEFAULT_MAX_NUM_SEQS,
+            max_num_batched_tokens: DEFAULT_MAX_NUM_BATCHED_TOKENS,
+            block_size: DEFAULT_BLOCK_SIZE,
+            kv_cache_bytes: 1 << 30,
+            enable_prefix_caching: true,
+            enable_chunked_prefill: true,
+            max_num_waiting_seqs: DEFAULT_MAX_NUM_WAITING_SEQS,
+        }
+    }
+}

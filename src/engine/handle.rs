@@ -1,0 +1,277 @@
+//! The engine's door: submit, fork, abort, look at counters.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc as stream;
+
+use super::request::{
+    EngineConfig, EngineError, EngineStats, GenerateRequest, RequestId, SamplingParams, StreamEvent,
+};
+use super::thread::{Command, EngineThread, Submission};
+use crate::model::{CausalLm, ModelInfo};
+
+/// What the handle and the thread share.
+pub(super) struct Shared {
+    pub config: EngineConfig,
+    pub info: ModelInfo,
+    pub stats: Mutex<EngineStats>,
+    /// Sequences submitted but not yet admitted by the scheduler.
+    pub num_waiting: AtomicUsize,
+    pub is_closed: AtomicBool,
+    pub is_healthy: AtomicBool,
+    pub is_finished: AtomicBool,
+    next_id: AtomicU64,
+}
+
+/// A cloneable handle to the thread that owns the model.
+#[derive(Clone)]
+pub struct EngineHandle {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+/// How to continue a running sequence in `n` new ways.
+#[derive(Debug, Clone)]
+pub struct ForkParams {
+    pub n: usize,
+    /// `max_tokens` counts from the fork.
+    pub params: SamplingParams,
+    pub deadline: Option<Instant>,
+}
+
+/// The events of one request. Dropping it aborts the request before the next step.
+#[derive(Debug)]
+pub struct RequestStream {
+    id: RequestId,
+    events: stream::UnboundedReceiver<StreamEvent>,
+}
+
+impl RequestStream {
+    pub fn id(&self) -> RequestId {
+        self.id
+    }
+
+    /// The next event; `None` after the last choice finished or an error.
+    pub async fn recv(&mut self) -> Option<StreamEvent> {
+        self.events.recv().await
+    }
+
+    /// [`Self::recv`] for threads outside a runtime.
+    pub fn blocking_recv(&mut self) -> Option<StreamEvent> {
+        self.events.blocking_recv()
+    }
+}
+
+impl EngineHandle {
+    /// Allocates the KV cache and starts the engine's thread.
+    pub fn start(mut model: Box<dyn CausalLm>, config: EngineConfig) -> Result<Self, EngineError> {
+        let max_num_rows = if config.enable_chunked_prefill {
+            config.max_num_batched_tokens
+        } else {
+            config.max_num_batched_tokens.max(config.max_model_len)
+        };
+        model
+            .allocate_kv_cache(config.num_blocks, config.block_size, max_num_rows)
+            .map_err(|error| EngineError::Model(error.to_string()))?;
+        let shared = Arc::new(Shared {
+            info: model.info().clone(),
+            stats: Mutex::new(EngineStats {
+                num_blocks: config.num_blocks,
+                ..EngineStats::default()
+            }),
+            config,
+            num_waiting: AtomicUsize::new(0),
+            is_closed: AtomicBool::new(false),
+            is_healthy: AtomicBool::new(true),
+            is_finished: AtomicBool::new(false),
+            next_id: AtomicU64::new(0),
+        });
+        let (commands, receiver) = mpsc::channel();
+        let engine = EngineThread::new(model, Arc::clone(&shared), receiver);
+        let thread = std::thread::Builder::new()
+            .name("ponder-engine".to_owned())
+            .spawn(move || engine.run())
+            .map_err(|error| EngineError::Model(error.to_string()))?;
+        Ok(Self {
+            shared,
+            commands,
+            thread: Arc::new(Mutex::new(Some(thread))),
+        })
+    }
+
+    pub fn config(&self) -> &EngineConfig {
+        &self.shared.config
+    }
+
+    pub fn model_info(&self) -> &ModelInfo {
+        &self.shared.info
+    }
+
+    /// Counters and gauges as of the last step.
+    pub fn stats(&self) -> EngineStats {
+        *self
+            .shared
+            .stats
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    /// False once the model has panicked: every later request fails.
+    pub fn is_healthy(&self) -> bool {
+        self.shared.is_healthy.load(Ordering::Acquire)
+    }
+
+    /// Queues a request, all of its sequences or none.
+    pub fn submit(&self, request: GenerateRequest) -> Result<RequestStream, EngineError> {
+        self.check(&request)?;
+        self.admit(request.n)?;
+        let (id, sender, stream) = self.open_stream();
+        self.send(Command::Submit(Submission {
+            id,
+            sender,
+            request,
+        }))?;
+        Ok(stream)
+    }
+
+    /// Continues choice `index` of a running request from its newest token, sharing its KV blocks. The
+    /// answer's events number the new choices from 0.
+    pub fn fork(
+        &self,
+        source: RequestId,
+        index: usize,
+        fork: ForkParams,
+    ) -> Result<RequestStream, EngineError> {
+        self.check_params(fork.n, &fork.params)?;
+        self.admit(fork.n)?;
+        let (id, sender, stream) = self.open_stream();
+        self.send(Command::Fork {
+            id,
+            sender,
+            source,
+            index,
+            fork,
+        })?;
+        Ok(stream)
+    }
+
+    /// Ends a request before the next step.
+    pub fn abort(&self, id: RequestId) {
+        let _ = self.commands.send(Command::Abort(id));
+    }
+
+    /// Ends every request before the next step.
+    pub fn abort_all(&self) {
+        let _ = self.commands.send(Command::AbortAll);
+    }
+
+    /// Stops admitting; requests that were admitted run to their end, then the thread ends.
+    pub fn shutdown(&self) {
+        self.shared.is_closed.store(true, Ordering::Release);
+        let _ = self.commands.send(Command::Shutdown);
+    }
+
+    /// Waits for the thread to end after [`Self::shutdown`]; false when it did not in time.
+    pub fn join(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        while !self.shared.is_finished.load(Ordering::Acquire) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
+            .take();
+        thread.is_none_or(|thread| thread.join().is_ok())
+    }
+
+    fn check(&self, request: &GenerateRequest) -> Result<(), EngineError> {
+        let config = &self.shared.config;
+        let num_tokens = request.prompt_token_ids.len();
+        if num_tokens == 0 {
+            return Err(EngineError::EmptyPrompt);
+        }
+        if num_tokens >= config.max_model_len {
+            return Err(EngineError::PromptTooLong {
+                num_tokens,
+                max_model_len: config.max_model_len,
+            });
+        }
+        let available = config.num_blocks * config.block_size;
+        let needed = (num_tokens + request.params.max_tokens).min(config.max_model_len);
+        if needed > available {
+            return Err(EngineError::KvCacheTooSmall { needed, available });
+        }
+        self.check_params(request.n, &request.params)?;
+        let vocab_size = self.shared.info.vocab_size;
+        match request
+            .prompt_token_ids
+            .iter()
+            .find(|id| **id as usize >= vocab_size)
+        {
+            Some(token_id) => Err(EngineError::TokenOutOfRange {
+                token_id: *token_id,
+                vocab_size,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_params(&self, n: usize, params: &SamplingParams) -> Result<(), EngineError> {
+        let limit = self.shared.config.max_num_seqs;
+        if n == 0 || n > limit {
+            return Err(EngineError::TooManySequences { n, limit });
+        }
+        let vocab_size = self.shared.info.vocab_size;
+        let biased = params.logit_bias.iter().map(|(token_id, _)| token_id);
+        match biased
+            .chain(&params.stop_token_ids)
+            .find(|id| **id as usize >= vocab_size)
+        {
+            Some(token_id) => Err(EngineError::TokenOutOfRange {
+                token_id: *token_id,
+                vocab_size,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Reserves `n` places in the waiting queue or none.
+    fn admit(&self, n: usize) -> Result<(), EngineError> {
+        let limit = self.shared.config.max_num_waiting_seqs;
+        let reserve = |waiting: usize| (waiting + n <= limit.max(n)).then_some(waiting + n);
+        self.shared
+            .num_waiting
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, reserve)
+            .map(|_| ())
+            .map_err(|waiting| EngineError::Overloaded { waiting, limit })
+    }
+
+    fn open_stream(
+        &self,
+    ) -> (
+        RequestId,
+        stream::UnboundedSender<StreamEvent>,
+        RequestStream,
+    ) {
+        let id = RequestId(self.shared.next_id.fetch_add(1, Ordering::Relaxed));
+        let (sender, events) = stream::unbounded_channel();
+        (id, sender, RequestStream { id, events })
+    }
+
+    fn send(&self, command: Command) -> Result<(), EngineError> {
+        if self.shared.is_closed.load(Ordering::Acquire) || !self.is_healthy() {
+            return Err(EngineError::ShuttingDown);
+        }
+        self.commands
+            .send(command)
+            .map_err(|_| EngineError::ShuttingDown)
+    }
+}

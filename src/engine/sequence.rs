@@ -1,0 +1,80 @@
+//! One continuation of one request.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::prefix_cache::PrefixHash;
+use super::request::{FinishReason, RequestId, SamplingParams, TokenId, TokenLogprobs};
+use crate::model::BlockId;
+
+/// Tokens, their place in the KV cache, and what is needed to sample the next one.
+#[derive(Debug, Clone)]
+pub(super) struct Sequence {
+    pub request: RequestId,
+    /// The choice's index within the request.
+    pub index: usize,
+    pub params: Arc<SamplingParams>,
+    /// Key of the random generator beside the seed: the forks that led here.
+    pub branch_path: Vec<u32>,
+    /// Prompt, then output.
+    pub token_ids: Vec<TokenId>,
+    pub num_prompt_tokens: usize,
+    /// Tokens whose KV is in the cache.
+    pub num_computed_tokens: usize,
+    pub block_table: Vec<BlockId>,
+    /// Hash of each full, computed block; the next block's parent is the last.
+    pub block_hashes: Vec<PrefixHash>,
+    pub cache_salt: PrefixHash,
+    /// Siblings to fork once the prompt is computed.
+    pub num_pending_forks: usize,
+    pub prompt_logprobs: Vec<Option<TokenLogprobs>>,
+    /// Tokens found in the prefix cache when the sequence was first admitted.
+    pub num_cached_tokens: Option<usize>,
+    pub deadline: Option<Instant>,
+}
+
+impl Sequence {
+    pub(super) fn num_output_tokens(&self) -> usize {
+        self.token_ids.len() - self.num_prompt_tokens
+    }
+
+    pub(super) fn num_uncomputed_tokens(&self) -> usize {
+        self.token_ids.len() - self.num_computed_tokens
+    }
+
+    /// All that is left to run is the last sampled token.
+    pub(super) fn is_decoding(&self) -> bool {
+        self.num_uncomputed_tokens() == 1 && self.num_output_tokens() > 0
+    }
+
+    /// Sequences that this one stands for: itself and the siblings it will fork.
+    pub(super) fn width(&self) -> usize {
+        1 + self.num_pending_forks
+    }
+
+    /// Whether logits of prompt rows are still wanted.
+    pub(super) fn wants_prompt_logprobs(&self) -> bool {
+        self.params.prompt_logprobs.is_some() && self.prompt_logprobs.len() < self.num_prompt_tokens
+    }
+
+    /// The hash that the first unregistered block continues.
+    pub(super) fn parent_hash(&self) -> PrefixHash {
+        self.block_hashes.last().copied().unwrap_or(self.cache_salt)
+    }
+
+    /// Why the sequence ends with its newest token, if it does.
+    pub(super) fn finish_reason(&self, max_model_len: usize) -> Option<FinishReason> {
+        let token_id = *self.token_ids.last()?;
+        let params = &self.params;
+        if self.num_output_tokens() >= params.min_tokens {
+            if !params.ignore_eos && params.eos_token_ids.contains(&token_id) {
+                return Some(FinishReason::Eos);
+            }
+            if params.stop_token_ids.contains(&token_id) {
+                return Some(FinishReason::StopToken(token_id));
+            }
+        }
+        let is_full = self.token_ids.len() >= max_model_len;
+        (self.num_output_tokens() >= params.max_tokens || is_full).then_some(FinishReason::Length)
+    }
+}

@@ -1,0 +1,402 @@
+//! The loop. One thread owns the model and the KV cache; a step is schedule → run → sample → commit.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::time::Instant;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::batch::ScheduledRows;
+use super::handle::{ForkParams, Shared};
+use super::logprobs::token_logprobs;
+use super::request::{EngineError, FinishReason, GenerateRequest, RequestId, StreamEvent};
+use super::runner::{LogitsOf, Runner};
+use super::sampler::Sampler;
+use super::scheduler::Scheduler;
+use super::sequence::Sequence;
+use crate::model::CausalLm;
+
+pub(super) struct Submission {
+    pub id: RequestId,
+    pub sender: UnboundedSender<StreamEvent>,
+    pub request: GenerateRequest,
+}
+
+pub(super) enum Command {
+    Submit(Submission),
+    Fork {
+        id: RequestId,
+        sender: UnboundedSender<StreamEvent>,
+        source: RequestId,
+        index: usize,
+        fork: ForkParams,
+    },
+    Abort(RequestId),
+    AbortAll,
+    Shutdown,
+}
+
+/// A request's stream and how many of its choices are still running.
+struct OpenRequest {
+    sender: UnboundedSender<StreamEvent>,
+    num_unfinished: usize,
+    is_prompt_done: bool,
+}
+
+pub(super) struct EngineThread {
+    shared: Arc<Shared>,
+    commands: mpsc::Receiver<Command>,
+    scheduler: Scheduler,
+    runner: Runner,
+    sampler: Sampler,
+    requests: HashMap<RequestId, OpenRequest>,
+    is_draining: bool,
+    /// This thread's share of `Shared::num_waiting`; the rest is still in the channel.
+    num_counted: isize,
+}
+
+impl EngineThread {
+    pub(super) fn new(
+        model: Box<dyn CausalLm>,
+        shared: Arc<Shared>,
+        commands: mpsc::Receiver<Command>,
+    ) -> Self {
+        Self {
+            scheduler: Scheduler::new(shared.config.clone()),
+            runner: Runner::new(model, shared.config.block_size),
+            sampler: Sampler::default(),
+            requests: HashMap::new(),
+            is_draining: false,
+            num_counted: 0,
+            shared,
+            commands,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        while self.take_commands() {
+            self.end_requests();
+            let step = catch_unwind(AssertUnwindSafe(|| self.step()));
+            if step.is_err() {
+                // The model's state is unknown after a panic: fail everything and stop.
+                self.shared.is_healthy.store(false, Ordering::Release);
+                self.fail_all("the model panicked; the engine has stopped");
+                break;
+            }
+            self.publish();
+        }
+        self.shared.is_closed.store(true, Ordering::Release);
+        self.publish();
+        while let Ok(command) = self.commands.try_recv() {
+            if let Command::Submit(Submission { sender, .. }) | Command::Fork { sender, .. } =
+                command
+            {
+                let _ = sender.send(StreamEvent::Error(EngineError::ShuttingDown));
+            }
+        }
+        self.shared.is_finished.store(true, Ordering::Release);
+    }
+
+    /// One step of the engine.
+    fn step(&mut self) {
+        let batch = self.scheduler.schedule();
+        if batch.rows.is_empty() {
+            return;
+        }
+        let logits = match self.runner.run(&batch, &self.scheduler.running) {
+            Ok(logits) => logits,
+            Err(error) => return self.fail_all(&error.to_string()),
+        };
+        for (rows, logits) in batch.rows.iter().zip(logits) {
+            self.scheduler.commit_rows(*rows);
+            self.commit(*rows, &logits);
+        }
+        self.scheduler.stats.num_steps += 1;
+        self.end_finished();
+    }
+
+    /// Handles what has arrived; waits when there is nothing to do. False ends the thread.
+    fn take_commands(&mut self) -> bool {
+        loop {
+            let command = if self.scheduler.is_idle() {
+                if self.is_draining {
+                    return false;
+                }
+                self.publish();
+                match self.commands.recv() {
+                    Ok(command) => command,
+                    Err(_) => return false,
+                }
+            } else {
+                match self.commands.try_recv() {
+                    Ok(command) => command,
+                    Err(_) => return true,
+                }
+            };
+            self.handle(command);
+        }
+    }
+
+    fn handle(&mut self, command: Command) {
+        match command {
+            Command::Submit(submission) => self.submit(submission),
+            Command::Fork {
+                id,
+                sender,
+                source,
+                index,
+                fork,
+            } => self.fork(id, sender, source, index, fork),
+            Command::Abort(id) => self.finish_where(FinishReason::Abort, |s| s.request == id),
+            Command::AbortAll => self.finish_where(FinishReason::Abort, |_| true),
+            Command::Shutdown => self.is_draining = true,
+        }
+    }
+
+    fn submit(&mut self, submission: Submission) {
+        let Submission {
+            id,
+            sender,
+            request,
+        } = submission;
+        self.open(id, sender, request.n);
+        self.scheduler.stats.prompt_tokens += request.prompt_token_ids.len() as u64;
+        self.scheduler.add(Sequence {
+            request: id,
+            index: 0,
+            params: Arc::new(request.params),
+            branch_path: vec![0],
+            num_prompt_tokens: request.prompt_token_ids.len(),
+            token_ids: request.prompt_token_ids,
+            num_computed_tokens: 0,
+            block_table: Vec::new(),
+            block_hashes: Vec::new(),
+            cache_salt: request.cache_salt,
+            num_pending_forks: request.n - 1,
+            prompt_logprobs: Vec::new(),
+            num_cached_tokens: None,
+            deadline: request.deadline,
+        });
+    }
+
+    fn open(&mut self, id: RequestId, sender: UnboundedSender<StreamEvent>, n: usize) {
+        self.num_counted += n as isize;
+        let request = OpenRequest {
+            sender,
+            num_unfinished: n,
+            is_prompt_done: false,
+        };
+        self.requests.insert(id, request);
+    }
+
+    fn fork(
+        &mut self,
+        id: RequestId,
+        sender: UnboundedSender<StreamEvent>,
+        source: RequestId,
+        index: usize,
+        fork: ForkParams,
+    ) {
+        let Some(parent) = self.scheduler.find_running(source, index).cloned() else {
+            self.num_counted += fork.n as isize;
+            let _ = sender.send(StreamEvent::Error(EngineError::UnknownRequest(source.0)));
+            return;
+        };
+        self.open(id, sender, fork.n);
+        let params = Arc::new(fork.params);
+        for branch in 0..fork.n {
+            let mut child = parent.clone();
+            child.request = id;
+            child.index = branch;
+            child.params = Arc::clone(&params);
+            child.branch_path.push(branch as u32);
+            child.num_prompt_tokens = child.token_ids.len();
+            child.num_pending_forks = 0;
+            child.prompt_logprobs.clear();
+            child.num_cached_tokens = Some(child.num_computed_tokens);
+            child.deadline = fork.deadline;
+            self.scheduler.add_fork(child);
+        }
+    }
+
+    /// Takes the logits of one sequence's rows: prompt logprobs, siblings, the next token.
+    fn commit(&mut self, rows: ScheduledRows, logits: &LogitsOf) {
+        let index = rows.running_index;
+        if self.scheduler.running[index].wants_prompt_logprobs() {
+            self.take_prompt_logprobs(index, logits);
+        }
+        let sequence = &self.scheduler.running[index];
+        if sequence.num_uncomputed_tokens() > 0 || logits.positions.is_empty() {
+            return;
+        }
+        let row = logits.first + logits.positions.len() - 1;
+        self.announce_prompt(index);
+        let num_forks = std::mem::take(&mut self.scheduler.running[index].num_pending_forks);
+        for branch in 1..=num_forks {
+            let mut sibling = self.scheduler.running[index].clone();
+            sibling.index = branch;
+            sibling.branch_path = vec![branch as u32];
+            self.scheduler.add_fork(sibling);
+            let sibling_index = self.scheduler.running.len() - 1;
+            self.append_token(sibling_index, row);
+        }
+        self.append_token(index, row);
+    }
+
+    /// Positions `p` of the step predict prompt token `p + 1`.
+    fn take_prompt_logprobs(&mut self, index: usize, logits: &LogitsOf) {
+        let sequence = &mut self.scheduler.running[index];
+        let num_top = sequence.params.prompt_logprobs.unwrap_or(0);
+        if sequence.prompt_logprobs.is_empty() {
+            sequence.prompt_logprobs.push(None);
+        }
+        for (offset, position) in logits.positions.clone().enumerate() {
+            if position + 1 < sequence.num_prompt_tokens
+                && position + 1 == sequence.prompt_logprobs.len()
+            {
+                let token_id = sequence.token_ids[position + 1];
+                let row = self.runner.logits(logits.first + offset);
+                let logprobs = token_logprobs(row, token_id, num_top);
+                sequence.prompt_logprobs.push(logprobs);
+            }
+        }
+    }
+
+    /// Sends `PromptDone` once a request, before its first token.
+    fn announce_prompt(&mut self, index: usize) {
+        let sequence = &mut self.scheduler.running[index];
+        let Some(request) = self.requests.get_mut(&sequence.request) else {
+            return;
+        };
+        if request.is_prompt_done {
+            return;
+        }
+        request.is_prompt_done = true;
+        let wants_logprobs = sequence.params.prompt_logprobs.is_some();
+        let _ = request.sender.send(StreamEvent::PromptDone {
+            num_prompt_tokens: sequence.num_prompt_tokens,
+            num_cached_tokens: sequence.num_cached_tokens.unwrap_or(0),
+            prompt_logprobs: wants_logprobs.then(|| sequence.prompt_logprobs.clone()),
+        });
+    }
+
+    /// Samples from logits row `row` and appends the token.
+    fn append_token(&mut self, index: usize, row: usize) {
+        let logits = self.runner.logits(row);
+        let sequence = &mut self.scheduler.running[index];
+        let Some(request) = self.requests.get(&sequence.request) else {
+            return;
+        };
+        let Some(token_id) = self.sampler.sample(sequence, logits) else {
+            let message = "the model's logits are not finite numbers".to_owned();
+            let _ = request
+                .sender
+                .send(StreamEvent::Error(EngineError::Model(message)));
+            // A closed request's sequences are removed at the end of the step.
+            self.requests.remove(&sequence.request);
+            return;
+        };
+        let logprobs = sequence
+            .params
+            .logprobs
+            .and_then(|num_top| token_logprobs(logits, token_id, num_top));
+        sequence.token_ids.push(token_id);
+        self.scheduler.stats.generation_tokens += 1;
+        let _ = request.sender.send(StreamEvent::Token {
+            index: sequence.index,
+            token_id,
+            logprobs,
+        });
+    }
+
+    /// Removes the sequences that ended with their newest token.
+    fn end_finished(&mut self) {
+        let max_model_len = self.shared.config.max_model_len;
+        let requests = &self.requests;
+        let ended = self.scheduler.remove(|sequence| {
+            !requests.contains_key(&sequence.request)
+                || (sequence.num_output_tokens() > 0
+                    && sequence.finish_reason(max_model_len).is_some())
+        });
+        for sequence in ended {
+            if let Some(reason) = sequence.finish_reason(max_model_len) {
+                self.finish(&sequence, reason);
+            }
+        }
+    }
+
+    /// Drops requests whose client went away or whose deadline passed.
+    fn end_requests(&mut self) {
+        if self
+            .requests
+            .values()
+            .any(|request| request.sender.is_closed())
+        {
+            let requests = &self.requests;
+            let removed = self.scheduler.remove(|sequence| {
+                requests
+                    .get(&sequence.request)
+                    .is_none_or(|request| request.sender.is_closed())
+            });
+            for sequence in removed {
+                self.requests.remove(&sequence.request);
+            }
+            self.requests
+                .retain(|_, request| !request.sender.is_closed());
+        }
+        let now = Instant::now();
+        let is_late =
+            |sequence: &Sequence| sequence.deadline.is_some_and(|deadline| deadline <= now);
+        if self.scheduler.sequences().any(is_late) {
+            self.finish_where(FinishReason::Deadline, is_late);
+        }
+    }
+
+    fn finish_where(&mut self, reason: FinishReason, is_done: impl Fn(&Sequence) -> bool) {
+        for sequence in self.scheduler.remove(is_done) {
+            self.finish(&sequence, reason);
+            // Siblings that were never forked end with their leader.
+            for index in 1..=sequence.num_pending_forks {
+                let mut sibling = sequence.clone();
+                sibling.index = index;
+                self.finish(&sibling, reason);
+            }
+        }
+    }
+
+    fn finish(&mut self, sequence: &Sequence, reason: FinishReason) {
+        let Some(request) = self.requests.get_mut(&sequence.request) else {
+            return;
+        };
+        let _ = request.sender.send(StreamEvent::Finished {
+            index: sequence.index,
+            reason,
+        });
+        request.num_unfinished -= 1;
+        if request.num_unfinished == 0 {
+            self.requests.remove(&sequence.request);
+        }
+    }
+
+    fn fail_all(&mut self, message: &str) {
+        self.scheduler.remove(|_| true);
+        for (_, request) in self.requests.drain() {
+            let error = EngineError::Model(message.to_owned());
+            let _ = request.sender.send(StreamEvent::Error(error));
+        }
+    }
+
+    fn publish(&mut self) {
+        let stats = self.scheduler.snapshot();
+        self.shared
+            .num_waiting
+            .store(stats.num_requests_waiting, Ordering::Release);
+        *self
+            .shared
+            .stats
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner()) = stats;
+    }
+}

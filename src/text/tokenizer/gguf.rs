@@ -1,0 +1,178 @@
+//! The tokenizer in a GGUF file's metadata.
+
+use std::collections::HashMap;
+
+use tokenizers::PreTokenizerWrapper;
+use tokenizers::models::bpe::BPE;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::tokenizer::SplitDelimiterBehavior;
+
+use super::sentencepiece::{SPACE, SentencePiece};
+use super::special::SpecialTokens;
+use super::{Encoder, Inner, TokenizerError, byte_level, end_of_generation};
+use crate::model::gguf::Metadata;
+
+const GPT2_PATTERN: &str =
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+const LLAMA3_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const DIGIT_PATTERN: &str = r"\p{N}";
+
+/// Token types of `tokenizer.ggml.token_type`.
+const TYPE_UNKNOWN: i64 = 2;
+const TYPE_CONTROL: i64 = 3;
+const TYPE_USER_DEFINED: i64 = 4;
+const TYPE_BYTE: i64 = 6;
+
+pub(super) fn load(metadata: &Metadata) -> Result<Inner, TokenizerError> {
+    let model = metadata
+        .get_str("tokenizer.ggml.model")
+        .ok_or(TokenizerError::Missing("tokenizer.ggml.model"))?;
+    let tokens = metadata
+        .get_str_array("tokenizer.ggml.tokens")
+        .ok_or(TokenizerError::Missing("tokenizer.ggml.tokens"))?;
+    let types = metadata
+        .get_i64_array("tokenizer.ggml.token_type")
+        .unwrap_or(&[]);
+    let type_of = |index: usize| types.get(index).copied().unwrap_or(1);
+    let ids: HashMap<String, u32> = tokens
+        .iter()
+        .enumerate()
+        .map(|(id, token)| (token.clone(), id as u32))
+        .collect();
+    let of_type = |wanted: &[i64]| -> Vec<(String, u32)> {
+        let chosen = tokens
+            .iter()
+            .enumerate()
+            .filter(|(id, _)| wanted.contains(&type_of(*id)));
+        chosen
+            .map(|(id, token)| (token.clone(), id as u32))
+            .collect()
+    };
+    let special = SpecialTokens::new(
+        of_type(&[TYPE_CONTROL, TYPE_UNKNOWN]),
+        of_type(&[TYPE_USER_DEFINED]),
+    )?;
+    let is_special: Vec<bool> = (0..tokens.len())
+        .map(|id| matches!(type_of(id), TYPE_CONTROL | TYPE_UNKNOWN))
+        .collect();
+    let pre = metadata.get_str("tokenizer.ggml.pre").unwrap_or("default");
+    let (encoder, bytes, adds_bos) = match model {
+        "gpt2" => {
+            let encoder = Encoder::Bpe(Box::new(byte_level_bpe(metadata, &ids, pre)?));
+            let alphabet = byte_level::alphabet();
+            let bytes = tokens
+                .iter()
+                .enumerate()
+                .map(|(id, token)| match type_of(id) {
+                    TYPE_CONTROL | TYPE_UNKNOWN | TYPE_USER_DEFINED => token.as_bytes().to_vec(),
+                    _ => byte_level::token_bytes(token, &alphabet),
+                });
+            (encoder, bytes.collect(), pre == "llama-bpe")
+        }
+        "llama" => {
+            let model = sentencepiece(metadata, &ids)?;
+            let bytes = tokens
+                .iter()
+                .enumerate()
+                .map(|(id, token)| match type_of(id) {
+                    TYPE_BYTE => byte_of(token).map_or_else(Vec::new, |byte| vec![byte]),
+                    _ => token.replace(SPACE, " ").into_bytes(),
+                });
+            (Encoder::SentencePiece(model), bytes.collect(), true)
+        }
+        other => return Err(TokenizerError::UnsupportedModel(other.to_owned())),
+    };
+    let id_of = |key: &str| {
+        let id = metadata.get_u32(&format!("tokenizer.ggml.{key}_token_id"));
+        id.filter(|id| (*id as usize) < tokens.len())
+    };
+    let flag = |key: &str| metadata.get_bool(&format!("tokenizer.ggml.{key}"));
+    let eos_token_id = id_of("eos");
+    Ok(Inner {
+        encoder,
+        special,
+        bytes,
+        end_of_generation: end_of_generation(
+            [eos_token_id, id_of("eot"), id_of("eom")],
+            &ids,
+            &is_special,
+        ),
+        ids,
+        is_special,
+        bos_token_id: id_of("bos"),
+        eos_token_id,
+        add_bos: flag("add_bos_token").unwrap_or(adds_bos),
+        add_eos: flag("add_eos_token").unwrap_or(false),
+    })
+}
+
+fn byte_level_bpe(
+    metadata: &Metadata,
+    ids: &HashMap<String, u32>,
+    pre: &str,
+) -> Result<tokenizers::Tokenizer, TokenizerError> {
+    let merges = metadata
+        .get_str_array("tokenizer.ggml.merges")
+        .ok_or(TokenizerError::Missing("tokenizer.ggml.merges"))?;
+    let merges = merges
+        .iter()
+        .map(|merge| {
+            let pair = merge.split_once(' ');
+            let pair = pair.map(|(left, right)| (left.to_owned(), right.to_owned()));
+            pair.ok_or_else(|| TokenizerError::Invalid(format!("merge {merge:?} is no pair")))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let vocab = ids.iter().map(|(token, id)| (token.clone(), *id)).collect();
+    let invalid = |error: tokenizers::Error| TokenizerError::Invalid(error.to_string());
+    let (patterns, ignore_merges): (&[&str], bool) = match pre {
+        "smollm" => (&[DIGIT_PATTERN, GPT2_PATTERN], false),
+        "qwen2" => (&[QWEN2_PATTERN], false),
+        "llama-bpe" | "llama3" | "llama-v3" => (&[LLAMA3_PATTERN], true),
+        "gpt-2" | "default" => (&[GPT2_PATTERN], false),
+        other => return Err(TokenizerError::UnsupportedPreTokenizer(other.to_owned())),
+    };
+    let bpe = BPE::builder()
+        .vocab_and_merges::<tokenizers::models::bpe::Vocab, _>(vocab, merges)
+        .ignore_merges(ignore_merges)
+        .build()
+        .map_err(invalid)?;
+    let mut steps: Vec<PreTokenizerWrapper> = Vec::new();
+    for pattern in patterns {
+        let pattern = SplitPattern::Regex((*pattern).to_owned());
+        let split =
+            Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(invalid)?;
+        steps.push(split.into());
+    }
+    steps.push(ByteLevel::new(false, false, false).into());
+    let mut tokenizer = tokenizers::Tokenizer::new(bpe);
+    tokenizer.with_pre_tokenizer(Some(Sequence::new(steps)));
+    Ok(tokenizer)
+}
+
+fn sentencepiece(
+    metadata: &Metadata,
+    ids: &HashMap<String, u32>,
+) -> Result<SentencePiece, TokenizerError> {
+    let scores = metadata
+        .get_f32_array("tokenizer.ggml.scores")
+        .ok_or(TokenizerError::Missing("tokenizer.ggml.scores"))?;
+    let byte_ids = std::array::from_fn(|byte| ids.get(&format!("<0x{byte:02X}>")).copied());
+    Ok(SentencePiece {
+        ids: ids.clone(),
+        scores: scores.to_vec(),
+        byte_ids,
+        unknown_id: metadata.get_u32("tokenizer.ggml.unknown_token_id"),
+        add_space_prefix: metadata
+            .get_bool("tokenizer.ggml.add_space_prefix")
+            .unwrap_or(true),
+    })
+}
+
+/// `<0x0A>` → 10
+fn byte_of(token: &str) -> Option<u8> {
+    let hex = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    u8::from_str_radix(hex, 16).ok()
+}

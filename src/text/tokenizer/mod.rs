@@ -1,0 +1,202 @@
+//! Tokenizers built from GGUF metadata or `tokenizer.json`.
+
+mod byte_level;
+mod gguf;
+mod hf;
+mod sentencepiece;
+mod special;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::model::ModelFiles;
+use sentencepiece::SentencePiece;
+use special::{Fragment, SpecialTokens};
+
+/// Why a tokenizer cannot be built or used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    #[error("the model file has no tokenizer ({0} is missing)")]
+    Missing(&'static str),
+    #[error("tokenizer type {0:?} is not supported (gpt2 and llama are)")]
+    UnsupportedModel(String),
+    #[error("pre-tokenizer {0:?} is not supported")]
+    UnsupportedPreTokenizer(String),
+    #[error("the tokenizer is inconsistent: {0}")]
+    Invalid(String),
+    #[error("the text cannot be tokenized: {0}")]
+    Encode(String),
+}
+
+/// How plain text between special tokens becomes ids.
+enum Encoder {
+    /// Byte-level BPE of the `tokenizers` crate, without special tokens.
+    Bpe(Box<tokenizers::Tokenizer>),
+    SentencePiece(SentencePiece),
+}
+
+struct Inner {
+    encoder: Encoder,
+    special: SpecialTokens,
+    /// The bytes each token stands for.
+    bytes: Vec<Vec<u8>>,
+    ids: HashMap<String, u32>,
+    is_special: Vec<bool>,
+    bos_token_id: Option<u32>,
+    eos_token_id: Option<u32>,
+    end_of_generation: Vec<u32>,
+    add_bos: bool,
+    add_eos: bool,
+}
+
+/// A model's tokenizer; cheap to clone.
+#[derive(Clone)]
+pub struct Tokenizer {
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tokenizer({} tokens)", self.vocab_size())
+    }
+}
+
+/// Token texts that end an answer in one model or another (llama.cpp's list).
+const END_OF_GENERATION: [&str; 10] = [
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+];
+
+impl Tokenizer {
+    /// The tokenizer of a GGUF file or of a folder's `tokenizer.json`.
+    pub fn from_files(files: &ModelFiles) -> Result<Self, TokenizerError> {
+        let inner = match files {
+            ModelFiles::Gguf(file) => gguf::load(file.metadata())?,
+            ModelFiles::Safetensors(folder) => hf::load(folder.path())?,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Token ids of `text`. `add_special` adds what the model puts around a text (BOS, say);
+    /// `parse_special` reads control tokens such as `<|im_start|>` in the text.
+    pub fn encode(
+        &self,
+        text: &str,
+        add_special: bool,
+        parse_special: bool,
+    ) -> Result<Vec<u32>, TokenizerError> {
+        let inner = &*self.inner;
+        let mut ids = Vec::new();
+        if add_special && inner.add_bos {
+            ids.extend(inner.bos_token_id);
+        }
+        let mut is_after_special = true;
+        for fragment in inner.special.split(text, parse_special) {
+            match fragment {
+                Fragment::Token(id) => {
+                    ids.push(id);
+                    is_after_special = true;
+                }
+                Fragment::Text(text) => {
+                    match &inner.encoder {
+                        Encoder::Bpe(tokenizer) => {
+                            let encoding = tokenizer
+                                .encode_fast(text, false)
+                                .map_err(|error| TokenizerError::Encode(error.to_string()))?;
+                            ids.extend_from_slice(encoding.get_ids());
+                        }
+                        Encoder::SentencePiece(model) => {
+                            model.encode(text, is_after_special, &mut ids);
+                        }
+                    }
+                    is_after_special = false;
+                }
+            }
+        }
+        if add_special && inner.add_eos {
+            ids.extend(inner.eos_token_id);
+        }
+        Ok(ids)
+    }
+
+    /// The text of a whole sequence; bytes that are not UTF-8 turn into U+FFFD.
+    pub fn decode(&self, token_ids: &[u32], skip_special: bool) -> String {
+        let bytes: Vec<u8> = token_ids
+            .iter()
+            .filter(|id| !(skip_special && self.is_special(**id)))
+            .flat_map(|id| self.token_bytes(*id))
+            .copied()
+            .collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The bytes a token stands for; empty for ids outside the vocabulary.
+    pub fn token_bytes(&self, token_id: u32) -> &[u8] {
+        self.inner
+            .bytes
+            .get(token_id as usize)
+            .map_or(&[], Vec::as_slice)
+    }
+
+    /// A token's text, lossy when it is part of a character.
+    pub fn token_text(&self, token_id: u32) -> String {
+        String::from_utf8_lossy(self.token_bytes(token_id)).into_owned()
+    }
+
+    /// Control tokens, which `skip_special` leaves out of texts.
+    pub fn is_special(&self, token_id: u32) -> bool {
+        self.inner
+            .is_special
+            .get(token_id as usize)
+            .copied()
+            .unwrap_or(false)
+    }
+
+    /// The id of a token by its spelling in the vocabulary.
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.inner.ids.get(token).copied()
+    }
+
+    pub fn vocab_size(&self) -> usize {
+        self.inner.bytes.len()
+    }
+
+    pub fn bos_token_id(&self) -> Option<u32> {
+        self.inner.bos_token_id
+    }
+
+    pub fn eos_token_id(&self) -> Option<u32> {
+        self.inner.eos_token_id
+    }
+
+    /// Every token that ends an answer.
+    pub fn end_of_generation_ids(&self) -> &[u32] {
+        &self.inner.end_of_generation
+    }
+}
+
+/// The end-of-generation ids: the declared ones and the known names among special tokens.
+fn end_of_generation(
+    declared: impl IntoIterator<Item = Option<u32>>,
+    ids: &HashMap<String, u32>,
+    is_special: &[bool],
+) -> Vec<u32> {
+    let named = END_OF_GENERATION
+        .iter()
+        .filter_map(|name| ids.get(*name).copied());
+    let named = named.filter(|id| is_special.get(*id as usize).copied().unwrap_or(false));
+    let mut all: Vec<u32> = declared.into_iter().flatten().chain(named).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
