@@ -1,1 +1,105 @@
-//! The HTTP room.
+//! The HTTP room: routes, wire types, errors, auth, limits, metrics.
+
+mod auth;
+mod body;
+pub mod config;
+pub mod error;
+mod generation;
+mod health;
+pub mod metrics;
+pub mod openai;
+pub mod openapi;
+mod state;
+mod tokenize;
+
+use std::future::Future;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderValue, Method};
+use axum::middleware;
+use axum::routing::{get, post};
+use tokio::net::TcpListener;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+pub use config::ServerConfig;
+pub use state::{AppState, Served};
+
+/// Every route. Authentication covers all but health, readiness and, by flag, metrics.
+pub fn router(state: AppState) -> Router {
+    let config = state.config().clone();
+    let mut router = Router::new()
+        .route("/v1/chat/completions", post(openai::chat::create))
+        .route("/v1/completions", post(openai::completions::create))
+        .route("/v1/models", get(openai::models::list))
+        .route("/v1/models/{id}", get(openai::models::retrieve))
+        .route("/tokenize", post(tokenize::tokenize))
+        .route("/detokenize", post(tokenize::detokenize))
+        .route("/health", get(health::health))
+        .route("/ready", get(health::ready))
+        .route("/version", get(health::version))
+        .route("/metrics", get(metrics::scrape))
+        .route("/openapi.json", get(openapi::document))
+        .merge(openapi::docs_page())
+        .fallback(error::not_found)
+        .method_not_allowed_fallback(error::method_not_allowed)
+        .layer(middleware::from_fn_with_state(
+            state.clone(),
+            auth::require_key,
+        ))
+        .layer(DefaultBodyLimit::max(config.max_body_bytes))
+        .layer(CatchPanicLayer::custom(error::on_panic));
+    if !config.cors_allow_origins.is_empty() {
+        let origins = &config.cors_allow_origins;
+        let allowed = if origins.iter().any(|origin| origin == "*") {
+            AllowOrigin::any()
+        } else {
+            AllowOrigin::list(
+                origins
+                    .iter()
+                    .filter_map(|origin| HeaderValue::from_str(origin).ok()),
+            )
+        };
+        let layer = CorsLayer::new()
+            .allow_origin(allowed)
+            .allow_methods([Method::GET, Method::POST])
+            .allow_headers(tower_http::cors::Any);
+        router = router.layer(layer);
+    }
+    router.with_state(state)
+}
+
+/// Serves until `shutdown` resolves, then stops accepting, lets requests finish for at most the
+/// configured time, and aborts the rest.
+pub async fn serve(
+    listener: TcpListener,
+    state: AppState,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let timeout = state.config().shutdown_timeout;
+    let (started, mut draining) = tokio::sync::watch::channel(false);
+    let draining_state = state.clone();
+    let signal = async move {
+        shutdown.await;
+        draining_state.set_draining();
+        let _ = started.send(true);
+    };
+    let server = axum::serve(listener, router(state.clone())).with_graceful_shutdown(signal);
+    let limit = async move {
+        if draining.wait_for(|is_draining| *is_draining).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(timeout).await;
+        if let Some(served) = state.served() {
+            served.engine.abort_all();
+        }
+        // Aborted requests still write their last bytes.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
+    tokio::select! {
+        result = server => result,
+        () = limit => Ok(()),
+    }
+}

@@ -164,6 +164,11 @@ impl EngineHandle {
         let _ = self.commands.send(Command::Abort(id));
     }
 
+    /// Ends one choice of a request before the next step (a stop string matched, say).
+    pub fn abort_choice(&self, id: RequestId, index: usize) {
+        let _ = self.commands.send(Command::AbortChoice(id, index));
+    }
+
     /// Ends every request before the next step.
     pub fn abort_all(&self) {
         let _ = self.commands.send(Command::AbortAll);

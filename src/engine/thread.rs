@@ -34,6 +34,7 @@ pub(super) enum Command {
         fork: ForkParams,
     },
     Abort(RequestId),
+    AbortChoice(RequestId, usize),
     AbortAll,
     Shutdown,
 }
@@ -150,6 +151,9 @@ impl EngineThread {
                 fork,
             } => self.fork(id, sender, source, index, fork),
             Command::Abort(id) => self.finish_where(FinishReason::Abort, |s| s.request == id),
+            Command::AbortChoice(id, index) => {
+                self.finish_where(FinishReason::Abort, |s| s.request == id && s.index == index)
+            }
             Command::AbortAll => self.finish_where(FinishReason::Abort, |_| true),
             Command::Shutdown => self.is_draining = true,
         }

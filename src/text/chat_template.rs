@@ -1,6 +1,7 @@
 //! Chat templates: the Jinja source in a model's files, rendered as Hugging Face renders it.
 
-use minijinja::value::{Kwargs, Value};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, Error, ErrorKind};
 
 use super::tokenizer::Tokenizer;
@@ -67,8 +68,12 @@ impl ChatTemplate {
         eos_token: String,
     ) -> Result<Self, TemplateError> {
         let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()
+            .map_err(|error| TemplateError::Syntax(error.to_string()))?;
+        environment.set_syntax(syntax);
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.set_fuel(Some(FUEL));
@@ -109,7 +114,7 @@ impl ChatTemplate {
             .get_template(NAME)
             .map_err(|error| TemplateError::Syntax(error.to_string()))?;
         template
-            .render(Value::from_serialize(&context))
+            .render(Value::from(Serde(&context)))
             .map_err(|error| {
                 match error
                     .detail()
@@ -133,11 +138,11 @@ fn raise_exception(message: String) -> Result<String, Error> {
 }
 
 /// JSON as Python's `json.dumps(ensure_ascii=False)` writes it: `, ` and `: ` between items.
-fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
+fn tojson(json: Serde<serde_json::Value>, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let failed =
         |error: serde_json::Error| Error::new(ErrorKind::BadSerialization, error.to_string());
-    let json = serde_json::to_value(value).map_err(failed)?;
+    let Serde(json) = json;
     if let Some(indent) = indent {
         let spaces = " ".repeat(indent.min(16));
         let mut bytes = Vec::new();

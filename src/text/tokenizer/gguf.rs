@@ -125,7 +125,8 @@ fn byte_level_bpe(
             pair.ok_or_else(|| TokenizerError::Invalid(format!("merge {merge:?} is no pair")))
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let vocab = ids.iter().map(|(token, id)| (token.clone(), *id)).collect();
+    let vocab: tokenizers::models::bpe::Vocab =
+        ids.iter().map(|(token, id)| (token.clone(), *id)).collect();
     let invalid = |error: tokenizers::Error| TokenizerError::Invalid(error.to_string());
     let (patterns, ignore_merges): (&[&str], bool) = match pre {
         "smollm" => (&[DIGIT_PATTERN, GPT2_PATTERN], false),
@@ -135,7 +136,7 @@ fn byte_level_bpe(
         other => return Err(TokenizerError::UnsupportedPreTokenizer(other.to_owned())),
     };
     let bpe = BPE::builder()
-        .vocab_and_merges::<tokenizers::models::bpe::Vocab, _>(vocab, merges)
+        .vocab_and_merges(vocab, merges)
         .ignore_merges(ignore_merges)
         .build()
         .map_err(invalid)?;

@@ -1,0 +1,41 @@
+//! JSON bodies with errors that name the parameter.
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{FromRequest, Request};
+use axum::http::StatusCode;
+use serde::de::DeserializeOwned;
+
+use super::error::ApiError;
+use super::state::AppState;
+
+/// A request body, whatever its content type says.
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<AppState> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        let limit = state.config().max_body_bytes;
+        let bytes = Bytes::from_request(request, state).await.map_err(
+            |error: BytesRejection| match error.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => ApiError::body_too_large(limit),
+                _ => ApiError::bad_body(error.body_text()),
+            },
+        )?;
+        let mut deserializer = serde_json::Deserializer::from_slice(&bytes);
+        let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+            let param = error.path().to_string();
+            let message = format!("{}", error.inner());
+            if param == "." {
+                ApiError::bad_body(format!("the body is not a valid request: {message}"))
+            } else {
+                ApiError::invalid(&param, format!("{param}: {message}"))
+            }
+        })?;
+        deserializer
+            .end()
+            .map_err(|error| ApiError::bad_body(format!("the body is not valid JSON: {error}")))?;
+        Ok(Self(value))
+    }
+}

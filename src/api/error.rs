@@ -1,0 +1,184 @@
+//! The one map from what went wrong to a status and an OpenAI-shaped body.
+
+use std::any::Any;
+
+use axum::Json;
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use crate::engine::EngineError;
+use crate::text::{TemplateError, TokenizerError};
+
+/// Seconds after which an overloaded server may be tried again.
+const RETRY_AFTER_SECONDS: &str = "1";
+
+/// An error as the client sees it.
+#[derive(Debug, Clone)]
+pub struct ApiError {
+    pub status: StatusCode,
+    pub message: String,
+    pub param: Option<String>,
+    pub code: Option<&'static str>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            message: message.into(),
+            param: None,
+            code: None,
+        }
+    }
+
+    /// A parameter that must change.
+    pub fn invalid(param: &str, message: impl Into<String>) -> Self {
+        Self {
+            param: Some(param.to_owned()),
+            ..Self::new(StatusCode::BAD_REQUEST, message)
+        }
+    }
+
+    pub fn bad_body(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    pub fn body_too_large(limit: usize) -> Self {
+        Self {
+            code: Some("body_too_large"),
+            ..Self::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("the request body is larger than {limit} bytes"),
+            )
+        }
+    }
+
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
+
+    pub fn unauthorized() -> Self {
+        Self {
+            code: Some("invalid_api_key"),
+            ..Self::new(
+                StatusCode::UNAUTHORIZED,
+                "send a valid API key as \"Authorization: Bearer KEY\"",
+            )
+        }
+    }
+
+    pub fn model_not_found(model: &str, served: &[String]) -> Self {
+        Self {
+            param: Some("model".to_owned()),
+            code: Some("model_not_found"),
+            ..Self::new(
+                StatusCode::NOT_FOUND,
+                format!(
+                    "the model `{model}` is not served here; `{}` is",
+                    served.join("`, `")
+                ),
+            )
+        }
+    }
+
+    pub fn deadline() -> Self {
+        Self {
+            code: Some("timeout"),
+            ..Self::new(StatusCode::REQUEST_TIMEOUT, "the request's deadline passed")
+        }
+    }
+
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    }
+
+    /// OpenAI's error object.
+    pub fn body(&self) -> Value {
+        let kind = match self.status.as_u16() {
+            401 | 403 => "authentication_error",
+            404 => "not_found_error",
+            429 => "rate_limit_error",
+            408 | 504 => "timeout_error",
+            400..=499 => "invalid_request_error",
+            503 => "service_unavailable_error",
+            _ => "server_error",
+        };
+        json!({"error": {
+            "message": self.message,
+            "type": kind,
+            "param": self.param,
+            "code": self.code,
+        }})
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.body())).into_response();
+        let headers = response.headers_mut();
+        match self.status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                let value = header::HeaderValue::from_static(RETRY_AFTER_SECONDS);
+                headers.insert(header::RETRY_AFTER, value);
+            }
+            StatusCode::UNAUTHORIZED => {
+                let value = header::HeaderValue::from_static("Bearer");
+                headers.insert(header::WWW_AUTHENTICATE, value);
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+impl From<EngineError> for ApiError {
+    fn from(error: EngineError) -> Self {
+        let message = error.to_string();
+        match error {
+            EngineError::Overloaded { .. } => Self {
+                code: Some("overloaded"),
+                ..Self::new(StatusCode::TOO_MANY_REQUESTS, message)
+            },
+            EngineError::PromptTooLong { .. } => Self {
+                code: Some("context_length_exceeded"),
+                ..Self::invalid("messages", message)
+            },
+            EngineError::EmptyPrompt => Self::invalid("prompt", message),
+            EngineError::TooManySequences { .. } => Self::invalid("n", message),
+            EngineError::TokenOutOfRange { .. } => Self::invalid("prompt", message),
+            EngineError::KvCacheTooSmall { .. } => Self::invalid("max_tokens", message),
+            EngineError::ShuttingDown => Self::unavailable(message),
+            EngineError::UnknownRequest(_) => Self::new(StatusCode::NOT_FOUND, message),
+            EngineError::Model(_) => Self::internal(message),
+        }
+    }
+}
+
+impl From<TokenizerError> for ApiError {
+    fn from(error: TokenizerError) -> Self {
+        Self::bad_body(error.to_string())
+    }
+}
+
+impl From<TemplateError> for ApiError {
+    fn from(error: TemplateError) -> Self {
+        Self::invalid("messages", error.to_string())
+    }
+}
+
+pub(super) async fn not_found(uri: Uri) -> ApiError {
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        format!("there is no route {}", uri.path()),
+    )
+}
+
+pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
+    let message = format!("{} does not take {method}", uri.path());
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
+}
+
+pub(super) fn on_panic(_: Box<dyn Any + Send>) -> Response {
+    ApiError::internal("the request failed inside the server; this is a bug").into_response()
+}

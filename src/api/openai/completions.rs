@@ -1,0 +1,174 @@
+//! `/v1/completions`.
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+use super::params::{count, generation_request};
+use crate::api::auth::Tenant;
+use crate::api::body::Body;
+use crate::api::config::{MAX_LOGPROBS, MAX_PROMPTS};
+use crate::api::error::ApiError;
+use crate::api::generation::{self, Delta, Generation, Wire};
+use crate::api::state::AppState;
+use crate::engine::TokenLogprobs;
+use crate::text::Tokenizer;
+
+/// Tokens generated when a request names no limit (OpenAI's default).
+const DEFAULT_MAX_TOKENS: i64 = 16;
+
+/// Text or token ids, one prompt or several.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(
+    untagged,
+    expecting = "expected a string, an array of strings or token ids"
+)]
+pub enum Prompt {
+    Text(String),
+    Texts(Vec<String>),
+    Tokens(Vec<u32>),
+    TokenLists(Vec<Vec<u32>>),
+}
+
+generation_request! {
+    /// A completion request.
+    CompletionRequest {
+        prompt: Prompt,
+        /// Return the prompt before the completion.
+        echo: Option<bool>,
+        suffix: Option<String>,
+        best_of: Option<u64>,
+        /// Report this many alternatives a token.
+        logprobs: Option<u64>,
+    }
+}
+
+/// Continues a text.
+#[utoipa::path(post, path = "/v1/completions", tag = "openai", request_body = CompletionRequest,
+    responses((status = 200, description = "A completion, or server-sent events with stream")))]
+pub async fn create(
+    State(state): State<AppState>,
+    Extension(tenant): Extension<Tenant>,
+    headers: HeaderMap,
+    Body(mut request): Body<CompletionRequest>,
+) -> Result<Response, ApiError> {
+    let served = state.ready()?;
+    state.check_model(request.model.as_deref())?;
+    if request
+        .suffix
+        .as_ref()
+        .is_some_and(|suffix| !suffix.is_empty())
+    {
+        return Err(ApiError::invalid(
+            "suffix",
+            "suffix is not supported; leave it out",
+        ));
+    }
+    if request
+        .best_of
+        .is_some_and(|best_of| best_of != request.n.unwrap_or(1))
+    {
+        return Err(ApiError::invalid(
+            "best_of",
+            "best_of is not supported; use n",
+        ));
+    }
+    let logprobs = match request.logprobs {
+        Some(_) => Some(count("logprobs", request.logprobs, 0, MAX_LOGPROBS)?),
+        None => None,
+    };
+    request.max_tokens = request.max_tokens.or(Some(DEFAULT_MAX_TOKENS));
+    let shared = request.shared();
+    let mut params = shared.sampling(&served.tokenizer, logprobs, "max_tokens")?;
+    params.prompt_logprobs = match request.prompt_logprobs {
+        Some(_) => Some(count(
+            "prompt_logprobs",
+            request.prompt_logprobs,
+            0,
+            MAX_LOGPROBS,
+        )?),
+        None => None,
+    };
+    let echo = request.echo.unwrap_or(false);
+    if echo && logprobs.is_some() && params.prompt_logprobs.is_none() {
+        params.prompt_logprobs = logprobs;
+    }
+    let prompts = tokenize(&served.tokenizer, request.prompt)?;
+    let echo = if echo {
+        prompts
+            .iter()
+            .map(|ids| served.tokenizer.decode(ids, shared.skip_special))
+            .collect()
+    } else {
+        Vec::new()
+    };
+    generation::answer(
+        &state,
+        Generation {
+            prompts,
+            params,
+            stops: shared.stops()?,
+            shared,
+            echo,
+            wire: Wire::Completion,
+            tenant,
+            deadline: generation::deadline(&state, &headers)?,
+        },
+    )
+    .await
+}
+
+fn tokenize(tokenizer: &Tokenizer, prompt: Prompt) -> Result<Vec<Vec<u32>>, ApiError> {
+    let prompts = match prompt {
+        Prompt::Text(text) => vec![tokenizer.encode(&text, true, true)?],
+        Prompt::Texts(texts) => texts
+            .iter()
+            .take(MAX_PROMPTS + 1)
+            .map(|text| tokenizer.encode(text, true, true))
+            .collect::<Result<_, _>>()?,
+        Prompt::Tokens(tokens) => vec![tokens],
+        Prompt::TokenLists(lists) => lists,
+    };
+    if prompts.is_empty() || prompts.len() > MAX_PROMPTS {
+        let message = format!("prompt takes 1 to {MAX_PROMPTS} prompts");
+        return Err(ApiError::invalid("prompt", message));
+    }
+    Ok(prompts)
+}
+
+/// OpenAI's completions `logprobs` object; `offset` is where the first token's text begins.
+pub(crate) fn logprobs_json(
+    tokenizer: &Tokenizer,
+    tokens: &[Option<TokenLogprobs>],
+    texts: &[String],
+    mut offset: usize,
+) -> Value {
+    let (mut values, mut top, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
+    for (token, text) in tokens.iter().zip(texts) {
+        offsets.push(offset);
+        offset += text.chars().count();
+        values.push(token.as_ref().map(|token| token.logprob));
+        top.push(token.as_ref().map(|token| {
+            let entries = token.top.iter();
+            let entries =
+                entries.map(|(id, logprob)| (tokenizer.token_text(*id), (*logprob).into()));
+            entries.collect::<Map<String, Value>>()
+        }));
+    }
+    json!({"tokens": texts, "token_logprobs": values, "top_logprobs": top, "text_offset": offsets})
+}
+
+/// A choice of an answer or of a chunk.
+pub(crate) fn choice_json(index: usize, delta: &Delta, logprobs: Value) -> Value {
+    json!({
+        "index": index,
+        "text": delta.text,
+        "logprobs": logprobs,
+        "finish_reason": delta.finish_reason,
+        "stop_reason": delta.stop_reason,
+    })
+}

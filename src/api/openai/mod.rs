@@ -1,0 +1,6 @@
+//! OpenAI's routes and wire types.
+
+pub mod chat;
+pub mod completions;
+pub mod models;
+pub(super) mod params;

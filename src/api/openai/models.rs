@@ -1,0 +1,41 @@
+//! `/v1/models`.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use serde_json::{Value, json};
+
+use crate::api::error::ApiError;
+use crate::api::state::AppState;
+
+fn model(state: &AppState, id: &str) -> Value {
+    let max_model_len = state
+        .served()
+        .map(|served| served.engine.config().max_model_len);
+    json!({
+        "id": id,
+        "object": "model",
+        "created": state.created(),
+        "owned_by": "ponder",
+        "root": state.model_name(),
+        "max_model_len": max_model_len,
+    })
+}
+
+/// The names that requests may use.
+#[utoipa::path(get, path = "/v1/models", tag = "openai", responses((status = 200, description = "Models")))]
+pub async fn list(State(state): State<AppState>) -> Json<Value> {
+    let names = &state.config().served_model_names;
+    let data: Vec<Value> = names.iter().map(|name| model(&state, name)).collect();
+    Json(json!({"object": "list", "data": data}))
+}
+
+/// One model.
+#[utoipa::path(get, path = "/v1/models/{id}", tag = "openai",
+    params(("id" = String, Path)), responses((status = 200, description = "The model")))]
+pub async fn retrieve(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    state.check_model(Some(&id))?;
+    Ok(Json(model(&state, &id)))
+}

@@ -1,0 +1,47 @@
+//! The OpenAPI document and the page that shows it.
+
+use axum::{Json, Router};
+use utoipa::OpenApi;
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use super::state::AppState;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Ponder",
+        description = "OpenAI-compatible inference with test-time compute"
+    ),
+    paths(
+        super::openai::chat::create,
+        super::openai::completions::create,
+        super::openai::models::list,
+        super::openai::models::retrieve,
+        super::tokenize::tokenize,
+        super::tokenize::detokenize,
+        super::health::health,
+        super::health::ready,
+        super::health::version,
+        super::metrics::scrape,
+    )
+)]
+struct Document;
+
+/// The document as pretty JSON with a final newline, as it is checked in.
+pub fn document_json() -> String {
+    let json = Document::openapi().to_pretty_json();
+    format!(
+        "{}\n",
+        json.expect("the document serialises; this is a bug")
+    )
+}
+
+pub(super) async fn document() -> Json<utoipa::openapi::OpenApi> {
+    Json(Document::openapi())
+}
+
+pub(super) fn docs_page() -> Router<AppState> {
+    SwaggerUi::new("/docs")
+        .config(Config::from("/openapi.json"))
+        .into()
+}
