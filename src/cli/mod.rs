@@ -1,8 +1,45 @@
 //! The command line: one file a command.
 
+mod args;
+mod bench;
+mod chat;
+mod config_file;
+mod models;
+mod progress;
+mod serve;
+mod setup;
+
 use std::process::ExitCode;
+
+use clap::FromArgMatches;
+
+use args::{BenchCommand, Cli, Command};
 
 /// Parses the process arguments, runs the command and returns its exit code.
 pub fn run() -> ExitCode {
-    ExitCode::SUCCESS
+    let matches = match config_file::matches(std::env::args_os()) {
+        Ok(matches) => matches,
+        Err(error) => error.exit(),
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    let result = match cli.command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Pull { model } => models::pull(&model),
+        Command::Models { json } => models::list(json),
+        Command::Chat(args) => chat::run(&args),
+        Command::Bench { command } => match command {
+            BenchCommand::Engine(args) => bench::engine::run(&args),
+            BenchCommand::Serve(args) => bench::serve::run(&args),
+        },
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ponder: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

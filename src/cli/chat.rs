@@ -1,0 +1,243 @@
+//! `ponder chat`: a streaming chat in the terminal.
+
+use std::io::{IsTerminal, Read, Write};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use clap::{FromArgMatches, Parser};
+use futures::StreamExt;
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use super::args::{ChatArgs, EngineArgs};
+use super::setup;
+use crate::api::{AppState, ServerConfig, serve};
+use crate::model::catalogue::{DEFAULT_MODEL, home};
+
+const HELP: &str = "\
+/clear   forget the conversation      /system TEXT   set the system message
+/help    this                         Ctrl-C stops an answer, Ctrl-D leaves";
+
+/// A conversation with a server.
+struct Session {
+    client: reqwest::Client,
+    url: String,
+    model: String,
+    args: ChatArgs,
+    messages: Vec<Value>,
+}
+
+pub(super) fn run(args: &ChatArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    // The client wants a TLS provider even for plain HTTP.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let (url, model) = match &args.url {
+        Some(url) => {
+            let url = url.trim_end_matches('/').trim_end_matches("/v1").to_owned();
+            let model = match &args.model {
+                Some(model) => model.clone(),
+                None => runtime.block_on(first_model(&url, args.api_key.as_deref()))?,
+            };
+            (url, model)
+        }
+        None => {
+            let model = args
+                .model
+                .clone()
+                .unwrap_or_else(|| DEFAULT_MODEL.to_owned());
+            let address = start_server(&runtime, &model)?;
+            (format!("http://{address}"), setup::model_name(&model))
+        }
+    };
+    let mut session = Session {
+        client: reqwest::Client::new(),
+        url,
+        model,
+        args: args.clone(),
+        messages: Vec::new(),
+    };
+    session.reset();
+    if let Some(message) = &args.message {
+        return runtime.block_on(session.ask(message));
+    }
+    if !std::io::stdin().is_terminal() {
+        let mut message = String::new();
+        std::io::stdin().read_to_string(&mut message)?;
+        return runtime.block_on(session.ask(message.trim()));
+    }
+    interact(&runtime, &mut session)
+}
+
+/// A server on a free port of this process.
+fn start_server(runtime: &tokio::runtime::Runtime, model: &str) -> anyhow::Result<SocketAddr> {
+    #[derive(Parser)]
+    struct Defaults {
+        #[command(flatten)]
+        engine: EngineArgs,
+    }
+    let command = <Defaults as clap::CommandFactory>::command();
+    let matches = command.try_get_matches_from(["ponder", model])?;
+    let engine = Defaults::from_arg_matches(&matches)?.engine;
+    let state = AppState::new(ServerConfig {
+        served_model_names: vec![setup::model_name(model)],
+        ..ServerConfig::default()
+    });
+    state.set_served(setup::start(&engine)?);
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
+    let address = listener.local_addr()?;
+    runtime.spawn(serve(listener, state, std::future::pending()));
+    Ok(address)
+}
+
+/// The first model that a server lists.
+pub(super) async fn first_model(url: &str, key: Option<&str>) -> anyhow::Result<String> {
+    let mut request = reqwest::Client::new().get(format!("{url}/v1/models"));
+    if let Some(key) = key {
+        request = request.bearer_auth(key);
+    }
+    let response = request
+        .send()
+        .await
+        .with_context(|| format!("no server answers at {url}"))?;
+    let models: Value = response.error_for_status()?.json().await?;
+    models["data"][0]["id"]
+        .as_str()
+        .map(str::to_owned)
+        .context("the server lists no model")
+}
+
+fn interact(runtime: &tokio::runtime::Runtime, session: &mut Session) -> anyhow::Result<()> {
+    println!("{} — /help for commands, Ctrl-D to leave", session.model);
+    let mut editor = DefaultEditor::new()?;
+    let history = home().join("chat_history");
+    let _ = editor.load_history(&history);
+    loop {
+        match editor.readline("> ") {
+            Ok(line) => {
+                let line = line.trim();
+                if line.is_empty() {
+                    continue;
+                }
+                let _ = editor.add_history_entry(line);
+                match line.split_once(' ').unwrap_or((line, "")) {
+                    ("/help", _) => println!("{HELP}"),
+                    ("/clear", _) => session.reset(),
+                    ("/system", text) => {
+                        session.args.system = Some(text.to_owned());
+                        session.reset();
+                    }
+                    _ => {
+                        if let Err(error) = runtime.block_on(session.ask(line)) {
+                            eprintln!("{error:#}");
+                        }
+                    }
+                }
+            }
+            Err(ReadlineError::Interrupted) => println!("(Ctrl-D leaves)"),
+            Err(ReadlineError::Eof) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let _ = std::fs::create_dir_all(home());
+    let _ = editor.save_history(&history);
+    Ok(())
+}
+
+impl Session {
+    fn reset(&mut self) {
+        self.messages.clear();
+        if let Some(system) = &self.args.system {
+            self.messages
+                .push(json!({"role": "system", "content": system}));
+        }
+    }
+
+    /// Sends a message and prints the answer as it comes; Ctrl-C ends the answer.
+    async fn ask(&mut self, message: &str) -> anyhow::Result<()> {
+        self.messages
+            .push(json!({"role": "user", "content": message}));
+        let mut request = self
+            .client
+            .post(format!("{}/v1/chat/completions", self.url))
+            .json(&json!({
+                "model": self.model,
+                "messages": self.messages,
+                "stream": true,
+                "stream_options": {"include_usage": true},
+                "temperature": self.args.temperature,
+                "max_tokens": self.args.max_tokens,
+            }));
+        if let Some(key) = &self.args.api_key {
+            request = request.bearer_auth(key);
+        }
+        let started = Instant::now();
+        let response = request.send().await;
+        let response = match response {
+            Ok(response) => response,
+            Err(error) => {
+                self.messages.pop();
+                bail!("no server answers at {}: {error}", self.url);
+            }
+        };
+        if !response.status().is_success() {
+            self.messages.pop();
+            let body: Value = response.json().await.unwrap_or_default();
+            bail!(
+                "{}",
+                body["error"]["message"]
+                    .as_str()
+                    .unwrap_or("the server refused")
+            );
+        }
+        let answer = print_answer(response, started).await?;
+        self.messages
+            .push(json!({"role": "assistant", "content": answer}));
+        Ok(())
+    }
+}
+
+async fn print_answer(response: reqwest::Response, started: Instant) -> anyhow::Result<String> {
+    let mut bytes = response.bytes_stream();
+    let (mut buffer, mut answer) = (Vec::new(), String::new());
+    let (mut first, mut num_tokens) = (None, 0);
+    loop {
+        let chunk = tokio::select! {
+            chunk = bytes.next() => chunk,
+            _ = tokio::signal::ctrl_c() => None,
+        };
+        let Some(chunk) = chunk else { break };
+        buffer.extend_from_slice(&chunk?);
+        while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = buffer.drain(..=end).collect();
+            let Some(data) = line.strip_prefix(b"data: ") else {
+                continue;
+            };
+            let Ok(event) = serde_json::from_slice::<Value>(data) else {
+                continue;
+            };
+            if let Some(message) = event["error"]["message"].as_str() {
+                bail!("{message}");
+            }
+            if let Some(text) = event["choices"][0]["delta"]["content"].as_str() {
+                first.get_or_insert_with(Instant::now);
+                print!("{text}");
+                std::io::stdout().flush()?;
+                answer.push_str(text);
+            }
+            if let Some(count) = event["usage"]["completion_tokens"].as_u64() {
+                num_tokens = count;
+            }
+        }
+    }
+    println!();
+    if std::io::stdout().is_terminal() && num_tokens > 0 {
+        let first = first.unwrap_or(started);
+        let rate = num_tokens as f64 / first.elapsed().as_secs_f64().max(1e-9);
+        let ttft = (first - started).as_secs_f64();
+        eprintln!("\x1b[2m{num_tokens} tokens, {rate:.0} tok/s, first after {ttft:.2} s\x1b[0m");
+    }
+    Ok(answer)
+}

@@ -1,0 +1,106 @@
+//! `ponder serve`.
+
+use std::time::Instant;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tracing_subscriber::EnvFilter;
+
+use super::args::ServeArgs;
+use super::setup;
+use crate::api::config::DEFAULT_MAX_BODY_BYTES;
+use crate::api::{AppState, ServerConfig, serve};
+
+pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&args.log_level).context("--log-level")?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(serve_model(args))
+}
+
+fn server_config(args: &ServeArgs) -> ServerConfig {
+    let mut names = args.served_model_name.clone();
+    if names.is_empty() {
+        names.push(setup::model_name(&args.engine.model));
+    }
+    ServerConfig {
+        served_model_names: names,
+        api_keys: args
+            .api_key
+            .iter()
+            .filter(|key| !key.is_empty())
+            .cloned()
+            .collect(),
+        metrics_need_key: !args.metrics_without_auth,
+        max_body_bytes: args.max_body_bytes.unwrap_or(DEFAULT_MAX_BODY_BYTES),
+        request_timeout: args.request_timeout(),
+        shutdown_timeout: args.shutdown_timeout(),
+        cors_allow_origins: args.cors_allow_origin.clone(),
+    }
+}
+
+/// The port is bound before the model loads: a busy port fails at once, and probes get answers.
+async fn serve_model(args: &ServeArgs) -> anyhow::Result<()> {
+    let address = format!("{}:{}", args.host, args.port);
+    let listener = TcpListener::bind(&address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))?;
+    let address = listener.local_addr()?;
+    let state = AppState::new(server_config(args));
+    let mut server = tokio::spawn(serve(listener, state.clone(), shutdown_signal()));
+    let started = Instant::now();
+    let engine_args = args.engine.clone();
+    let loaded = tokio::task::spawn_blocking(move || setup::start(&engine_args));
+    let served = tokio::select! {
+        served = loaded => served??,
+        result = &mut server => return Ok(result??),
+    };
+    let engine = served.engine.clone();
+    let config = engine.config();
+    eprintln!(
+        "ponder {} serves {} on http://{address} (API under /v1, docs at /docs)\n\
+         {} threads ({}), context {}, KV cache {} tokens, loaded in {:.1} s",
+        env!("CARGO_PKG_VERSION"),
+        state.config().served_model_names.join(", "),
+        setup::num_threads(&args.engine),
+        ponder_kernels::isa(),
+        config.max_model_len,
+        config.num_blocks * config.block_size,
+        started.elapsed().as_secs_f64(),
+    );
+    state.set_served(served);
+    server.await??;
+    engine.shutdown();
+    engine.join(args.shutdown_timeout());
+    Ok(())
+}
+
+/// The first SIGINT or SIGTERM; a second one ends the process.
+async fn shutdown_signal() {
+    wait_for_signal().await;
+    eprintln!("shutting down: running requests may finish; signal again to stop at once");
+    tokio::spawn(async {
+        wait_for_signal().await;
+        std::process::exit(130);
+    });
+}
+
+#[cfg(unix)]
+async fn wait_for_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+#[cfg(not(unix))]
+async fn wait_for_signal() {
+    let _ = tokio::signal::ctrl_c().await;
+}

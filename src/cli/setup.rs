@@ -1,0 +1,123 @@
+//! From flags to a running engine.
+
+use std::path::PathBuf;
+use std::thread::available_parallelism;
+
+use anyhow::Context;
+
+use super::args::EngineArgs;
+use super::progress::Bar;
+use crate::api::Served;
+use crate::engine::{EngineHandle, EngineOptions, GenerateRequest, SamplingParams, StreamEvent};
+use crate::model::catalogue::{self, Source};
+use crate::model::{LoadOptions, ModelFiles, load};
+use crate::text::{ChatTemplate, Tokenizer};
+
+/// KV memory when neither a flag nor the operating system says how much there is.
+const FALLBACK_KV_BYTES: usize = 1 << 30;
+
+/// A model's path, pulled first when it is not cached.
+pub(super) fn locate(model: &str) -> anyhow::Result<PathBuf> {
+    let source = catalogue::resolve(model)?;
+    let is_here = match &source {
+        Source::Catalogue(entry) => entry.is_cached(),
+        Source::Path(_) => true,
+        Source::Hub { .. } => false,
+    };
+    let bar = (!is_here).then(|| Bar::new(model));
+    let silent = Silent;
+    let progress: &dyn catalogue::Progress = bar.as_ref().map_or(&silent, |bar| bar);
+    Ok(catalogue::pull(&source, progress)?)
+}
+
+struct Silent;
+
+impl catalogue::Progress for Silent {
+    fn report(&self, _: u64, _: u64, _: &str) {}
+}
+
+/// The name that answers carry when none is chosen: the catalogue's, else the file's stem.
+pub(super) fn model_name(model: &str) -> String {
+    match catalogue::resolve(model) {
+        Ok(Source::Path(path)) => path.file_stem().map_or_else(
+            || model.to_owned(),
+            |stem| stem.to_string_lossy().into_owned(),
+        ),
+        _ => model.to_owned(),
+    }
+}
+
+pub(super) fn num_threads(args: &EngineArgs) -> usize {
+    args.threads
+        .unwrap_or_else(|| available_parallelism().map_or(1, usize::from))
+}
+
+/// A quarter of the memory that is free now.
+fn default_kv_bytes() -> usize {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<usize>().ok());
+    kib.map_or(FALLBACK_KV_BYTES, |kib| kib * 1024 / 4)
+}
+
+/// Pulls, loads, starts the engine and runs one token through it.
+pub(super) fn start(args: &EngineArgs) -> anyhow::Result<Served> {
+    let path = locate(&args.model)?;
+    let files = ModelFiles::open(&path)?;
+    let tokenizer = Tokenizer::from_files(&files)?;
+    let source = match &args.chat_template {
+        Some(path) => {
+            let text = std::fs::read_to_string(path);
+            Some(text.with_context(|| format!("--chat-template {}", path.display()))?)
+        }
+        None => None,
+    };
+    let chat_template = ChatTemplate::from_files(&files, &tokenizer, source.as_deref())?;
+    let options = EngineOptions {
+        max_model_len: args.max_model_len,
+        max_num_seqs: args.max_num_seqs,
+        max_num_batched_tokens: args.max_num_batched_tokens,
+        block_size: args.block_size,
+        kv_cache_bytes: args.kv_cache_memory.unwrap_or_else(default_kv_bytes),
+        enable_prefix_caching: !args.no_enable_prefix_caching,
+        enable_chunked_prefill: !args.no_enable_chunked_prefill,
+        max_num_waiting_seqs: args.max_num_queued_seqs,
+    };
+    let limit = files.config()?.max_position_embeddings;
+    let load_options = LoadOptions {
+        num_threads: num_threads(args),
+        max_model_len: Some(options.served_model_len(limit)),
+    };
+    let model = load(&files, load_options)?;
+    let config = options.resolve(model.info())?;
+    let engine = EngineHandle::start(model, config)?;
+    warm_up(&engine)?;
+    Ok(Served {
+        engine,
+        tokenizer,
+        chat_template,
+    })
+}
+
+/// Touches every weight once, so that the first request doesn't wait for page faults.
+fn warm_up(engine: &EngineHandle) -> anyhow::Result<()> {
+    let mut stream = engine.submit(GenerateRequest {
+        prompt_token_ids: vec![0],
+        params: SamplingParams {
+            max_tokens: 1,
+            temperature: 0.0,
+            ..SamplingParams::default()
+        },
+        n: 1,
+        cache_salt: u64::MAX,
+        deadline: None,
+    })?;
+    while let Some(event) = stream.blocking_recv() {
+        if let StreamEvent::Error(error) = event {
+            return Err(error.into());
+        }
+    }
+    Ok(())
+}
