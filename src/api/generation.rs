@@ -100,6 +100,7 @@ struct Answer<'a> {
     params: SamplingParams,
     shared: SharedParams,
     echo: Vec<String>,
+    prompts: Vec<Vec<u32>>,
     wire: Wire,
     n: usize,
     id: String,
@@ -267,6 +268,7 @@ impl<'a> Answer<'a> {
             params: generation.params,
             shared: generation.shared,
             echo: generation.echo,
+            prompts: generation.prompts,
             wire: generation.wire,
             n,
             id: format!("{prefix}-{}", uuid::Uuid::new_v4().simple()),
@@ -439,9 +441,7 @@ impl<'a> Answer<'a> {
         {
             ids.splice(
                 0..0,
-                prompt
-                    .iter()
-                    .map(|token| token.as_ref().map(|t| t.token_id)),
+                self.prompts[index / self.n].iter().map(|id| Some(*id)),
             );
             tokens.splice(0..0, prompt.iter().cloned());
         }

@@ -111,13 +111,17 @@ impl EngineHandle {
         &self.shared.info
     }
 
-    /// Counters and gauges as of the last step.
+    /// Counters and gauges as of the last step; what waits is counted as of now.
     pub fn stats(&self) -> EngineStats {
-        *self
+        let stats = *self
             .shared
             .stats
             .lock()
-            .unwrap_or_else(|poison| poison.into_inner())
+            .unwrap_or_else(|poison| poison.into_inner());
+        EngineStats {
+            num_requests_waiting: self.shared.num_waiting.load(Ordering::Acquire),
+            ..stats
+        }
     }
 
     /// False once the model has panicked: every later request fails.

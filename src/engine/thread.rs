@@ -394,13 +394,17 @@ impl EngineThread {
 
     fn publish(&mut self) {
         let stats = self.scheduler.snapshot();
-        self.shared
-            .num_waiting
-            .store(stats.num_requests_waiting, Ordering::Release);
+        // The gauges first: whoever sees nothing waiting must see what runs instead.
         *self
             .shared
             .stats
             .lock()
             .unwrap_or_else(|poison| poison.into_inner()) = stats;
+        // Two's complement makes a negative difference a subtraction.
+        let difference = stats.num_requests_waiting as isize - self.num_counted;
+        self.num_counted += difference;
+        self.shared
+            .num_waiting
+            .fetch_add(difference as usize, Ordering::AcqRel);
     }
 }

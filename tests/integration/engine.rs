@@ -174,8 +174,15 @@ fn choices_of_one_request_equal_themselves_under_load_and_differ_from_each_other
 
 #[test]
 fn a_fork_continues_from_its_parent() {
-    let engine = start(config(), Fault::None);
-    let mut parent = engine.submit(request(&[4; 30], 200, 0.0)).unwrap();
+    // The parent is long, so that it still runs when the fork arrives.
+    let engine = start(
+        EngineConfig {
+            max_model_len: 4096,
+            ..config()
+        },
+        Fault::None,
+    );
+    let mut parent = engine.submit(request(&[4; 30], 4000, 0.0)).unwrap();
     let mut seen = Vec::new();
     while seen.len() < 5 {
         if let Some(StreamEvent::Token { token_id, .. }) = parent.blocking_recv() {

@@ -1,4 +1,7 @@
 //! The one integration-test binary (one link instead of many). Each module is a room's tests.
 
+mod api;
 mod engine;
+mod goldens;
+mod sdk;
 mod tidy;

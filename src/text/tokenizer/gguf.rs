@@ -11,7 +11,7 @@ use tokenizers::tokenizer::SplitDelimiterBehavior;
 
 use super::sentencepiece::{SPACE, SentencePiece};
 use super::special::SpecialTokens;
-use super::{Encoder, Inner, TokenizerError, byte_level, end_of_generation};
+use super::{END_OF_GENERATION, Encoder, Inner, TokenizerError, byte_level, end_of_generation};
 use crate::model::gguf::Metadata;
 
 const GPT2_PATTERN: &str =
@@ -21,6 +21,7 @@ const QWEN2_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{
 const DIGIT_PATTERN: &str = r"\p{N}";
 
 /// Token types of `tokenizer.ggml.token_type`.
+const TYPE_NORMAL: i64 = 1;
 const TYPE_UNKNOWN: i64 = 2;
 const TYPE_CONTROL: i64 = 3;
 const TYPE_USER_DEFINED: i64 = 4;
@@ -36,7 +37,10 @@ pub(super) fn load(metadata: &Metadata) -> Result<Inner, TokenizerError> {
     let types = metadata
         .get_i64_array("tokenizer.ggml.token_type")
         .unwrap_or(&[]);
-    let type_of = |index: usize| types.get(index).copied().unwrap_or(1);
+    let type_of = |index: usize| match tokens.get(index) {
+        Some(token) if END_OF_GENERATION.contains(&token.as_str()) => TYPE_CONTROL,
+        _ => types.get(index).copied().unwrap_or(TYPE_NORMAL),
+    };
     let ids: HashMap<String, u32> = tokens
         .iter()
         .enumerate()

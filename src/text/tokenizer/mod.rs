@@ -61,8 +61,10 @@ impl std::fmt::Debug for Tokenizer {
     }
 }
 
-/// Token texts that end an answer in one model or another (llama.cpp's list).
-const END_OF_GENERATION: [&str; 10] = [
+/// Token texts that end an answer in one model or another. As in llama.cpp they are control tokens even
+/// where a file calls them normal.
+const END_OF_GENERATION: [&str; 11] = [
+    "</s>",
     "<|eot_id|>",
     "<|im_end|>",
     "<|end|>",

@@ -1,0 +1,79 @@
+"""The official Python SDK against a running server: sdk_test.py BASE_URL KEY MODEL."""
+
+import asyncio
+import sys
+
+import openai
+
+base_url, key, model = sys.argv[1:4]
+client = openai.OpenAI(base_url=base_url, api_key=key, max_retries=0)
+messages = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
+passed = 0
+
+
+def check(name, condition, detail=""):
+    global passed
+    if not condition:
+        sys.exit(f"FAILED {name}: {detail}")
+    passed += 1
+
+
+def raises(kind, call):
+    try:
+        call()
+    except kind as error:
+        return error
+    return None
+
+
+def chat(**options):
+    return client.chat.completions.create(**{"model": model, "messages": messages, "temperature": 0, "max_tokens": 24, **options})
+
+
+check("models", model in [entry.id for entry in client.models.list()])
+check("model", client.models.retrieve(model).id == model)
+whole = chat()
+answer = whole.choices[0].message.content
+check("chat", "Paris" in answer, answer)
+check("finish", whole.choices[0].finish_reason == "stop")
+check("usage", whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens)
+chunks = list(chat(stream=True, stream_options={"include_usage": True}))
+check("stream", "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == answer)
+check("stream usage", chunks[-1].usage.completion_tokens == whole.usage.completion_tokens and not chunks[-1].choices)
+check("cached tokens", chat().usage.prompt_tokens_details.cached_tokens > 0)
+several = chat(n=3, temperature=1.0, seed=11)
+check("n", [choice.index for choice in several.choices] == [0, 1, 2])
+same = chat(n=3, temperature=1.0, seed=11)
+check("seed", [c.message.content for c in several.choices] == [c.message.content for c in same.choices])
+logprobs = chat(logprobs=True, top_logprobs=3).choices[0].logprobs.content
+check("logprobs", len(logprobs[0].top_logprobs) == 3 and logprobs[0].logprob <= 0)
+check("stop", chat(stop=["Paris"]).choices[0].message.content == answer[: answer.index("Paris")])
+check("length", chat(max_tokens=2).choices[0].finish_reason == "length")
+completion = client.completions.create(model=model, prompt="The capital of France is", max_tokens=4, temperature=0, echo=True, logprobs=1)
+check("completions", completion.choices[0].text.startswith("The capital of France is"))
+check("completions logprobs", len(completion.choices[0].logprobs.tokens) > 4)
+check("extra body", chat(extra_body={"search": {"strategy": "none"}, "min_p": 0.1}).choices[0].message.content == answer)
+
+error = raises(openai.BadRequestError, lambda: chat(temperature=7))
+check("bad request", error is not None and error.param == "temperature", error)
+check("bad model", raises(openai.NotFoundError, lambda: chat(model="nope")) is not None)
+check("bad n", raises(openai.BadRequestError, lambda: chat(n=100000)) is not None)
+stranger = openai.OpenAI(base_url=base_url, api_key="wrong", max_retries=0)
+check("auth", raises(openai.AuthenticationError, lambda: stranger.models.list()) is not None)
+hasty = client.with_options(timeout=0.02)
+slow = {"model": model, "messages": messages, "max_tokens": 1500, "extra_body": {"ignore_eos": True}}
+check("timeout", raises(openai.APITimeoutError, lambda: hasty.chat.completions.create(**slow)) is not None)
+
+
+async def concurrent():
+    asynchronous = openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0)
+    calls = [asynchronous.chat.completions.create(model=model, messages=messages, temperature=0, max_tokens=24) for _ in range(12)]
+    answers = [result.choices[0].message.content for result in await asyncio.gather(*calls)]
+    check("async", set(answers) == {answer}, set(answers))
+    stream = await asynchronous.chat.completions.create(model=model, messages=messages, temperature=0, max_tokens=24, stream=True)
+    text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+    check("async stream", text == answer)
+
+
+asyncio.run(concurrent())
+print(f"python SDK {openai.__version__}: {passed} checks passed")
