@@ -32,17 +32,20 @@ impl Server {
             .spawn()
             .expect("the binary starts");
         let stderr = BufReader::new(process.stderr.take().expect("stderr is piped"));
-        let mut seen = String::new();
-        for line in stderr.lines() {
-            let line = line.expect("the banner is UTF-8");
-            if let Some((_, rest)) = line.split_once("http://") {
-                let address = rest.split_whitespace().next().expect("an address follows");
-                let base_url = format!("http://{address}/v1");
-                return Self { process, base_url };
-            }
-            seen.push_str(&line);
+        let banner = stderr
+            .lines()
+            .map_while(Result::ok)
+            .find_map(|line| line.split_once("http://").map(|(_, rest)| rest.to_owned()));
+        let Some(banner) = banner else {
+            let _ = process.kill();
+            let status = process.wait();
+            panic!("the server did not start: {status:?}");
+        };
+        let address = banner.split_whitespace().next().unwrap_or_default();
+        Self {
+            base_url: format!("http://{address}/v1"),
+            process,
         }
-        panic!("the server did not start: {seen}");
     }
 }
 

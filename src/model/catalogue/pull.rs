@@ -37,8 +37,6 @@ pub enum PullError {
     },
     #[error("the hub does not give {0}: {1}")]
     Hub(String, String),
-    #[error("another pull of this model is running (remove {} if it is not)", .0.display())]
-    Locked(PathBuf),
 }
 
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> PullError {
@@ -55,33 +53,22 @@ pub fn pull(source: &Source, progress: &dyn Progress) -> Result<PathBuf, PullErr
         Source::Catalogue(entry) => {
             let folder = home().join("models").join(entry.name);
             fs::create_dir_all(&folder).map_err(io_error(&folder))?;
-            let lock = Lock::take(folder.join(".lock"))?;
-            let result = pull_entry(entry, progress);
-            drop(lock);
-            result
-        }
-    }
-}
-
-/// Held while a pull runs; the file is removed when it ends.
-struct Lock(PathBuf);
-
-impl Lock {
-    fn take(path: PathBuf) -> Result<Self, PullError> {
-        match File::create_new(&path) {
-            Ok(_) => Ok(Self(path)),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                Err(PullError::Locked(path))
+            let _lock = lock(&folder)?;
+            if entry.is_cached() {
+                return Ok(entry.path());
             }
-            Err(error) => Err(io_error(&path)(error)),
+            pull_entry(entry, progress)
         }
     }
 }
 
-impl Drop for Lock {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
+/// Waits until no other process pulls into the folder. The operating system drops the lock with the
+/// file handle, also when the process dies.
+fn lock(folder: &Path) -> Result<File, PullError> {
+    let path = folder.join(".lock");
+    let file = File::create(&path).map_err(io_error(&path))?;
+    file.lock().map_err(io_error(&path))?;
+    Ok(file)
 }
 
 fn from_hub(repository: &str, file: &str) -> Result<PathBuf, PullError> {

@@ -85,7 +85,11 @@ pub(super) fn load(metadata: &Metadata) -> Result<Inner, TokenizerError> {
                     TYPE_BYTE => byte_of(token).map_or_else(Vec::new, |byte| vec![byte]),
                     _ => token.replace(SPACE, " ").into_bytes(),
                 });
-            (Encoder::SentencePiece(model), bytes.collect(), true)
+            (
+                Encoder::SentencePiece(Box::new(model)),
+                bytes.collect(),
+                true,
+            )
         }
         other => return Err(TokenizerError::UnsupportedModel(other.to_owned())),
     };

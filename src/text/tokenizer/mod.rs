@@ -32,7 +32,7 @@ pub enum TokenizerError {
 enum Encoder {
     /// Byte-level BPE of the `tokenizers` crate, without special tokens.
     Bpe(Box<tokenizers::Tokenizer>),
-    SentencePiece(SentencePiece),
+    SentencePiece(Box<SentencePiece>),
 }
 
 struct Inner {
