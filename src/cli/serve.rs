@@ -1,5 +1,6 @@
 //! `ponder serve`.
 
+use std::io::Write;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -16,6 +17,7 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .log_internal_errors(false)
         .init();
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(serve_model(args))
@@ -60,7 +62,7 @@ async fn serve_model(args: &ServeArgs) -> anyhow::Result<()> {
     };
     let engine = served.engine.clone();
     let config = engine.config();
-    eprintln!(
+    say(&format!(
         "ponder {} serves {} on http://{address} (API under /v1, docs at /docs)\n\
          {} threads ({}), context {}, KV cache {} tokens, loaded in {:.1} s",
         env!("CARGO_PKG_VERSION"),
@@ -70,7 +72,7 @@ async fn serve_model(args: &ServeArgs) -> anyhow::Result<()> {
         config.max_model_len,
         config.num_blocks * config.block_size,
         started.elapsed().as_secs_f64(),
-    );
+    ));
     state.set_served(served);
     server.await??;
     engine.shutdown();
@@ -78,10 +80,16 @@ async fn serve_model(args: &ServeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A line on stderr in one write. Whoever read it may be gone, which is no reason to stop serving
+/// (`eprintln!` would panic).
+fn say(line: &str) {
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
 /// The first SIGINT or SIGTERM; a second one ends the process.
 async fn shutdown_signal() {
     wait_for_signal().await;
-    eprintln!("shutting down: running requests may finish; signal again to stop at once");
+    say("shutting down: running requests may finish; signal again to stop at once");
     tokio::spawn(async {
         wait_for_signal().await;
         std::process::exit(130);

@@ -32,15 +32,16 @@ impl Server {
             .spawn()
             .expect("the binary starts");
         let stderr = BufReader::new(process.stderr.take().expect("stderr is piped"));
-        let banner = stderr
-            .lines()
-            .map_while(Result::ok)
-            .find_map(|line| line.split_once("http://").map(|(_, rest)| rest.to_owned()));
+        let mut lines = stderr.lines().map_while(Result::ok);
+        let banner =
+            lines.find_map(|line| line.split_once("http://").map(|(_, rest)| rest.to_owned()));
         let Some(banner) = banner else {
             let _ = process.kill();
             let status = process.wait();
             panic!("the server did not start: {status:?}");
         };
+        // What the server says later belongs in a failing test's output.
+        std::thread::spawn(move || lines.for_each(|line| eprintln!("server: {line}")));
         let address = banner.split_whitespace().next().unwrap_or_default();
         Self {
             base_url: format!("http://{address}/v1"),
