@@ -56,6 +56,8 @@ pub enum Command {
 pub enum BenchCommand {
     /// The engine in this process: prefill and decode, no HTTP
     Engine(BenchEngineArgs),
+    /// How well a model predicts a text file, as llama-perplexity measures it
+    Perplexity(BenchPerplexityArgs),
     /// Any OpenAI server: TTFT, inter-token latency, throughput
     Serve(BenchServeArgs),
 }
@@ -223,6 +225,21 @@ pub struct BenchEngineArgs {
     #[arg(long, default_value_t = 3)]
     pub repeats: usize,
     /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct BenchPerplexityArgs {
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// The text (UTF-8)
+    #[arg(long, short)]
+    pub file: PathBuf,
+    /// Tokens of a chunk; the second half of each is scored
+    #[arg(long, default_value_t = 512)]
+    pub context: usize,
+    /// Print JSON instead of a line
     #[arg(long)]
     pub json: bool,
 }

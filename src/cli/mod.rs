@@ -32,6 +32,7 @@ pub fn run() -> ExitCode {
         Command::Chat(args) => chat::run(&args),
         Command::Bench { command } => match command {
             BenchCommand::Engine(args) => bench::engine::run(&args),
+            BenchCommand::Perplexity(args) => bench::perplexity::run(&args),
             BenchCommand::Serve(args) => bench::serve::run(&args),
         },
     };

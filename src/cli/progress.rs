@@ -40,3 +40,26 @@ impl Drop for Bar {
         self.bar.finish_and_clear();
     }
 }
+
+/// Progress of a known number of steps; silent outside a terminal.
+pub(super) struct Counter(ProgressBar);
+
+impl Counter {
+    pub(super) fn new(what: &str, total: u64) -> Self {
+        let bar = ProgressBar::new(total);
+        let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {eta}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_prefix(what.to_owned());
+        Self(bar)
+    }
+
+    pub(super) fn advance(&self) {
+        self.0.inc(1);
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

@@ -1,11 +1,13 @@
 //! Token ids and next-token distributions against llama.cpp (see `tests/goldens/make.py`).
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::process::Command;
 
-use ponder::model::catalogue::{CATALOGUE, DEFAULT_MODEL, Entry, Progress, Source, pull};
-use ponder::model::{CausalLm, ForwardBatch, LoadOptions, ModelFiles, SequenceRows, load};
+use ponder::model::{CausalLm, ForwardBatch, SequenceRows};
 use ponder::text::Tokenizer;
 use serde::Deserialize;
+
+use crate::support::{golden, load_model, models};
 
 /// Below this difference of logprobs the reference's first two tokens count as tied: both engines
 /// quantise activations to 8 bits, each in its own block size.
@@ -15,41 +17,13 @@ const KL_MEAN_MAX: f64 = 0.01;
 const KL_MAX: f64 = 0.15;
 const BLOCK_SIZE: usize = 16;
 
-struct Silent;
-
-impl Progress for Silent {
-    fn report(&self, _: u64, _: u64, _: &str) {}
-}
-
-fn golden(name: &str) -> Option<String> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
-    std::fs::read_to_string(folder.join(name)).ok()
-}
-
-/// The models to test: the default one (pulled when missing); with PONDER_TEST_ALL_MODELS=1 all that
-/// are cached.
-fn models() -> Vec<(&'static Entry, ModelFiles)> {
-    let all = std::env::var_os("PONDER_TEST_ALL_MODELS").is_some();
-    CATALOGUE
-        .iter()
-        .filter(|entry| entry.name == DEFAULT_MODEL || (all && entry.is_cached()))
-        .map(|entry| {
-            let path = pull(&Source::Catalogue(entry), &Silent).expect("the model can be fetched");
-            (entry, ModelFiles::open(&path).expect("the model opens"))
-        })
-        .collect()
-}
-
 #[test]
 fn token_ids_equal_the_reference() {
-    let corpus: Vec<String> =
-        serde_json::from_str(&golden("corpus.json").expect("the corpus is there")).unwrap();
+    let corpus: Vec<String> = serde_json::from_str(&golden("corpus.json")).unwrap();
     assert!(corpus.len() >= 2000);
     for (entry, files) in models() {
         let tokenizer = Tokenizer::from_files(&files).unwrap();
-        let Some(text) = golden(&format!("{}.tokens.json", entry.name)) else {
-            panic!("no golden for {}", entry.name);
-        };
+        let text = golden(&format!("{}.tokens.json", entry.name));
         let expected: Vec<Vec<u32>> = serde_json::from_str(&text).unwrap();
         assert_eq!(expected.len(), corpus.len());
         let mut wrong = Vec::new();
@@ -110,14 +84,10 @@ fn next_logprobs(model: &mut dyn CausalLm, prompt: &[u32]) -> Vec<f64> {
 #[test]
 fn next_token_distributions_equal_the_reference_within_bounds() {
     for (entry, files) in models() {
-        let text = golden(&format!("{}.logits.json", entry.name)).expect("a golden per model");
+        let text = golden(&format!("{}.logits.json", entry.name));
         let cases: Vec<Case> = serde_json::from_str(&text).unwrap();
         assert!(cases.len() >= 50);
-        let options = LoadOptions {
-            num_threads: 2,
-            max_model_len: Some(4096),
-        };
-        let mut model = load(&files, options).unwrap();
+        let mut model = load_model(&files, 4096);
         model
             .allocate_kv_cache(4096 / BLOCK_SIZE, BLOCK_SIZE, 4096)
             .unwrap();
@@ -153,6 +123,45 @@ fn next_token_distributions_equal_the_reference_within_bounds() {
         assert!(
             mean <= KL_MEAN_MAX && max <= KL_MAX,
             "{}: KL mean {mean}, max {max}",
+            entry.name
+        );
+    }
+}
+
+/// What llama-perplexity says of `text.txt` (context 512).
+#[derive(Deserialize)]
+struct Perplexity {
+    /// For the same GGUF; its int8 activations have blocks of 256 where ours have 32.
+    same_file: f64,
+    /// For the same weights as f32 (`dequantize.py`), so without activation rounding.
+    f32: f64,
+}
+
+/// Largest relative differences from the reference.
+const SAME_FILE_TOLERANCE: f64 = 0.006;
+const F32_TOLERANCE: f64 = 0.005;
+
+#[test]
+fn perplexity_of_a_text_equals_the_reference() {
+    let expected: HashMap<String, Perplexity> =
+        serde_json::from_str(&golden("perplexity.json")).unwrap();
+    let text = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/text.txt");
+    for (entry, _) in models() {
+        let output = Command::new(env!("CARGO_BIN_EXE_ponder"))
+            .args(["bench", "perplexity", entry.name, "--json", "--file", text])
+            .args(["--kv-cache-memory", "64M"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let ours = result["perplexity"].as_f64().unwrap();
+        let expected = &expected[entry.name];
+        let same_file = ours / expected.same_file - 1.0;
+        let f32 = ours / expected.f32 - 1.0;
+        println!("{}: {ours:.4}, {same_file:+.5} and {f32:+.5}", entry.name);
+        assert!(
+            same_file.abs() < SAME_FILE_TOLERANCE && f32.abs() < F32_TOLERANCE,
+            "{}: perplexity {ours} is off by {same_file} (same file) and {f32} (f32)",
             entry.name
         );
     }

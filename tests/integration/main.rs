@@ -3,5 +3,9 @@
 mod api;
 mod engine;
 mod goldens;
+mod guarantees;
+mod load;
 mod sdk;
+mod server;
+mod support;
 mod tidy;

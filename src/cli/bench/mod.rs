@@ -1,6 +1,7 @@
 //! Measurements that anyone can start.
 
 pub(super) mod engine;
+pub(super) mod perplexity;
 pub(super) mod serve;
 
 /// The value below which `share` of the sorted values lie.

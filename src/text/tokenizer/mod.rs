@@ -173,6 +173,11 @@ impl Tokenizer {
         self.inner.bytes.len()
     }
 
+    /// Whether [`Self::encode`] with `add_special` begins with [`Self::bos_token_id`].
+    pub fn adds_bos(&self) -> bool {
+        self.inner.add_bos
+    }
+
     pub fn bos_token_id(&self) -> Option<u32> {
         self.inner.bos_token_id
     }

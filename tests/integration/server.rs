@@ -1,0 +1,122 @@
+//! A server in this process, over a real socket, with the default model.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use ponder::api::{AppState, Served, ServerConfig, serve};
+use ponder::engine::{EngineHandle, EngineOptions};
+use ponder::text::{ChatTemplate, Tokenizer};
+use serde_json::Value;
+use tokio::net::TcpListener;
+
+use crate::support::{default_files, load_model};
+
+fn served(options: &EngineOptions) -> Served {
+    let files = default_files();
+    let model = load_model(&files, 1024);
+    let config = options.resolve(model.info()).unwrap();
+    let tokenizer = Tokenizer::from_files(&files).unwrap();
+    Served {
+        engine: EngineHandle::start(model, config).unwrap(),
+        chat_template: ChatTemplate::from_files(&files, &tokenizer, None).unwrap(),
+        tokenizer,
+    }
+}
+
+pub struct Server {
+    pub url: String,
+    pub state: AppState,
+    pub runtime: tokio::runtime::Runtime,
+    pub stop: Option<tokio::sync::oneshot::Sender<()>>,
+    pub task: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
+}
+
+pub fn start(config: ServerConfig, options: &EngineOptions) -> Server {
+    static TLS: OnceLock<()> = OnceLock::new();
+    TLS.get_or_init(|| {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    });
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let state = AppState::new(ServerConfig {
+        served_model_names: vec!["m".to_owned()],
+        ..config
+    });
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let shutdown = async move {
+        let _ = stopped.await;
+    };
+    let task = runtime.spawn(serve(listener, state.clone(), shutdown));
+    let server = Server {
+        url,
+        state,
+        runtime,
+        stop: Some(stop),
+        task: Some(task),
+    };
+    assert_eq!(
+        server.get("/ready").0,
+        503,
+        "not ready before the model is there"
+    );
+    server.state.set_served(served(options));
+    server
+}
+
+pub fn options() -> EngineOptions {
+    EngineOptions {
+        max_model_len: Some(1024),
+        kv_cache_bytes: 256 << 20,
+        ..EngineOptions::default()
+    }
+}
+
+impl Server {
+    pub fn get(&self, path: &str) -> (u16, String) {
+        self.runtime.block_on(async {
+            let response = reqwest::get(format!("{}{path}", self.url)).await.unwrap();
+            (response.status().as_u16(), response.text().await.unwrap())
+        })
+    }
+
+    pub fn post_with(&self, path: &str, body: String, headers: &[(&str, &str)]) -> (u16, String) {
+        self.runtime.block_on(async {
+            let mut request = reqwest::Client::new()
+                .post(format!("{}{path}", self.url))
+                .body(body);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            let response = request.send().await.unwrap();
+            (response.status().as_u16(), response.text().await.unwrap())
+        })
+    }
+
+    pub fn post(&self, path: &str, body: Value) -> (u16, Value) {
+        let (status, text) = self.post_with(path, body.to_string(), &[]);
+        (
+            status,
+            serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        )
+    }
+
+    pub fn wait_until_free(&self) {
+        let engine = &self.state.served().unwrap().engine;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let stats = engine.stats();
+            if stats.num_used_blocks + stats.num_requests_waiting + stats.num_requests_running == 0
+            {
+                return;
+            }
+            assert!(Instant::now() < deadline, "blocks leak: {stats:?}");
+            std::thread::yield_now();
+        }
+    }
+}
+
+pub fn shared_server() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(|| start(ServerConfig::default(), &options()))
+}
