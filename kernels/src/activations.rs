@@ -1,41 +1,104 @@
 //! The left-hand side of a product: rows of f32, quantised once and shared by every matrix that reads
 //! them.
 
+use std::cell::RefCell;
+
 use crate::cpu;
-use crate::matrix::BLOCK_INPUTS;
-use crate::partition::{Chunks, SharedSlice};
+use crate::panel::BLOCK_INPUTS;
+use crate::partition::{SharedSlice, for_rows};
 use crate::pool::ThreadPool;
 
-/// Rows quantised to int8 in blocks of 32 inputs, with what the kernels need beside the codes.
-/// Reused between calls: buffers only grow.
+/// What a kernel needs of one row's block of 32 inputs beside its codes.
+#[derive(Debug, Default, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct BlockInfo {
+    /// value = scale * code
+    pub scale: f32,
+    /// scale times the sum of the codes: what a weight offset multiplies.
+    pub scaled_sum: f32,
+    /// Minus a weight's zero point times the sum of the codes, so that an integer dot product of raw
+    /// weight codes that starts here ends at that of `code - zero`. See [`Correction`].
+    pub corrections: [i32; 6],
+}
+
+/// Index into [`BlockInfo::corrections`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum Correction {
+    /// Zero point 8: Q4_0.
+    Eight = 0,
+    /// Zero point 16: Q5_0.
+    Sixteen = 1,
+    /// Zero point 128: signed codes made unsigned.
+    Signed = 2,
+    /// Zero point 32 over the first, 32 over the second 16 inputs: Q6_K.
+    LowHalf = 3,
+    HighHalf = 4,
+    /// No zero point.
+    None = 5,
+}
+
+/// Rows quantised to int8 in blocks of 32 inputs. Reused between calls: buffers only grow.
 #[derive(Debug, Default)]
 pub struct Activations {
     pub(crate) num_rows: usize,
     pub(crate) in_features: usize,
-    /// `[num_rows, in_features]`
+    /// Whether float matrices will read the rows, so that `values` is kept.
+    keeps_values: bool,
+    /// `[num_rows, in_features]`, when kept.
     pub(crate) values: Vec<f32>,
     /// `[num_rows, in_features]`, in -127..=127.
     pub(crate) codes: Vec<i8>,
-    /// `[num_rows, in_features / 32]`: value = scale * code.
-    pub(crate) scales: Vec<f32>,
-    /// `[num_rows, in_features / 32]`: scale times the sum of the block's codes.
-    pub(crate) sums: Vec<f32>,
-    /// `[num_rows, in_features / 16]`: sums of codes.
-    pub(crate) half_sums: Vec<i32>,
+    /// `[num_rows, in_features / 32]`
+    pub(crate) infos: Vec<BlockInfo>,
 }
 
-/// One row's share of the buffers.
-pub(crate) struct QuantisedRow<'a> {
-    pub codes: &'a mut [i8],
-    pub scales: &'a mut [f32],
-    pub sums: &'a mut [f32],
-    pub half_sums: &'a mut [i32],
+/// Buffers of [`Activations`] that several threads fill row by row.
+pub(crate) struct SharedRows<'a> {
+    in_features: usize,
+    values: Option<SharedSlice<'a, f32>>,
+    codes: SharedSlice<'a, i8>,
+    infos: SharedSlice<'a, BlockInfo>,
+}
+
+impl SharedRows<'_> {
+    /// Takes columns `start..start + x.len()` of a row: whole blocks, or the whole row when it isn't
+    /// made of blocks.
+    ///
+    /// # Safety
+    /// No other thread may hold the same columns of the row.
+    pub(crate) unsafe fn store(&self, row: usize, start: usize, x: &[f32]) {
+        let at = row * self.in_features + start;
+        if let Some(values) = &self.values {
+            // SAFETY: the caller's promise.
+            unsafe { values.slice_mut(at, x.len()) }.copy_from_slice(x);
+        }
+        if self.in_features.is_multiple_of(BLOCK_INPUTS) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let codes = self.codes.slice_mut(at, x.len());
+                let infos = self
+                    .infos
+                    .slice_mut(at / BLOCK_INPUTS, x.len() / BLOCK_INPUTS);
+                cpu::quantise_row(x, codes, infos);
+            }
+        }
+    }
+}
+
+thread_local! {
+    /// A normalised row before it is quantised.
+    static ROW: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Activations {
-    /// Buffers for up to `max_rows` rows of up to `max_in_features` values.
-    pub fn with_capacity(max_rows: usize, max_in_features: usize) -> Self {
-        let mut activations = Self::default();
+    /// Buffers for up to `max_rows` rows of up to `max_in_features` values. `keeps_values` must be set
+    /// when float matrices read them.
+    pub fn with_capacity(max_rows: usize, max_in_features: usize, keeps_values: bool) -> Self {
+        let mut activations = Self {
+            keeps_values,
+            ..Self::default()
+        };
         activations.resize(max_rows, max_in_features);
         activations
     }
@@ -44,15 +107,28 @@ impl Activations {
         self.num_rows = num_rows;
         self.in_features = in_features;
         let count = num_rows * in_features;
-        if self.values.len() < count {
+        if self.keeps_values && self.values.len() < count {
             self.values.resize(count, 0.0);
+        }
+        if self.codes.len() < count {
             self.codes.resize(count, 0);
         }
         let blocks = num_rows * in_features.div_ceil(BLOCK_INPUTS);
-        if self.scales.len() < blocks {
-            self.scales.resize(blocks, 0.0);
-            self.sums.resize(blocks, 0.0);
-            self.half_sums.resize(2 * blocks, 0);
+        if self.infos.len() < blocks {
+            self.infos.resize(blocks, BlockInfo::default());
+        }
+    }
+
+    /// Makes room for `[num_rows, in_features]` and hands out the rows to be filled.
+    pub(crate) fn start(&mut self, num_rows: usize, in_features: usize) -> SharedRows<'_> {
+        self.resize(num_rows, in_features);
+        SharedRows {
+            in_features,
+            values: self
+                .keeps_values
+                .then(|| SharedSlice::new(&mut self.values)),
+            codes: SharedSlice::new(&mut self.codes),
+            infos: SharedSlice::new(&mut self.infos),
         }
     }
 
@@ -66,39 +142,36 @@ impl Activations {
             num_rows * in_features,
             "x is [num_rows, in_features]"
         );
-        self.resize(num_rows, in_features);
-        self.values[..x.len()].copy_from_slice(x);
-        if !in_features.is_multiple_of(BLOCK_INPUTS) {
-            return;
-        }
-        let blocks = in_features / BLOCK_INPUTS;
-        let codes = SharedSlice::new(&mut self.codes);
-        let scales = SharedSlice::new(&mut self.scales);
-        let sums = SharedSlice::new(&mut self.sums);
-        let half_sums = SharedSlice::new(&mut self.half_sums);
-        let quantise = |row: usize| {
-            // SAFETY: each row is quantised once, and rows do not overlap.
-            let target = unsafe {
-                QuantisedRow {
-                    codes: codes.slice_mut(row * in_features, in_features),
-                    scales: scales.slice_mut(row * blocks, blocks),
-                    sums: sums.slice_mut(row * blocks, blocks),
-                    half_sums: half_sums.slice_mut(2 * row * blocks, 2 * blocks),
-                }
-            };
-            cpu::quantise_row(&x[row * in_features..][..in_features], target);
-        };
-        // A handful of rows is cheaper than waking the other threads.
-        if num_rows < 4 {
-            (0..num_rows).for_each(quantise);
-            return;
-        }
-        let chunks = Chunks::new(num_rows);
-        pool.run(&|_, _| {
-            while let Some(row) = chunks.take() {
-                quantise(row);
-            }
+        let rows = self.start(num_rows, in_features);
+        for_rows(pool, num_rows, |row| {
+            // SAFETY: each row is taken once.
+            unsafe { rows.store(row, 0, &x[row * in_features..][..in_features]) };
         });
+    }
+
+    /// [`Self::load`] of the RMS-normalised rows of `x`: `x / sqrt(mean(x^2) + eps) * weight`.
+    ///
+    /// # Panics
+    /// When lengths do not fit.
+    pub fn load_normed(&mut self, pool: &ThreadPool, x: &[f32], weight: &[f32], eps: f32) {
+        let in_features = weight.len();
+        assert!(x.len().is_multiple_of(in_features), "x has whole rows");
+        let num_rows = x.len() / in_features;
+        let rows = self.start(num_rows, in_features);
+        for_rows(pool, num_rows, |row| {
+            ROW.with_borrow_mut(|normed| {
+                normed.resize(in_features, 0.0);
+                normed.copy_from_slice(&x[row * in_features..][..in_features]);
+                cpu::rms_norm_row(normed, weight, eps);
+                // SAFETY: each row is taken once.
+                unsafe { rows.store(row, 0, normed) };
+            });
+        });
+    }
+
+    /// Whether float matrices can read the rows.
+    pub(crate) fn has_values(&self) -> bool {
+        self.keeps_values
     }
 
     pub fn num_rows(&self) -> usize {

@@ -1,8 +1,11 @@
 //! Paged attention with online softmax.
 //!
 //! Keys and values are visited in tiles of 16 tokens from the start of the context, for every query in
-//! the same order, so a decode row equals the same row inside a prefill chunk bit for bit.
+//! the same order, so a decode row equals the same row inside a prefill chunk bit for bit. Rows whose
+//! sequences share blocks (a prompt's chunk, forks, tree nodes) read each shared tile once together:
+//! their block tables, sorted, lie beside each other (bifurcated or cascade attention, without a merge).
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use crate::cpu::{self, QueryState, TILE_TOKENS, TileInput};
@@ -10,8 +13,10 @@ use crate::kv_cache::KvCache;
 use crate::partition::{Chunks, SharedSlice};
 use crate::pool::ThreadPool;
 
-/// Rows of one sequence that read a tile together.
+/// Most rows that read a tile together: their outputs stay in the first-level cache.
 const ROWS_PER_UNIT: usize = 16;
+/// Units a thread should get, when there are enough rows, so that the last one is short.
+const UNITS_PER_THREAD: usize = 4;
 
 /// Shape and variant of an attention layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,26 +40,112 @@ pub struct AttentionRows<'a> {
     pub context_len: usize,
 }
 
-/// Some rows of one sequence and one KV head.
-struct Unit {
+/// One row of the batch.
+#[derive(Debug, Clone, Copy)]
+struct PlannedRow {
+    /// Index among the batch's rows.
+    row: usize,
     sequence: usize,
-    /// Rows within the sequence.
-    rows: Range<usize>,
-    /// Index of the sequence's first row in the batch.
-    first_row: usize,
-    kv_head: usize,
+    /// Position in its sequence: it sees the tokens up to here.
+    position: usize,
 }
 
-/// `q` and `out` are `[num_rows, num_heads * head_dim]`; the rows of `sequences` are concatenated.
-/// Keys and values of all rows must have been written before.
+/// Which rows are attended together. Made once a step and used by every layer; buffers are reused.
+#[derive(Debug, Default)]
+pub struct AttentionPlan {
+    /// Sequences in the order of their block tables.
+    order: Vec<(usize, usize)>,
+    rows: Vec<PlannedRow>,
+    /// Ranges of `rows`, the longest contexts first.
+    units: Vec<Range<usize>>,
+}
+
+impl AttentionPlan {
+    /// Plans the rows of `sequences` (concatenated in the batch) for `num_threads` threads and layers of
+    /// `num_kv_heads`. How rows are grouped changes no result.
+    pub fn plan(
+        &mut self,
+        sequences: &[AttentionRows<'_>],
+        num_kv_heads: usize,
+        num_threads: usize,
+    ) {
+        self.order.clear();
+        self.rows.clear();
+        self.units.clear();
+        let mut first_row = 0;
+        for (index, sequence) in sequences.iter().enumerate() {
+            self.order.push((index, first_row));
+            first_row += sequence.num_rows;
+        }
+        let table = |index: usize| sequences[index].block_table;
+        self.order
+            .sort_unstable_by(|a, b| table(a.0).cmp(table(b.0)).then(a.cmp(b)));
+        let per_unit = first_row * num_kv_heads / (num_threads * UNITS_PER_THREAD);
+        let per_unit = per_unit.clamp(1, ROWS_PER_UNIT);
+        let mut previous = None;
+        for (index, first_row) in &self.order {
+            let sequence = &sequences[*index];
+            let first_block = sequence.block_table.first();
+            let mut is_new = previous != first_block;
+            previous = first_block;
+            for row in 0..sequence.num_rows {
+                let at = self.rows.len();
+                self.rows.push(PlannedRow {
+                    row: first_row + row,
+                    sequence: *index,
+                    position: sequence.context_len - sequence.num_rows + row,
+                });
+                match self.units.last_mut() {
+                    Some(unit) if !is_new && unit.len() < per_unit => unit.end = at + 1,
+                    _ => self.units.push(at..at + 1),
+                }
+                is_new = false;
+            }
+        }
+        let rows = &self.rows;
+        let cost = |unit: &Range<usize>| -> usize {
+            rows[unit.clone()].iter().map(|row| row.position + 1).sum()
+        };
+        self.units
+            .sort_unstable_by_key(|unit| (std::cmp::Reverse(cost(unit)), unit.start));
+    }
+}
+
+/// A thread's buffers.
+#[derive(Default)]
+struct Scratch {
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    states: Vec<QueryState>,
+    /// `[states.len(), head_dim]`
+    outs: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// What all units of a call read.
+struct Call<'a> {
+    params: &'a AttentionParams,
+    kv_cache: &'a KvCache,
+    layer: usize,
+    q: &'a [f32],
+    sequences: &'a [AttentionRows<'a>],
+}
+
+/// `q` and `out` are `[num_rows, num_heads * head_dim]`; the rows of `sequences` are concatenated, and
+/// `plan` was made for them. Keys and values of all rows must have been written before.
 ///
 /// # Panics
 /// When shapes or block tables do not fit.
+#[allow(clippy::too_many_arguments)]
 pub fn paged_attention(
     pool: &ThreadPool,
     params: &AttentionParams,
     kv_cache: &KvCache,
     layer: usize,
+    plan: &AttentionPlan,
     q: &[f32],
     sequences: &[AttentionRows<'_>],
     out: &mut [f32],
@@ -63,6 +154,7 @@ pub fn paged_attention(
     let num_rows: usize = sequences.iter().map(|sequence| sequence.num_rows).sum();
     assert_eq!(q.len(), num_rows * width, "q is [rows, heads * head_dim]");
     assert_eq!(out.len(), q.len(), "out is shaped as q");
+    assert_eq!(plan.rows.len(), num_rows, "the plan is for these rows");
     assert_eq!(
         params.head_dim,
         kv_cache.head_dim(),
@@ -80,73 +172,153 @@ pub fn paged_attention(
             "the block table covers the context"
         );
     }
-    let units = units(params, sequences);
+    let call = Call {
+        params,
+        kv_cache,
+        layer,
+        q,
+        sequences,
+    };
     let shared = SharedSlice::new(out);
-    let chunks = Chunks::new(units.len());
+    let chunks = Chunks::new(plan.units.len() * params.num_kv_heads);
     pool.run(&|_, _| {
-        let mut keys = vec![0.0; params.head_dim * TILE_TOKENS];
-        let mut values = vec![0.0; params.head_dim * TILE_TOKENS];
-        while let Some(unit) = chunks.take() {
-            let unit = &units[unit];
-            let sequence = &sequences[unit.sequence];
-            let tiles = TileReader {
-                kv_cache,
-                layer,
-                kv_head: unit.kv_head,
-                block_table: sequence.block_table,
-            };
-            attend_unit(
-                params,
-                &tiles,
-                unit,
-                sequence,
-                q,
-                &shared,
-                &mut keys,
-                &mut values,
-            );
-        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            while let Some(chunk) = chunks.take() {
+                let unit = plan.units[chunk / params.num_kv_heads].clone();
+                call.attend(
+                    &plan.rows[unit],
+                    chunk % params.num_kv_heads,
+                    scratch,
+                    &shared,
+                );
+            }
+        });
     });
 }
 
-/// Long contexts first, so that the last unit to start is a short one.
-fn units(params: &AttentionParams, sequences: &[AttentionRows<'_>]) -> Vec<Unit> {
-    let mut units = Vec::new();
-    let mut first_row = 0;
-    for (index, sequence) in sequences.iter().enumerate() {
-        for start in (0..sequence.num_rows).step_by(ROWS_PER_UNIT) {
-            let rows = start..(start + ROWS_PER_UNIT).min(sequence.num_rows);
-            units.extend((0..params.num_kv_heads).map(|kv_head| Unit {
-                sequence: index,
-                rows: rows.clone(),
-                first_row,
-                kv_head,
+impl Call<'_> {
+    /// The first token that a row sees.
+    fn window_start(&self, position: usize) -> usize {
+        match self.params.sliding_window {
+            Some(window) => (position + 1).saturating_sub(window),
+            None => 0,
+        }
+    }
+
+    /// Attends some rows with the query heads of one KV head.
+    fn attend(
+        &self,
+        rows: &[PlannedRow],
+        kv_head: usize,
+        scratch: &mut Scratch,
+        out: &SharedSlice<'_, f32>,
+    ) {
+        let head_dim = self.params.head_dim;
+        let width = self.params.num_heads * head_dim;
+        let group = self.params.num_heads / self.params.num_kv_heads;
+        scratch.keys.resize(head_dim * TILE_TOKENS, 0.0);
+        scratch.values.resize(head_dim * TILE_TOKENS, 0.0);
+        scratch.states.clear();
+        for row in rows {
+            let heads = kv_head * group..(kv_head + 1) * group;
+            scratch.states.extend(heads.map(|head| QueryState {
+                query: row.row * width + head * head_dim,
+                max: f32::NEG_INFINITY,
+                sum: 0.0,
+                visible: 0..0,
             }));
         }
-        first_row += sequence.num_rows;
+        scratch.outs.clear();
+        scratch.outs.resize(scratch.states.len() * head_dim, 0.0);
+        let first = rows
+            .iter()
+            .map(|row| self.window_start(row.position))
+            .min()
+            .unwrap_or(0);
+        let last = rows.iter().map(|row| row.position + 1).max().unwrap_or(0);
+        for start in (first / TILE_TOKENS * TILE_TOKENS..last).step_by(TILE_TOKENS) {
+            self.visit_tile(start, rows, kv_head, scratch);
+        }
+        let results = scratch
+            .states
+            .iter()
+            .zip(scratch.outs.chunks_exact(head_dim));
+        for (state, values) in results {
+            let inverse = 1.0 / state.sum;
+            // SAFETY: a (row, head) cell belongs to one unit, and queries and outputs lie alike.
+            let out = unsafe { out.slice_mut(state.query, head_dim) };
+            for (out, value) in out.iter_mut().zip(values) {
+                *out = value * inverse;
+            }
+        }
     }
-    units.sort_by_key(|unit| {
-        let sequence = &sequences[unit.sequence];
-        std::cmp::Reverse(sequence.context_len - sequence.num_rows + unit.rows.end)
-    });
-    units
-}
 
-struct TileReader<'a> {
-    kv_cache: &'a KvCache,
-    layer: usize,
-    kv_head: usize,
-    block_table: &'a [u32],
-}
+    /// Reads the tile at `start` once for every run of rows that have the same block there.
+    fn visit_tile(&self, start: usize, rows: &[PlannedRow], kv_head: usize, scratch: &mut Scratch) {
+        let head_dim = self.params.head_dim;
+        let group = self.params.num_heads / self.params.num_kv_heads;
+        let block_index = start / self.kv_cache.block_size();
+        let block_of = |row: &PlannedRow| {
+            self.sequences[row.sequence]
+                .block_table
+                .get(block_index)
+                .copied()
+        };
+        let visible = |row: &PlannedRow| {
+            let from = self.window_start(row.position).saturating_sub(start);
+            let to = (row.position + 1).saturating_sub(start);
+            from.min(TILE_TOKENS)..to.min(TILE_TOKENS)
+        };
+        let mut at = 0;
+        for run in rows.chunk_by(|a, b| block_of(a) == block_of(b)) {
+            let states = at * group..(at + run.len()) * group;
+            at += run.len();
+            let mut is_needed = false;
+            for (row, states) in run
+                .iter()
+                .zip(scratch.states[states.clone()].chunks_exact_mut(group))
+            {
+                let range = visible(row);
+                is_needed |= !range.is_empty();
+                states
+                    .iter_mut()
+                    .for_each(|state| state.visible = range.clone());
+            }
+            let Some(block) = block_of(&run[0]).filter(|_| is_needed) else {
+                continue;
+            };
+            self.read_tile(
+                block as usize,
+                start,
+                kv_head,
+                &mut scratch.keys,
+                &mut scratch.values,
+            );
+            let tile = TileInput {
+                keys: &scratch.keys,
+                values: &scratch.values,
+                scale: self.params.scale,
+                softcap: self.params.softcap,
+                q: self.q,
+                head_dim,
+            };
+            let outs = &mut scratch.outs[states.start * head_dim..states.end * head_dim];
+            cpu::attend_tile(&tile, &mut scratch.states[states], outs);
+        }
+    }
 
-impl TileReader<'_> {
-    /// Widens tokens `start..start + 16` into `keys` `[head_dim, 16]` and `values` `[16, head_dim]`.
-    fn read(&self, start: usize, keys: &mut [f32], values: &mut [f32]) {
-        let block_size = self.kv_cache.block_size();
-        let head_dim = self.kv_cache.head_dim();
-        let (block, offset) = (start / block_size, start % block_size);
-        let block = self.block_table[block] as usize;
-        let source = self.kv_cache.keys(self.layer, block, self.kv_head);
+    /// Widens the tile at token `start` into `keys` `[head_dim, 16]` and `values` `[16, head_dim]`.
+    fn read_tile(
+        &self,
+        block: usize,
+        start: usize,
+        kv_head: usize,
+        keys: &mut [f32],
+        values: &mut [f32],
+    ) {
+        let (block_size, head_dim) = (self.kv_cache.block_size(), self.kv_cache.head_dim());
+        let offset = start % block_size;
+        let source = self.kv_cache.keys(self.layer, block, kv_head);
         if block_size == TILE_TOKENS {
             cpu::widen_halves(source, keys);
         } else {
@@ -157,71 +329,8 @@ impl TileReader<'_> {
                 cpu::widen_halves(&row[offset..offset + TILE_TOKENS], keys);
             }
         }
-        let source = self.kv_cache.values(self.layer, block, self.kv_head);
+        let source = self.kv_cache.values(self.layer, block, kv_head);
         let range = offset * head_dim..(offset + TILE_TOKENS) * head_dim;
         cpu::widen_halves(&source[range], values);
-    }
-}
-
-#[allow(clippy::too_many_arguments)]
-fn attend_unit(
-    params: &AttentionParams,
-    tiles: &TileReader<'_>,
-    unit: &Unit,
-    sequence: &AttentionRows<'_>,
-    q: &[f32],
-    out: &SharedSlice<'_, f32>,
-    keys: &mut [f32],
-    values: &mut [f32],
-) {
-    let head_dim = params.head_dim;
-    let width = params.num_heads * head_dim;
-    let group = params.num_heads / params.num_kv_heads;
-    let first_position = sequence.context_len - sequence.num_rows;
-    let mut states = Vec::with_capacity(unit.rows.len() * group);
-    for row in unit.rows.clone() {
-        for head in unit.kv_head * group..(unit.kv_head + 1) * group {
-            let at = (unit.first_row + row) * width + head * head_dim;
-            // SAFETY: a (row, head) cell belongs to one unit.
-            let out = unsafe { out.slice_mut(at, head_dim) };
-            out.fill(0.0);
-            states.push(QueryState {
-                query: &q[at..at + head_dim],
-                out,
-                max: f32::NEG_INFINITY,
-                sum: 0.0,
-                visible: 0..0,
-            });
-        }
-    }
-    let window_start = |position: usize| match params.sliding_window {
-        Some(window) => (position + 1).saturating_sub(window),
-        None => 0,
-    };
-    let first = window_start(first_position + unit.rows.start) / TILE_TOKENS * TILE_TOKENS;
-    let last = first_position + unit.rows.end;
-    for start in (first..last).step_by(TILE_TOKENS) {
-        tiles.read(start, keys, values);
-        for (index, state) in states.iter_mut().enumerate() {
-            let position = first_position + unit.rows.start + index / group;
-            let from = window_start(position)
-                .saturating_sub(start)
-                .min(TILE_TOKENS);
-            let to = (position + 1).saturating_sub(start).min(TILE_TOKENS);
-            state.visible = from..to;
-        }
-        let tile = TileInput {
-            keys,
-            values,
-            scale: params.scale,
-            softcap: params.softcap,
-        };
-        cpu::attend_tile(&tile, &mut states);
-    }
-    for state in states {
-        let inverse = 1.0 / state.sum;
-        for value in state.out.iter_mut() {
-            *value *= inverse;
-        }
     }
 }

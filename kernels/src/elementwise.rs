@@ -1,14 +1,11 @@
 //! Element by element.
 
 use crate::cpu;
-use crate::norm::for_rows;
-use crate::pool::ThreadPool;
+use crate::matmul::Glu;
 
 /// `x += y`
 pub fn add_assign(x: &mut [f32], y: &[f32]) {
-    for (x, y) in x.iter_mut().zip(y) {
-        *x += y;
-    }
+    cpu::add_assign(x, y);
 }
 
 /// `x *= factor`
@@ -25,16 +22,10 @@ pub fn softcap(x: &mut [f32], cap: f32) {
     }
 }
 
-/// `gate = silu(gate) * up`, both `[num_rows, width]`.
-pub fn silu_mul(pool: &ThreadPool, gate: &mut [f32], up: &[f32], width: usize) {
-    for_rows(pool, gate, width, |row, gate| {
-        cpu::silu_mul(gate, &up[row * width..][..width]);
-    });
-}
-
-/// `gate = gelu_tanh(gate) * up`, both `[num_rows, width]`.
-pub fn gelu_tanh_mul(pool: &ThreadPool, gate: &mut [f32], up: &[f32], width: usize) {
-    for_rows(pool, gate, width, |row, gate| {
-        cpu::gelu_tanh_mul(gate, &up[row * width..][..width]);
-    });
+/// `gate = act(gate) * up`
+pub fn glu(glu: Glu, gate: &mut [f32], up: &[f32]) {
+    match glu {
+        Glu::Silu => cpu::silu_mul(gate, up),
+        Glu::GeluTanh => cpu::gelu_tanh_mul(gate, up),
+    }
 }

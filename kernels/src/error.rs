@@ -26,7 +26,7 @@ pub enum KernelError {
         out_features: usize,
         in_features: usize,
     },
-    #[error("the KV cache would need {bytes} bytes, which this machine cannot allocate")]
+    #[error("{bytes} bytes are needed, which this machine cannot allocate")]
     OutOfMemory { bytes: usize },
     #[error("{0}")]
     BadKvShape(String),

@@ -1,12 +1,18 @@
 //! The paged KV cache: f16 keys and values of all layers in blocks of tokens.
 
+use std::cell::RefCell;
+
 use half::f16;
-use half::slice::HalfFloatSliceExt;
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
 use crate::cpu::TILE_TOKENS;
 use crate::error::KernelError;
-use crate::partition::{Chunks, SharedSlice};
+use crate::memory::PageBuffer;
+use crate::partition::{SharedSlice, for_rows};
 use crate::pool::ThreadPool;
+
+/// Bytes of an f16.
+const VALUE_BYTES: usize = 2;
 
 /// Keys and values of every layer.
 ///
@@ -18,8 +24,8 @@ pub struct KvCache {
     block_size: usize,
     num_kv_heads: usize,
     head_dim: usize,
-    keys: Vec<u16>,
-    values: Vec<u16>,
+    keys: PageBuffer,
+    values: PageBuffer,
 }
 
 impl KvCache {
@@ -41,13 +47,14 @@ impl KvCache {
             .iter()
             .try_fold(1_usize, |product, size| product.checked_mul(*size));
         let bytes = count
-            .and_then(|count| count.checked_mul(4))
-            .unwrap_or(usize::MAX);
-        let out_of_memory = KernelError::OutOfMemory { bytes };
-        let (Some(count), true) = (count, bytes < isize::MAX as usize) else {
-            return Err(out_of_memory);
+            .and_then(|count| count.checked_mul(2 * VALUE_BYTES))
+            .filter(|bytes| *bytes < isize::MAX as usize);
+        let out_of_memory = KernelError::OutOfMemory {
+            bytes: bytes.unwrap_or(usize::MAX),
         };
-        let (Some(keys), Some(values)) = (zeroed(count), zeroed(count)) else {
+        let half = bytes.map(|bytes| bytes / 2);
+        let buffer = || half.and_then(PageBuffer::zeroed);
+        let (Some(keys), Some(values)) = (buffer(), buffer()) else {
             return Err(out_of_memory);
         };
         Ok(Self {
@@ -78,7 +85,7 @@ impl KvCache {
     }
 
     pub fn nbytes(&self) -> usize {
-        (self.keys.len() + self.values.len()) * 2
+        self.keys.len() + self.values.len()
     }
 
     /// Where the tile of one layer, block and KV head begins.
@@ -90,12 +97,13 @@ impl KvCache {
 
     /// `[head_dim, block_size]` f16 bits.
     pub(crate) fn keys(&self, layer: usize, block: usize, kv_head: usize) -> &[u16] {
-        &self.keys[self.tile_at(layer, block, kv_head)..][..self.block_size * self.head_dim]
+        &self.keys.words()[self.tile_at(layer, block, kv_head)..][..self.block_size * self.head_dim]
     }
 
     /// `[block_size, head_dim]` f16 bits.
     pub(crate) fn values(&self, layer: usize, block: usize, kv_head: usize) -> &[u16] {
-        &self.values[self.tile_at(layer, block, kv_head)..][..self.block_size * self.head_dim]
+        &self.values.words()[self.tile_at(layer, block, kv_head)..]
+            [..self.block_size * self.head_dim]
     }
 
     /// Writes rows of one layer; `k` and `v` are `[num_rows, num_kv_heads * head_dim]`, and row `i` goes
@@ -111,59 +119,46 @@ impl KvCache {
         k: &[f32],
         v: &[f32],
     ) {
-        let (heads, head_dim, block_size) = (self.num_kv_heads, self.head_dim, self.block_size);
-        let width = heads * head_dim;
-        assert!(
-            layer < self.num_layers,
-            "layer {layer} of {}",
-            self.num_layers
-        );
+        let width = self.num_kv_heads * self.head_dim;
         assert_eq!(
             k.len(),
             slot_mapping.len() * width,
             "k is [rows, kv_heads * head_dim]"
         );
         assert_eq!(v.len(), k.len(), "v is shaped as k");
-        let num_slots = self.num_blocks * block_size;
+        let writer = self.writer(layer, slot_mapping);
+        for_rows(pool, slot_mapping.len(), |row| {
+            let range = row * width..(row + 1) * width;
+            // SAFETY: each row is written once.
+            unsafe { writer.write(row, &k[range.clone()], &v[range]) };
+        });
+    }
+
+    /// For writing the rows of one layer from several threads. Slots must differ from each other.
+    ///
+    /// # Panics
+    /// When the layer or a slot does not exist.
+    pub(crate) fn writer<'a>(&'a mut self, layer: usize, slot_mapping: &'a [u32]) -> KvWriter<'a> {
+        assert!(
+            layer < self.num_layers,
+            "layer {layer} of {}",
+            self.num_layers
+        );
+        let num_slots = self.num_blocks * self.block_size;
         assert!(
             slot_mapping.iter().all(|slot| (*slot as usize) < num_slots),
             "slot out of range"
         );
-        let layer_len = num_slots * width;
-        let keys = SharedSlice::new(&mut self.keys[layer * layer_len..][..layer_len]);
-        let values = SharedSlice::new(&mut self.values[layer * layer_len..][..layer_len]);
-        // A KV head's tiles are written by one thread, so rows that share a block don't race.
-        let write_head = |head: usize| {
-            for (row, slot) in slot_mapping.iter().enumerate() {
-                let (block, offset) = (*slot as usize / block_size, *slot as usize % block_size);
-                let tile = (block * heads + head) * block_size * head_dim;
-                let source = row * width + head * head_dim..row * width + (head + 1) * head_dim;
-                // SAFETY: tiles of different heads are disjoint.
-                let (key_tile, value_row) = unsafe {
-                    (
-                        keys.slice_mut(tile, block_size * head_dim),
-                        values.slice_mut(tile + offset * head_dim, head_dim),
-                    )
-                };
-                for (d, value) in k[source.clone()].iter().enumerate() {
-                    key_tile[d * block_size + offset] = f16::from_f32(*value).to_bits();
-                }
-                use half::slice::HalfBitsSliceExt;
-                value_row
-                    .reinterpret_cast_mut::<f16>()
-                    .convert_from_f32_slice(&v[source]);
-            }
-        };
-        if slot_mapping.len() < 8 {
-            (0..heads).for_each(write_head);
-            return;
+        let layer_len = num_slots * self.num_kv_heads * self.head_dim;
+        let range = layer * layer_len..(layer + 1) * layer_len;
+        KvWriter {
+            num_kv_heads: self.num_kv_heads,
+            head_dim: self.head_dim,
+            block_size: self.block_size,
+            slot_mapping,
+            keys: SharedSlice::new(&mut self.keys.words_mut()[range.clone()]),
+            values: SharedSlice::new(&mut self.values.words_mut()[range]),
         }
-        let chunks = Chunks::new(heads);
-        pool.run(&|_, _| {
-            while let Some(head) = chunks.take() {
-                write_head(head);
-            }
-        });
     }
 
     /// Copies whole blocks `(source, destination)` in every layer.
@@ -181,23 +176,54 @@ impl KvCache {
             for layer in 0..self.num_layers {
                 let from = self.tile_at(layer, source, 0);
                 let to = self.tile_at(layer, destination, 0);
-                self.keys.copy_within(from..from + len, to);
-                self.values.copy_within(from..from + len, to);
+                self.keys.words_mut().copy_within(from..from + len, to);
+                self.values.words_mut().copy_within(from..from + len, to);
             }
         }
     }
 }
 
-/// Zeroed memory straight from the allocator, so that untouched pages stay uncommitted.
-fn zeroed(count: usize) -> Option<Vec<u16>> {
-    if count == 0 {
-        return Some(Vec::new());
-    }
-    let layout = std::alloc::Layout::array::<u16>(count).ok()?;
-    // SAFETY: the layout is not empty; all-zero bits are valid u16 values; the vector frees the memory
-    // with the same layout.
-    unsafe {
-        let memory = std::alloc::alloc_zeroed(layout).cast::<u16>();
-        (!memory.is_null()).then(|| Vec::from_raw_parts(memory, count, count))
+thread_local! {
+    /// A row of keys as f16 bits, before they are scattered.
+    static ROW: RefCell<Vec<u16>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Writes rows of one layer.
+pub(crate) struct KvWriter<'a> {
+    num_kv_heads: usize,
+    head_dim: usize,
+    block_size: usize,
+    slot_mapping: &'a [u32],
+    keys: SharedSlice<'a, u16>,
+    values: SharedSlice<'a, u16>,
+}
+
+impl KvWriter<'_> {
+    /// Writes row `row` of the batch; `k` and `v` are `[num_kv_heads * head_dim]`.
+    ///
+    /// # Safety
+    /// No two threads may write the same row.
+    pub(crate) unsafe fn write(&self, row: usize, k: &[f32], v: &[f32]) {
+        let (head_dim, block_size) = (self.head_dim, self.block_size);
+        let slot = self.slot_mapping[row] as usize;
+        let (block, offset) = (slot / block_size, slot % block_size);
+        ROW.with_borrow_mut(|bits| {
+            bits.resize(head_dim, 0);
+            for head in 0..self.num_kv_heads {
+                let tile = (block * self.num_kv_heads + head) * block_size * head_dim;
+                let source = head * head_dim..(head + 1) * head_dim;
+                let halves: &mut [f16] = bits.reinterpret_cast_mut();
+                halves.convert_from_f32_slice(&k[source.clone()]);
+                for (d, bits) in bits.iter().enumerate() {
+                    // SAFETY: a slot's column belongs to this row.
+                    unsafe { self.keys.write(tile + d * block_size + offset, *bits) };
+                }
+                // SAFETY: a slot's values belong to this row.
+                let values = unsafe { self.values.slice_mut(tile + offset * head_dim, head_dim) };
+                values
+                    .reinterpret_cast_mut::<f16>()
+                    .convert_from_f32_slice(&v[source]);
+            }
+        });
     }
 }

@@ -16,22 +16,24 @@ pub mod kv_cache;
 pub mod mapped_file;
 pub mod matmul;
 pub mod matrix;
+mod memory;
 pub mod norm;
+mod panel;
 mod partition;
 pub mod pool;
 pub mod reference;
 pub mod rope;
 
 pub use activations::Activations;
-pub use attention::{AttentionParams, AttentionRows, paged_attention};
+pub use attention::{AttentionParams, AttentionPlan, AttentionRows, paged_attention};
 pub use dtype::DType;
 pub use error::KernelError;
 pub use kv_cache::KvCache;
 pub use mapped_file::MappedFile;
-pub use matmul::{Product, matmul, matmul_many};
+pub use matmul::{Glu, Product, matmul, matmul_glu, matmul_many};
 pub use matrix::PackedMatrix;
 pub use pool::ThreadPool;
-pub use rope::{RopeKind, RopeTable};
+pub use rope::{RopeKind, RopeTable, Rotation, rotate_and_cache};
 
 /// The instruction set the kernels run with on this machine.
 pub fn isa() -> &'static str {

@@ -1,8 +1,12 @@
 //! Products of activations with packed matrices.
 
-use crate::activations::Activations;
-use crate::cpu;
-use crate::matrix::{PANEL_ROWS, PackedMatrix};
+use std::cell::RefCell;
+
+use crate::activations::{Activations, SharedRows};
+use crate::cpu::{self, DecodedPanel};
+use crate::elementwise;
+use crate::matrix::PackedMatrix;
+use crate::panel::{BLOCK_INPUTS, PANEL_ROWS};
 use crate::partition::{Chunks, SharedSlice};
 use crate::pool::ThreadPool;
 
@@ -10,22 +14,49 @@ use crate::pool::ThreadPool;
 const ROW_BLOCK: usize = 64;
 /// Chunks a thread gets of a product, so that a slow thread doesn't hold up the others.
 const CHUNKS_PER_THREAD: usize = 8;
+/// Panels whose outputs form one block of the next product's activations.
+const PANELS_PER_BLOCK: usize = BLOCK_INPUTS / PANEL_ROWS;
 
 /// One product of a [`matmul_many`] call.
 pub struct Product<'a> {
     pub weights: &'a PackedMatrix,
     /// `[out_features]`
     pub bias: Option<&'a [f32]>,
-    /// `[num_rows, out_features]`, overwritten.
+    /// `[num_rows, out_features]`
     pub out: &'a mut [f32],
+    /// Add to `out` (a residual) instead of overwriting it.
+    pub accumulate: bool,
+}
+
+/// The gate of a gated linear unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Glu {
+    /// `gate * sigmoid(gate) * up`
+    Silu,
+    /// `gelu_tanh(gate) * up`
+    GeluTanh,
+}
+
+/// A thread's buffers.
+#[derive(Default)]
+struct Scratch {
+    decoded: DecodedPanel,
+    /// `[ROW_BLOCK, PANEL_ROWS]`
+    tile: Vec<f32>,
+    /// `[ROW_BLOCK, BLOCK_INPUTS]`
+    gate: Vec<f32>,
+    up: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 struct Plan<'a> {
     weights: &'a PackedMatrix,
     bias: Option<&'a [f32]>,
     out: SharedSlice<'a, f32>,
-    panels_per_chunk: usize,
-    num_panels: usize,
+    accumulate: bool,
     num_chunks: usize,
 }
 
@@ -40,25 +71,29 @@ pub fn matmul(
     bias: Option<&[f32]>,
     out: &mut [f32],
 ) {
-    matmul_many(pool, x, [Product { weights, bias, out }]);
+    let product = Product {
+        weights,
+        bias,
+        out,
+        accumulate: false,
+    };
+    matmul_many(pool, x, [product]);
 }
 
-/// Several products of the same activations in one parallel section (QKV, gate and up).
+/// Several products of the same activations in one parallel section (Q, K and V).
 ///
 /// # Panics
 /// When shapes do not fit.
 pub fn matmul_many<const N: usize>(pool: &ThreadPool, x: &Activations, products: [Product<'_>; N]) {
     let num_rows = x.num_rows();
-    let total_panels: usize = products
+    let total: usize = products
         .iter()
-        .map(|product| product.weights.out_features().div_ceil(PANEL_ROWS))
+        .map(|product| product.weights.num_panels())
         .sum();
-    let panels_per_chunk = total_panels
-        .div_ceil(pool.num_threads() * CHUNKS_PER_THREAD)
-        .max(1);
+    let panels_per_chunk = per_chunk(pool, total);
     let plans = products.map(|product| {
         let weights = product.weights;
-        assert_eq!(weights.in_features(), x.in_features(), "inner sizes differ");
+        check_inputs(x, weights);
         assert_eq!(
             product.out.len(),
             num_rows * weights.out_features(),
@@ -67,14 +102,12 @@ pub fn matmul_many<const N: usize>(pool: &ThreadPool, x: &Activations, products:
         if let Some(bias) = product.bias {
             assert_eq!(bias.len(), weights.out_features(), "one bias per output");
         }
-        let num_panels = weights.out_features().div_ceil(PANEL_ROWS);
         Plan {
             weights,
             bias: product.bias,
             out: SharedSlice::new(product.out),
-            panels_per_chunk,
-            num_panels,
-            num_chunks: num_panels.div_ceil(panels_per_chunk),
+            accumulate: product.accumulate,
+            num_chunks: weights.num_panels().div_ceil(panels_per_chunk),
         }
     });
     if num_rows == 0 {
@@ -82,47 +115,178 @@ pub fn matmul_many<const N: usize>(pool: &ThreadPool, x: &Activations, products:
     }
     let chunks = Chunks::new(plans.iter().map(|plan| plan.num_chunks).sum());
     pool.run(&|_, _| {
-        while let Some(mut chunk) = chunks.take() {
-            for plan in &plans {
-                if chunk < plan.num_chunks {
-                    run_chunk(x, plan, chunk);
-                    break;
+        SCRATCH.with_borrow_mut(|scratch| {
+            while let Some(mut chunk) = chunks.take() {
+                for plan in &plans {
+                    if chunk < plan.num_chunks {
+                        run_chunk(x, plan, chunk * panels_per_chunk, panels_per_chunk, scratch);
+                        break;
+                    }
+                    chunk -= plan.num_chunks;
                 }
-                chunk -= plan.num_chunks;
             }
-        }
+        });
     });
 }
 
-fn run_chunk(x: &Activations, plan: &Plan<'_>, chunk: usize) {
-    let first = chunk * plan.panels_per_chunk;
-    let last = (first + plan.panels_per_chunk).min(plan.num_panels);
+fn per_chunk(pool: &ThreadPool, count: usize) -> usize {
+    count
+        .div_ceil(pool.num_threads() * CHUNKS_PER_THREAD)
+        .max(1)
+}
+
+fn check_inputs(x: &Activations, weights: &PackedMatrix) {
+    assert_eq!(weights.in_features(), x.in_features(), "inner sizes differ");
+    assert!(
+        weights.is_quantised() || x.has_values(),
+        "float weights need activations that keep their values"
+    );
+}
+
+fn run_chunk(x: &Activations, plan: &Plan<'_>, first: usize, count: usize, scratch: &mut Scratch) {
+    let out_features = plan.weights.out_features();
+    let last = (first + count).min(plan.weights.num_panels());
+    scratch.tile.resize(ROW_BLOCK * PANEL_ROWS, 0.0);
     for row_start in (0..x.num_rows()).step_by(ROW_BLOCK) {
-        let row_end = (row_start + ROW_BLOCK).min(x.num_rows());
+        let rows = row_start..(row_start + ROW_BLOCK).min(x.num_rows());
         for panel in first..last {
+            let tile = &mut scratch.tile[..rows.len() * PANEL_ROWS];
             cpu::panel_product(
                 x,
                 plan.weights,
                 panel,
-                row_start..row_end,
-                &|row, values| {
-                    let out_features = plan.weights.out_features();
-                    let start = panel * PANEL_ROWS;
-                    let len = values.len().min(out_features - start);
-                    // SAFETY: a (row, panel) cell is written by the one chunk that owns the panel.
-                    let out = unsafe { plan.out.slice_mut(row * out_features + start, len) };
-                    match plan.bias {
-                        Some(bias) => {
-                            for ((out, value), bias) in
-                                out.iter_mut().zip(values).zip(&bias[start..])
-                            {
-                                *out = value + bias;
-                            }
-                        }
-                        None => out.copy_from_slice(&values[..len]),
-                    }
-                },
+                rows.clone(),
+                &mut scratch.decoded,
+                tile,
             );
+            let start = panel * PANEL_ROWS;
+            let len = PANEL_ROWS.min(out_features - start);
+            for (row, values) in rows.clone().zip(tile.as_chunks_mut::<PANEL_ROWS>().0) {
+                // SAFETY: a (row, panel) cell is written by the one chunk that owns the panel.
+                let out = unsafe { plan.out.slice_mut(row * out_features + start, len) };
+                if let Some(bias) = plan.bias {
+                    add(values, &bias[start..start + len]);
+                }
+                if plan.accumulate {
+                    add(out, &values[..len]);
+                } else {
+                    out.copy_from_slice(&values[..len]);
+                }
+            }
         }
     }
+}
+
+fn add(x: &mut [f32], y: &[f32]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x += y;
+    }
+}
+
+/// `out = act(x · gate) * (x · up)`, stored as the activations of the next product.
+///
+/// # Panics
+/// When shapes do not fit.
+pub fn matmul_glu(
+    pool: &ThreadPool,
+    x: &Activations,
+    gate: &PackedMatrix,
+    up: &PackedMatrix,
+    glu: Glu,
+    out: &mut Activations,
+) {
+    check_inputs(x, gate);
+    check_inputs(x, up);
+    let width = gate.out_features();
+    assert_eq!(
+        up.out_features(),
+        width,
+        "gate and up have the same outputs"
+    );
+    if !width.is_multiple_of(BLOCK_INPUTS) {
+        return matmul_glu_ragged(pool, x, gate, up, glu, out);
+    }
+    let num_blocks = width / BLOCK_INPUTS;
+    let blocks_per_chunk = per_chunk(pool, num_blocks);
+    let shared = out.start(x.num_rows(), width);
+    let chunks = Chunks::new(num_blocks.div_ceil(blocks_per_chunk));
+    pool.run(&|_, _| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.tile.resize(ROW_BLOCK * PANEL_ROWS, 0.0);
+            scratch.gate.resize(ROW_BLOCK * BLOCK_INPUTS, 0.0);
+            scratch.up.resize(ROW_BLOCK * BLOCK_INPUTS, 0.0);
+            while let Some(chunk) = chunks.take() {
+                let first = chunk * blocks_per_chunk;
+                let last = (first + blocks_per_chunk).min(num_blocks);
+                for row_start in (0..x.num_rows()).step_by(ROW_BLOCK) {
+                    for block in first..last {
+                        glu_block(x, [gate, up], glu, block, row_start, scratch, &shared);
+                    }
+                }
+            }
+        });
+    });
+}
+
+/// One block of 32 outputs over one block of rows.
+fn glu_block(
+    x: &Activations,
+    weights: [&PackedMatrix; 2],
+    glu: Glu,
+    block: usize,
+    row_start: usize,
+    scratch: &mut Scratch,
+    out: &SharedRows<'_>,
+) {
+    let rows = row_start..(row_start + ROW_BLOCK).min(x.num_rows());
+    for (weights, wide) in weights
+        .into_iter()
+        .zip([&mut scratch.gate, &mut scratch.up])
+    {
+        for part in 0..PANELS_PER_BLOCK {
+            let panel = block * PANELS_PER_BLOCK + part;
+            let tile = &mut scratch.tile[..rows.len() * PANEL_ROWS];
+            cpu::panel_product(x, weights, panel, rows.clone(), &mut scratch.decoded, tile);
+            let cells = wide
+                .chunks_exact_mut(PANEL_ROWS)
+                .skip(part)
+                .step_by(PANELS_PER_BLOCK);
+            for (cell, values) in cells.zip(tile.as_chunks::<PANEL_ROWS>().0) {
+                cell.copy_from_slice(values);
+            }
+        }
+    }
+    let cells = rows.len() * BLOCK_INPUTS;
+    elementwise::glu(glu, &mut scratch.gate[..cells], &scratch.up[..cells]);
+    for (row, values) in rows.zip(scratch.gate.chunks_exact(BLOCK_INPUTS)) {
+        // SAFETY: a (row, block) cell is written by the one chunk that owns the block.
+        unsafe { out.store(row, block * BLOCK_INPUTS, values) };
+    }
+}
+
+/// Widths that aren't whole blocks: only tiny float models have them.
+fn matmul_glu_ragged(
+    pool: &ThreadPool,
+    x: &Activations,
+    gate: &PackedMatrix,
+    up: &PackedMatrix,
+    glu: Glu,
+    out: &mut Activations,
+) {
+    let (num_rows, width) = (x.num_rows(), gate.out_features());
+    let mut values = [vec![0.0; num_rows * width], vec![0.0; num_rows * width]];
+    let [gate_values, up_values] = &mut values;
+    let product = |weights, out| Product {
+        weights,
+        bias: None,
+        out,
+        accumulate: false,
+    };
+    matmul_many(
+        pool,
+        x,
+        [product(gate, gate_values), product(up, up_values)],
+    );
+    elementwise::glu(glu, gate_values, up_values);
+    out.load(pool, gate_values, num_rows, width);
 }

@@ -4,6 +4,7 @@
 //! engine is idle, so an idle server uses no CPU.
 
 use std::any::Any;
+use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -28,18 +29,26 @@ struct Shared {
     epoch: AtomicUsize,
     remaining: AtomicUsize,
     stop: AtomicBool,
-    task: Mutex<Option<TaskPointer>>,
-    parked: Mutex<usize>,
+    /// Written by `run` before `epoch` changes, read by workers after they saw it change.
+    task: UnsafeCell<Option<TaskPointer>>,
+    /// Whether a section runs.
+    is_busy: AtomicBool,
+    /// Workers that sleep or are about to.
+    num_parked: AtomicUsize,
+    parking: Mutex<()>,
     wake: Condvar,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
+    has_panicked: AtomicBool,
 }
+
+// SAFETY: `task` is written only while `is_busy` is held and no worker runs, and read only between an
+// epoch's start and the decrement of `remaining` that `run` waits for.
+unsafe impl Sync for Shared {}
 
 /// Threads that run one task together; the caller is thread 0.
 pub struct ThreadPool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    /// Sections run one at a time even when the pool is shared.
-    section: Mutex<()>,
 }
 
 impl ThreadPool {
@@ -49,10 +58,13 @@ impl ThreadPool {
             epoch: AtomicUsize::new(0),
             remaining: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
-            task: Mutex::new(None),
-            parked: Mutex::new(0),
+            task: UnsafeCell::new(None),
+            is_busy: AtomicBool::new(false),
+            num_parked: AtomicUsize::new(0),
+            parking: Mutex::new(()),
             wake: Condvar::new(),
             panic: Mutex::new(None),
+            has_panicked: AtomicBool::new(false),
         });
         let num_threads = num_threads.max(1);
         let workers = (1..num_threads)
@@ -69,18 +81,16 @@ impl ThreadPool {
             num_threads - 1,
             "kernel threads could not start"
         );
-        Self {
-            shared,
-            workers,
-            section: Mutex::new(()),
-        }
+        Self { shared, workers }
     }
 
     pub fn num_threads(&self) -> usize {
         self.workers.len() + 1
     }
 
-    /// Calls `task(thread, num_threads)` on every thread and returns when all have finished.
+    /// Calls `task(thread, num_threads)` on every thread and returns when all have finished. Takes no
+    /// lock unless a worker sleeps. Sections run one at a time even when the pool is shared; a task must
+    /// not start another.
     ///
     /// # Panics
     /// A panic of any thread is carried to the caller after the others have finished.
@@ -89,36 +99,46 @@ impl ThreadPool {
             task(0, 1);
             return;
         }
-        let section = self
-            .section
-            .lock()
-            .unwrap_or_else(|poison| poison.into_inner());
         let shared = &*self.shared;
+        let mut rounds = 0;
+        while shared.is_busy.swap(true, Ordering::Acquire) {
+            spin(&mut rounds);
+        }
         // SAFETY: only the lifetime changes; this function returns after every worker is done.
         let pointer = unsafe {
             std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync + 'a), *const Task>(task)
         };
-        *lock(&shared.task) = Some(TaskPointer(pointer));
+        // SAFETY: `is_busy` is held and no worker runs.
+        unsafe { *shared.task.get() = Some(TaskPointer(pointer)) };
         shared
             .remaining
             .store(self.workers.len(), Ordering::Relaxed);
-        {
-            // The epoch changes under the lock so that a worker about to park can't miss it.
-            let parked = lock(&shared.parked);
-            shared.epoch.fetch_add(1, Ordering::Release);
-            if *parked > 0 {
-                shared.wake.notify_all();
-            }
-        }
+        shared.start_epoch();
         let own = catch_unwind(AssertUnwindSafe(|| task(0, self.num_threads())));
         let mut rounds = 0;
         while shared.remaining.load(Ordering::Acquire) > 0 {
             spin(&mut rounds);
         }
-        drop(section);
-        let worker_panic = lock(&shared.panic).take();
+        let worker_panic = if shared.has_panicked.swap(false, Ordering::Relaxed) {
+            lock(&shared.panic).take()
+        } else {
+            None
+        };
+        shared.is_busy.store(false, Ordering::Release);
         if let Some(payload) = own.err().or(worker_panic) {
             resume_unwind(payload);
+        }
+    }
+}
+
+impl Shared {
+    /// Lets every worker go once. Sequential consistency orders this against a worker that parks: either
+    /// it sees the new epoch, or this sees it parked and wakes it.
+    fn start_epoch(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        if self.num_parked.load(Ordering::SeqCst) > 0 {
+            let _parking = lock(&self.parking);
+            self.wake.notify_all();
         }
     }
 }
@@ -126,11 +146,7 @@ impl ThreadPool {
 impl Drop for ThreadPool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        {
-            let _parked = lock(&self.shared.parked);
-            self.shared.epoch.fetch_add(1, Ordering::Release);
-            self.shared.wake.notify_all();
-        }
+        self.shared.start_epoch();
         for worker in self.workers.drain(..) {
             let _ = worker.join();
         }
@@ -158,12 +174,14 @@ fn worker(shared: &Shared, thread: usize, num_threads: usize) {
         if shared.stop.load(Ordering::Relaxed) {
             return;
         }
-        let task = *lock(&shared.task);
+        // SAFETY: the epoch has started, so the task is written and stays until `remaining` falls.
+        let task = unsafe { *shared.task.get() };
         if let Some(TaskPointer(task)) = task {
             // SAFETY: `run` waits for `remaining`, so the task outlives this call.
             let task = unsafe { &*task };
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(thread, num_threads))) {
                 *lock(&shared.panic) = Some(payload);
+                shared.has_panicked.store(true, Ordering::Relaxed);
             }
         }
         shared.remaining.fetch_sub(1, Ordering::Release);
@@ -178,15 +196,15 @@ fn wait_for_epoch(shared: &Shared, seen: usize) {
         }
         spin(&mut rounds);
     }
-    let mut parked = lock(&shared.parked);
-    *parked += 1;
-    while shared.epoch.load(Ordering::Acquire) == seen {
-        parked = shared
+    let mut parking = lock(&shared.parking);
+    shared.num_parked.fetch_add(1, Ordering::SeqCst);
+    while shared.epoch.load(Ordering::SeqCst) == seen {
+        parking = shared
             .wake
-            .wait(parked)
+            .wait(parking)
             .unwrap_or_else(|poison| poison.into_inner());
     }
-    *parked -= 1;
+    shared.num_parked.fetch_sub(1, Ordering::SeqCst);
 }
 
 #[cfg(test)]

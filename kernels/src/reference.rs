@@ -16,7 +16,7 @@ fn high_bit(block: &[u8], at: usize, index: usize) -> u8 {
 }
 
 /// The 6-bit scale and minimum of sub-block `index` (0..8) in a Q4_K or Q5_K block.
-fn k_scale_min(scales: &[u8], index: usize) -> (u8, u8) {
+pub(crate) fn k_scale_min(scales: &[u8], index: usize) -> (u8, u8) {
     if index < 4 {
         (scales[index] & 63, scales[index + 4] & 63)
     } else {
@@ -34,85 +34,132 @@ pub struct SubBlock {
     pub offset: f32,
 }
 
-/// Takes a block apart into integer codes and scales: 32 values a sub-block, 16 for Q6_K.
-///
-/// Codes are unsigned except Q8_0's. `codes` and `subs` are overwritten; float types are not blocks.
-pub fn split_block(dtype: DType, block: &[u8], codes: &mut Vec<i16>, subs: &mut Vec<SubBlock>) {
-    codes.clear();
-    subs.clear();
+/// The largest block's values.
+const MAX_BLOCK: usize = 256;
+
+/// A block taken apart.
+#[derive(Debug, Clone)]
+pub struct BlockParts {
+    /// One a value; unsigned except Q8_0's, which are two's complement.
+    pub codes: [u8; MAX_BLOCK],
+    /// One for 32 values, for 16 in Q6_K.
+    pub subs: [SubBlock; MAX_BLOCK / 16],
+}
+
+impl Default for BlockParts {
+    fn default() -> Self {
+        let sub = SubBlock {
+            scale: 0.0,
+            offset: 0.0,
+        };
+        Self {
+            codes: [0; MAX_BLOCK],
+            subs: [sub; MAX_BLOCK / 16],
+        }
+    }
+}
+
+/// Takes a block apart into integer codes and scales; float types are not blocks.
+pub fn split_block(dtype: DType, block: &[u8], parts: &mut BlockParts) {
+    split_codes(dtype, block, parts);
+    split_scales(dtype, block, parts);
+}
+
+/// Values that share a scale.
+fn sub_block_size(dtype: DType) -> usize {
+    if dtype == DType::Q6K { 16 } else { 32 }
+}
+
+/// The codes of a block.
+pub(crate) fn split_codes(dtype: DType, block: &[u8], parts: &mut BlockParts) {
+    let codes = &mut parts.codes;
     match dtype {
-        DType::Q4_0 | DType::Q4_1 | DType::Q5_0 | DType::Q5_1 => {
-            split_legacy(dtype, block, codes, subs);
+        DType::Q4_0 => split_nibbles(&block[2..18], codes),
+        DType::Q4_1 => split_nibbles(&block[4..20], codes),
+        DType::Q5_0 | DType::Q5_1 => {
+            let high = if dtype == DType::Q5_0 { 2 } else { 4 };
+            split_nibbles(&block[high + 4..high + 20], codes);
+            for (index, code) in codes[..32].iter_mut().enumerate() {
+                *code |= high_bit(block, high, index) << 4;
+            }
         }
-        DType::Q8_0 => {
-            codes.extend(block[2..34].iter().map(|byte| i16::from(*byte as i8)));
-            subs.push(SubBlock {
-                scale: half_at(block, 0),
-                offset: 0.0,
-            });
-        }
-        DType::Q4K | DType::Q5K => split_q45k(dtype, block, codes, subs),
-        DType::Q6K => split_q6k(block, codes, subs),
+        DType::Q8_0 => codes[..32].copy_from_slice(&block[2..34]),
+        DType::Q4K | DType::Q5K => split_k45_codes(dtype, block, codes),
+        DType::Q6K => split_q6k_codes(block, codes),
         DType::F32 | DType::F16 | DType::BF16 => unreachable!("float types have no blocks"),
     }
 }
 
-fn split_legacy(dtype: DType, block: &[u8], codes: &mut Vec<i16>, subs: &mut Vec<SubBlock>) {
-    let scale = half_at(block, 0);
-    let (offset, high, low) = match dtype {
-        DType::Q4_0 => (-8.0 * scale, None, 2),
-        DType::Q4_1 => (half_at(block, 2), None, 4),
-        DType::Q5_0 => (-16.0 * scale, Some(2), 6),
-        _ => (half_at(block, 2), Some(4), 8),
-    };
-    for index in 0..32 {
-        let byte = block[low + index % 16];
-        let nibble = if index < 16 { byte & 15 } else { byte >> 4 };
-        let bit = high.map_or(0, |at| high_bit(block, at, index));
-        codes.push(i16::from(nibble | (bit << 4)));
+/// Sixteen bytes whose low nibbles are the first half of a block, high nibbles the second.
+fn split_nibbles(bytes: &[u8], codes: &mut [u8; MAX_BLOCK]) {
+    for (index, byte) in bytes.iter().enumerate() {
+        codes[index] = byte & 15;
+        codes[index + 16] = byte >> 4;
     }
-    subs.push(SubBlock { scale, offset });
 }
 
-fn split_q45k(dtype: DType, block: &[u8], codes: &mut Vec<i16>, subs: &mut Vec<SubBlock>) {
-    let (d, d_min) = (half_at(block, 0), half_at(block, 2));
-    let scales = &block[4..16];
+fn split_k45_codes(dtype: DType, block: &[u8], codes: &mut [u8; MAX_BLOCK]) {
     let low = if dtype == DType::Q4K { 16 } else { 48 };
-    for sub in 0..8 {
-        let (scale, min) = k_scale_min(scales, sub);
-        subs.push(SubBlock {
-            scale: d * f32::from(scale),
-            offset: -d_min * f32::from(min),
-        });
+    for (pair, codes) in codes.chunks_exact_mut(64).enumerate() {
+        let bytes = &block[low + 32 * pair..][..32];
+        let (first, second) = codes.split_at_mut(32);
         for index in 0..32 {
-            let byte = block[low + (sub / 2) * 32 + index];
-            let nibble = if sub % 2 == 0 { byte & 15 } else { byte >> 4 };
-            let bit = match dtype {
-                DType::Q5K => (block[16 + index] >> sub) & 1,
-                _ => 0,
-            };
-            codes.push(i16::from(nibble | (bit << 4)));
+            first[index] = bytes[index] & 15;
+            second[index] = bytes[index] >> 4;
+        }
+        if dtype == DType::Q5K {
+            for (index, bits) in block[16..48].iter().enumerate() {
+                first[index] |= ((bits >> (2 * pair)) & 1) << 4;
+                second[index] |= ((bits >> (2 * pair + 1)) & 1) << 4;
+            }
         }
     }
 }
 
-fn split_q6k(block: &[u8], codes: &mut Vec<i16>, subs: &mut Vec<SubBlock>) {
-    let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
-    let d = half_at(block, 208);
-    for index in 0..256 {
-        let (part, within) = (index / 128, index % 128);
-        let (quarter, lane) = (within / 32, within % 32);
-        let byte = low[part * 64 + (quarter % 2) * 32 + lane];
-        let nibble = if quarter < 2 { byte & 15 } else { byte >> 4 };
-        let bits = (high[part * 32 + lane] >> (2 * quarter)) & 3;
-        codes.push(i16::from(nibble | (bits << 4)));
+fn split_q6k_codes(block: &[u8], codes: &mut [u8; MAX_BLOCK]) {
+    let (low, high) = (&block[..128], &block[128..192]);
+    for (part, codes) in codes.chunks_exact_mut(128).enumerate() {
+        for (quarter, codes) in codes.chunks_exact_mut(32).enumerate() {
+            let low = &low[part * 64 + (quarter % 2) * 32..][..32];
+            let high = &high[part * 32..][..32];
+            for ((code, low), high) in codes.iter_mut().zip(low).zip(high) {
+                let nibble = if quarter < 2 { low & 15 } else { low >> 4 };
+                *code = nibble | (((high >> (2 * quarter)) & 3) << 4);
+            }
+        }
     }
-    for scale in scales {
-        let scale = d * f32::from(*scale as i8);
-        subs.push(SubBlock {
-            scale,
-            offset: -32.0 * scale,
-        });
+}
+
+/// The scales of a block.
+fn split_scales(dtype: DType, block: &[u8], parts: &mut BlockParts) {
+    let scale = half_at(block, 0);
+    let with = |offset: f32| SubBlock { scale, offset };
+    match dtype {
+        DType::Q4_0 => parts.subs[0] = with(-8.0 * scale),
+        DType::Q5_0 => parts.subs[0] = with(-16.0 * scale),
+        DType::Q4_1 | DType::Q5_1 => parts.subs[0] = with(half_at(block, 2)),
+        DType::Q8_0 => parts.subs[0] = with(0.0),
+        DType::Q4K | DType::Q5K => {
+            let d_min = half_at(block, 2);
+            for (index, sub) in parts.subs[..8].iter_mut().enumerate() {
+                let (factor, min) = k_scale_min(&block[4..16], index);
+                *sub = SubBlock {
+                    scale: scale * f32::from(factor),
+                    offset: -d_min * f32::from(min),
+                };
+            }
+        }
+        DType::Q6K => {
+            let d = half_at(block, 208);
+            for (factor, sub) in block[192..208].iter().zip(&mut parts.subs) {
+                let scale = d * f32::from(*factor as i8);
+                *sub = SubBlock {
+                    scale,
+                    offset: -32.0 * scale,
+                };
+            }
+        }
+        DType::F32 | DType::F16 | DType::BF16 => unreachable!("float types have no blocks"),
     }
 }
 
@@ -138,14 +185,19 @@ pub fn dequantize(dtype: DType, data: &[u8], out: &mut [f32]) {
             }
         }
         _ => {
-            let (mut codes, mut subs) = (Vec::new(), Vec::new());
+            let mut parts = BlockParts::default();
+            let width = sub_block_size(dtype);
             let blocks = data.chunks_exact(dtype.block_bytes());
             for (values, block) in out.chunks_exact_mut(dtype.block_size()).zip(blocks) {
-                split_block(dtype, block, &mut codes, &mut subs);
-                let width = codes.len() / subs.len();
+                split_block(dtype, block, &mut parts);
                 for (index, value) in values.iter_mut().enumerate() {
-                    let sub = subs[index / width];
-                    *value = sub.scale * f32::from(codes[index]) + sub.offset;
+                    let (code, sub) = (parts.codes[index], parts.subs[index / width]);
+                    let code = if dtype == DType::Q8_0 {
+                        f32::from(code as i8)
+                    } else {
+                        f32::from(code)
+                    };
+                    *value = sub.scale * code + sub.offset;
                 }
             }
         }

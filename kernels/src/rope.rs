@@ -1,6 +1,8 @@
 //! Rotary position embeddings.
 
-use crate::norm::for_rows;
+use crate::cpu;
+use crate::kv_cache::KvCache;
+use crate::partition::{SharedSlice, for_rows};
 use crate::pool::ThreadPool;
 
 /// Which elements of a head rotate together.
@@ -56,8 +58,30 @@ impl RopeTable {
         }
     }
 
-    /// Rotates `x` (`[num_rows, num_heads * head_dim]`) in place; elements past the rotary dimension
-    /// stay as they are.
+    /// Rotates the heads of one row in place; elements past the rotary dimension stay as they are.
+    ///
+    /// # Panics
+    /// When the position is outside the table.
+    fn rotate(&self, kind: RopeKind, row: &mut [f32], head_dim: usize, position: u32) {
+        let half = self.half_dim;
+        let angles = &self.angles[position as usize * half..][..half];
+        for head in row.chunks_exact_mut(head_dim) {
+            match kind {
+                RopeKind::Norm => {
+                    for (pair, (cos, sin)) in head.as_chunks_mut::<2>().0.iter_mut().zip(angles) {
+                        let [a, b] = *pair;
+                        *pair = [a * cos - b * sin, a * sin + b * cos];
+                    }
+                }
+                RopeKind::Neox => {
+                    let (low, high) = head.split_at_mut(half);
+                    cpu::rotate_halves(low, high, angles);
+                }
+            }
+        }
+    }
+
+    /// Rotates `x` (`[num_rows, num_heads * head_dim]`) in place.
     ///
     /// # Panics
     /// When a position is outside the table or lengths do not fit.
@@ -69,37 +93,92 @@ impl RopeTable {
         head_dim: usize,
         positions: &[u32],
     ) {
-        if positions.is_empty() {
-            return;
-        }
-        let half = self.half_dim;
-        assert!(2 * half <= head_dim, "the rotary dimension fits a head");
+        self.check(head_dim, positions);
+        let width = x.len() / positions.len().max(1);
+        let x = SharedSlice::new(x);
+        for_rows(pool, positions.len(), |row| {
+            // SAFETY: each row is taken once.
+            let row_values = unsafe { x.slice_mut(row * width, width) };
+            self.rotate(kind, row_values, head_dim, positions[row]);
+        });
+    }
+
+    fn check(&self, head_dim: usize, positions: &[u32]) {
+        assert!(
+            2 * self.half_dim <= head_dim,
+            "the rotary dimension fits a head"
+        );
         assert!(
             positions
                 .iter()
                 .all(|position| (*position as usize) < self.num_positions),
             "position out of range"
         );
-        let width = x.len() / positions.len();
-        for_rows(pool, x, width, |row, x| {
-            let angles = &self.angles[positions[row] as usize * half..][..half];
-            for head in x.chunks_exact_mut(head_dim) {
-                match kind {
-                    RopeKind::Norm => {
-                        for (pair, (cos, sin)) in head.as_chunks_mut::<2>().0.iter_mut().zip(angles)
-                        {
-                            let [a, b] = *pair;
-                            *pair = [a * cos - b * sin, a * sin + b * cos];
-                        }
-                    }
-                    RopeKind::Neox => {
-                        let (low, high) = head.split_at_mut(half);
-                        for ((a, b), (cos, sin)) in low.iter_mut().zip(high).zip(angles) {
-                            (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
-                        }
-                    }
+    }
+}
+
+/// How queries and keys become what attention reads.
+pub struct Rotation<'a> {
+    pub table: &'a RopeTable,
+    pub kind: RopeKind,
+    /// `[head_dim]`: RMS norm on each head of Q, of K, before the rotation.
+    pub q_norm: Option<&'a [f32]>,
+    pub k_norm: Option<&'a [f32]>,
+    pub eps: f32,
+    /// `[num_rows]`
+    pub positions: &'a [u32],
+}
+
+/// Normalises and rotates `q` and `k` in place and writes `k` and `v` into one layer of the cache, in one
+/// pass over the rows. `q` is `[num_rows, num_heads * head_dim]`, `k` and `v` are
+/// `[num_rows, num_kv_heads * head_dim]`; row `i` goes to `slot_mapping[i]`.
+///
+/// # Panics
+/// When shapes, positions or slots do not fit.
+#[allow(clippy::too_many_arguments)]
+pub fn rotate_and_cache(
+    pool: &ThreadPool,
+    rotation: &Rotation<'_>,
+    cache: &mut KvCache,
+    layer: usize,
+    slot_mapping: &[u32],
+    q: &mut [f32],
+    k: &mut [f32],
+    v: &[f32],
+) {
+    let num_rows = rotation.positions.len();
+    let (head_dim, kv_width) = (cache.head_dim(), cache.num_kv_heads() * cache.head_dim());
+    rotation.table.check(head_dim, rotation.positions);
+    assert_eq!(slot_mapping.len(), num_rows, "one slot a row");
+    assert_eq!(
+        k.len(),
+        num_rows * kv_width,
+        "k is [rows, kv_heads * head_dim]"
+    );
+    assert_eq!(v.len(), k.len(), "v is shaped as k");
+    let q_width = q.len() / num_rows.max(1);
+    let writer = cache.writer(layer, slot_mapping);
+    let (q, k) = (SharedSlice::new(q), SharedSlice::new(k));
+    for_rows(pool, num_rows, |row| {
+        // SAFETY: each row is taken once.
+        let (q, k) = unsafe {
+            (
+                q.slice_mut(row * q_width, q_width),
+                k.slice_mut(row * kv_width, kv_width),
+            )
+        };
+        let norms = [rotation.q_norm, rotation.k_norm];
+        for (values, norm) in [&mut *q, &mut *k].into_iter().zip(norms) {
+            if let Some(norm) = norm {
+                for head in values.chunks_exact_mut(head_dim) {
+                    cpu::rms_norm_row(head, norm, rotation.eps);
                 }
             }
-        });
-    }
+            rotation
+                .table
+                .rotate(rotation.kind, values, head_dim, rotation.positions[row]);
+        }
+        // SAFETY: each row is taken once.
+        unsafe { writer.write(row, k, &v[row * kv_width..][..kv_width]) };
+    });
 }

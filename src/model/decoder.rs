@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use ponder_kernels::elementwise::{add_assign, gelu_tanh_mul, scale, silu_mul, softcap};
-use ponder_kernels::norm::{rms_norm, rms_norm_in_place};
+use ponder_kernels::elementwise::{scale, softcap};
+use ponder_kernels::norm::add_normed;
 use ponder_kernels::{
-    Activations, AttentionParams, AttentionRows, KvCache, PackedMatrix, Product, RopeTable,
-    ThreadPool, matmul, matmul_many, paged_attention,
+    Activations, AttentionParams, AttentionPlan, AttentionRows, KvCache, PackedMatrix, Product,
+    RopeTable, Rotation, ThreadPool, matmul, matmul_glu, matmul_many, paged_attention,
+    rotate_and_cache,
 };
 
 use super::causal_lm::{BlockId, CausalLm, ForwardBatch, ForwardError, ModelInfo};
 use super::config::ModelConfig;
-use super::layers::{Activation, ArchitecturePlan, Attention, Layer, Linear, Mlp};
+use super::layers::{ArchitecturePlan, Attention, Layer, Linear, Mlp};
 use super::weights::{LoadError, WeightSource, Weights};
 
 /// Bytes of one f16 value in the KV cache.
@@ -38,17 +39,18 @@ pub struct Decoder {
 #[derive(Default)]
 struct Scratch {
     activations: Activations,
+    /// What the MLP's down projection reads.
+    gated: Activations,
+    attention: AttentionPlan,
     /// `[rows, hidden_size]`, the residual stream.
     x: Vec<f32>,
-    /// `[rows, hidden_size]`
+    /// `[rows, hidden_size]`, a sub-layer's output where it is normalised before it is added.
     h: Vec<f32>,
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
     /// `[rows, num_heads * head_dim]`
     attended: Vec<f32>,
-    gate: Vec<f32>,
-    up: Vec<f32>,
 }
 
 impl Decoder {
@@ -87,7 +89,11 @@ impl Decoder {
         let local_rope = plan
             .local_rope_theta
             .map(|theta| RopeTable::new(config.head_dim, num_positions, theta, None, 1.0));
-        let matrices = layers.iter().map(Layer::nbytes).sum::<usize>();
+        let matrices = layers
+            .iter()
+            .flat_map(Layer::matrices)
+            .map(PackedMatrix::nbytes)
+            .sum::<usize>();
         let info = ModelInfo {
             vocab_size,
             max_position_embeddings: config.max_position_embeddings,
@@ -141,8 +147,7 @@ impl Decoder {
         let (hidden, eps) = (self.config.hidden_size, self.config.rms_norm_eps);
         let num_rows = self.scratch.x.len() / hidden;
         let Scratch { activations, x, .. } = &mut self.scratch;
-        rms_norm_in_place(&self.pool, x, &self.output_norm, eps);
-        activations.load(&self.pool, x, num_rows, hidden);
+        activations.load_normed(&self.pool, x, &self.output_norm, eps);
         logits.resize(num_rows * self.config.vocab_size, 0.0);
         let head = self.head.as_ref().unwrap_or(&self.embeddings);
         matmul(&self.pool, activations, head, None, logits);
@@ -174,11 +179,15 @@ impl CausalLm for Decoder {
         .map_err(|error| ForwardError::Internal(error.to_string()))?;
         self.kv_cache = Some(cache);
         let q_width = config.num_heads * config.head_dim;
-        let widest = config
-            .intermediate_size
-            .max(q_width)
-            .max(config.hidden_size);
-        self.scratch.activations = Activations::with_capacity(max_num_rows, widest);
+        let head = self.head.as_ref().unwrap_or(&self.embeddings);
+        let has_floats = !head.is_quantised()
+            || self
+                .layers
+                .iter()
+                .any(|layer| layer.matrices().any(|m| !m.is_quantised()));
+        let activations = |width| Activations::with_capacity(max_num_rows, width, has_floats);
+        self.scratch.activations = activations(q_width.max(config.hidden_size));
+        self.scratch.gated = activations(config.intermediate_size);
         Ok(())
     }
 
@@ -204,6 +213,9 @@ impl CausalLm for Decoder {
                 context_len: sequence.context_len,
             })
             .collect();
+        let num_kv_heads = self.config.num_kv_heads;
+        let plan = &mut self.scratch.attention;
+        plan.plan(&sequences, num_kv_heads, self.pool.num_threads());
         let last_layer = self.layers.len() - 1;
         for (index, layer) in self.layers.iter().enumerate() {
             let mut step = LayerStep {
@@ -253,9 +265,8 @@ impl LayerStep<'_> {
         let (config, pool) = (self.config, self.pool);
         let s = &mut *self.scratch;
         let num_rows = batch.token_ids.len();
-        s.h.resize(s.x.len(), 0.0);
-        rms_norm(pool, &s.x, &layer.norm, config.rms_norm_eps, &mut s.h);
-        s.activations.load(pool, &s.h, num_rows, config.hidden_size);
+        s.activations
+            .load_normed(pool, &s.x, &layer.norm, config.rms_norm_eps);
         s.q.resize(num_rows * config.num_heads * config.head_dim, 0.0);
         s.k.resize(num_rows * config.num_kv_heads * config.head_dim, 0.0);
         s.v.resize(s.k.len(), 0.0);
@@ -265,19 +276,18 @@ impl LayerStep<'_> {
             product(&layer.v, &mut s.v),
         ];
         matmul_many(pool, &s.activations, products);
-        for (norm, rows) in [(&layer.q_norm, &mut s.q), (&layer.k_norm, &mut s.k)] {
-            if let Some(norm) = norm {
-                rms_norm_in_place(pool, rows, norm, config.rms_norm_eps);
-            }
-            rope.apply(
-                pool,
-                self.plan.rope_kind,
-                rows,
-                config.head_dim,
-                batch.positions,
-            );
-        }
-        cache.write(pool, index, batch.slot_mapping, &s.k, &s.v);
+        let rotation = Rotation {
+            table: rope,
+            kind: self.plan.rope_kind,
+            q_norm: layer.q_norm.as_deref(),
+            k_norm: layer.k_norm.as_deref(),
+            eps: config.rms_norm_eps,
+            positions: batch.positions,
+        };
+        let slots = batch.slot_mapping;
+        rotate_and_cache(
+            pool, &rotation, cache, index, slots, &mut s.q, &mut s.k, &s.v,
+        );
         let params = AttentionParams {
             num_heads: config.num_heads,
             num_kv_heads: config.num_kv_heads,
@@ -292,6 +302,7 @@ impl LayerStep<'_> {
             &params,
             cache,
             index,
+            &s.attention,
             &s.q,
             sequences,
             &mut s.attended,
@@ -306,43 +317,49 @@ impl LayerStep<'_> {
     }
 
     fn add_attention(&mut self, layer: &Attention) {
-        let (config, pool) = (self.config, self.pool);
         let s = &mut *self.scratch;
-        let width = config.num_heads * config.head_dim;
+        let width = self.config.num_heads * self.config.head_dim;
         let num_rows = s.attended.len() / width;
-        s.activations.load(pool, &s.attended, num_rows, width);
-        s.h.resize(num_rows * config.hidden_size, 0.0);
-        matmul_many(pool, &s.activations, [product(&layer.output, &mut s.h)]);
-        if let Some(norm) = &layer.post_norm {
-            rms_norm_in_place(pool, &mut s.h, norm, config.rms_norm_eps);
-        }
-        add_assign(&mut s.x, &s.h);
+        s.activations.load(self.pool, &s.attended, num_rows, width);
+        let (pool, eps) = (self.pool, self.config.rms_norm_eps);
+        let (x, h) = (&mut s.x[..], &mut s.h);
+        let residual = Residual { pool, eps, x, h };
+        residual.add(&s.activations, &layer.output, layer.post_norm.as_deref());
     }
 
     fn add_mlp(&mut self, layer: &Mlp) {
-        let (config, pool) = (self.config, self.pool);
+        let (pool, eps) = (self.pool, self.config.rms_norm_eps);
         let s = &mut *self.scratch;
-        let num_rows = s.x.len() / config.hidden_size;
-        let width = config.intermediate_size;
-        rms_norm(pool, &s.x, &layer.norm, config.rms_norm_eps, &mut s.h);
-        s.activations.load(pool, &s.h, num_rows, config.hidden_size);
-        s.gate.resize(num_rows * width, 0.0);
-        s.up.resize(num_rows * width, 0.0);
-        let products = [
-            product(&layer.gate, &mut s.gate),
-            product(&layer.up, &mut s.up),
-        ];
-        matmul_many(pool, &s.activations, products);
-        match self.plan.activation {
-            Activation::Silu => silu_mul(pool, &mut s.gate, &s.up, width),
-            Activation::GeluTanh => gelu_tanh_mul(pool, &mut s.gate, &s.up, width),
-        }
-        s.activations.load(pool, &s.gate, num_rows, width);
-        matmul_many(pool, &s.activations, [product(&layer.down, &mut s.h)]);
-        if let Some(norm) = &layer.post_norm {
-            rms_norm_in_place(pool, &mut s.h, norm, config.rms_norm_eps);
-        }
-        add_assign(&mut s.x, &s.h);
+        s.activations.load_normed(pool, &s.x, &layer.norm, eps);
+        let (gate, up) = (&layer.gate.weights, &layer.up.weights);
+        matmul_glu(pool, &s.activations, gate, up, self.plan.glu, &mut s.gated);
+        let (x, h) = (&mut s.x[..], &mut s.h);
+        let residual = Residual { pool, eps, x, h };
+        residual.add(&s.gated, &layer.down, layer.post_norm.as_deref());
+    }
+}
+
+/// The last step of a sub-layer.
+struct Residual<'a> {
+    pool: &'a ThreadPool,
+    eps: f32,
+    x: &'a mut [f32],
+    h: &'a mut Vec<f32>,
+}
+
+impl Residual<'_> {
+    /// Adds a product, normalised where the architecture does, to the residual stream.
+    fn add(self, input: &Activations, linear: &Linear, post_norm: Option<&[f32]>) {
+        let Some(norm) = post_norm else {
+            let product = Product {
+                accumulate: true,
+                ..product(linear, self.x)
+            };
+            return matmul_many(self.pool, input, [product]);
+        };
+        self.h.resize(self.x.len(), 0.0);
+        matmul_many(self.pool, input, [product(linear, self.h)]);
+        add_normed(self.pool, self.x, self.h, norm, self.eps);
     }
 }
 
@@ -351,6 +368,7 @@ fn product<'a>(linear: &'a Linear, out: &'a mut [f32]) -> Product<'a> {
         weights: &linear.weights,
         bias: linear.bias.as_deref(),
         out,
+        accumulate: false,
     }
 }
 

@@ -1,10 +1,10 @@
 //! Gemma 3 text models: norms after attention and MLP too, GELU, five sliding-window layers for each
 //! global one. <https://arxiv.org/abs/2503.19786>
 
-use ponder_kernels::RopeKind;
+use ponder_kernels::{Glu, RopeKind};
 
 use super::config::ModelConfig;
-use super::layers::{Activation, ArchitecturePlan};
+use super::layers::ArchitecturePlan;
 
 /// Every sixth layer sees the whole context.
 const GLOBAL_EVERY: usize = 6;
@@ -17,7 +17,7 @@ pub(super) fn plan(config: &ModelConfig) -> ArchitecturePlan {
         qkv_bias: false,
         qk_norm: true,
         post_norms: true,
-        activation: Activation::GeluTanh,
+        glu: Glu::GeluTanh,
         embedding_scale: (config.hidden_size as f32).sqrt(),
         local_rope_theta: Some(LOCAL_ROPE_THETA),
         is_local: |layer| !(layer + 1).is_multiple_of(GLOBAL_EVERY),

@@ -1,17 +1,10 @@
 //! The parts that every decoder is made of, and the differences an architecture may choose.
 
-use ponder_kernels::{PackedMatrix, RopeKind};
+use ponder_kernels::{Glu, PackedMatrix, RopeKind};
 
 use super::config::{Architecture, ModelConfig};
 use super::weights::{LoadError, WeightSource, Weights};
 use super::{gemma3, llama, qwen2, qwen3};
-
-/// The gate of the MLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Activation {
-    Silu,
-    GeluTanh,
-}
 
 /// What differs between architectures.
 #[derive(Debug, Clone, Copy)]
@@ -22,7 +15,7 @@ pub(super) struct ArchitecturePlan {
     pub qk_norm: bool,
     /// RMS norms on the outputs of attention and MLP.
     pub post_norms: bool,
-    pub activation: Activation,
+    pub glu: Glu,
     pub embedding_scale: f32,
     /// RoPE base of layers with a sliding window.
     pub local_rope_theta: Option<f32>,
@@ -119,8 +112,7 @@ impl Layer {
         })
     }
 
-    /// Bytes of the matrices.
-    pub(super) fn nbytes(&self) -> usize {
+    pub(super) fn matrices(&self) -> impl Iterator<Item = &PackedMatrix> {
         let (attention, mlp) = (&self.attention, &self.mlp);
         [
             &attention.q,
@@ -131,8 +123,7 @@ impl Layer {
             &mlp.up,
             &mlp.down,
         ]
-        .iter()
-        .map(|linear| linear.weights.nbytes())
-        .sum()
+        .into_iter()
+        .map(|linear| &linear.weights)
     }
 }

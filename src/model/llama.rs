@@ -1,10 +1,10 @@
 //! Llama and everything with its shape: pre-norm, SiLU-gated MLP, no biases.
 //! <https://arxiv.org/abs/2302.13971>
 
-use ponder_kernels::RopeKind;
+use ponder_kernels::{Glu, RopeKind};
 
 use super::config::ModelConfig;
-use super::layers::{Activation, ArchitecturePlan};
+use super::layers::ArchitecturePlan;
 
 pub(super) fn plan(config: &ModelConfig) -> ArchitecturePlan {
     ArchitecturePlan {
@@ -16,7 +16,7 @@ pub(super) fn plan(config: &ModelConfig) -> ArchitecturePlan {
         qkv_bias: false,
         qk_norm: false,
         post_norms: false,
-        activation: Activation::Silu,
+        glu: Glu::Silu,
         embedding_scale: 1.0,
         local_rope_theta: None,
         is_local: |_| false,

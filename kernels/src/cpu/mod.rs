@@ -1,14 +1,25 @@
 //! The one place that chooses an instruction set.
 
-mod portable;
 #[cfg(target_arch = "x86_64")]
-mod x86;
+mod amx;
+mod attend;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod float;
+mod portable;
+mod rows;
+mod vector;
 
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use crate::activations::{Activations, QuantisedRow};
-use crate::matrix::{PANEL_ROWS, PackedMatrix};
+pub(crate) use attend::{QueryState, TILE_TOKENS, TileInput};
+
+use crate::activations::{Activations, BlockInfo};
+use crate::matrix::PackedMatrix;
+use crate::panel::PANEL_ROWS;
 
 /// An instruction set with kernels of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +27,11 @@ pub(crate) enum Isa {
     Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// AVX-512, and AMX tiles for products of many rows.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 impl Isa {
@@ -24,94 +40,216 @@ impl Isa {
             Isa::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => "avx512-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => "amx-int8",
         }
+    }
+
+    /// The sets this machine has, best first.
+    fn available() -> Vec<Self> {
+        let mut sets = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c");
+            if avx2
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vnni")
+            {
+                if amx::is_available() {
+                    sets.push(Isa::Amx);
+                }
+                sets.push(Isa::Avx512);
+            }
+            if avx2 {
+                sets.push(Isa::Avx2);
+            }
+        }
+        sets.push(Isa::Portable);
+        sets
     }
 }
 
-/// The best instruction set of this machine, found once.
+/// The variable that names the instruction set to use, for tests and comparisons.
+const ISA_VARIABLE: &str = "PONDER_ISA";
+
+/// The best instruction set of this machine, or the one that `PONDER_ISA` names if the machine has it;
+/// found once.
 pub(crate) fn isa() -> Isa {
     static ISA: OnceLock<Isa> = OnceLock::new();
     *ISA.get_or_init(|| {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c")
-        {
-            return Isa::Avx2;
-        }
-        Isa::Portable
+        let available = Isa::available();
+        let wanted = std::env::var(ISA_VARIABLE).unwrap_or_default();
+        let named = available.iter().find(|isa| isa.name() == wanted);
+        *named.unwrap_or(&available[0])
     })
 }
 
-/// Receives the results of one activation row for one panel: `(row, [PANEL_ROWS] values)`.
-pub(crate) type Sink<'a> = dyn Fn(usize, &[f32; PANEL_ROWS]) + 'a;
+/// Up to this many rows AVX-512 keeps all sums in registers and needs no unpacked panel.
+#[cfg(target_arch = "x86_64")]
+const AMX_MIN_ROWS: usize = 8;
 
-/// The product of some activation rows with one panel of output rows.
+/// A panel unpacked to bytes, so that many activation rows share the work; reused by a thread.
+#[derive(Debug, Default)]
+pub(crate) struct DecodedPanel {
+    lines: Vec<Line>,
+}
+
+/// 64 bytes on their own cache line.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+impl DecodedPanel {
+    /// Room for `count` lines.
+    #[cfg(target_arch = "x86_64")]
+    fn lines(&mut self, count: usize) -> &mut [Line] {
+        if self.lines.len() < count {
+            self.lines.resize(count, Line([0; 64]));
+        }
+        &mut self.lines[..count]
+    }
+}
+
+/// The product of some activation rows with one panel of output rows; `out` is
+/// `[rows.len(), PANEL_ROWS]`.
+///
+/// An element's operations do not depend on how many rows there are.
 pub(crate) fn panel_product(
     x: &Activations,
     weights: &PackedMatrix,
     panel: usize,
     rows: Range<usize>,
-    sink: &Sink<'_>,
+    decoded: &mut DecodedPanel,
+    out: &mut [f32],
 ) {
+    assert_eq!(out.len(), rows.len() * PANEL_ROWS, "this is a bug");
+    assert!(rows.end <= x.num_rows, "this is a bug");
+    let Some(quantised) = weights.panel(panel) else {
+        return float_product(x, weights, panel, rows, out);
+    };
     match isa() {
-        Isa::Portable => portable::panel_product(x, weights, panel, rows, sink),
+        Isa::Portable => portable::panel_product(x, quantised, rows, out),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `isa` found AVX2, FMA and F16C on this machine.
-        Isa::Avx2 => unsafe { x86::panel_product(x, weights, panel, rows, sink) },
-    }
-}
-
-/// Quantises one row whose length is a multiple of 32.
-pub(crate) fn quantise_row(x: &[f32], target: QuantisedRow<'_>) {
-    match isa() {
-        Isa::Portable => portable::quantise_row(x, target),
+        Isa::Avx2 => unsafe { avx2::panel_product(x, quantised, rows, out) },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Isa::Avx2 => unsafe { x86::quantise_row(x, target) },
-    }
-}
-
-/// Runs `body` compiled for the machine's best instruction set.
-#[inline]
-pub(crate) fn attend_tile(tile: &TileInput<'_>, states: &mut [QueryState<'_>]) {
-    match isa() {
-        Isa::Portable => portable::attend_tile::<false>(tile, states),
+        // SAFETY: `isa` found AVX-512 and AMX on this machine.
+        Isa::Amx if rows.len() > AMX_MIN_ROWS => unsafe {
+            amx::panel_product(x, quantised, rows, decoded, out)
+        },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Isa::Avx2 => unsafe { x86::attend_tile(tile, states) },
+        // SAFETY: `isa` found AVX-512 F, BW, DQ, VL and VNNI on this machine.
+        Isa::Avx512 | Isa::Amx => unsafe {
+            avx512::panel_product(x, quantised, rows, decoded, out)
+        },
     }
 }
 
-pub(crate) use portable::{QueryState, TILE_TOKENS, TileInput};
+/// Plain Rust, compiled once for every instruction set: `FMA` turns on fused multiply-add.
+macro_rules! compiled_for_each_isa {
+    ($($(#[$doc:meta])* $module:ident::$name:ident($($arg:ident: $type:ty),*);)*) => {$(
+        $(#[$doc])*
+        pub(crate) fn $name($($arg: $type),*) {
+            match isa() {
+                Isa::Portable => $module::$name::<false>($($arg),*),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => {
+                    #[target_feature(enable = "avx2,fma,f16c")]
+                    fn compiled($($arg: $type),*) {
+                        $module::$name::<true>($($arg),*);
+                    }
+                    // SAFETY: `isa` found these on this machine.
+                    unsafe { compiled($($arg),*) }
+                }
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 | Isa::Amx => {
+                    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+                    fn compiled($($arg: $type),*) {
+                        $module::$name::<true>($($arg),*);
+                    }
+                    // SAFETY: `isa` found these on this machine.
+                    unsafe { compiled($($arg),*) }
+                }
+            }
+        }
+    )*};
+}
+
+compiled_for_each_isa! {
+    /// The product of some rows with sixteen rows of float weights; `out` is `[rows.len(), PANEL_ROWS]`.
+    float::float_product(
+        x: &Activations,
+        weights: &PackedMatrix,
+        panel: usize,
+        rows: Range<usize>,
+        out: &mut [f32]
+    );
+    /// `x = x / sqrt(mean(x^2) + eps) * weight`
+    rows::rms_norm_row(x: &mut [f32], weight: &[f32], eps: f32);
+    /// `x += y`
+    rows::add_assign(x: &mut [f32], y: &[f32]);
+    /// `gate[i] = silu(gate[i]) * up[i]`
+    rows::silu_mul(gate: &mut [f32], up: &[f32]);
+    /// `gate[i] = gelu_tanh(gate[i]) * up[i]`
+    rows::gelu_tanh_mul(gate: &mut [f32], up: &[f32]);
+    /// Rotates pairs `(low[i], high[i])` by `angles[i]` (cos, sin).
+    rows::rotate_halves(low: &mut [f32], high: &mut [f32], angles: &[(f32, f32)]);
+}
 
 /// Converts f16 bits to f32.
 #[inline]
 pub(crate) fn widen_halves(source: &[u16], out: &mut [f32]) {
     match isa() {
-        Isa::Portable => portable::widen_halves(source, out),
+        Isa::Portable => rows::widen_halves(source, out),
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Isa::Avx2 => unsafe { x86::widen_halves(source, out) },
+        // SAFETY: `isa` found AVX2 and F16C on this machine.
+        Isa::Avx2 => unsafe { avx2::widen_halves(source, out) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `isa` found AVX-512 F on this machine.
+        Isa::Avx512 | Isa::Amx => unsafe { avx512::widen_halves(source, out) },
     }
 }
 
-/// `gate[i] = silu(gate[i]) * up[i]`
-pub(crate) fn silu_mul(gate: &mut [f32], up: &[f32]) {
-    match isa() {
-        Isa::Portable => portable::silu_mul::<false>(gate, up),
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Isa::Avx2 => unsafe { x86::silu_mul(gate, up) },
-    }
+/// As above, for bodies written with [`vector::Vector`].
+macro_rules! vectors_for_each_isa {
+    ($($(#[$doc:meta])* $module:ident::$name:ident($($arg:ident: $type:ty),*);)*) => {$(
+        $(#[$doc])*
+        pub(crate) fn $name($($arg: $type),*) {
+            match isa() {
+                Isa::Portable => $module::$name::<vector::Plain>($($arg),*),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => {
+                    #[target_feature(enable = "avx2,fma,f16c")]
+                    fn compiled($($arg: $type),*) {
+                        $module::$name::<vector::Avx>($($arg),*);
+                    }
+                    // SAFETY: `isa` found these on this machine.
+                    unsafe { compiled($($arg),*) }
+                }
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 | Isa::Amx => {
+                    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+                    fn compiled($($arg: $type),*) {
+                        $module::$name::<vector::Avx512>($($arg),*);
+                    }
+                    // SAFETY: `isa` found these on this machine.
+                    unsafe { compiled($($arg),*) }
+                }
+            }
+        }
+    )*};
 }
 
-/// `gate[i] = gelu_tanh(gate[i]) * up[i]`
-pub(crate) fn gelu_tanh_mul(gate: &mut [f32], up: &[f32]) {
-    match isa() {
-        Isa::Portable => portable::gelu_tanh_mul::<false>(gate, up),
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Isa::Avx2 => unsafe { x86::gelu_tanh_mul(gate, up) },
-    }
+vectors_for_each_isa! {
+    /// Quantises whole blocks of 32 values.
+    rows::quantise_row(x: &[f32], codes: &mut [i8], infos: &mut [BlockInfo]);
+    /// Adds one tile to each query's running softmax.
+    attend::attend_tile(tile: &TileInput<'_>, states: &mut [QueryState], outs: &mut [f32]);
 }

@@ -1,0 +1,166 @@
+//! The inner step of attention in plain Rust, compiled for every instruction set.
+
+use std::ops::Range;
+
+use super::vector::{LANES, Vector, exp};
+
+/// Keys and values processed together by attention.
+pub(crate) const TILE_TOKENS: usize = LANES;
+
+/// Sixteen keys and values of one KV head, widened.
+pub(crate) struct TileInput<'a> {
+    /// `[head_dim, TILE_TOKENS]`
+    pub keys: &'a [f32],
+    /// `[TILE_TOKENS, head_dim]`
+    pub values: &'a [f32],
+    pub scale: f32,
+    pub softcap: Option<f32>,
+    /// The rows' queries; [`QueryState::query`] points into it.
+    pub q: &'a [f32],
+    pub head_dim: usize,
+}
+
+/// One query (a row and head) and its running softmax.
+#[derive(Debug, Clone)]
+pub(crate) struct QueryState {
+    /// Where the query's `head_dim` values begin in `TileInput::q`.
+    pub query: usize,
+    pub max: f32,
+    pub sum: f32,
+    /// Tokens of the tile that this query may see.
+    pub visible: Range<usize>,
+}
+
+/// `outs` is `[states.len(), head_dim]`, the unnormalised outputs. A query's operations do not depend on
+/// the others.
+#[inline(always)]
+pub(super) fn attend_tile<V: Vector>(
+    tile: &TileInput<'_>,
+    states: &mut [QueryState],
+    outs: &mut [f32],
+) {
+    let mut at = 0;
+    while at < states.len() {
+        // Queries hide each other's latency and share loads.
+        let count = V::MAX_SUMS.min(states.len() - at);
+        let states = &mut states[at..at + count];
+        let outs = &mut outs[at * tile.head_dim..(at + count) * tile.head_dim];
+        match count {
+            8 => attend_queries::<V, 8>(tile, states, outs),
+            7 => attend_queries::<V, 7>(tile, states, outs),
+            6 => attend_queries::<V, 6>(tile, states, outs),
+            5 => attend_queries::<V, 5>(tile, states, outs),
+            4 => attend_queries::<V, 4>(tile, states, outs),
+            3 => attend_queries::<V, 3>(tile, states, outs),
+            2 => attend_queries::<V, 2>(tile, states, outs),
+            _ => attend_queries::<V, 1>(tile, states, outs),
+        }
+        at += count;
+    }
+}
+
+#[inline(always)]
+fn attend_queries<V: Vector, const N: usize>(
+    tile: &TileInput<'_>,
+    states: &mut [QueryState],
+    outs: &mut [f32],
+) {
+    let head_dim = tile.head_dim;
+    let mut queries = [&tile.q[..0]; N];
+    for n in 0..N {
+        queries[n] = &tile.q[states[n].query..][..head_dim];
+    }
+    let mut sums = [V::splat(0.0); N];
+    let (keys, _) = tile.keys.as_chunks::<TILE_TOKENS>();
+    for (d, keys) in keys[..head_dim].iter().enumerate() {
+        let keys = V::load(keys);
+        for n in 0..N {
+            sums[n] = sums[n].add_product(V::splat(queries[n][d]), keys);
+        }
+    }
+    let mut weights = [[0.0_f32; TILE_TOKENS]; N];
+    let corrections = update_states(tile, &sums, states, &mut weights);
+    add_values::<V, N>(tile, &weights, &corrections, outs);
+}
+
+/// Turns scores into weights; returns what each earlier sum is multiplied by. A query that sees nothing
+/// of the tile keeps its state: weights 0, correction 1.
+#[inline(always)]
+fn update_states<V: Vector, const N: usize>(
+    tile: &TileInput<'_>,
+    scores: &[V; N],
+    states: &mut [QueryState],
+    weights: &mut [[f32; TILE_TOKENS]; N],
+) -> [f32; LANES] {
+    let zero = V::splat(0.0);
+    // One exponential for the corrections of all queries.
+    let mut changes = [0.0_f32; LANES];
+    for n in 0..N {
+        let state = &mut states[n];
+        let (from, to) = (state.visible.start, state.visible.end);
+        let mut scores = scores[n].mul(V::splat(tile.scale));
+        if let Some(cap) = tile.softcap {
+            let mut values = [0.0; LANES];
+            scores.store(&mut values);
+            scores = V::load(&values.map(|score| cap * (score / cap).tanh()));
+        }
+        let seen = scores.keep(from, to, V::splat(f32::NEG_INFINITY));
+        let max = state.max.max(seen.largest());
+        // Nothing was seen yet by a query whose maximum is still infinite.
+        changes[n] = if max == f32::NEG_INFINITY {
+            0.0
+        } else {
+            state.max - max
+        };
+        let shift = if max == f32::NEG_INFINITY { 0.0 } else { max };
+        exp(scores.sub(V::splat(shift)))
+            .keep(from, to, zero)
+            .store(&mut weights[n]);
+        state.max = max;
+    }
+    // e^-87 stands for e^-inf: the sums it multiplies are 0.
+    let mut corrections = [0.0; LANES];
+    exp(V::load(&changes)).store(&mut corrections);
+    for n in 0..N {
+        states[n].sum = states[n].sum * corrections[n] + V::load(&weights[n]).sum();
+    }
+    corrections
+}
+
+/// `out = out * correction + sum_t weights[t] * values[t]` for every query.
+#[inline(always)]
+fn add_values<V: Vector, const N: usize>(
+    tile: &TileInput<'_>,
+    weights: &[[f32; TILE_TOKENS]; N],
+    corrections: &[f32; LANES],
+    outs: &mut [f32],
+) {
+    let head_dim = tile.head_dim;
+    for start in (0..head_dim - head_dim % LANES).step_by(LANES) {
+        // No closures here: `array::from_fn` isn't always inlined.
+        let mut sums = [V::splat(0.0); N];
+        for n in 0..N {
+            let out = &outs[n * head_dim + start..].as_chunks::<LANES>().0[0];
+            sums[n] = V::load(out).mul(V::splat(corrections[n]));
+        }
+        let columns = tile.values[start..].chunks(head_dim);
+        for (t, values) in columns.enumerate().take(TILE_TOKENS) {
+            let values = V::load(&values.as_chunks::<LANES>().0[0]);
+            for n in 0..N {
+                sums[n] = sums[n].add_product(V::splat(weights[n][t]), values);
+            }
+        }
+        for (n, sum) in sums.into_iter().enumerate() {
+            sum.store(&mut outs[n * head_dim + start..].as_chunks_mut::<LANES>().0[0]);
+        }
+    }
+    for n in 0..N {
+        for d in head_dim - head_dim % LANES..head_dim {
+            let mut sum = outs[n * head_dim + d] * corrections[n];
+            for t in 0..TILE_TOKENS {
+                sum += weights[n][t] * tile.values[t * head_dim + d];
+            }
+            outs[n * head_dim + d] = sum;
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Row operations in plain Rust. Bodies marked `inline(always)` are compiled for every instruction set,
+//! where `FMA` turns on fused multiply-add.
+
+use half::f16;
+
+use super::vector::{LANES, ROUND, Vector};
+use crate::activations::{BlockInfo, Correction};
+use crate::panel::BLOCK_INPUTS;
+
+#[inline(always)]
+pub(super) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// e^x for `x` in -87..=88, clamped outside; relative error below 3e-7.
+///
+/// Cephes' `expf` reduction, written so that it vectorises: the rounding constant 1.5 * 2^23 leaves
+/// the integer part in the low bits.
+#[inline(always)]
+pub(super) fn exp<const FMA: bool>(x: f32) -> f32 {
+    let x = x.clamp(-87.0, 88.0);
+    let shifted = fma::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = fma::<FMA>(n, -0.693_359_4, x);
+    let r = fma::<FMA>(n, 2.121_944_4e-4, r);
+    let mut p = 1.987_569_1e-4;
+    for coefficient in [
+        1.398_199_9e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        1.666_666_5e-1,
+        5e-1,
+    ] {
+        p = fma::<FMA>(p, r, coefficient);
+    }
+    let y = fma::<FMA>(p * r, r, r) + 1.0;
+    let power = shifted
+        .to_bits()
+        .wrapping_sub(ROUND.to_bits())
+        .wrapping_add(127)
+        << 23;
+    y * f32::from_bits(power)
+}
+
+/// Adds lanes pairwise, always in the same order.
+#[inline(always)]
+pub(super) fn tree_sum(mut lanes: [f32; 16]) -> f32 {
+    let mut width = 16 / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// The largest lane.
+#[inline(always)]
+pub(super) fn tree_max(mut lanes: [f32; 16]) -> f32 {
+    let mut width = 8;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = lanes[i].max(lanes[i + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// Quantises whole blocks of 32 values.
+#[inline(always)]
+pub(super) fn quantise_row<V: Vector>(x: &[f32], codes: &mut [i8], infos: &mut [BlockInfo]) {
+    let (blocks, _) = x.as_chunks::<BLOCK_INPUTS>();
+    let (codes, _) = codes.as_chunks_mut::<BLOCK_INPUTS>();
+    for ((block, codes), info) in blocks.iter().zip(codes).zip(infos) {
+        let [low, high] = [0, 1].map(|half| V::load(&block.as_chunks::<LANES>().0[half]));
+        let largest = low.abs().max(high.abs()).largest();
+        let scale = largest / 127.0;
+        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+        // Products are within -127..=127 up to rounding. Infinities and NaN become some code, and the
+        // scale carries them on.
+        let rounded = |x: V| x.mul(V::splat(inverse)).sub(V::splat(-ROUND));
+        let (low_codes, high_codes) = codes.split_at_mut(LANES);
+        let low = rounded(low).store_rounded(&mut low_codes.as_chunks_mut().0[0]);
+        let high = rounded(high).store_rounded(&mut high_codes.as_chunks_mut().0[0]);
+        let sum = low + high;
+        info.scale = scale;
+        info.scaled_sum = scale * sum as f32;
+        info.corrections[Correction::Eight as usize] = -8 * sum;
+        info.corrections[Correction::Sixteen as usize] = -16 * sum;
+        info.corrections[Correction::Signed as usize] = -128 * sum;
+        info.corrections[Correction::LowHalf as usize] = -32 * low;
+        info.corrections[Correction::HighHalf as usize] = -32 * high;
+        info.corrections[Correction::None as usize] = 0;
+    }
+}
+
+#[inline(always)]
+pub(super) fn rms_norm_row<const FMA: bool>(x: &mut [f32], weight: &[f32], eps: f32) {
+    let scale = inverse_rms(x, eps);
+    for (x, weight) in x.iter_mut().zip(weight) {
+        *x *= scale * weight;
+    }
+}
+
+#[inline(always)]
+fn inverse_rms(x: &[f32], eps: f32) -> f32 {
+    // Eight partial sums vectorise; f64 keeps long rows exact.
+    let mut sums = [0.0_f64; 8];
+    let (groups, rest) = x.as_chunks::<8>();
+    for group in groups {
+        for i in 0..8 {
+            sums[i] += f64::from(group[i]) * f64::from(group[i]);
+        }
+    }
+    let tail: f64 = rest.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+    let total: f64 = sums.iter().sum::<f64>() + tail;
+    (1.0 / (total / x.len() as f64 + f64::from(eps)).sqrt()) as f32
+}
+
+#[inline(always)]
+pub(super) fn add_assign<const FMA: bool>(x: &mut [f32], y: &[f32]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x += y;
+    }
+}
+
+#[inline(always)]
+pub(super) fn rotate_halves<const FMA: bool>(
+    low: &mut [f32],
+    high: &mut [f32],
+    angles: &[(f32, f32)],
+) {
+    for ((a, b), (cos, sin)) in low.iter_mut().zip(high).zip(angles) {
+        (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+    }
+}
+
+pub(super) fn widen_halves(source: &[u16], out: &mut [f32]) {
+    for (out, bits) in out.iter_mut().zip(source) {
+        *out = f16::from_bits(*bits).to_f32();
+    }
+}
+
+#[inline(always)]
+pub(super) fn silu_mul<const FMA: bool>(gate: &mut [f32], up: &[f32]) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        *gate = *gate / (1.0 + exp::<FMA>(-*gate)) * up;
+    }
+}
+
+/// The tanh form of GELU: `x * sigmoid(2 u)` with `u = sqrt(2 / pi) (x + 0.044715 x^3)`.
+#[inline(always)]
+pub(super) fn gelu_tanh_mul<const FMA: bool>(gate: &mut [f32], up: &[f32]) {
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+    for (gate, up) in gate.iter_mut().zip(up) {
+        let x = *gate;
+        let u = SQRT_2_OVER_PI * x * fma::<FMA>(0.044_715 * x, x, 1.0);
+        *gate = x / (1.0 + exp::<FMA>(-2.0 * u)) * up;
+    }
+}
