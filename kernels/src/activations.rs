@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 
 use crate::cpu;
+use crate::memory::PageBuffer;
 use crate::panel::BLOCK_INPUTS;
 use crate::partition::{SharedSlice, for_rows};
 use crate::pool::ThreadPool;
@@ -47,8 +48,9 @@ pub struct Activations {
     keeps_values: bool,
     /// `[num_rows, in_features]`, when kept.
     pub(crate) values: Vec<f32>,
-    /// `[num_rows, in_features]`, in -127..=127.
-    pub(crate) codes: Vec<i8>,
+    /// `[num_rows, in_features]`, in -127..=127; on a page so that rows of whole blocks start where a
+    /// cache line or its half does.
+    codes: PageBuffer,
     /// `[num_rows, in_features / 32]`
     pub(crate) infos: Vec<BlockInfo>,
 }
@@ -111,7 +113,7 @@ impl Activations {
             self.values.resize(count, 0.0);
         }
         if self.codes.len() < count {
-            self.codes.resize(count, 0);
+            self.codes = PageBuffer::zeroed(count).expect("memory for the rows of a step");
         }
         let blocks = num_rows * in_features.div_ceil(BLOCK_INPUTS);
         if self.infos.len() < blocks {
@@ -127,7 +129,7 @@ impl Activations {
             values: self
                 .keeps_values
                 .then(|| SharedSlice::new(&mut self.values)),
-            codes: SharedSlice::new(&mut self.codes),
+            codes: SharedSlice::new(self.codes.signed_mut()),
             infos: SharedSlice::new(&mut self.infos),
         }
     }
@@ -167,6 +169,11 @@ impl Activations {
                 unsafe { rows.store(row, 0, normed) };
             });
         });
+    }
+
+    /// `[num_rows, in_features]`, or more.
+    pub(crate) fn codes(&self) -> &[i8] {
+        self.codes.signed()
     }
 
     /// Whether float matrices can read the rows.

@@ -287,6 +287,7 @@ impl Call<'_> {
             let Some(block) = block_of(&run[0]).filter(|_| is_needed) else {
                 continue;
             };
+            self.prefetch_tile(&run[0], start + TILE_TOKENS, kv_head);
             self.read_tile(
                 block as usize,
                 start,
@@ -304,6 +305,21 @@ impl Call<'_> {
             };
             let outs = &mut scratch.outs[states.start * head_dim..states.end * head_dim];
             cpu::attend_tile(&tile, &mut scratch.states[states], outs);
+        }
+    }
+
+    /// Asks for the next tile while this one is attended: block by block, the hardware doesn't see a
+    /// stream.
+    fn prefetch_tile(&self, row: &PlannedRow, start: usize, kv_head: usize) {
+        let block_size = self.kv_cache.block_size();
+        let table = self.sequences[row.sequence].block_table;
+        if start > row.position || !start.is_multiple_of(block_size) {
+            return;
+        }
+        if let Some(block) = table.get(start / block_size) {
+            let block = *block as usize;
+            cpu::prefetch(self.kv_cache.keys(self.layer, block, kv_head), usize::MAX);
+            cpu::prefetch(self.kv_cache.values(self.layer, block, kv_head), usize::MAX);
         }
     }
 

@@ -167,10 +167,15 @@ fn run_chunk(x: &Activations, plan: &Plan<'_>, first: usize, count: usize, scrat
                 if let Some(bias) = plan.bias {
                     add(values, &bias[start..start + len]);
                 }
-                if plan.accumulate {
-                    add(out, &values[..len]);
-                } else {
-                    out.copy_from_slice(&values[..len]);
+                match (
+                    plan.accumulate,
+                    <&mut [f32; PANEL_ROWS]>::try_from(&mut *out),
+                ) {
+                    (true, Ok(out)) => add(out, values),
+                    (false, Ok(out)) => *out = *values,
+                    // The last panel may be cut short.
+                    (true, Err(_)) => add(out, &values[..len]),
+                    (false, Err(_)) => out.copy_from_slice(&values[..len]),
                 }
             }
         }
@@ -247,12 +252,10 @@ fn glu_block(
             let panel = block * PANELS_PER_BLOCK + part;
             let tile = &mut scratch.tile[..rows.len() * PANEL_ROWS];
             cpu::panel_product(x, weights, panel, rows.clone(), &mut scratch.decoded, tile);
-            let cells = wide
-                .chunks_exact_mut(PANEL_ROWS)
-                .skip(part)
-                .step_by(PANELS_PER_BLOCK);
+            let (cells, _) = wide.as_chunks_mut::<PANEL_ROWS>();
+            let cells = cells.iter_mut().skip(part).step_by(PANELS_PER_BLOCK);
             for (cell, values) in cells.zip(tile.as_chunks::<PANEL_ROWS>().0) {
-                cell.copy_from_slice(values);
+                *cell = *values;
             }
         }
     }

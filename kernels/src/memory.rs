@@ -10,6 +10,7 @@ const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// Zeroed, page-aligned bytes straight from the operating system: untouched pages stay uncommitted,
 /// and large buffers sit on huge pages where the system has them, so that streaming the weights of a
 /// model does not wait for the address translation.
+#[derive(Default)]
 pub(crate) struct PageBuffer {
     map: Option<MmapMut>,
 }
@@ -27,6 +28,18 @@ impl PageBuffer {
             let _ = map.advise(memmap2::Advice::HugePage);
         }
         Some(Self { map: Some(map) })
+    }
+
+    /// The buffer as signed bytes.
+    pub(crate) fn signed(&self) -> &[i8] {
+        // SAFETY: any bits are valid i8 values.
+        unsafe { self.align_to::<i8>().1 }
+    }
+
+    /// The buffer as signed bytes.
+    pub(crate) fn signed_mut(&mut self) -> &mut [i8] {
+        // SAFETY: as above.
+        unsafe { self.align_to_mut::<i8>().1 }
     }
 
     /// The buffer as 16-bit words.

@@ -230,6 +230,11 @@ impl<'a> Panel<'a> {
         }
     }
 
+    /// Bytes of the panel; the next one follows.
+    pub(crate) fn bytes(&self) -> usize {
+        self.codes.len() + self.scales.len()
+    }
+
     /// The scale entries of block `index`: its own, and its super-block's header when it has one.
     pub(crate) fn scale_entries(&self, index: usize) -> (&'a [u8], &'a [u8]) {
         let (own, header_bytes) = match self.format.scales {

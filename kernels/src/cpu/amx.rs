@@ -4,6 +4,11 @@
 //! of a Q6_K block); its integer sums are exact and are scaled by the float operations of
 //! [`super::avx512`] in the same order, so both give the same bits.
 //!
+//! The work is a pipeline of steps, each the products of four scaled pieces with sixteen rows. While one
+//! step multiplies, the sums of the step before are stored, and those of the step before that are scaled:
+//! a tile is stored when its sums have long been ready, and vector loads of a tile would wait until its
+//! store has left the processor's pipeline.
+//!
 //! Rust has no stable AMX intrinsics, so the instructions are inline assembly.
 
 use std::arch::asm;
@@ -12,17 +17,17 @@ use std::ops::Range;
 
 use super::avx512::{self, BLOCK_LINES, DECODED_LINES, HALVES, OFFSET, SUPER};
 use super::{DecodedPanel, Line};
-use crate::activations::Activations;
+use crate::activations::{Activations, BlockInfo};
 use crate::panel::{BLOCK_INPUTS, LINE_BYTES, PANEL_ROWS, Panel};
 
 /// Activation rows of a tile.
 const TILE_ROWS: usize = 16;
-/// Most rows of a call.
-const MAX_ROWS: usize = 64;
-/// Scaled pieces of the inner dimension whose weight tiles are held in registers.
+/// Scaled pieces of the inner dimension that are multiplied together: tiles of sums.
 const PIECES: usize = 4;
-/// Bytes of a tile of sums: sixteen rows of sixteen i32.
-const SUM_BYTES: usize = TILE_ROWS * PANEL_ROWS * 4;
+/// Rows that are scaled after each piece of the next step was started, so that both overlap.
+const ROWS_PER_PIECE: usize = TILE_ROWS / PIECES;
+/// Lines of the sums of one step.
+const STEP_LINES: usize = TILE_ROWS * PIECES;
 
 /// Linux's `arch_prctl` and its request for the tile data state.
 const SYS_ARCH_PRCTL: i64 = 158;
@@ -56,7 +61,7 @@ pub(super) fn is_available() -> bool {
     result == 0
 }
 
-/// The operand of `ldtilecfg`. Tiles 0 and 1 hold sums, 2 and 3 activations, 4 to 7 weights.
+/// The operand of `ldtilecfg`. Tiles 0 to 3 hold sums, 4 and 5 activations, 6 and 7 weights.
 #[repr(C, align(64))]
 struct TileConfig {
     palette: u8,
@@ -76,9 +81,9 @@ impl TileConfig {
             rows: [0; 16],
         };
         let shapes = [
-            (0..2, rows, LINE_BYTES),
-            (2..4, rows, piece_inputs),
-            (4..8, piece_inputs / 4, LINE_BYTES),
+            (0..4, rows, LINE_BYTES),
+            (4..6, rows, piece_inputs),
+            (6..8, piece_inputs / 4, LINE_BYTES),
         ];
         for (tiles, rows, column_bytes) in shapes {
             for tile in tiles {
@@ -90,7 +95,7 @@ impl TileConfig {
     }
 }
 
-/// `rows.len()` is above 8 and at most 64. The same numbers as [`avx512::panel_product`].
+/// `rows.len()` is above 8. The same numbers as [`avx512::panel_product`].
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn panel_product(
     x: &Activations,
@@ -99,199 +104,275 @@ pub(super) fn panel_product(
     decoded: &mut DecodedPanel,
     out: &mut [f32],
 ) {
-    assert!(!rows.is_empty() && rows.len() <= MAX_ROWS, "this is a bug");
-    match avx512::decode_signed(panel, decoded) {
-        HALVES => run::<HALVES>(x, panel.blocks, rows, decoded, out),
+    // Room for blocks of zeros that complete the last step, its sums and those of an overlapping group.
+    let panel_lines = (panel.blocks + PIECES - 1) * DECODED_LINES;
+    let lines = panel_lines + 2 * STEP_LINES + TILE_ROWS;
+    match avx512::decode_signed(panel, decoded, lines) {
+        HALVES => run::<HALVES>(x, panel, rows, decoded, out),
         // Both have an offset beside the scale once they are decoded.
-        OFFSET | SUPER => run::<OFFSET>(x, panel.blocks, rows, decoded, out),
-        _ => run::<0>(x, panel.blocks, rows, decoded, out),
+        OFFSET | SUPER => run::<OFFSET>(x, panel, rows, decoded, out),
+        _ => run::<0>(x, panel, rows, decoded, out),
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn run<const KIND: u32>(
     x: &Activations,
-    blocks: usize,
+    packed: Panel<'_>,
     rows: Range<usize>,
     decoded: &mut DecodedPanel,
     out: &mut [f32],
 ) {
-    let pieces_per_block = if KIND == HALVES { 2 } else { 1 };
-    let piece_inputs = BLOCK_INPUTS / pieces_per_block;
-    let num_pieces = blocks * pieces_per_block;
+    let blocks = packed.blocks;
+    let (panel_start, panel_bytes) = (packed.codes.as_ptr(), packed.bytes());
     let group_rows = rows.len().min(TILE_ROWS);
     let num_groups = rows.len().div_ceil(TILE_ROWS);
     assert!(
-        x.codes.len() >= rows.end * blocks * BLOCK_INPUTS,
+        x.codes().len() >= rows.end * blocks * BLOCK_INPUTS,
         "this is a bug"
     );
     assert!(x.infos.len() >= rows.end * blocks, "this is a bug");
-    let panel = decoded.lines(blocks * DECODED_LINES).as_ptr();
-    let mut sums = [[Line([0; 64]); TILE_ROWS]; MAX_ROWS / TILE_ROWS];
-    let mut dots = [[Line([0; 64]); TILE_ROWS * PIECES]; 2];
-    let config = TileConfig::new(group_rows, piece_inputs);
-    // The last group may overlap the one before it: it computes the same numbers again.
-    let first_row = |group: usize| rows.start + (group * TILE_ROWS).min(rows.len() - group_rows);
-    // SAFETY: tiles are available where this is called; the configuration fits the loads below, which
-    // stay within the decoded panel, the rows that the assertions bound, and the two local buffers.
+    assert!(out.len() == rows.len() * PANEL_ROWS, "this is a bug");
+    let piece_inputs = Work::<KIND>::INPUTS;
+    let is_configured = decoded.tiles == Some((group_rows, piece_inputs));
+    decoded.tiles = Some((group_rows, piece_inputs));
+    let (panel, buffers) = decoded
+        .lines
+        .split_at_mut((blocks + PIECES - 1) * DECODED_LINES);
+    panel[blocks * DECODED_LINES..].fill(Line([0; 64]));
+    let (dots, spare) = buffers.split_at_mut(2 * STEP_LINES);
+    let work = Work::<KIND> {
+        codes: x.codes()[rows.start * x.in_features..].as_ptr(),
+        infos: x.infos[rows.start * blocks..].as_ptr(),
+        blocks,
+        panel: panel.as_ptr(),
+        dots: dots.as_mut_ptr(),
+        group_rows,
+        next_panel: panel_start.wrapping_add(panel_bytes),
+        lines_per_step: 0,
+    };
+    let num_steps = work.num_pieces().div_ceil(PIECES) * num_groups;
+    let work = Work {
+        lines_per_step: panel_bytes.div_ceil(LINE_BYTES * num_steps),
+        ..work
+    };
+    // The last group may overlap the one before it: it computes the same numbers again, beside.
+    let last = num_groups - 1;
+    let last_row = rows.len() - group_rows;
+    let overlaps = last_row != last * TILE_ROWS;
+    let out_start = out.as_mut_ptr();
+    let mut steps = (0..work.num_pieces())
+        .step_by(PIECES)
+        .flat_map(|piece| (0..num_groups).map(move |group| (piece, group)))
+        .enumerate()
+        .map(|(index, (piece, group))| {
+            let is_beside = overlaps && group == last;
+            let row = if group == last {
+                last_row
+            } else {
+                group * TILE_ROWS
+            };
+            let sums = if is_beside {
+                spare.as_mut_ptr().cast()
+            } else {
+                // SAFETY: the group's rows are in `out`.
+                unsafe { out_start.add(row * PANEL_ROWS) }
+            };
+            Step {
+                piece,
+                row,
+                sums,
+                buffer: index % 2,
+            }
+        });
+    // SAFETY: tiles are available where this is called, and configured for these pieces; the assertions
+    // bound the rows, and the buffers have the sizes that the steps need.
     unsafe {
-        asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly));
-        for first in (0..num_pieces).step_by(PIECES) {
-            let count = PIECES.min(num_pieces - first);
-            let piece = Pieces::<KIND> { panel, first };
-            piece.load_weights(count);
-            for group in 0..num_groups {
-                let row = first_row(group);
-                let codes = x
-                    .codes
-                    .as_ptr()
-                    .add(row * x.in_features + first * piece_inputs);
-                let dots = &mut dots[group % 2];
-                multiply(codes, x.in_features, piece_inputs, count, dots.as_mut_ptr());
-                let infos = x
-                    .infos
-                    .as_ptr()
-                    .add(row * blocks + first / pieces_per_block);
-                let sums = &mut sums[group][..group_rows];
-                match count {
-                    4 => piece.add_scaled::<4>(infos, blocks, dots, sums),
-                    3 => piece.add_scaled::<3>(infos, blocks, dots, sums),
-                    2 => piece.add_scaled::<2>(infos, blocks, dots, sums),
-                    _ => piece.add_scaled::<1>(infos, blocks, dots, sums),
-                }
-            }
+        if !is_configured {
+            let config = TileConfig::new(group_rows, piece_inputs);
+            asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly));
         }
-        asm!("tilerelease", options(nostack, nomem));
+        let (mut multiplied, mut stored) = (None, None);
+        let mut ahead = work.next_panel;
+        loop {
+            let next = steps.next();
+            if next.is_none() && multiplied.is_none() && stored.is_none() {
+                break;
+            }
+            avx512::prefetch_lines(ahead, work.lines_per_step);
+            ahead = ahead.wrapping_add(work.lines_per_step * LINE_BYTES);
+            work.advance(next, multiplied, stored);
+            stored = multiplied;
+            multiplied = next;
+        }
     }
-    let (out, _) = out.as_chunks_mut::<PANEL_ROWS>();
-    for (group, sums) in sums.iter().enumerate().take(num_groups) {
-        let at = first_row(group) - rows.start;
-        for (out, sum) in out[at..at + group_rows].iter_mut().zip(sums) {
+    drop(steps);
+    if overlaps {
+        let rows = out[last_row * PANEL_ROWS..].as_chunks_mut::<PANEL_ROWS>().0;
+        for (out, line) in rows.iter_mut().zip(spare.iter()) {
             // SAFETY: both sides are sixteen floats.
-            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), _mm512_load_ps(sum.0.as_ptr().cast())) };
+            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), _mm512_load_ps(line.0.as_ptr().cast())) };
         }
     }
 }
 
-/// Sums of products of up to four pieces with one group of rows, one tile after the other into `dots`.
-///
-/// # Safety
-/// Tiles are configured and tiles 4 to 7 hold the pieces' weights; `codes` points at the group's first
-/// row, whose `count` pieces and those of the rows `stride` bytes apart are readable.
-#[inline(always)]
-unsafe fn multiply(
+/// Four pieces times one group of rows.
+#[derive(Clone, Copy)]
+struct Step {
+    piece: usize,
+    /// First row of the group.
+    row: usize,
+    /// `[group_rows, PANEL_ROWS]`
+    sums: *mut f32,
+    /// Which buffer its tiles are stored to.
+    buffer: usize,
+}
+
+/// What all steps of a call share.
+struct Work<const KIND: u32> {
+    /// The first row's codes and block entries.
     codes: *const i8,
-    stride: usize,
-    piece_inputs: usize,
-    count: usize,
+    infos: *const BlockInfo,
+    blocks: usize,
+    /// Decoded blocks.
+    panel: *const Line,
+    /// Two buffers of sums.
     dots: *mut Line,
-) {
-    macro_rules! piece {
-        ($index:literal, $sums:literal, $inputs:literal, $weights:literal) => {
-            if count > $index {
-                // SAFETY: the caller's promise; the tile of sums has its own kilobyte of `dots`.
+    group_rows: usize,
+    /// The panel that follows in memory, to be fetched while this one multiplies.
+    next_panel: *const u8,
+    lines_per_step: usize,
+}
+
+impl<const KIND: u32> Work<KIND> {
+    const PER_BLOCK: usize = if KIND == HALVES { 2 } else { 1 };
+    /// Inputs of a piece.
+    const INPUTS: usize = BLOCK_INPUTS / Self::PER_BLOCK;
+
+    fn num_pieces(&self) -> usize {
+        self.blocks * Self::PER_BLOCK
+    }
+
+    /// The block of a piece and its half.
+    #[inline(always)]
+    fn at(piece: usize) -> (usize, usize) {
+        (piece / Self::PER_BLOCK, piece % Self::PER_BLOCK)
+    }
+
+    /// Multiplies `next`, stores the tiles of `multiplied`, scales the sums of `stored`.
+    ///
+    /// # Safety
+    /// Tiles are configured; pointers are valid for the steps.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    unsafe fn advance(&self, next: Option<Step>, multiplied: Option<Step>, stored: Option<Step>) {
+        let zero = _mm512_setzero_ps();
+        let (mut scales, mut offsets) = ([zero; PIECES], [zero; PIECES]);
+        if let Some(step) = stored {
+            for index in 0..PIECES {
+                let (block, half) = Self::at(step.piece + index);
+                // SAFETY: the caller's promise; blocks past the last are zeros.
                 unsafe {
-                    asm!(
-                        concat!("tilezero ", $sums),
-                        concat!("tileloadd ", $inputs, ", [{codes} + {stride}]"),
-                        concat!("tdpbssd ", $sums, ", ", $inputs, ", ", $weights),
-                        concat!("tilestored [{dots} + {line}], ", $sums),
-                        codes = in(reg) codes.add($index * piece_inputs),
-                        stride = in(reg) stride,
-                        dots = in(reg) dots.cast::<u8>().add($index * SUM_BYTES),
-                        line = in(reg) LINE_BYTES,
-                        options(nostack),
-                    );
+                    let scale = self.panel.add(block * DECODED_LINES + BLOCK_LINES);
+                    scales[index] = _mm512_load_ps(scale.add(half).cast());
+                    if KIND == OFFSET {
+                        offsets[index] = _mm512_load_ps(scale.add(1).cast());
+                    }
                 }
             }
-        };
-    }
-    piece!(0, "tmm0", "tmm2", "tmm4");
-    piece!(1, "tmm1", "tmm3", "tmm5");
-    piece!(2, "tmm0", "tmm2", "tmm6");
-    piece!(3, "tmm1", "tmm3", "tmm7");
-}
-
-/// Pieces of a decoded panel from `first` on.
-#[derive(Clone, Copy)]
-struct Pieces<const KIND: u32> {
-    panel: *const Line,
-    first: usize,
-}
-
-impl<const KIND: u32> Pieces<KIND> {
-    /// The block of piece `index` and its half.
-    #[inline(always)]
-    fn at(&self, index: usize) -> (usize, usize) {
-        let piece = self.first + index;
-        if KIND == HALVES {
-            (piece / 2, piece % 2)
-        } else {
-            (piece, 0)
         }
-    }
-
-    /// # Safety
-    /// Tiles are configured and the panel holds the pieces.
-    #[inline(always)]
-    unsafe fn load_weights(&self, count: usize) {
-        macro_rules! load {
-            ($index:literal, $tile:literal) => {
-                if count > $index {
-                    let (block, half) = self.at($index);
-                    // SAFETY: the caller's promise.
-                    unsafe {
+        macro_rules! piece {
+            ($index:literal, $sums:literal, $inputs:literal, $weights:literal) => {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    if let Some(step) = multiplied {
+                        let lines = step.buffer * STEP_LINES + $index * TILE_ROWS;
                         asm!(
-                            concat!("tileloadd ", $tile, ", [{lines} + {line}]"),
-                            lines = in(reg) self.panel.add(block * DECODED_LINES + half * BLOCK_LINES / 2),
+                            concat!("tilestored [{dots} + {line}], ", $sums),
+                            dots = in(reg) self.dots.add(lines),
+                            line = in(reg) LINE_BYTES,
+                            options(nostack),
+                        );
+                    }
+                    if let Some(step) = next {
+                        let (codes, weights) = self.operands(step, $index);
+                        asm!(
+                            concat!("tilezero ", $sums),
+                            concat!("tileloadd ", $inputs, ", [{codes} + {stride}]"),
+                            concat!("tileloadd ", $weights, ", [{weights} + {line}]"),
+                            concat!("tdpbssd ", $sums, ", ", $inputs, ", ", $weights),
+                            codes = in(reg) codes,
+                            stride = in(reg) self.blocks * BLOCK_INPUTS,
+                            weights = in(reg) weights,
                             line = in(reg) LINE_BYTES,
                             options(nostack, readonly),
                         );
                     }
+                    if let Some(step) = stored {
+                        self.scale_rows(step, $index * ROWS_PER_PIECE, &scales, &offsets);
+                    }
                 }
             };
         }
-        load!(0, "tmm4");
-        load!(1, "tmm5");
-        load!(2, "tmm6");
-        load!(3, "tmm7");
+        piece!(0, "tmm0", "tmm4", "tmm6");
+        piece!(1, "tmm1", "tmm5", "tmm7");
+        piece!(2, "tmm2", "tmm4", "tmm6");
+        piece!(3, "tmm3", "tmm5", "tmm7");
     }
 
-    /// Scales the sums of `COUNT` pieces and adds them to each row's.
+    /// Where piece `index` of a step has its inputs and its weights. A piece past the last has zero
+    /// weights, and whatever inputs the row has at its start.
     ///
     /// # Safety
-    /// The panel holds the pieces; `infos` points at the first row's entry of the first piece's block, and
-    /// rows are `blocks` entries apart.
+    /// The step's rows are valid.
+    #[inline(always)]
+    unsafe fn operands(&self, step: Step, index: usize) -> (*const i8, *const Line) {
+        let (block, half) = Self::at(step.piece + index);
+        let input = if block < self.blocks {
+            (step.piece + index) * Self::INPUTS
+        } else {
+            0
+        };
+        // SAFETY: the caller's promise.
+        unsafe {
+            (
+                self.codes
+                    .add(step.row * self.blocks * BLOCK_INPUTS + input),
+                self.panel
+                    .add(block * DECODED_LINES + half * BLOCK_LINES / 2),
+            )
+        }
+    }
+
+    /// Scales and adds up the sums of four pieces for some rows of a step.
+    ///
+    /// # Safety
+    /// The step's tiles were stored.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn add_scaled<const COUNT: usize>(
+    unsafe fn scale_rows(
         &self,
-        infos: *const crate::activations::BlockInfo,
-        blocks: usize,
-        dots: &[Line; TILE_ROWS * PIECES],
-        sums: &mut [Line],
+        step: Step,
+        first_row: usize,
+        scales: &[__m512; PIECES],
+        offsets: &[__m512; PIECES],
     ) {
-        // SAFETY: the caller's promise; lines are sixteen aligned values.
-        unsafe {
-            let mut scales = [_mm512_setzero_ps(); COUNT];
-            let mut offsets = [_mm512_setzero_ps(); COUNT];
-            for index in 0..COUNT {
-                let (block, half) = self.at(index);
-                let line = |at: usize| {
-                    let line = self.panel.add(block * DECODED_LINES + BLOCK_LINES + at);
-                    _mm512_load_ps(line.cast())
+        let dots = step.buffer * STEP_LINES;
+        for row in first_row..(first_row + ROWS_PER_PIECE).min(self.group_rows) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let sums = step.sums.add(row * PANEL_ROWS);
+                let mut sum = if step.piece == 0 {
+                    _mm512_setzero_ps()
+                } else {
+                    _mm512_loadu_ps(sums)
                 };
-                scales[index] = line(half);
-                if KIND == OFFSET {
-                    offsets[index] = line(1);
-                }
-            }
-            let first_block = self.at(0).0;
-            for (row, total) in sums.iter_mut().enumerate() {
-                let mut sum = _mm512_load_ps(total.0.as_ptr().cast());
-                for index in 0..COUNT {
-                    let info = &*infos.add(row * blocks + self.at(index).0 - first_block);
-                    let dot = dots.as_ptr().add(index * TILE_ROWS + row);
+                let infos = self.infos.add((step.row + row) * self.blocks);
+                for index in 0..PIECES {
+                    let block = Self::at(step.piece + index).0;
+                    // Past the last block the scale is zero, and any entry does.
+                    let info = &*infos.add(if block < self.blocks { block } else { 0 });
+                    let dot = self.dots.add(dots + index * TILE_ROWS + row);
                     let dot = _mm512_cvtepi32_ps(_mm512_load_si512(dot.cast()));
                     let scale = _mm512_mul_ps(scales[index], _mm512_set1_ps(info.scale));
                     sum = _mm512_fmadd_ps(dot, scale, sum);
@@ -299,7 +380,7 @@ impl<const KIND: u32> Pieces<KIND> {
                         sum = _mm512_fmadd_ps(offsets[index], _mm512_set1_ps(info.scaled_sum), sum);
                     }
                 }
-                _mm512_store_ps(total.0.as_mut_ptr().cast(), sum);
+                _mm512_storeu_ps(sums, sum);
             }
         }
     }

@@ -50,7 +50,7 @@ fn tile<const ROWS: usize>(
     first_row: usize,
     out: &mut [[f32; PANEL_ROWS]],
 ) {
-    let (codes, _) = x.codes.as_chunks::<BLOCK_INPUTS>();
+    let (codes, _) = x.codes().as_chunks::<BLOCK_INPUTS>();
     let mut sums = [[_mm256_setzero_ps(); ROWS]; 2];
     let block_bytes = panel.format.codes.block_bytes();
     for (index, block) in panel.codes.chunks_exact(block_bytes).enumerate() {

@@ -14,6 +14,10 @@ pub(super) const BLOCK_LINES: usize = 8;
 /// Lines of a decoded block: codes, then two f32 vectors (scale and offset, or two scales).
 pub(super) const DECODED_LINES: usize = BLOCK_LINES + 2;
 
+/// How far ahead of its use a packed panel is asked for: a page, which the hardware's own prefetching does
+/// not cross.
+const PREFETCH_BYTES: usize = 4096;
+
 const BITS4: u32 = 4;
 const BITS5: u32 = 5;
 const BITS6: u32 = 6;
@@ -61,6 +65,8 @@ fn run<const BITS: u32, const KIND: u32>(
     let source = Source {
         codes: panel.codes.as_ptr(),
         scales: panel.scales.as_ptr(),
+        next: std::ptr::null(),
+        lines_per_turn: 0,
     };
     if rows.len() <= TILE_ROWS {
         return tiles::<BITS, KIND>(x, source, panel.blocks, rows, out);
@@ -76,25 +82,38 @@ fn run<const BITS: u32, const KIND: u32>(
         // SAFETY: the panel holds block `index`.
         decode(unsafe { read_block::<BITS, KIND>(source, index) }, lines);
     }
+    let num_turns = panel.blocks * rows.len().div_ceil(TILE_ROWS);
     let source = Source {
         codes: lines.as_ptr().cast(),
         scales: std::ptr::null(),
+        next: panel.codes.as_ptr().wrapping_add(panel.bytes()),
+        lines_per_turn: panel.bytes().div_ceil(LINE_BYTES * num_turns),
     };
     tiles::<DECODED, KIND>(x, source, panel.blocks, rows, out);
 }
 
-/// Unpacks a panel to signed codes with their zero points taken off, and says which kind of scales it has.
+/// Asks the second-level cache for `count` lines.
+#[inline]
+pub(super) fn prefetch_lines(start: *const u8, count: usize) {
+    for line in 0..count {
+        // SAFETY: a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(line * LINE_BYTES).cast()) };
+    }
+}
+
+/// Unpacks a panel to signed codes with their zero points taken off, in the first of `lines` lines, and
+/// says which kind of scales it has.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn decode_signed(panel: Panel<'_>, decoded: &mut DecodedPanel) -> u32 {
+pub(super) fn decode_signed(panel: Panel<'_>, decoded: &mut DecodedPanel, lines: usize) -> u32 {
     match (panel.format.codes, panel.format.scales) {
-        (Codes::Bits4, Scales::Half { .. }) => decode_as::<BITS4, EIGHT>(panel, decoded),
-        (Codes::Bits4, Scales::HalfOffset) => decode_as::<BITS4, OFFSET>(panel, decoded),
-        (Codes::Bits4, _) => decode_as::<BITS4, SUPER>(panel, decoded),
-        (Codes::Bits5, Scales::Half { .. }) => decode_as::<BITS5, SIXTEEN>(panel, decoded),
-        (Codes::Bits5, Scales::HalfOffset) => decode_as::<BITS5, OFFSET>(panel, decoded),
-        (Codes::Bits5, _) => decode_as::<BITS5, SUPER>(panel, decoded),
-        (Codes::Bits6, _) => decode_as::<BITS6, HALVES>(panel, decoded),
-        (Codes::Bits8, _) => decode_as::<BITS8, SIGNED>(panel, decoded),
+        (Codes::Bits4, Scales::Half { .. }) => decode_as::<BITS4, EIGHT>(panel, decoded, lines),
+        (Codes::Bits4, Scales::HalfOffset) => decode_as::<BITS4, OFFSET>(panel, decoded, lines),
+        (Codes::Bits4, _) => decode_as::<BITS4, SUPER>(panel, decoded, lines),
+        (Codes::Bits5, Scales::Half { .. }) => decode_as::<BITS5, SIXTEEN>(panel, decoded, lines),
+        (Codes::Bits5, Scales::HalfOffset) => decode_as::<BITS5, OFFSET>(panel, decoded, lines),
+        (Codes::Bits5, _) => decode_as::<BITS5, SUPER>(panel, decoded, lines),
+        (Codes::Bits6, _) => decode_as::<BITS6, HALVES>(panel, decoded, lines),
+        (Codes::Bits8, _) => decode_as::<BITS8, SIGNED>(panel, decoded, lines),
     }
 }
 
@@ -102,6 +121,7 @@ pub(super) fn decode_signed(panel: Panel<'_>, decoded: &mut DecodedPanel) -> u32
 fn decode_as<const BITS: u32, const KIND: u32>(
     panel: Panel<'_>,
     decoded: &mut DecodedPanel,
+    lines: usize,
 ) -> u32 {
     let zero = match KIND {
         EIGHT => 8,
@@ -114,8 +134,10 @@ fn decode_as<const BITS: u32, const KIND: u32>(
     let source = Source {
         codes: panel.codes.as_ptr(),
         scales: panel.scales.as_ptr(),
+        next: std::ptr::null(),
+        lines_per_turn: 0,
     };
-    let lines = decoded.lines(panel.blocks * DECODED_LINES);
+    let lines = &mut decoded.lines(lines)[..panel.blocks * DECODED_LINES];
     for (index, lines) in lines
         .as_chunks_mut::<DECODED_LINES>()
         .0
@@ -137,6 +159,10 @@ fn decode_as<const BITS: u32, const KIND: u32>(
 struct Source {
     codes: *const u8,
     scales: *const u8,
+    /// The panel that follows in memory, to be fetched while a decoded one multiplies, and how much of it
+    /// for a block and tile of rows.
+    next: *const u8,
+    lines_per_turn: usize,
 }
 
 /// A block of a panel in registers.
@@ -183,7 +209,12 @@ unsafe fn read_block<const BITS: u32, const KIND: u32>(source: Source, index: us
             BITS6 => Codes::Bits6,
             _ => Codes::Bits8,
         };
-        let lines = read_codes::<BITS>(source.codes.add(index * codes.block_bytes()));
+        let base = source.codes.add(index * codes.block_bytes());
+        for line in 0..codes.block_bytes() / LINE_BYTES {
+            let ahead = base.wrapping_add(PREFETCH_BYTES + line * LINE_BYTES);
+            _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+        }
+        let lines = read_codes::<BITS>(base);
         let (scale, second) = read_scales::<KIND>(source.scales, index);
         Block {
             lines,
@@ -302,7 +333,7 @@ fn tiles<const BITS: u32, const KIND: u32>(
     out: &mut [[f32; PANEL_ROWS]],
 ) {
     assert!(
-        x.codes.len() >= rows.end * blocks * BLOCK_INPUTS,
+        x.codes().len() >= rows.end * blocks * BLOCK_INPUTS,
         "this is a bug"
     );
     assert!(x.infos.len() >= rows.end * blocks, "this is a bug");
@@ -311,9 +342,14 @@ fn tiles<const BITS: u32, const KIND: u32>(
         let count = TILE_ROWS.min(rows.end - row);
         let out = &mut out[row - rows.start..][..count];
         let inputs = Inputs {
-            codes: x.codes[row * blocks * BLOCK_INPUTS..].as_ptr(),
+            codes: x.codes()[row * blocks * BLOCK_INPUTS..].as_ptr(),
             infos: x.infos[row * blocks..].as_ptr(),
             blocks,
+        };
+        let turn = (row - rows.start) / TILE_ROWS * blocks * source.lines_per_turn;
+        let source = Source {
+            next: source.next.wrapping_add(turn * LINE_BYTES),
+            ..source
         };
         // SAFETY: the assertions above bound the inputs of `count` rows; `source` holds `blocks` blocks.
         unsafe {
@@ -356,6 +392,12 @@ unsafe fn tile<const BITS: u32, const KIND: u32, const ROWS: usize>(
     for index in 0..inputs.blocks {
         // SAFETY: the caller's promise.
         unsafe {
+            if BITS == DECODED {
+                let next = source
+                    .next
+                    .wrapping_add(index * source.lines_per_turn * LINE_BYTES);
+                prefetch_lines(next, source.lines_per_turn);
+            }
             let block = read_block::<BITS, KIND>(source, index);
             for (r, sum) in sums.iter_mut().enumerate() {
                 let at = r * inputs.blocks + index;

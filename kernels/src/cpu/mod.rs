@@ -99,6 +99,11 @@ const AMX_MIN_ROWS: usize = 8;
 #[derive(Debug, Default)]
 pub(crate) struct DecodedPanel {
     lines: Vec<Line>,
+    /// How this thread's AMX tiles are configured.
+    #[cfg(target_arch = "x86_64")]
+    tiles: Option<(usize, usize)>,
+    /// So it stays on its thread.
+    _thread: std::marker::PhantomData<*const ()>,
 }
 
 /// 64 bytes on their own cache line.
@@ -252,4 +257,23 @@ vectors_for_each_isa! {
     rows::quantise_row(x: &[f32], codes: &mut [i8], infos: &mut [BlockInfo]);
     /// Adds one tile to each query's running softmax.
     attend::attend_tile(tile: &TileInput<'_>, states: &mut [QueryState], outs: &mut [f32]);
+}
+
+/// Asks for the cache lines of `data` ahead of their use; the first of them when there are more than
+/// `max_lines`.
+#[inline]
+pub(crate) fn prefetch<T>(data: &[T], max_lines: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        let lines = size_of_val(data).div_ceil(64).min(max_lines);
+        for line in 0..lines {
+            // SAFETY: a prefetch reads nothing, and needs only SSE, which x86-64 has.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T1>(data.as_ptr().cast::<i8>().wrapping_add(64 * line))
+            };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (data, max_lines);
 }

@@ -19,7 +19,7 @@ pub(super) fn panel_product(
             let outs = out.iter_mut().skip(lane).step_by(PANEL_ROWS);
             for (row, sum) in rows.clone().zip(outs) {
                 let at = row * x.in_features + index * BLOCK_INPUTS;
-                let inputs = &x.codes[at..at + BLOCK_INPUTS];
+                let inputs = &x.codes()[at..at + BLOCK_INPUTS];
                 let info = &x.infos[row * blocks + index];
                 let dot = |range: Range<usize>, zero: i32| -> i32 {
                     let products =
