@@ -224,6 +224,9 @@ pub struct BenchEngineArgs {
     pub batch: Vec<usize>,
     #[arg(long, default_value_t = 3)]
     pub repeats: usize,
+    /// Time each operator, and show how a step's time divides
+    #[arg(long)]
+    pub profile: bool,
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,

@@ -1,6 +1,7 @@
 //! From flags to a running engine.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use anyhow::Context;
@@ -10,7 +11,7 @@ use super::progress::Bar;
 use crate::api::Served;
 use crate::engine::{EngineHandle, EngineOptions, GenerateRequest, SamplingParams, StreamEvent};
 use crate::model::catalogue::{self, Source};
-use crate::model::{LoadOptions, ModelFiles, load};
+use crate::model::{LoadOptions, ModelFiles, OperatorTimes, load};
 use crate::text::{ChatTemplate, Tokenizer};
 
 /// KV memory when neither a flag nor the operating system says how much there is.
@@ -64,6 +65,14 @@ fn default_kv_bytes() -> usize {
 
 /// Pulls, loads, starts the engine and runs one token through it.
 pub(super) fn start(args: &EngineArgs) -> anyhow::Result<Served> {
+    start_with(args, None)
+}
+
+/// [`start`], counting the time of each operator.
+pub(super) fn start_with(
+    args: &EngineArgs,
+    operator_times: Option<Arc<OperatorTimes>>,
+) -> anyhow::Result<Served> {
     let path = locate(&args.model)?;
     let files = ModelFiles::open(&path)?;
     let tokenizer = Tokenizer::from_files(&files)?;
@@ -89,6 +98,7 @@ pub(super) fn start(args: &EngineArgs) -> anyhow::Result<Served> {
     let load_options = LoadOptions {
         num_threads: num_threads(args),
         max_model_len: Some(options.served_model_len(limit)),
+        operator_times,
     };
     let model = load(&files, load_options)?;
     let config = options.resolve(model.info())?;

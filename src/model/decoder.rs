@@ -13,6 +13,7 @@ use ponder_kernels::{
 use super::causal_lm::{BlockId, CausalLm, ForwardBatch, ForwardError, ModelInfo};
 use super::config::ModelConfig;
 use super::layers::{ArchitecturePlan, Attention, Layer, Linear, Mlp};
+use super::profile::{Operator, OperatorTimes, Stopwatch};
 use super::weights::{LoadError, WeightSource, Weights};
 
 /// Bytes of one f16 value in the KV cache.
@@ -33,6 +34,7 @@ pub struct Decoder {
     local_rope: Option<RopeTable>,
     kv_cache: Option<KvCache>,
     scratch: Scratch,
+    pub(super) operator_times: Option<Arc<OperatorTimes>>,
 }
 
 /// Rows of one step. Buffers grow to the largest step and stay.
@@ -122,6 +124,7 @@ impl Decoder {
             local_rope,
             kv_cache: None,
             scratch: Scratch::default(),
+            operator_times: None,
         })
     }
 
@@ -203,6 +206,8 @@ impl CausalLm for Decoder {
         logits: &mut Vec<f32>,
     ) -> Result<(), ForwardError> {
         logits.clear();
+        let times = self.operator_times.clone();
+        let mut stopwatch = Stopwatch::start(times.as_deref());
         self.embed(batch.token_ids)?;
         let sequences: Vec<AttentionRows<'_>> = batch
             .sequences
@@ -216,6 +221,7 @@ impl CausalLm for Decoder {
         let num_kv_heads = self.config.num_kv_heads;
         let plan = &mut self.scratch.attention;
         plan.plan(&sequences, num_kv_heads, self.pool.num_threads());
+        stopwatch.mark(Operator::Embed);
         let last_layer = self.layers.len() - 1;
         for (index, layer) in self.layers.iter().enumerate() {
             let mut step = LayerStep {
@@ -223,6 +229,7 @@ impl CausalLm for Decoder {
                 config: &self.config,
                 plan: &self.plan,
                 scratch: &mut self.scratch,
+                stopwatch: &mut stopwatch,
             };
             let cache = self.kv_cache.as_mut().ok_or(ForwardError::NoKvCache)?;
             let rope = match (&self.local_rope, layer.attention.is_local) {
@@ -238,20 +245,22 @@ impl CausalLm for Decoder {
         }
         if !batch.logits_rows.is_empty() {
             self.project(logits);
+            stopwatch.mark(Operator::Head);
         }
         Ok(())
     }
 }
 
 /// One layer over the rows in the scratch.
-struct LayerStep<'a> {
+struct LayerStep<'a, 't> {
     pool: &'a ThreadPool,
     config: &'a ModelConfig,
     plan: &'a ArchitecturePlan,
     scratch: &'a mut Scratch,
+    stopwatch: &'a mut Stopwatch<'t>,
 }
 
-impl LayerStep<'_> {
+impl LayerStep<'_, '_> {
     /// Norm, QKV, rotation, KV write and attention; leaves the result in `attended`.
     fn attend(
         &mut self,
@@ -267,6 +276,7 @@ impl LayerStep<'_> {
         let num_rows = batch.token_ids.len();
         s.activations
             .load_normed(pool, &s.x, &layer.norm, config.rms_norm_eps);
+        self.stopwatch.mark(Operator::Norm);
         s.q.resize(num_rows * config.num_heads * config.head_dim, 0.0);
         s.k.resize(num_rows * config.num_kv_heads * config.head_dim, 0.0);
         s.v.resize(s.k.len(), 0.0);
@@ -276,6 +286,7 @@ impl LayerStep<'_> {
             product(&layer.v, &mut s.v),
         ];
         matmul_many(pool, &s.activations, products);
+        self.stopwatch.mark(Operator::Qkv);
         let rotation = Rotation {
             table: rope,
             kind: self.plan.rope_kind,
@@ -288,6 +299,7 @@ impl LayerStep<'_> {
         rotate_and_cache(
             pool, &rotation, cache, index, slots, &mut s.q, &mut s.k, &s.v,
         );
+        self.stopwatch.mark(Operator::RotateAndCache);
         let params = AttentionParams {
             num_heads: config.num_heads,
             num_kv_heads: config.num_kv_heads,
@@ -307,6 +319,7 @@ impl LayerStep<'_> {
             sequences,
             &mut s.attended,
         );
+        self.stopwatch.mark(Operator::Attention);
     }
 
     /// Past the last layer's attention only the rows whose logits are wanted matter.
@@ -321,21 +334,26 @@ impl LayerStep<'_> {
         let width = self.config.num_heads * self.config.head_dim;
         let num_rows = s.attended.len() / width;
         s.activations.load(self.pool, &s.attended, num_rows, width);
+        self.stopwatch.mark(Operator::Quantise);
         let (pool, eps) = (self.pool, self.config.rms_norm_eps);
         let (x, h) = (&mut s.x[..], &mut s.h);
         let residual = Residual { pool, eps, x, h };
         residual.add(&s.activations, &layer.output, layer.post_norm.as_deref());
+        self.stopwatch.mark(Operator::AttentionOutput);
     }
 
     fn add_mlp(&mut self, layer: &Mlp) {
         let (pool, eps) = (self.pool, self.config.rms_norm_eps);
         let s = &mut *self.scratch;
         s.activations.load_normed(pool, &s.x, &layer.norm, eps);
+        self.stopwatch.mark(Operator::Norm);
         let (gate, up) = (&layer.gate.weights, &layer.up.weights);
         matmul_glu(pool, &s.activations, gate, up, self.plan.glu, &mut s.gated);
+        self.stopwatch.mark(Operator::GateUp);
         let (x, h) = (&mut s.x[..], &mut s.h);
         let residual = Residual { pool, eps, x, h };
         residual.add(&s.gated, &layer.down, layer.post_norm.as_deref());
+        self.stopwatch.mark(Operator::Down);
     }
 }
 

@@ -9,6 +9,7 @@ mod gemma3;
 pub mod gguf;
 mod layers;
 mod llama;
+pub mod profile;
 mod qwen2;
 mod qwen3;
 pub mod safetensors;
@@ -24,21 +25,24 @@ pub use causal_lm::*;
 pub use config::{Architecture, ConfigError, ModelConfig};
 pub use decoder::Decoder;
 pub use files::{ModelFiles, OpenError};
+pub use profile::{Operator, OperatorTimes};
 pub use weights::LoadError;
 
 /// How to load a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct LoadOptions {
     pub num_threads: usize,
     /// Positions to prepare for; the model's own context length when absent.
     pub max_model_len: Option<usize>,
+    /// Where to count the time of each operator.
+    pub operator_times: Option<Arc<OperatorTimes>>,
 }
 
 /// Reads the configuration, repacks the weights and plans the forward pass.
 pub fn load(files: &ModelFiles, options: LoadOptions) -> Result<Box<dyn CausalLm>, LoadError> {
     let pool = Arc::new(ThreadPool::new(options.num_threads));
     let config = files.config()?;
-    let decoder = match files {
+    let mut decoder = match files {
         ModelFiles::Gguf(file) => {
             let decoder = Decoder::load(pool, config, file, options.max_model_len)?;
             file.release_pages();
@@ -49,5 +53,6 @@ pub fn load(files: &ModelFiles, options: LoadOptions) -> Result<Box<dyn CausalLm
             Decoder::load(pool, config, &source, options.max_model_len)?
         }
     };
+    decoder.operator_times = options.operator_times;
     Ok(Box::new(decoder))
 }

@@ -33,6 +33,7 @@ pub fn load_model(files: &ModelFiles, max_model_len: usize) -> Box<dyn CausalLm>
     let options = LoadOptions {
         num_threads: 2,
         max_model_len: Some(max_model_len),
+        operator_times: None,
     };
     load(files, options).expect("the model loads")
 }
