@@ -160,31 +160,25 @@ fn run<const KIND: u32>(
     let last = num_groups - 1;
     let last_row = rows.len() - group_rows;
     let overlaps = last_row != last * TILE_ROWS;
-    let out_start = out.as_mut_ptr();
-    let mut steps = (0..work.num_pieces())
-        .step_by(PIECES)
-        .flat_map(|piece| (0..num_groups).map(move |group| (piece, group)))
-        .enumerate()
-        .map(|(index, (piece, group))| {
-            let is_beside = overlaps && group == last;
-            let row = if group == last {
-                last_row
-            } else {
-                group * TILE_ROWS
-            };
-            let sums = if is_beside {
-                spare.as_mut_ptr().cast()
-            } else {
-                // SAFETY: the group's rows are in `out`.
-                unsafe { out_start.add(row * PANEL_ROWS) }
-            };
-            Step {
-                piece,
-                row,
-                sums,
-                buffer: index % 2,
+    let (out_start, spare_start) = (out.as_mut_ptr(), spare.as_mut_ptr().cast::<f32>());
+    // Groups follow each other within four pieces of the inner dimension.
+    let step_at = |index: usize| -> Option<Step> {
+        let group = index % num_groups;
+        let (row, sums) = match group == last {
+            true if overlaps => (last_row, spare_start),
+            true => (last_row, out_start.wrapping_add(last_row * PANEL_ROWS)),
+            false => {
+                let row = group * TILE_ROWS;
+                (row, out_start.wrapping_add(row * PANEL_ROWS))
             }
-        });
+        };
+        (index < num_steps).then_some(Step {
+            piece: index / num_groups * PIECES,
+            row,
+            sums,
+            buffer: index % 2,
+        })
+    };
     // SAFETY: tiles are available where this is called, and configured for these pieces; the assertions
     // bound the rows, and the buffers have the sizes that the steps need.
     unsafe {
@@ -192,21 +186,35 @@ fn run<const KIND: u32>(
             let config = TileConfig::new(group_rows, piece_inputs);
             asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly));
         }
-        let (mut multiplied, mut stored) = (None, None);
+        // The two steps that fill the pipeline and the two that empty it are not worth code of their own.
         let mut ahead = work.next_panel;
-        loop {
-            let next = steps.next();
-            if next.is_none() && multiplied.is_none() && stored.is_none() {
-                break;
-            }
+        for index in 0..num_steps + 2 {
             avx512::prefetch_lines(ahead, work.lines_per_step);
             ahead = ahead.wrapping_add(work.lines_per_step * LINE_BYTES);
-            work.advance(next, multiplied, stored);
-            stored = multiplied;
-            multiplied = next;
+            let next = step_at(index);
+            let multiplied = index.checked_sub(1).and_then(step_at);
+            let stored = index.checked_sub(2).and_then(step_at);
+            match (next, multiplied, stored) {
+                (Some(next), Some(multiplied), Some(stored)) => {
+                    work.advance::<true, true, true>(next, multiplied, stored);
+                }
+                (Some(next), Some(multiplied), None) => {
+                    work.advance::<true, true, false>(next, multiplied, next);
+                }
+                (Some(next), None, None) => work.advance::<true, false, false>(next, next, next),
+                (None, Some(multiplied), Some(stored)) => {
+                    work.advance::<false, true, true>(stored, multiplied, stored);
+                }
+                (None, Some(multiplied), None) => {
+                    work.advance::<false, true, false>(multiplied, multiplied, multiplied);
+                }
+                (None, None, Some(stored)) => {
+                    work.advance::<false, false, true>(stored, stored, stored);
+                }
+                _ => {}
+            }
         }
     }
-    drop(steps);
     if overlaps {
         let rows = out[last_row * PANEL_ROWS..].as_chunks_mut::<PANEL_ROWS>().0;
         for (out, line) in rows.iter_mut().zip(spare.iter()) {
@@ -265,12 +273,20 @@ impl<const KIND: u32> Work<KIND> {
     /// Tiles are configured; pointers are valid for the steps.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn advance(&self, next: Option<Step>, multiplied: Option<Step>, stored: Option<Step>) {
+    unsafe fn advance<const MULTIPLY: bool, const STORE: bool, const SCALE: bool>(
+        &self,
+        next: Step,
+        multiplied: Step,
+        stored: Step,
+    ) {
         let zero = _mm512_setzero_ps();
         let (mut scales, mut offsets) = ([zero; PIECES], [zero; PIECES]);
-        if let Some(step) = stored {
+        let mut input_blocks = [0; PIECES];
+        if SCALE {
             for index in 0..PIECES {
-                let (block, half) = Self::at(step.piece + index);
+                let (block, half) = Self::at(stored.piece + index);
+                // Past the last block the scale is zero, and any entry does.
+                input_blocks[index] = if block < self.blocks { block } else { 0 };
                 // SAFETY: the caller's promise; blocks past the last are zeros.
                 unsafe {
                     let scale = self.panel.add(block * DECODED_LINES + BLOCK_LINES);
@@ -285,8 +301,8 @@ impl<const KIND: u32> Work<KIND> {
             ($index:literal, $sums:literal, $inputs:literal, $weights:literal) => {
                 // SAFETY: the caller's promise.
                 unsafe {
-                    if let Some(step) = multiplied {
-                        let lines = step.buffer * STEP_LINES + $index * TILE_ROWS;
+                    if STORE {
+                        let lines = multiplied.buffer * STEP_LINES + $index * TILE_ROWS;
                         asm!(
                             concat!("tilestored [{dots} + {line}], ", $sums),
                             dots = in(reg) self.dots.add(lines),
@@ -294,8 +310,8 @@ impl<const KIND: u32> Work<KIND> {
                             options(nostack),
                         );
                     }
-                    if let Some(step) = next {
-                        let (codes, weights) = self.operands(step, $index);
+                    if MULTIPLY {
+                        let (codes, weights) = self.operands(next, $index);
                         asm!(
                             concat!("tilezero ", $sums),
                             concat!("tileloadd ", $inputs, ", [{codes} + {stride}]"),
@@ -308,8 +324,11 @@ impl<const KIND: u32> Work<KIND> {
                             options(nostack, readonly),
                         );
                     }
-                    if let Some(step) = stored {
-                        self.scale_rows(step, $index * ROWS_PER_PIECE, &scales, &offsets);
+                    if SCALE {
+                        let first = $index * ROWS_PER_PIECE;
+                        for row in first..(first + ROWS_PER_PIECE).min(self.group_rows) {
+                            self.scale_row(stored, row, &input_blocks, &scales, &offsets);
+                        }
                     }
                 }
             };
@@ -344,44 +363,40 @@ impl<const KIND: u32> Work<KIND> {
         }
     }
 
-    /// Scales and adds up the sums of four pieces for some rows of a step.
+    /// Scales and adds up the sums of four pieces for one row of a step.
     ///
     /// # Safety
     /// The step's tiles were stored.
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn scale_rows(
+    #[inline(always)]
+    unsafe fn scale_row(
         &self,
         step: Step,
-        first_row: usize,
+        row: usize,
+        input_blocks: &[usize; PIECES],
         scales: &[__m512; PIECES],
         offsets: &[__m512; PIECES],
     ) {
-        let dots = step.buffer * STEP_LINES;
-        for row in first_row..(first_row + ROWS_PER_PIECE).min(self.group_rows) {
-            // SAFETY: the caller's promise.
-            unsafe {
-                let sums = step.sums.add(row * PANEL_ROWS);
-                let mut sum = if step.piece == 0 {
-                    _mm512_setzero_ps()
-                } else {
-                    _mm512_loadu_ps(sums)
-                };
-                let infos = self.infos.add((step.row + row) * self.blocks);
-                for index in 0..PIECES {
-                    let block = Self::at(step.piece + index).0;
-                    // Past the last block the scale is zero, and any entry does.
-                    let info = &*infos.add(if block < self.blocks { block } else { 0 });
-                    let dot = self.dots.add(dots + index * TILE_ROWS + row);
-                    let dot = _mm512_cvtepi32_ps(_mm512_load_si512(dot.cast()));
-                    let scale = _mm512_mul_ps(scales[index], _mm512_set1_ps(info.scale));
-                    sum = _mm512_fmadd_ps(dot, scale, sum);
-                    if KIND == OFFSET {
-                        sum = _mm512_fmadd_ps(offsets[index], _mm512_set1_ps(info.scaled_sum), sum);
-                    }
+        // SAFETY: the caller's promise; only called by code compiled for AVX-512.
+        unsafe {
+            let sums = step.sums.add(row * PANEL_ROWS);
+            let mut sum = if step.piece == 0 {
+                _mm512_setzero_ps()
+            } else {
+                _mm512_loadu_ps(sums)
+            };
+            let infos = self.infos.add((step.row + row) * self.blocks);
+            let dots = self.dots.add(step.buffer * STEP_LINES + row);
+            for index in 0..PIECES {
+                let info = infos.add(input_blocks[index]);
+                let dot = _mm512_load_si512(dots.add(index * TILE_ROWS).cast());
+                let scale = _mm512_mul_ps(scales[index], _mm512_set1_ps((*info).scale));
+                sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, sum);
+                if KIND == OFFSET {
+                    let input_sum = _mm512_set1_ps((*info).scaled_sum);
+                    sum = _mm512_fmadd_ps(offsets[index], input_sum, sum);
                 }
-                _mm512_storeu_ps(sums, sum);
             }
+            _mm512_storeu_ps(sums, sum);
         }
     }
 }
