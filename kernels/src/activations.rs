@@ -9,7 +9,7 @@ use crate::panel::BLOCK_INPUTS;
 use crate::partition::{SharedSlice, for_rows};
 use crate::pool::ThreadPool;
 
-/// What a kernel needs of one row's block of 32 inputs beside its codes.
+/// How the codes of one row's block of 32 inputs are scaled.
 #[derive(Debug, Default, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct BlockInfo {
@@ -17,12 +17,13 @@ pub(crate) struct BlockInfo {
     pub scale: f32,
     /// scale times the sum of the codes: what a weight offset multiplies.
     pub scaled_sum: f32,
-    /// Minus a weight's zero point times the sum of the codes, so that an integer dot product of raw
-    /// weight codes that starts here ends at that of `code - zero`. See [`Correction`].
-    pub corrections: [i32; 6],
 }
 
-/// Index into [`BlockInfo::corrections`].
+/// Minus a weight's zero point times the sum of a block's codes, for each [`Correction`]: an integer dot
+/// product of raw weight codes that starts here ends at that of `code - zero`.
+pub(crate) type Corrections = [i32; 6];
+
+/// Index into [`Corrections`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub(crate) enum Correction {
@@ -53,6 +54,8 @@ pub struct Activations {
     codes: PageBuffer,
     /// `[num_rows, in_features / 32]`
     pub(crate) infos: Vec<BlockInfo>,
+    /// `[num_rows, in_features / 32]`
+    pub(crate) corrections: Vec<Corrections>,
 }
 
 /// Buffers of [`Activations`] that several threads fill row by row.
@@ -61,6 +64,7 @@ pub(crate) struct SharedRows<'a> {
     values: Option<SharedSlice<'a, f32>>,
     codes: SharedSlice<'a, i8>,
     infos: SharedSlice<'a, BlockInfo>,
+    corrections: SharedSlice<'a, Corrections>,
 }
 
 impl SharedRows<'_> {
@@ -79,10 +83,10 @@ impl SharedRows<'_> {
             // SAFETY: the caller's promise.
             unsafe {
                 let codes = self.codes.slice_mut(at, x.len());
-                let infos = self
-                    .infos
-                    .slice_mut(at / BLOCK_INPUTS, x.len() / BLOCK_INPUTS);
-                cpu::quantise_row(x, codes, infos);
+                let (first, count) = (at / BLOCK_INPUTS, x.len() / BLOCK_INPUTS);
+                let infos = self.infos.slice_mut(first, count);
+                let corrections = self.corrections.slice_mut(first, count);
+                cpu::quantise_row(x, codes, infos, corrections);
             }
         }
     }
@@ -118,6 +122,7 @@ impl Activations {
         let blocks = num_rows * in_features.div_ceil(BLOCK_INPUTS);
         if self.infos.len() < blocks {
             self.infos.resize(blocks, BlockInfo::default());
+            self.corrections.resize(blocks, Corrections::default());
         }
     }
 
@@ -131,6 +136,7 @@ impl Activations {
                 .then(|| SharedSlice::new(&mut self.values)),
             codes: SharedSlice::new(self.codes.signed_mut()),
             infos: SharedSlice::new(&mut self.infos),
+            corrections: SharedSlice::new(&mut self.corrections),
         }
     }
 

@@ -15,10 +15,13 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::avx512::{self, BLOCK_LINES, DECODED_LINES, HALVES, OFFSET, SUPER};
+use super::avx512::{
+    self, BITS4, BITS5, BITS6, BITS8, BLOCK_LINES, DECODED_LINES, EIGHT, HALVES, OFFSET, SIGNED,
+    SIXTEEN, SUPER,
+};
 use super::{DecodedPanel, Line};
 use crate::activations::{Activations, BlockInfo};
-use crate::panel::{BLOCK_INPUTS, LINE_BYTES, PANEL_ROWS, Panel};
+use crate::panel::{BLOCK_INPUTS, Codes, LINE_BYTES, PANEL_ROWS, Panel, Scales};
 
 /// Activation rows of a tile.
 const TILE_ROWS: usize = 16;
@@ -26,6 +29,10 @@ const TILE_ROWS: usize = 16;
 const PIECES: usize = 4;
 /// Rows that are scaled after each piece of the next step was started, so that both overlap.
 const ROWS_PER_PIECE: usize = TILE_ROWS / PIECES;
+/// Lines of the decoded blocks of four pieces, and how many of these are in use: weights of a step are
+/// multiplied now and their scales needed two steps later.
+const SLOT_LINES: usize = PIECES * DECODED_LINES;
+const NUM_SLOTS: usize = 3;
 /// Lines of the sums of one step.
 const STEP_LINES: usize = TILE_ROWS * PIECES;
 
@@ -104,27 +111,27 @@ pub(super) fn panel_product(
     decoded: &mut DecodedPanel,
     out: &mut [f32],
 ) {
-    // Room for blocks of zeros that complete the last step, its sums and those of an overlapping group.
-    let panel_lines = (panel.blocks + PIECES - 1) * DECODED_LINES;
-    let lines = panel_lines + 2 * STEP_LINES + TILE_ROWS;
-    match avx512::decode_signed(panel, decoded, lines) {
-        HALVES => run::<HALVES>(x, panel, rows, decoded, out),
-        // Both have an offset beside the scale once they are decoded.
-        OFFSET | SUPER => run::<OFFSET>(x, panel, rows, decoded, out),
-        _ => run::<0>(x, panel, rows, decoded, out),
+    match (panel.format.codes, panel.format.scales) {
+        (Codes::Bits4, Scales::Half { .. }) => run::<BITS4, EIGHT>(x, panel, rows, decoded, out),
+        (Codes::Bits4, Scales::HalfOffset) => run::<BITS4, OFFSET>(x, panel, rows, decoded, out),
+        (Codes::Bits4, _) => run::<BITS4, SUPER>(x, panel, rows, decoded, out),
+        (Codes::Bits5, Scales::Half { .. }) => run::<BITS5, SIXTEEN>(x, panel, rows, decoded, out),
+        (Codes::Bits5, Scales::HalfOffset) => run::<BITS5, OFFSET>(x, panel, rows, decoded, out),
+        (Codes::Bits5, _) => run::<BITS5, SUPER>(x, panel, rows, decoded, out),
+        (Codes::Bits6, _) => run::<BITS6, HALVES>(x, panel, rows, decoded, out),
+        (Codes::Bits8, _) => run::<BITS8, SIGNED>(x, panel, rows, decoded, out),
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn run<const KIND: u32>(
+fn run<const BITS: u32, const KIND: u32>(
     x: &Activations,
-    packed: Panel<'_>,
+    panel: Panel<'_>,
     rows: Range<usize>,
     decoded: &mut DecodedPanel,
     out: &mut [f32],
 ) {
-    let blocks = packed.blocks;
-    let (panel_start, panel_bytes) = (packed.codes.as_ptr(), packed.bytes());
+    let blocks = panel.blocks;
     let group_rows = rows.len().min(TILE_ROWS);
     let num_groups = rows.len().div_ceil(TILE_ROWS);
     assert!(
@@ -133,49 +140,42 @@ fn run<const KIND: u32>(
     );
     assert!(x.infos.len() >= rows.end * blocks, "this is a bug");
     assert!(out.len() == rows.len() * PANEL_ROWS, "this is a bug");
-    let piece_inputs = Work::<KIND>::INPUTS;
-    let is_configured = decoded.tiles == Some((group_rows, piece_inputs));
-    decoded.tiles = Some((group_rows, piece_inputs));
-    let (panel, buffers) = decoded
-        .lines
-        .split_at_mut((blocks + PIECES - 1) * DECODED_LINES);
-    panel[blocks * DECODED_LINES..].fill(Line([0; 64]));
+    let tiles = (group_rows, Work::<KIND>::INPUTS);
+    let is_configured = decoded.tiles.replace(tiles) == Some(tiles);
+    let buffers = decoded.lines(NUM_SLOTS * SLOT_LINES + 2 * STEP_LINES + TILE_ROWS);
+    let (slots, buffers) = buffers.split_at_mut(NUM_SLOTS * SLOT_LINES);
     let (dots, spare) = buffers.split_at_mut(2 * STEP_LINES);
     let work = Work::<KIND> {
         codes: x.codes()[rows.start * x.in_features..].as_ptr(),
         infos: x.infos[rows.start * blocks..].as_ptr(),
         blocks,
-        panel: panel.as_ptr(),
         dots: dots.as_mut_ptr(),
         group_rows,
-        next_panel: panel_start.wrapping_add(panel_bytes),
-        lines_per_step: 0,
     };
-    let num_steps = work.num_pieces().div_ceil(PIECES) * num_groups;
-    let work = Work {
-        lines_per_step: panel_bytes.div_ceil(LINE_BYTES * num_steps),
-        ..work
-    };
+    let num_steps = (blocks * Work::<KIND>::PER_BLOCK).div_ceil(PIECES) * num_groups;
     // The last group may overlap the one before it: it computes the same numbers again, beside.
     let last = num_groups - 1;
     let last_row = rows.len() - group_rows;
     let overlaps = last_row != last * TILE_ROWS;
     let (out_start, spare_start) = (out.as_mut_ptr(), spare.as_mut_ptr().cast::<f32>());
+    let slots_start = slots.as_mut_ptr();
     // Groups follow each other within four pieces of the inner dimension.
     let step_at = |index: usize| -> Option<Step> {
-        let group = index % num_groups;
-        let (row, sums) = match group == last {
-            true if overlaps => (last_row, spare_start),
-            true => (last_row, out_start.wrapping_add(last_row * PANEL_ROWS)),
-            false => {
-                let row = group * TILE_ROWS;
-                (row, out_start.wrapping_add(row * PANEL_ROWS))
-            }
+        let (turn, group) = (index / num_groups, index % num_groups);
+        let row = if group == last {
+            last_row
+        } else {
+            group * TILE_ROWS
         };
         (index < num_steps).then_some(Step {
-            piece: index / num_groups * PIECES,
+            piece: turn * PIECES,
+            weights: slots_start.wrapping_add(turn % NUM_SLOTS * SLOT_LINES),
             row,
-            sums,
+            sums: if overlaps && group == last {
+                spare_start
+            } else {
+                out_start.wrapping_add(row * PANEL_ROWS)
+            },
             buffer: index % 2,
         })
     };
@@ -183,15 +183,14 @@ fn run<const KIND: u32>(
     // bound the rows, and the buffers have the sizes that the steps need.
     unsafe {
         if !is_configured {
-            let config = TileConfig::new(group_rows, piece_inputs);
+            let config = TileConfig::new(group_rows, Work::<KIND>::INPUTS);
             asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly));
         }
-        // The two steps that fill the pipeline and the two that empty it are not worth code of their own.
-        let mut ahead = work.next_panel;
         for index in 0..num_steps + 2 {
-            avx512::prefetch_lines(ahead, work.lines_per_step);
-            ahead = ahead.wrapping_add(work.lines_per_step * LINE_BYTES);
             let next = step_at(index);
+            if let Some(step) = next.filter(|_| index.is_multiple_of(num_groups)) {
+                decode::<BITS, KIND>(panel, step.piece / Work::<KIND>::PER_BLOCK, step.weights);
+            }
             let multiplied = index.checked_sub(1).and_then(step_at);
             let stored = index.checked_sub(2).and_then(step_at);
             match (next, multiplied, stored) {
@@ -224,10 +223,38 @@ fn run<const KIND: u32>(
     }
 }
 
+/// Unpacks the blocks of four pieces to `slot`, zeros past the last block.
+///
+/// # Safety
+/// `slot` has room for them.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn decode<const BITS: u32, const KIND: u32>(
+    panel: Panel<'_>,
+    block: usize,
+    slot: *mut Line,
+) {
+    for index in 0..PIECES / Work::<KIND>::PER_BLOCK {
+        // SAFETY: the caller's promise.
+        let lines = unsafe {
+            &mut *slot
+                .add(index * DECODED_LINES)
+                .cast::<[Line; DECODED_LINES]>()
+        };
+        if block + index < panel.blocks {
+            avx512::decode_signed::<BITS, KIND>(panel, block + index, lines);
+        } else {
+            *lines = [Line([0; 64]); DECODED_LINES];
+        }
+    }
+}
+
 /// Four pieces times one group of rows.
 #[derive(Clone, Copy)]
 struct Step {
     piece: usize,
+    /// The pieces' decoded blocks.
+    weights: *mut Line,
     /// First row of the group.
     row: usize,
     /// `[group_rows, PANEL_ROWS]`
@@ -242,14 +269,9 @@ struct Work<const KIND: u32> {
     codes: *const i8,
     infos: *const BlockInfo,
     blocks: usize,
-    /// Decoded blocks.
-    panel: *const Line,
     /// Two buffers of sums.
     dots: *mut Line,
     group_rows: usize,
-    /// The panel that follows in memory, to be fetched while this one multiplies.
-    next_panel: *const u8,
-    lines_per_step: usize,
 }
 
 impl<const KIND: u32> Work<KIND> {
@@ -257,9 +279,7 @@ impl<const KIND: u32> Work<KIND> {
     /// Inputs of a piece.
     const INPUTS: usize = BLOCK_INPUTS / Self::PER_BLOCK;
 
-    fn num_pieces(&self) -> usize {
-        self.blocks * Self::PER_BLOCK
-    }
+    const HAS_OFFSET: bool = KIND == OFFSET || KIND == SUPER;
 
     /// The block of a piece and its half.
     #[inline(always)]
@@ -284,14 +304,15 @@ impl<const KIND: u32> Work<KIND> {
         let mut input_blocks = [0; PIECES];
         if SCALE {
             for index in 0..PIECES {
-                let (block, half) = Self::at(stored.piece + index);
+                let block = Self::at(stored.piece + index).0;
                 // Past the last block the scale is zero, and any entry does.
                 input_blocks[index] = if block < self.blocks { block } else { 0 };
-                // SAFETY: the caller's promise; blocks past the last are zeros.
+                let (block, half) = Self::at(index);
+                // SAFETY: the caller's promise.
                 unsafe {
-                    let scale = self.panel.add(block * DECODED_LINES + BLOCK_LINES);
+                    let scale = stored.weights.add(block * DECODED_LINES + BLOCK_LINES);
                     scales[index] = _mm512_load_ps(scale.add(half).cast());
-                    if KIND == OFFSET {
+                    if Self::HAS_OFFSET {
                         offsets[index] = _mm512_load_ps(scale.add(1).cast());
                     }
                 }
@@ -346,18 +367,19 @@ impl<const KIND: u32> Work<KIND> {
     /// The step's rows are valid.
     #[inline(always)]
     unsafe fn operands(&self, step: Step, index: usize) -> (*const i8, *const Line) {
-        let (block, half) = Self::at(step.piece + index);
-        let input = if block < self.blocks {
+        let is_there = Self::at(step.piece + index).0 < self.blocks;
+        let input = if is_there {
             (step.piece + index) * Self::INPUTS
         } else {
             0
         };
+        let (block, half) = Self::at(index);
         // SAFETY: the caller's promise.
         unsafe {
             (
                 self.codes
                     .add(step.row * self.blocks * BLOCK_INPUTS + input),
-                self.panel
+                step.weights
                     .add(block * DECODED_LINES + half * BLOCK_LINES / 2),
             )
         }
@@ -391,7 +413,7 @@ impl<const KIND: u32> Work<KIND> {
                 let dot = _mm512_load_si512(dots.add(index * TILE_ROWS).cast());
                 let scale = _mm512_mul_ps(scales[index], _mm512_set1_ps((*info).scale));
                 sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, sum);
-                if KIND == OFFSET {
+                if Self::HAS_OFFSET {
                     let input_sum = _mm512_set1_ps((*info).scaled_sum);
                     sum = _mm512_fmadd_ps(offsets[index], input_sum, sum);
                 }

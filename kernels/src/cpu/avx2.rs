@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::rows;
-use crate::activations::{Activations, BlockInfo, Correction};
+use crate::activations::{Activations, BlockInfo, Correction, Corrections};
 use crate::panel::{BLOCK_INPUTS, Codes, LINE_BYTES, PANEL_ROWS, Panel, Scales};
 
 /// Activation rows whose sums are kept in registers together.
@@ -39,6 +39,7 @@ pub(super) fn panel_product(
 struct Input<'a> {
     codes: &'a [i8; BLOCK_INPUTS],
     info: &'a BlockInfo,
+    corrections: &'a Corrections,
 }
 
 /// Sixteen output rows times `ROWS` activation rows. Integer sums are exact and each element's float
@@ -60,6 +61,7 @@ fn tile<const ROWS: usize>(
             Input {
                 codes: &codes[at],
                 info: &x.infos[at],
+                corrections: &x.corrections[at],
             }
         });
         for (half, sums) in sums.iter_mut().enumerate() {
@@ -105,10 +107,10 @@ fn add_block<const ROWS: usize>(
         let scale = _mm256_mul_ps(scale, _mm256_set1_ps(info.scale));
         _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, sum)
     };
-    let corrected = |dot: __m256i, info: &BlockInfo, correction: Correction| {
+    let corrected = |dot: __m256i, input: Input<'_>, correction: Correction| {
         _mm256_add_epi32(
             dot,
-            _mm256_set1_epi32(info.corrections[correction as usize]),
+            _mm256_set1_epi32(input.corrections[correction as usize]),
         )
     };
     match panel.format.scales {
@@ -120,7 +122,7 @@ fn add_block<const ROWS: usize>(
                 let scale = _mm_cvtsi64_si128(bytes_of(own, part, half));
                 let scale = _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(scale)));
                 for r in 0..ROWS {
-                    let dot = corrected(dots[part][r], inputs[r].info, correction);
+                    let dot = corrected(dots[part][r], inputs[r], correction);
                     sums[r] = add(sums[r], dot, scale, inputs[r].info);
                 }
             }
@@ -134,7 +136,7 @@ fn add_block<const ROWS: usize>(
             };
             let dots = dots(panel.format.codes, lines, half, inputs);
             for r in 0..ROWS {
-                let dot = corrected(dots[r], inputs[r].info, correction);
+                let dot = corrected(dots[r], inputs[r], correction);
                 sums[r] = add(sums[r], dot, scale, inputs[r].info);
             }
         }

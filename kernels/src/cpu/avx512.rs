@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::{DecodedPanel, Line, rows};
-use crate::activations::{Activations, BlockInfo, Correction};
+use crate::activations::{Activations, BlockInfo, Correction, Corrections};
 use crate::panel::{BLOCK_INPUTS, Codes, LINE_BYTES, PANEL_ROWS, Panel, SUPER_BLOCKS, Scales};
 
 /// Activation rows whose sums are kept in registers together.
@@ -18,17 +18,17 @@ pub(super) const DECODED_LINES: usize = BLOCK_LINES + 2;
 /// not cross.
 const PREFETCH_BYTES: usize = 4096;
 
-const BITS4: u32 = 4;
-const BITS5: u32 = 5;
-const BITS6: u32 = 6;
-const BITS8: u32 = 8;
+pub(super) const BITS4: u32 = 4;
+pub(super) const BITS5: u32 = 5;
+pub(super) const BITS6: u32 = 6;
+pub(super) const BITS8: u32 = 8;
 /// Already unpacked by [`decode`].
 const DECODED: u32 = 0;
 
 /// [`Scales`] as constants.
-const EIGHT: u32 = 0;
-const SIXTEEN: u32 = 1;
-const SIGNED: u32 = 2;
+pub(super) const EIGHT: u32 = 0;
+pub(super) const SIXTEEN: u32 = 1;
+pub(super) const SIGNED: u32 = 2;
 pub(super) const OFFSET: u32 = 3;
 pub(super) const SUPER: u32 = 4;
 pub(super) const HALVES: u32 = 5;
@@ -94,64 +94,41 @@ fn run<const BITS: u32, const KIND: u32>(
 
 /// Asks the second-level cache for `count` lines.
 #[inline]
-pub(super) fn prefetch_lines(start: *const u8, count: usize) {
+fn prefetch_lines(start: *const u8, count: usize) {
     for line in 0..count {
         // SAFETY: a prefetch reads nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(line * LINE_BYTES).cast()) };
     }
 }
 
-/// Unpacks a panel to signed codes with their zero points taken off, in the first of `lines` lines, and
-/// says which kind of scales it has.
+/// Unpacks a block to signed codes with their zero points taken off.
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn decode_signed(panel: Panel<'_>, decoded: &mut DecodedPanel, lines: usize) -> u32 {
-    match (panel.format.codes, panel.format.scales) {
-        (Codes::Bits4, Scales::Half { .. }) => decode_as::<BITS4, EIGHT>(panel, decoded, lines),
-        (Codes::Bits4, Scales::HalfOffset) => decode_as::<BITS4, OFFSET>(panel, decoded, lines),
-        (Codes::Bits4, _) => decode_as::<BITS4, SUPER>(panel, decoded, lines),
-        (Codes::Bits5, Scales::Half { .. }) => decode_as::<BITS5, SIXTEEN>(panel, decoded, lines),
-        (Codes::Bits5, Scales::HalfOffset) => decode_as::<BITS5, OFFSET>(panel, decoded, lines),
-        (Codes::Bits5, _) => decode_as::<BITS5, SUPER>(panel, decoded, lines),
-        (Codes::Bits6, _) => decode_as::<BITS6, HALVES>(panel, decoded, lines),
-        (Codes::Bits8, _) => decode_as::<BITS8, SIGNED>(panel, decoded, lines),
-    }
-}
-
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn decode_as<const BITS: u32, const KIND: u32>(
+pub(super) fn decode_signed<const BITS: u32, const KIND: u32>(
     panel: Panel<'_>,
-    decoded: &mut DecodedPanel,
-    lines: usize,
-) -> u32 {
-    let zero = match KIND {
+    index: usize,
+    lines: &mut [Line; DECODED_LINES],
+) {
+    assert!(index < panel.blocks, "this is a bug");
+    let zero = _mm512_set1_epi8(match KIND {
         EIGHT => 8,
         SIXTEEN => 16,
         SIGNED => -128,
         HALVES => 32,
         _ => 0,
-    };
-    let zero = _mm512_set1_epi8(zero);
+    });
     let source = Source {
         codes: panel.codes.as_ptr(),
         scales: panel.scales.as_ptr(),
         next: std::ptr::null(),
         lines_per_turn: 0,
     };
-    let lines = &mut decoded.lines(lines)[..panel.blocks * DECODED_LINES];
-    for (index, lines) in lines
-        .as_chunks_mut::<DECODED_LINES>()
-        .0
-        .iter_mut()
-        .enumerate()
-    {
-        // SAFETY: the panel holds block `index`.
-        let mut block = unsafe { read_block::<BITS, KIND>(source, index) };
-        for line in &mut block.lines {
-            *line = _mm512_sub_epi8(*line, zero);
-        }
-        decode(block, lines);
+    // SAFETY: the panel holds the block.
+    let mut block = unsafe { read_block::<BITS, KIND>(source, index) };
+    for line in &mut block.lines {
+        *line = _mm512_sub_epi8(*line, zero);
     }
-    KIND
+    decode(block, lines);
 }
 
 /// A panel's bytes, packed or decoded (then everything is in `codes`).
@@ -337,6 +314,7 @@ fn tiles<const BITS: u32, const KIND: u32>(
         "this is a bug"
     );
     assert!(x.infos.len() >= rows.end * blocks, "this is a bug");
+    assert!(x.corrections.len() == x.infos.len(), "this is a bug");
     let mut row = rows.start;
     while row < rows.end {
         let count = TILE_ROWS.min(rows.end - row);
@@ -344,6 +322,7 @@ fn tiles<const BITS: u32, const KIND: u32>(
         let inputs = Inputs {
             codes: x.codes()[row * blocks * BLOCK_INPUTS..].as_ptr(),
             infos: x.infos[row * blocks..].as_ptr(),
+            corrections: x.corrections[row * blocks..].as_ptr(),
             blocks,
         };
         let turn = (row - rows.start) / TILE_ROWS * blocks * source.lines_per_turn;
@@ -373,6 +352,7 @@ fn tiles<const BITS: u32, const KIND: u32>(
 struct Inputs {
     codes: *const i8,
     infos: *const BlockInfo,
+    corrections: *const Corrections,
     blocks: usize,
 }
 
@@ -402,7 +382,8 @@ unsafe fn tile<const BITS: u32, const KIND: u32, const ROWS: usize>(
             for (r, sum) in sums.iter_mut().enumerate() {
                 let at = r * inputs.blocks + index;
                 let codes = inputs.codes.add(at * BLOCK_INPUTS);
-                *sum = add_block::<KIND>(*sum, &block, codes, &*inputs.infos.add(at));
+                let (info, corrections) = (&*inputs.infos.add(at), &*inputs.corrections.add(at));
+                *sum = add_block::<KIND>(*sum, &block, codes, info, corrections);
             }
         }
     }
@@ -421,12 +402,13 @@ unsafe fn add_block<const KIND: u32>(
     block: &Block,
     codes: *const i8,
     info: &BlockInfo,
+    corrections: &Corrections,
 ) -> __m512 {
     let scaled = |sum: __m512, dot: __m512i, scale: __m512| {
         let scale = _mm512_mul_ps(scale, _mm512_set1_ps(info.scale));
         _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, sum)
     };
-    let start = |correction: Correction| _mm512_set1_epi32(info.corrections[correction as usize]);
+    let start = |correction: Correction| _mm512_set1_epi32(corrections[correction as usize]);
     // SAFETY: groups are below 8.
     let input = |group: usize| unsafe {
         _mm512_set1_epi32(codes.add(4 * group).cast::<i32>().read_unaligned())

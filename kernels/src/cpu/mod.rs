@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 
 pub(crate) use attend::{QueryState, TILE_TOKENS, TileInput};
 
-use crate::activations::{Activations, BlockInfo};
+use crate::activations::{Activations, BlockInfo, Corrections};
 use crate::matrix::PackedMatrix;
 use crate::panel::PANEL_ROWS;
 
@@ -254,7 +254,12 @@ macro_rules! vectors_for_each_isa {
 
 vectors_for_each_isa! {
     /// Quantises whole blocks of 32 values.
-    rows::quantise_row(x: &[f32], codes: &mut [i8], infos: &mut [BlockInfo]);
+    rows::quantise_row(
+        x: &[f32],
+        codes: &mut [i8],
+        infos: &mut [BlockInfo],
+        corrections: &mut [Corrections]
+    );
     /// Adds one tile to each query's running softmax.
     attend::attend_tile(tile: &TileInput<'_>, states: &mut [QueryState], outs: &mut [f32]);
 }

@@ -4,7 +4,7 @@
 use half::f16;
 
 use super::vector::{LANES, ROUND, Vector};
-use crate::activations::{BlockInfo, Correction};
+use crate::activations::{BlockInfo, Correction, Corrections};
 use crate::panel::BLOCK_INPUTS;
 
 #[inline(always)]
@@ -70,10 +70,17 @@ pub(super) fn tree_max(mut lanes: [f32; 16]) -> f32 {
 
 /// Quantises whole blocks of 32 values.
 #[inline(always)]
-pub(super) fn quantise_row<V: Vector>(x: &[f32], codes: &mut [i8], infos: &mut [BlockInfo]) {
+pub(super) fn quantise_row<V: Vector>(
+    x: &[f32],
+    codes: &mut [i8],
+    infos: &mut [BlockInfo],
+    corrections: &mut [Corrections],
+) {
     let (blocks, _) = x.as_chunks::<BLOCK_INPUTS>();
     let (codes, _) = codes.as_chunks_mut::<BLOCK_INPUTS>();
-    for ((block, codes), info) in blocks.iter().zip(codes).zip(infos) {
+    for (((block, codes), info), corrections) in
+        blocks.iter().zip(codes).zip(infos).zip(corrections)
+    {
         let [low, high] = [0, 1].map(|half| V::load(&block.as_chunks::<LANES>().0[half]));
         let largest = low.abs().max(high.abs()).largest();
         let scale = largest / 127.0;
@@ -87,12 +94,12 @@ pub(super) fn quantise_row<V: Vector>(x: &[f32], codes: &mut [i8], infos: &mut [
         let sum = low + high;
         info.scale = scale;
         info.scaled_sum = scale * sum as f32;
-        info.corrections[Correction::Eight as usize] = -8 * sum;
-        info.corrections[Correction::Sixteen as usize] = -16 * sum;
-        info.corrections[Correction::Signed as usize] = -128 * sum;
-        info.corrections[Correction::LowHalf as usize] = -32 * low;
-        info.corrections[Correction::HighHalf as usize] = -32 * high;
-        info.corrections[Correction::None as usize] = 0;
+        corrections[Correction::Eight as usize] = -8 * sum;
+        corrections[Correction::Sixteen as usize] = -16 * sum;
+        corrections[Correction::Signed as usize] = -128 * sum;
+        corrections[Correction::LowHalf as usize] = -32 * low;
+        corrections[Correction::HighHalf as usize] = -32 * high;
+        corrections[Correction::None as usize] = 0;
     }
 }
 
