@@ -70,13 +70,26 @@ fn attend_queries<V: Vector, const N: usize>(
     for n in 0..N {
         queries[n] = &tile.q[states[n].query..][..head_dim];
     }
-    let mut sums = [V::splat(0.0); N];
+    // Even and odd dimensions are summed apart, so that a few queries keep the units busy.
+    let (mut even, mut odd) = ([V::splat(0.0); N], [V::splat(0.0); N]);
     let (keys, _) = tile.keys.as_chunks::<TILE_TOKENS>();
-    for (d, keys) in keys[..head_dim].iter().enumerate() {
-        let keys = V::load(keys);
+    let (pairs, rest) = keys[..head_dim].as_chunks::<2>();
+    for (d, [first, second]) in pairs.iter().enumerate() {
+        let (first, second) = (V::load(first), V::load(second));
         for n in 0..N {
-            sums[n] = sums[n].add_product(V::splat(queries[n][d]), keys);
+            even[n] = even[n].add_product(V::splat(queries[n][2 * d]), first);
+            odd[n] = odd[n].add_product(V::splat(queries[n][2 * d + 1]), second);
         }
+    }
+    for keys in rest {
+        for n in 0..N {
+            let query = V::splat(queries[n][head_dim - 1]);
+            even[n] = even[n].add_product(query, V::load(keys));
+        }
+    }
+    let mut sums = even;
+    for n in 0..N {
+        sums[n] = even[n].add_product(V::splat(1.0), odd[n]);
     }
     let mut weights = [[0.0_f32; TILE_TOKENS]; N];
     let corrections = update_states(tile, &sums, states, &mut weights);
@@ -136,23 +149,24 @@ fn add_values<V: Vector, const N: usize>(
     outs: &mut [f32],
 ) {
     let head_dim = tile.head_dim;
-    for start in (0..head_dim - head_dim % LANES).step_by(LANES) {
-        // No closures here: `array::from_fn` isn't always inlined.
-        let mut sums = [V::splat(0.0); N];
-        for n in 0..N {
-            let out = &outs[n * head_dim + start..].as_chunks::<LANES>().0[0];
-            sums[n] = V::load(out).mul(V::splat(corrections[n]));
+    let whole = head_dim - head_dim % LANES;
+    let mut start = 0;
+    // A few queries take several pieces of the output at once, for the same reason.
+    if N <= 2 {
+        while start + 4 * LANES <= whole {
+            add_piece::<V, N, 4>(tile, weights, corrections, outs, start);
+            start += 4 * LANES;
         }
-        let columns = tile.values[start..].chunks(head_dim);
-        for (t, values) in columns.enumerate().take(TILE_TOKENS) {
-            let values = V::load(&values.as_chunks::<LANES>().0[0]);
-            for n in 0..N {
-                sums[n] = sums[n].add_product(V::splat(weights[n][t]), values);
-            }
+    }
+    if N <= 4 {
+        while start + 2 * LANES <= whole {
+            add_piece::<V, N, 2>(tile, weights, corrections, outs, start);
+            start += 2 * LANES;
         }
-        for (n, sum) in sums.into_iter().enumerate() {
-            sum.store(&mut outs[n * head_dim + start..].as_chunks_mut::<LANES>().0[0]);
-        }
+    }
+    while start < whole {
+        add_piece::<V, N, 1>(tile, weights, corrections, outs, start);
+        start += LANES;
     }
     for n in 0..N {
         for d in head_dim - head_dim % LANES..head_dim {
@@ -161,6 +175,42 @@ fn add_values<V: Vector, const N: usize>(
                 sum += weights[n][t] * tile.values[t * head_dim + d];
             }
             outs[n * head_dim + d] = sum;
+        }
+    }
+}
+
+/// [`add_values`] for the dimensions `start..start + WIDTH * LANES`.
+#[inline(always)]
+fn add_piece<V: Vector, const N: usize, const WIDTH: usize>(
+    tile: &TileInput<'_>,
+    weights: &[[f32; TILE_TOKENS]; N],
+    corrections: &[f32; LANES],
+    outs: &mut [f32],
+    start: usize,
+) {
+    let head_dim = tile.head_dim;
+    // No closures here: `array::from_fn` isn't always inlined.
+    let mut sums = [[V::splat(0.0); WIDTH]; N];
+    for n in 0..N {
+        let (pieces, _) = outs[n * head_dim + start..].as_chunks::<LANES>();
+        for w in 0..WIDTH {
+            sums[n][w] = V::load(&pieces[w]).mul(V::splat(corrections[n]));
+        }
+    }
+    let rows = tile.values[start..].chunks(head_dim);
+    for (t, row) in rows.enumerate().take(TILE_TOKENS) {
+        let (pieces, _) = row.as_chunks::<LANES>();
+        for w in 0..WIDTH {
+            let values = V::load(&pieces[w]);
+            for n in 0..N {
+                sums[n][w] = sums[n][w].add_product(V::splat(weights[n][t]), values);
+            }
+        }
+    }
+    for n in 0..N {
+        let (pieces, _) = outs[n * head_dim + start..].as_chunks_mut::<LANES>();
+        for w in 0..WIDTH {
+            sums[n][w].store(&mut pieces[w]);
         }
     }
 }
