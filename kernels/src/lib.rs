@@ -13,6 +13,7 @@ pub mod dtype;
 pub mod elementwise;
 pub mod error;
 pub mod kv_cache;
+pub mod logits;
 pub mod mapped_file;
 pub mod matmul;
 pub mod matrix;
@@ -38,4 +39,12 @@ pub use rope::{RopeKind, RopeTable, Rotation, rotate_and_cache};
 /// The instruction set the kernels run with on this machine.
 pub fn isa() -> &'static str {
     cpu::isa().name()
+}
+
+/// The instruction sets that this machine has kernels for, best first; `PONDER_ISA` names the one to use.
+pub fn available_isas() -> Vec<&'static str> {
+    cpu::Isa::available()
+        .into_iter()
+        .map(cpu::Isa::name)
+        .collect()
 }

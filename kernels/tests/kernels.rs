@@ -340,6 +340,164 @@ fn attention_does_not_depend_on_chunks_blocks_or_threads() {
     assert_eq!(whole, case.paged(&three, 32, 13));
 }
 
+/// A tree of sequences: some share all blocks but the last, some only the first, one shares none.
+#[test]
+fn rows_that_share_blocks_are_attended_as_if_alone() {
+    let params = AttentionParams {
+        num_heads: 6,
+        num_kv_heads: 2,
+        head_dim: 32,
+        scale: 0.2,
+        sliding_window: Some(70),
+        softcap: None,
+    };
+    let (pool, mut random) = (ThreadPool::new(2), Random(33));
+    let mut cache = KvCache::new(1, 24, 16, 2, 32).unwrap();
+    let slots: Vec<u32> = (0..24 * 16).collect();
+    let (k, v) = (
+        random.values(slots.len() * 64),
+        random.values(slots.len() * 64),
+    );
+    cache.write(&pool, 0, &slots, &k, &v);
+    let tables: [&[u32]; 6] = [
+        &[3, 7, 1, 9, 12],
+        &[3, 7, 1, 9, 2],
+        &[0, 4, 5],
+        &[3, 7, 1, 11],
+        &[3, 8],
+        &[3, 7, 1, 9, 12],
+    ];
+    let shapes = [(1, 70), (3, 68), (2, 40), (1, 64), (5, 20), (1, 66)];
+    let rows: Vec<AttentionRows<'_>> = tables
+        .iter()
+        .zip(shapes)
+        .map(|(block_table, (num_rows, context_len))| AttentionRows {
+            block_table,
+            num_rows,
+            context_len,
+        })
+        .collect();
+    let width = 6 * 32;
+    let total: usize = rows.iter().map(|rows| rows.num_rows).sum();
+    let q = random.values(total * width);
+    let attend = |rows: &[AttentionRows<'_>], q: &[f32]| {
+        let mut plan = AttentionPlan::default();
+        plan.plan(rows, 2, 1);
+        let mut out = vec![f32::NAN; q.len()];
+        paged_attention(&pool, &params, &cache, 0, &plan, q, rows, &mut out);
+        out
+    };
+    let together = attend(&rows, &q);
+    let mut first = 0;
+    for sequence in &rows {
+        let range = first * width..(first + sequence.num_rows) * width;
+        first += sequence.num_rows;
+        assert_eq!(attend(&[*sequence], &q[range.clone()]), together[range]);
+    }
+}
+
+#[test]
+fn logits_passes_equal_their_definitions() {
+    let mut values = Random(8).values(5000);
+    values[4321] = 3.0;
+    values[4999] = 3.0;
+    values[17] = f32::NEG_INFINITY;
+    assert_eq!(logits::argmax(&values), Some((4321, 3.0)));
+    assert_eq!(logits::argmax(&[f32::NAN, f32::NEG_INFINITY]), None);
+    for count in [0, 1, 2, 63, 700, 5000, 6000] {
+        let mut expected: Vec<u32> = (0..5000).collect();
+        let at = |id: u32| values[id as usize];
+        expected.sort_by(|a, b| at(*b).total_cmp(&at(*a)).then(a.cmp(b)));
+        expected.truncate(count);
+        assert_eq!(logits::top(&values, count), expected);
+    }
+    let (mut weights, mut sums) = (Vec::new(), Vec::new());
+    let total = logits::weigh(&values, 3.0, &mut weights, &mut sums);
+    let exact: Vec<f64> = values.iter().map(|v| (f64::from(*v) - 3.0).exp()).collect();
+    assert!((total / exact.iter().sum::<f64>() - 1.0).abs() < 1e-6);
+    assert_eq!(weights[17], 0.0);
+    for (weight, exact) in weights.iter().zip(&exact) {
+        assert!((f64::from(*weight) - exact).abs() <= 4e-7 * exact);
+    }
+}
+
+/// The instruction set is chosen once a process, so the others run in processes of their own.
+#[test]
+fn every_instruction_set_passes_these_tests() {
+    const VARIABLE: &str = "PONDER_ISA";
+    if std::env::var_os(VARIABLE).is_some() {
+        return;
+    }
+    for isa in available_isas().into_iter().skip(1) {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .env(VARIABLE, isa)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{isa}: {text}");
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(60))]
+    /// Any shape, any type: within the bound of the reference, and each row as if it were alone.
+    #[test]
+    fn any_product_equals_the_reference(
+        dtype in 0..DType::ALL.len(),
+        out_features in 1_usize..70,
+        blocks in 1_usize..7,
+        rows in 1_usize..80,
+        seed in 0_u64..1000,
+    ) {
+        let (dtype, in_features) = (DType::ALL[dtype], 256 * blocks);
+        let pool = ThreadPool::new(2);
+        let (bytes, weights) = quantised(dtype, out_features, in_features, seed);
+        let packed = PackedMatrix::pack(&pool, dtype, &bytes, out_features, in_features).unwrap();
+        let x = Random(seed + 1).values(rows * in_features);
+        let actual = product(&pool, &packed, &x);
+        let mut expected = vec![0.0; actual.len()];
+        reference::matmul(&x, &weights, in_features, &mut expected);
+        let bound = 0.008 * (in_features as f32).sqrt();
+        for (a, b) in actual.iter().zip(&expected) {
+            proptest::prop_assert!((a - b).abs() <= bound, "{} is not {}", a, b);
+        }
+        let last = &x[(rows - 1) * in_features..];
+        let alone = product(&pool, &packed, last);
+        proptest::prop_assert_eq!(&alone[..], &actual[(rows - 1) * out_features..]);
+    }
+}
+
+/// Gate, up and the activation in one section equal the three apart, for whole blocks and others.
+#[test]
+fn gated_products_equal_their_parts() {
+    let pool = ThreadPool::new(2);
+    for (width, dtype) in [(64, DType::Q4_1), (96, DType::Q6K), (40, DType::F32)] {
+        let in_features = 512;
+        let pack = |seed| {
+            let (bytes, _) = quantised(dtype, width, in_features, seed);
+            PackedMatrix::pack(&pool, dtype, &bytes, width, in_features).unwrap()
+        };
+        let (gate, up) = (pack(1), pack(2));
+        for rows in [1, 9, 70] {
+            let x = Random(rows as u64).values(rows * in_features);
+            let mut input = Activations::with_capacity(rows, in_features, true);
+            input.load(&pool, &x, rows, in_features);
+            let mut gated = Activations::with_capacity(rows, width, true);
+            matmul_glu(&pool, &input, &gate, &up, Glu::Silu, &mut gated);
+            let (mut expected, wide) = (product(&pool, &gate, &x), product(&pool, &up, &x));
+            elementwise::glu(Glu::Silu, &mut expected, &wide);
+            // An identity matrix reads the activations back.
+            let mut identity = vec![0.0_f32; width * width];
+            (0..width).for_each(|i| identity[i * width + i] = 1.0);
+            let bytes: Vec<u8> = identity.iter().flat_map(|v| v.to_le_bytes()).collect();
+            let identity = PackedMatrix::pack(&pool, DType::F32, &bytes, width, width).unwrap();
+            let mut actual = vec![0.0; rows * width];
+            matmul(&pool, &gated, &identity, None, &mut actual);
+            assert_eq!(actual, expected, "{} x {rows}", dtype.name());
+        }
+    }
+}
+
 #[test]
 fn copied_blocks_hold_the_same_keys() {
     let pool = ThreadPool::new(1);

@@ -1,17 +1,13 @@
 //! Log-probabilities of the model's unmodified logits.
 
+use ponder_kernels::logits::{argmax, top, weigh};
+
 use super::request::{TokenId, TokenLogprobs};
 
 /// The log of the sum of exponentials, or `None` when the row is not finite.
 pub(super) fn log_sum_exp(logits: &[f32]) -> Option<f64> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if !max.is_finite() {
-        return None;
-    }
-    let sum: f64 = logits
-        .iter()
-        .map(|logit| f64::from((logit - max).exp()))
-        .sum();
+    let (_, max) = argmax(logits).filter(|(_, max)| max.is_finite())?;
+    let sum = weigh(logits, max, &mut Vec::new(), &mut Vec::new());
     let result = f64::from(max) + sum.ln();
     result.is_finite().then_some(result)
 }
@@ -27,31 +23,11 @@ pub(super) fn token_logprobs(
     Some(TokenLogprobs {
         token_id,
         logprob: logprob(token_id),
-        top: top_tokens(logits, num_top)
+        top: top(logits, num_top)
             .into_iter()
             .map(|id| (id, logprob(id)))
             .collect(),
     })
-}
-
-/// The ids of the `count` largest values, descending, ties to the lower id.
-pub(super) fn top_tokens(values: &[f32], count: usize) -> Vec<TokenId> {
-    let count = count.min(values.len());
-    if count == 0 {
-        return Vec::new();
-    }
-    let by_value = |a: &TokenId, b: &TokenId| {
-        values[*b as usize]
-            .total_cmp(&values[*a as usize])
-            .then(a.cmp(b))
-    };
-    let mut ids: Vec<TokenId> = (0..values.len() as TokenId).collect();
-    if count < ids.len() {
-        ids.select_nth_unstable_by(count - 1, by_value);
-        ids.truncate(count);
-    }
-    ids.sort_unstable_by(by_value);
-    ids
 }
 
 #[cfg(test)]

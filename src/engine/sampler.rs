@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 
-use super::logprobs::{log_sum_exp, top_tokens};
+use ponder_kernels::logits;
+
 use super::request::{SamplingParams, TokenId};
 use super::rng;
 use super::sequence::Sequence;
@@ -15,26 +16,31 @@ const NUCLEUS_FIRST: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Sampler {
     logits: Vec<f32>,
-    weights: Vec<f64>,
+    /// Unnormalised probabilities, the largest 1, and the sums of their chunks.
+    weights: Vec<f32>,
+    sums: Vec<f64>,
+    /// Weights of the likeliest tokens.
+    candidates: Vec<f64>,
 }
 
 impl Sampler {
-    /// The next token of `sequence`, or `None` when the logits are not finite.
-    pub(super) fn sample(&mut self, sequence: &Sequence, logits: &[f32]) -> Option<TokenId> {
+    /// The next token of `sequence`, or `None` when the logits in `row` are not finite.
+    pub(super) fn sample(&mut self, sequence: &Sequence, row: &[f32]) -> Option<TokenId> {
         let params = &sequence.params;
         let is_masked = sequence.num_output_tokens() < params.min_tokens;
         let is_changed = !params.logit_bias.is_empty() || has_penalties(params) || is_masked;
         if is_changed {
             self.logits.clear();
-            self.logits.extend_from_slice(logits);
+            self.logits.extend_from_slice(row);
             adjust(&mut self.logits, sequence, is_masked);
         }
         if params.temperature <= 0.0 {
-            return argmax(if is_changed { &self.logits } else { logits });
+            let (token_id, logit) = logits::argmax(if is_changed { &self.logits } else { row })?;
+            return logit.is_finite().then_some(token_id as TokenId);
         }
         if !is_changed {
             self.logits.clear();
-            self.logits.extend_from_slice(logits);
+            self.logits.extend_from_slice(row);
         }
         for logit in &mut self.logits {
             *logit /= params.temperature;
@@ -46,13 +52,13 @@ impl Sampler {
 
     /// Draws from the filtered softmax of `self.logits` by inverting its cumulative distribution.
     fn draw(&mut self, params: &SamplingParams, u: f64) -> Option<TokenId> {
-        let total = log_sum_exp(&self.logits)?;
-        let probability = |logit: f32| (f64::from(logit) - total).exp();
+        let (_, max) = logits::argmax(&self.logits).filter(|(_, max)| max.is_finite())?;
+        let total = logits::weigh(&self.logits, max, &mut self.weights, &mut self.sums);
+        if !total.is_finite() {
+            return None;
+        }
         if params.top_k == 0 && params.top_p >= 1.0 && params.min_p <= 0.0 {
-            let weights = self.logits.iter().map(|logit| probability(*logit));
-            self.weights.clear();
-            self.weights.extend(weights);
-            return invert(&self.weights, u).map(|index| index as TokenId);
+            return invert_all(&self.weights, &self.sums, u * total);
         }
         let vocab_size = self.logits.len();
         let limit = if params.top_k == 0 {
@@ -62,57 +68,44 @@ impl Sampler {
         };
         let mut count = NUCLEUS_FIRST.min(limit);
         loop {
-            let ids = top_tokens(&self.logits, count);
-            self.weights.clear();
-            self.weights
-                .extend(ids.iter().map(|id| probability(self.logits[*id as usize])));
-            // top-p is taken of what min-p and top-k leave.
-            let floor = f64::from(params.min_p) * self.weights[0];
-            let kept = self
-                .weights
+            let ids = logits::top(&self.logits, count);
+            let weight = |id: &TokenId| f64::from(self.weights[*id as usize]);
+            self.candidates.clear();
+            self.candidates.extend(ids.iter().map(weight));
+            // The largest logit weighs 1. top-p is taken of what min-p and top-k leave.
+            let floor = f64::from(params.min_p);
+            let candidates = &self.candidates;
+            let kept = candidates
                 .iter()
                 .take_while(|weight| **weight >= floor)
                 .count()
                 .max(1);
             let is_whole = count == limit || kept < count;
-            let mass = self.mass(params, kept, total);
-            match nucleus(&self.weights[..kept], f64::from(params.top_p) * mass) {
-                Some(len) => return invert(&self.weights[..len], u).map(|index| ids[index]),
-                None if is_whole => {
-                    return invert(&self.weights[..kept], u).map(|index| ids[index]);
-                }
+            let mass = if is_whole {
+                candidates[..kept].iter().sum()
+            } else {
+                self.mass(limit, floor, total)
+            };
+            match nucleus(&candidates[..kept], f64::from(params.top_p) * mass) {
+                Some(len) => return invert(&candidates[..len], u).map(|index| ids[index]),
+                None if is_whole => return invert(&candidates[..kept], u).map(|index| ids[index]),
                 None => count = (count * 8).min(limit),
             }
         }
     }
 
-    /// The probability that min-p and top-k leave.
-    fn mass(&self, params: &SamplingParams, kept: usize, total: f64) -> f64 {
-        if params.top_k > 0 || params.min_p > 0.0 {
-            let limit = if params.top_k == 0 {
-                self.logits.len()
-            } else {
-                params.top_k
-            };
-            if kept < self.weights.len() || self.weights.len() >= limit {
-                return self.weights[..kept].iter().sum();
-            }
-            if params.top_k > 0 {
-                let ids = top_tokens(&self.logits, limit);
-                let floor = f64::from(params.min_p) * self.weights[0];
-                let weights = ids
-                    .iter()
-                    .map(|id| (f64::from(self.logits[*id as usize]) - total).exp());
-                return weights.filter(|weight| *weight >= floor).sum();
-            }
-            let floor = f64::from(params.min_p) * self.weights[0];
-            let weights = self
-                .logits
-                .iter()
-                .map(|logit| (f64::from(*logit) - total).exp());
+    /// The weight that the `limit` likeliest tokens of at least `floor` have together.
+    fn mass(&self, limit: usize, floor: f64, total: f64) -> f64 {
+        if limit < self.logits.len() {
+            let ids = logits::top(&self.logits, limit);
+            let weights = ids.iter().map(|id| f64::from(self.weights[*id as usize]));
             return weights.filter(|weight| *weight >= floor).sum();
         }
-        1.0
+        if floor > 0.0 {
+            let weights = self.weights.iter().map(|weight| f64::from(*weight));
+            return weights.filter(|weight| *weight >= floor).sum();
+        }
+        total
     }
 }
 
@@ -160,19 +153,6 @@ fn adjust(logits: &mut [f32], sequence: &Sequence, is_masked: bool) {
     }
 }
 
-/// The largest logit's token, ties to the lower id; `None` when no logit is a finite number.
-fn argmax(logits: &[f32]) -> Option<TokenId> {
-    let mut best = None;
-    let mut best_logit = f32::NEG_INFINITY;
-    for (token_id, logit) in logits.iter().enumerate() {
-        if *logit > best_logit {
-            best_logit = *logit;
-            best = Some(token_id as TokenId);
-        }
-    }
-    best.filter(|_| best_logit.is_finite())
-}
-
 /// The shortest prefix of `weights` that reaches `mass`.
 fn nucleus(weights: &[f64], mass: f64) -> Option<usize> {
     let mut sum = 0.0;
@@ -183,6 +163,26 @@ fn nucleus(weights: &[f64], mass: f64) -> Option<usize> {
         }
     }
     None
+}
+
+/// The first index whose cumulative weight exceeds `rest`; `sums` are those of the weights' chunks.
+fn invert_all(weights: &[f32], sums: &[f64], mut rest: f64) -> Option<TokenId> {
+    for (index, (sum, chunk)) in sums.iter().zip(weights.chunks(logits::CHUNK)).enumerate() {
+        if rest >= *sum {
+            rest -= sum;
+            continue;
+        }
+        for (offset, weight) in chunk.iter().enumerate() {
+            let weight = f64::from(*weight);
+            if rest < weight {
+                return Some((index * logits::CHUNK + offset) as TokenId);
+            }
+            rest -= weight;
+        }
+    }
+    // Rounding may leave a sliver: it belongs to the last token that can be drawn.
+    let last = weights.iter().rposition(|weight| *weight > 0.0)?;
+    Some(last as TokenId)
 }
 
 /// The first index whose cumulative weight exceeds `u` of the total.

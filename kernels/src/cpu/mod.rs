@@ -48,7 +48,7 @@ impl Isa {
     }
 
     /// The sets this machine has, best first.
-    fn available() -> Vec<Self> {
+    pub(crate) fn available() -> Vec<Self> {
         let mut sets = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
@@ -198,6 +198,10 @@ compiled_for_each_isa! {
     );
     /// `x = x / sqrt(mean(x^2) + eps) * weight`
     rows::rms_norm_row(x: &mut [f32], weight: &[f32], eps: f32);
+    /// The largest of `x` and `out`; NaN is never larger.
+    rows::largest(x: &[f32], out: &mut f32);
+    /// `weights[i] = exp(x[i] - shift)`, 0 for negative infinity, and their sum.
+    rows::weigh(x: &[f32], shift: f32, weights: &mut [f32], sum: &mut f64);
     /// `x += y`
     rows::add_assign(x: &mut [f32], y: &[f32]);
     /// `gate[i] = silu(gate[i]) * up[i]`

@@ -127,6 +127,47 @@ fn inverse_rms(x: &[f32], eps: f32) -> f32 {
 }
 
 #[inline(always)]
+pub(super) fn largest<const FMA: bool>(x: &[f32], out: &mut f32) {
+    let mut lanes = [*out; LANES];
+    let (groups, rest) = x.as_chunks::<LANES>();
+    for group in groups {
+        for i in 0..LANES {
+            lanes[i] = if group[i] > lanes[i] {
+                group[i]
+            } else {
+                lanes[i]
+            };
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane = if *x > *lane { *x } else { *lane };
+    }
+    *out = lanes.iter().fold(*out, |a, b| if *b > a { *b } else { a });
+}
+
+#[inline(always)]
+pub(super) fn weigh<const FMA: bool>(x: &[f32], shift: f32, weights: &mut [f32], sum: &mut f64) {
+    for (x, weight) in x.iter().zip(&mut *weights) {
+        // Below the range of `exp` nothing is left of a weight; its clamp would leave 1e-38.
+        let shifted = x - shift;
+        *weight = if shifted < -87.0 {
+            0.0
+        } else {
+            exp::<FMA>(shifted)
+        };
+    }
+    let mut sums = [0.0_f64; 8];
+    let (groups, rest) = weights.as_chunks::<8>();
+    for group in groups {
+        for i in 0..8 {
+            sums[i] += f64::from(group[i]);
+        }
+    }
+    let rest: f64 = rest.iter().map(|weight| f64::from(*weight)).sum();
+    *sum = sums.iter().sum::<f64>() + rest;
+}
+
+#[inline(always)]
 pub(super) fn add_assign<const FMA: bool>(x: &mut [f32], y: &[f32]) {
     for (x, y) in x.iter_mut().zip(y) {
         *x += y;
