@@ -1,9 +1,10 @@
 //! Products of activations with packed matrices.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use crate::activations::{Activations, SharedRows};
-use crate::cpu::{self, DecodedPanel};
+use crate::cpu::{self, DecodedPanel, MAX_PANELS};
 use crate::elementwise;
 use crate::matrix::PackedMatrix;
 use crate::panel::{BLOCK_INPUTS, PANEL_ROWS};
@@ -41,8 +42,8 @@ pub enum Glu {
 #[derive(Default)]
 struct Scratch {
     decoded: DecodedPanel,
-    /// `[ROW_BLOCK, PANEL_ROWS]`
-    tile: Vec<f32>,
+    /// `[MAX_PANELS, ROW_BLOCK, PANEL_ROWS]`
+    tiles: Vec<f32>,
     /// `[ROW_BLOCK, BLOCK_INPUTS]`
     gate: Vec<f32>,
     up: Vec<f32>,
@@ -144,39 +145,52 @@ fn check_inputs(x: &Activations, weights: &PackedMatrix) {
 }
 
 fn run_chunk(x: &Activations, plan: &Plan<'_>, first: usize, count: usize, scratch: &mut Scratch) {
-    let out_features = plan.weights.out_features();
     let last = (first + count).min(plan.weights.num_panels());
-    scratch.tile.resize(ROW_BLOCK * PANEL_ROWS, 0.0);
+    scratch
+        .tiles
+        .resize(MAX_PANELS * ROW_BLOCK * PANEL_ROWS, 0.0);
     for row_start in (0..x.num_rows()).step_by(ROW_BLOCK) {
         let rows = row_start..(row_start + ROW_BLOCK).min(x.num_rows());
-        for panel in first..last {
-            let tile = &mut scratch.tile[..rows.len() * PANEL_ROWS];
-            cpu::panel_product(
+        for panel in (first..last).step_by(MAX_PANELS) {
+            let panels = panel..(panel + MAX_PANELS).min(last);
+            let tiles = &mut scratch.tiles[..panels.len() * rows.len() * PANEL_ROWS];
+            let decoded = &mut scratch.decoded;
+            cpu::panels_product(
                 x,
                 plan.weights,
-                panel,
+                panels.clone(),
                 rows.clone(),
-                &mut scratch.decoded,
-                tile,
+                decoded,
+                tiles,
             );
-            let start = panel * PANEL_ROWS;
-            let len = PANEL_ROWS.min(out_features - start);
-            for (row, values) in rows.clone().zip(tile.as_chunks_mut::<PANEL_ROWS>().0) {
-                // SAFETY: a (row, panel) cell is written by the one chunk that owns the panel.
-                let out = unsafe { plan.out.slice_mut(row * out_features + start, len) };
-                if let Some(bias) = plan.bias {
-                    add(values, &bias[start..start + len]);
-                }
-                match (
-                    plan.accumulate,
-                    <&mut [f32; PANEL_ROWS]>::try_from(&mut *out),
-                ) {
-                    (true, Ok(out)) => add(out, values),
-                    (false, Ok(out)) => *out = *values,
-                    // The last panel may be cut short.
-                    (true, Err(_)) => add(out, &values[..len]),
-                    (false, Err(_)) => out.copy_from_slice(&values[..len]),
-                }
+            for (panel, tile) in panels.zip(tiles.chunks_exact_mut(rows.len() * PANEL_ROWS)) {
+                plan.take(panel, rows.clone(), tile.as_chunks_mut::<PANEL_ROWS>().0);
+            }
+        }
+    }
+}
+
+impl Plan<'_> {
+    /// Adds the bias to one panel's results and puts them where they belong.
+    fn take(&self, panel: usize, rows: Range<usize>, tile: &mut [[f32; PANEL_ROWS]]) {
+        let out_features = self.weights.out_features();
+        let start = panel * PANEL_ROWS;
+        let len = PANEL_ROWS.min(out_features - start);
+        for (row, values) in rows.zip(tile) {
+            // SAFETY: a (row, panel) cell is written by the one chunk that owns the panel.
+            let out = unsafe { self.out.slice_mut(row * out_features + start, len) };
+            if let Some(bias) = self.bias {
+                add(values, &bias[start..start + len]);
+            }
+            match (
+                self.accumulate,
+                <&mut [f32; PANEL_ROWS]>::try_from(&mut *out),
+            ) {
+                (true, Ok(out)) => add(out, values),
+                (false, Ok(out)) => *out = *values,
+                // The last panel may be cut short.
+                (true, Err(_)) => add(out, &values[..len]),
+                (false, Err(_)) => out.copy_from_slice(&values[..len]),
             }
         }
     }
@@ -217,7 +231,9 @@ pub fn matmul_glu(
     let chunks = Chunks::new(num_blocks.div_ceil(blocks_per_chunk));
     pool.run(&|_, _| {
         SCRATCH.with_borrow_mut(|scratch| {
-            scratch.tile.resize(ROW_BLOCK * PANEL_ROWS, 0.0);
+            scratch
+                .tiles
+                .resize(MAX_PANELS * ROW_BLOCK * PANEL_ROWS, 0.0);
             scratch.gate.resize(ROW_BLOCK * BLOCK_INPUTS, 0.0);
             scratch.up.resize(ROW_BLOCK * BLOCK_INPUTS, 0.0);
             while let Some(chunk) = chunks.take() {
@@ -248,10 +264,18 @@ fn glu_block(
         .into_iter()
         .zip([&mut scratch.gate, &mut scratch.up])
     {
-        for part in 0..PANELS_PER_BLOCK {
-            let panel = block * PANELS_PER_BLOCK + part;
-            let tile = &mut scratch.tile[..rows.len() * PANEL_ROWS];
-            cpu::panel_product(x, weights, panel, rows.clone(), &mut scratch.decoded, tile);
+        let panels = block * PANELS_PER_BLOCK..(block + 1) * PANELS_PER_BLOCK;
+        let tiles = &mut scratch.tiles[..PANELS_PER_BLOCK * rows.len() * PANEL_ROWS];
+        cpu::panels_product(
+            x,
+            weights,
+            panels,
+            rows.clone(),
+            &mut scratch.decoded,
+            tiles,
+        );
+        let tiles = tiles.chunks_exact(rows.len() * PANEL_ROWS);
+        for (part, tile) in tiles.enumerate() {
             let (cells, _) = wide.as_chunks_mut::<PANEL_ROWS>();
             let cells = cells.iter_mut().skip(part).step_by(PANELS_PER_BLOCK);
             for (cell, values) in cells.zip(tile.as_chunks::<PANEL_ROWS>().0) {

@@ -151,6 +151,7 @@ impl Decoder {
         let num_rows = self.scratch.x.len() / hidden;
         let Scratch { activations, x, .. } = &mut self.scratch;
         activations.load_normed(&self.pool, x, &self.output_norm, eps);
+        // Every value is overwritten, so only a longer result than the last is filled.
         logits.resize(num_rows * self.config.vocab_size, 0.0);
         let head = self.head.as_ref().unwrap_or(&self.embeddings);
         matmul(&self.pool, activations, head, None, logits);
@@ -205,7 +206,6 @@ impl CausalLm for Decoder {
         batch: &ForwardBatch<'_>,
         logits: &mut Vec<f32>,
     ) -> Result<(), ForwardError> {
-        logits.clear();
         let times = self.operator_times.clone();
         let mut stopwatch = Stopwatch::start(times.as_deref());
         self.embed(batch.token_ids)?;
@@ -243,7 +243,9 @@ impl CausalLm for Decoder {
             step.add_attention(&layer.attention);
             step.add_mlp(&layer.mlp);
         }
-        if !batch.logits_rows.is_empty() {
+        if batch.logits_rows.is_empty() {
+            logits.clear();
+        } else {
             self.project(logits);
             stopwatch.mark(Operator::Head);
         }

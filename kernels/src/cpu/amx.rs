@@ -102,47 +102,51 @@ impl TileConfig {
     }
 }
 
-/// `rows.len()` is above 8. The same numbers as [`avx512::panel_product`].
+/// Panels of one matrix that lie beside each other, in one run of the pipeline; `rows.len()` is above 8,
+/// and `out` is `[panels.len(), rows.len(), PANEL_ROWS]`. The same numbers as [`avx512::panel_product`].
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn panel_product(
+pub(super) fn panels_product(
     x: &Activations,
-    panel: Panel<'_>,
+    panels: &[Panel<'_>],
     rows: Range<usize>,
     decoded: &mut DecodedPanel,
     out: &mut [f32],
 ) {
-    match (panel.format.codes, panel.format.scales) {
-        (Codes::Bits4, Scales::Half { .. }) => run::<BITS4, EIGHT>(x, panel, rows, decoded, out),
-        (Codes::Bits4, Scales::HalfOffset) => run::<BITS4, OFFSET>(x, panel, rows, decoded, out),
-        (Codes::Bits4, _) => run::<BITS4, SUPER>(x, panel, rows, decoded, out),
-        (Codes::Bits5, Scales::Half { .. }) => run::<BITS5, SIXTEEN>(x, panel, rows, decoded, out),
-        (Codes::Bits5, Scales::HalfOffset) => run::<BITS5, OFFSET>(x, panel, rows, decoded, out),
-        (Codes::Bits5, _) => run::<BITS5, SUPER>(x, panel, rows, decoded, out),
-        (Codes::Bits6, _) => run::<BITS6, HALVES>(x, panel, rows, decoded, out),
-        (Codes::Bits8, _) => run::<BITS8, SIGNED>(x, panel, rows, decoded, out),
+    let format = panels[0].format;
+    match (format.codes, format.scales) {
+        (Codes::Bits4, Scales::Half { .. }) => run::<BITS4, EIGHT>(x, panels, rows, decoded, out),
+        (Codes::Bits4, Scales::HalfOffset) => run::<BITS4, OFFSET>(x, panels, rows, decoded, out),
+        (Codes::Bits4, _) => run::<BITS4, SUPER>(x, panels, rows, decoded, out),
+        (Codes::Bits5, Scales::Half { .. }) => run::<BITS5, SIXTEEN>(x, panels, rows, decoded, out),
+        (Codes::Bits5, Scales::HalfOffset) => run::<BITS5, OFFSET>(x, panels, rows, decoded, out),
+        (Codes::Bits5, _) => run::<BITS5, SUPER>(x, panels, rows, decoded, out),
+        (Codes::Bits6, _) => run::<BITS6, HALVES>(x, panels, rows, decoded, out),
+        (Codes::Bits8, _) => run::<BITS8, SIGNED>(x, panels, rows, decoded, out),
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn run<const BITS: u32, const KIND: u32>(
     x: &Activations,
-    panel: Panel<'_>,
+    panels: &[Panel<'_>],
     rows: Range<usize>,
     decoded: &mut DecodedPanel,
     out: &mut [f32],
 ) {
-    let blocks = panel.blocks;
+    let blocks = panels[0].blocks;
     let group_rows = rows.len().min(TILE_ROWS);
     let num_groups = rows.len().div_ceil(TILE_ROWS);
+    let panel_len = rows.len() * PANEL_ROWS;
     assert!(
         x.codes().len() >= rows.end * blocks * BLOCK_INPUTS,
         "this is a bug"
     );
     assert!(x.infos.len() >= rows.end * blocks, "this is a bug");
-    assert!(out.len() == rows.len() * PANEL_ROWS, "this is a bug");
+    assert!(out.len() == panels.len() * panel_len, "this is a bug");
     let tiles = (group_rows, Work::<KIND>::INPUTS);
     let is_configured = decoded.tiles.replace(tiles) == Some(tiles);
-    let buffers = decoded.lines(NUM_SLOTS * SLOT_LINES + 2 * STEP_LINES + TILE_ROWS);
+    let spare_lines = panels.len() * TILE_ROWS;
+    let buffers = decoded.lines(NUM_SLOTS * SLOT_LINES + 2 * STEP_LINES + spare_lines);
     let (slots, buffers) = buffers.split_at_mut(NUM_SLOTS * SLOT_LINES);
     let (dots, spare) = buffers.split_at_mut(2 * STEP_LINES);
     let work = Work::<KIND> {
@@ -152,29 +156,33 @@ fn run<const BITS: u32, const KIND: u32>(
         dots: dots.as_mut_ptr(),
         group_rows,
     };
-    let num_steps = (blocks * Work::<KIND>::PER_BLOCK).div_ceil(PIECES) * num_groups;
+    let turns_per_panel = (blocks * Work::<KIND>::PER_BLOCK).div_ceil(PIECES);
+    let num_steps = panels.len() * turns_per_panel * num_groups;
     // The last group may overlap the one before it: it computes the same numbers again, beside.
     let last = num_groups - 1;
     let last_row = rows.len() - group_rows;
     let overlaps = last_row != last * TILE_ROWS;
     let (out_start, spare_start) = (out.as_mut_ptr(), spare.as_mut_ptr().cast::<f32>());
     let slots_start = slots.as_mut_ptr();
-    // Groups follow each other within four pieces of the inner dimension.
+    // Groups follow each other within four pieces of the inner dimension, and these within a panel.
     let step_at = |index: usize| -> Option<Step> {
         let (turn, group) = (index / num_groups, index % num_groups);
+        let panel = turn / turns_per_panel;
         let row = if group == last {
             last_row
         } else {
             group * TILE_ROWS
         };
         (index < num_steps).then_some(Step {
-            piece: turn * PIECES,
+            panel,
+            piece: turn % turns_per_panel * PIECES,
             weights: slots_start.wrapping_add(turn % NUM_SLOTS * SLOT_LINES),
+            packed: panels[panel.min(panels.len() - 1)].codes.as_ptr(),
             row,
             sums: if overlaps && group == last {
-                spare_start
+                spare_start.wrapping_add(panel * TILE_ROWS * PANEL_ROWS)
             } else {
-                out_start.wrapping_add(row * PANEL_ROWS)
+                out_start.wrapping_add(panel * panel_len + row * PANEL_ROWS)
             },
             buffer: index % 2,
         })
@@ -189,7 +197,8 @@ fn run<const BITS: u32, const KIND: u32>(
         for index in 0..num_steps + 2 {
             let next = step_at(index);
             if let Some(step) = next.filter(|_| index.is_multiple_of(num_groups)) {
-                decode::<BITS, KIND>(panel, step.piece / Work::<KIND>::PER_BLOCK, step.weights);
+                let block = step.piece / Work::<KIND>::PER_BLOCK;
+                decode::<BITS, KIND>(panels[step.panel], block, step.weights);
             }
             let multiplied = index.checked_sub(1).and_then(step_at);
             let stored = index.checked_sub(2).and_then(step_at);
@@ -215,10 +224,18 @@ fn run<const BITS: u32, const KIND: u32>(
         }
     }
     if overlaps {
-        let rows = out[last_row * PANEL_ROWS..].as_chunks_mut::<PANEL_ROWS>().0;
-        for (out, line) in rows.iter_mut().zip(spare.iter()) {
-            // SAFETY: both sides are sixteen floats.
-            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), _mm512_load_ps(line.0.as_ptr().cast())) };
+        let panels = out
+            .chunks_exact_mut(panel_len)
+            .zip(spare.chunks_exact(TILE_ROWS));
+        for (out, spare) in panels {
+            let (rows, _) = out[last_row * PANEL_ROWS..].as_chunks_mut::<PANEL_ROWS>();
+            for (out, line) in rows.iter_mut().zip(spare) {
+                // SAFETY: both sides are sixteen floats.
+                unsafe {
+                    let sum = _mm512_load_ps(line.0.as_ptr().cast());
+                    _mm512_storeu_ps(out.as_mut_ptr(), sum);
+                }
+            }
         }
     }
 }
@@ -252,9 +269,13 @@ unsafe fn decode<const BITS: u32, const KIND: u32>(
 /// Four pieces times one group of rows.
 #[derive(Clone, Copy)]
 struct Step {
+    panel: usize,
+    /// The first piece within the panel.
     piece: usize,
     /// The pieces' decoded blocks.
     weights: *mut Line,
+    /// The panel's packed codes, which are tiles already when they are whole bytes.
+    packed: *const u8,
     /// First row of the group.
     row: usize,
     /// `[group_rows, PANEL_ROWS]`
@@ -376,12 +397,15 @@ impl<const KIND: u32> Work<KIND> {
         let (block, half) = Self::at(index);
         // SAFETY: the caller's promise.
         unsafe {
-            (
-                self.codes
-                    .add(step.row * self.blocks * BLOCK_INPUTS + input),
-                step.weights
-                    .add(block * DECODED_LINES + half * BLOCK_LINES / 2),
-            )
+            let weights = if KIND == SIGNED && is_there {
+                let codes = (step.piece + index) * Codes::Bits8.block_bytes();
+                step.packed.add(codes).cast()
+            } else {
+                let line = block * DECODED_LINES + half * BLOCK_LINES / 2;
+                step.weights.add(line).cast_const()
+            };
+            let row = step.row * self.blocks * BLOCK_INPUTS;
+            (self.codes.add(row + input), weights)
         }
     }
 

@@ -122,11 +122,46 @@ impl DecodedPanel {
     }
 }
 
-/// The product of some activation rows with one panel of output rows; `out` is
-/// `[rows.len(), PANEL_ROWS]`.
+/// Most panels of a [`panels_product`] call.
+pub(crate) const MAX_PANELS: usize = 4;
+
+/// The product of some activation rows with panels `panels` of output rows; `out` is
+/// `[panels.len(), rows.len(), PANEL_ROWS]`.
 ///
-/// An element's operations do not depend on how many rows there are.
-pub(crate) fn panel_product(
+/// An element's operations do not depend on how many rows or panels there are.
+pub(crate) fn panels_product(
+    x: &Activations,
+    weights: &PackedMatrix,
+    panels: Range<usize>,
+    rows: Range<usize>,
+    decoded: &mut DecodedPanel,
+    out: &mut [f32],
+) {
+    let panel_len = rows.len() * PANEL_ROWS;
+    assert_eq!(out.len(), panels.len() * panel_len, "this is a bug");
+    assert!(
+        rows.end <= x.num_rows && panels.len() <= MAX_PANELS,
+        "this is a bug"
+    );
+    #[cfg(target_arch = "x86_64")]
+    if let (Isa::Amx, Some(first)) = (isa(), weights.panel(panels.start))
+        && rows.len() > AMX_MIN_ROWS
+    {
+        let mut quantised = [first; MAX_PANELS];
+        for (index, panel) in panels.clone().enumerate() {
+            quantised[index] = weights.panel(panel).unwrap_or(first);
+        }
+        let quantised = &quantised[..panels.len()];
+        // SAFETY: `isa` found AVX-512 and AMX on this machine.
+        return unsafe { amx::panels_product(x, quantised, rows, decoded, out) };
+    }
+    for (panel, out) in panels.zip(out.chunks_exact_mut(panel_len)) {
+        panel_product(x, weights, panel, rows.clone(), decoded, out);
+    }
+}
+
+/// The product of some activation rows with one panel.
+fn panel_product(
     x: &Activations,
     weights: &PackedMatrix,
     panel: usize,
@@ -134,8 +169,6 @@ pub(crate) fn panel_product(
     decoded: &mut DecodedPanel,
     out: &mut [f32],
 ) {
-    assert_eq!(out.len(), rows.len() * PANEL_ROWS, "this is a bug");
-    assert!(rows.end <= x.num_rows, "this is a bug");
     let Some(quantised) = weights.panel(panel) else {
         return float_product(x, weights, panel, rows, out);
     };
@@ -144,11 +177,6 @@ pub(crate) fn panel_product(
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `isa` found AVX2, FMA and F16C on this machine.
         Isa::Avx2 => unsafe { avx2::panel_product(x, quantised, rows, out) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `isa` found AVX-512 and AMX on this machine.
-        Isa::Amx if rows.len() > AMX_MIN_ROWS => unsafe {
-            amx::panel_product(x, quantised, rows, decoded, out)
-        },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `isa` found AVX-512 F, BW, DQ, VL and VNNI on this machine.
         Isa::Avx512 | Isa::Amx => unsafe {
