@@ -163,34 +163,36 @@ fn run_chunk(x: &Activations, plan: &Plan<'_>, first: usize, count: usize, scrat
                 decoded,
                 tiles,
             );
-            for (panel, tile) in panels.zip(tiles.chunks_exact_mut(rows.len() * PANEL_ROWS)) {
-                plan.take(panel, rows.clone(), tile.as_chunks_mut::<PANEL_ROWS>().0);
-            }
+            plan.take(panels, rows.clone(), tiles.as_chunks_mut::<PANEL_ROWS>().0);
         }
     }
 }
 
 impl Plan<'_> {
-    /// Adds the bias to one panel's results and puts them where they belong.
-    fn take(&self, panel: usize, rows: Range<usize>, tile: &mut [[f32; PANEL_ROWS]]) {
+    /// Adds the bias to some panels' results (`[panels.len(), rows.len()]` of `tiles`) and puts them where
+    /// they belong, row by row: rows of logits are so far apart that their lines share a cache set.
+    fn take(&self, panels: Range<usize>, rows: Range<usize>, tiles: &mut [[f32; PANEL_ROWS]]) {
         let out_features = self.weights.out_features();
-        let start = panel * PANEL_ROWS;
-        let len = PANEL_ROWS.min(out_features - start);
-        for (row, values) in rows.zip(tile) {
+        let start = panels.start * PANEL_ROWS;
+        let end = (panels.end * PANEL_ROWS).min(out_features);
+        for (index, row) in rows.clone().enumerate() {
             // SAFETY: a (row, panel) cell is written by the one chunk that owns the panel.
-            let out = unsafe { self.out.slice_mut(row * out_features + start, len) };
-            if let Some(bias) = self.bias {
-                add(values, &bias[start..start + len]);
-            }
-            match (
-                self.accumulate,
-                <&mut [f32; PANEL_ROWS]>::try_from(&mut *out),
-            ) {
-                (true, Ok(out)) => add(out, values),
-                (false, Ok(out)) => *out = *values,
-                // The last panel may be cut short.
-                (true, Err(_)) => add(out, &values[..len]),
-                (false, Err(_)) => out.copy_from_slice(&values[..len]),
+            let out = unsafe { self.out.slice_mut(row * out_features + start, end - start) };
+            let tiles = tiles.iter_mut().skip(index).step_by(rows.len());
+            for (panel, (values, out)) in tiles.zip(out.chunks_mut(PANEL_ROWS)).enumerate() {
+                if let Some(bias) = self.bias {
+                    add(values, &bias[start + panel * PANEL_ROWS..][..out.len()]);
+                }
+                match (
+                    self.accumulate,
+                    <&mut [f32; PANEL_ROWS]>::try_from(&mut *out),
+                ) {
+                    (true, Ok(out)) => add(out, values),
+                    (false, Ok(out)) => *out = *values,
+                    // The last panel may be cut short.
+                    (true, Err(_)) => add(out, &values[..out.len()]),
+                    (false, Err(_)) => out.copy_from_slice(&values[..out.len()]),
+                }
             }
         }
     }

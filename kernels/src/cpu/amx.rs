@@ -164,6 +164,8 @@ fn run<const BITS: u32, const KIND: u32>(
     let overlaps = last_row != last * TILE_ROWS;
     let (out_start, spare_start) = (out.as_mut_ptr(), spare.as_mut_ptr().cast::<f32>());
     let slots_start = slots.as_mut_ptr();
+    let packed_of = |panel: usize| panels[panel.min(panels.len() - 1)].codes.as_ptr();
+    let lines_per_piece = avx512::code_lines::<BITS>() / Work::<KIND>::PER_BLOCK;
     // Groups follow each other within four pieces of the inner dimension, and these within a panel.
     let step_at = |index: usize| -> Option<Step> {
         let (turn, group) = (index / num_groups, index % num_groups);
@@ -177,7 +179,12 @@ fn run<const BITS: u32, const KIND: u32>(
             panel,
             piece: turn % turns_per_panel * PIECES,
             weights: slots_start.wrapping_add(turn % NUM_SLOTS * SLOT_LINES),
-            packed: panels[panel.min(panels.len() - 1)].codes.as_ptr(),
+            packed: packed_of(panel),
+            ahead: packed_of(panel).wrapping_add(
+                turn % turns_per_panel * PIECES * lines_per_piece * LINE_BYTES
+                    + avx512::PREFETCH_BYTES,
+            ),
+            lines_per_piece: if group == 0 { lines_per_piece } else { 0 },
             row,
             sums: if overlaps && group == last {
                 spare_start.wrapping_add(panel * TILE_ROWS * PANEL_ROWS)
@@ -276,6 +283,9 @@ struct Step {
     weights: *mut Line,
     /// The panel's packed codes, which are tiles already when they are whole bytes.
     packed: *const u8,
+    /// Codes that later steps need, and how many lines of them to ask for with each piece.
+    ahead: *const u8,
+    lines_per_piece: usize,
     /// First row of the group.
     row: usize,
     /// `[group_rows, PANEL_ROWS]`
@@ -353,6 +363,9 @@ impl<const KIND: u32> Work<KIND> {
                         );
                     }
                     if MULTIPLY {
+                        let lines = next.lines_per_piece;
+                        let ahead = next.ahead.wrapping_add($index * lines * LINE_BYTES);
+                        avx512::prefetch_lines::<_MM_HINT_T0>(ahead, lines);
                         let (codes, weights) = self.operands(next, $index);
                         asm!(
                             concat!("tilezero ", $sums),

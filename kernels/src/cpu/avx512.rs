@@ -16,7 +16,7 @@ pub(super) const DECODED_LINES: usize = BLOCK_LINES + 2;
 
 /// How far ahead of its use a packed panel is asked for: past the page, which the hardware's own prefetching
 /// does not cross. Measured: 4 and 16 KiB are slower.
-const PREFETCH_BYTES: usize = 8192;
+pub(super) const PREFETCH_BYTES: usize = 8192;
 
 pub(super) const BITS4: u32 = 4;
 pub(super) const BITS5: u32 = 5;
@@ -92,12 +92,12 @@ fn run<const BITS: u32, const KIND: u32>(
     tiles::<DECODED, KIND>(x, source, panel.blocks, rows, out);
 }
 
-/// Asks the second-level cache for `count` lines.
-#[inline]
-fn prefetch_lines(start: *const u8, count: usize) {
+/// Asks for `count` lines before they are used.
+#[inline(always)]
+pub(super) fn prefetch_lines<const HINT: i32>(start: *const u8, count: usize) {
     for line in 0..count {
         // SAFETY: a prefetch reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(line * LINE_BYTES).cast()) };
+        unsafe { _mm_prefetch::<HINT>(start.wrapping_add(line * LINE_BYTES).cast()) };
     }
 }
 
@@ -126,7 +126,6 @@ pub(super) fn decode_signed<const BITS: u32, const KIND: u32>(
     };
     if BITS == BITS8 {
         // Whole bytes are multiplied where they are.
-        prefetch_codes(panel.codes.as_ptr(), index, Codes::Bits8);
         // SAFETY: the panel holds the block; a line is sixteen floats.
         unsafe {
             let (scale, _) = read_scales::<KIND>(panel.scales.as_ptr(), index);
@@ -191,14 +190,7 @@ unsafe fn read_block<const BITS: u32, const KIND: u32>(source: Source, index: us
                 second: _mm512_load_ps(base.add((BLOCK_LINES + 1) * LINE_BYTES).cast()),
             };
         }
-        let codes = match BITS {
-            BITS4 => Codes::Bits4,
-            BITS5 => Codes::Bits5,
-            BITS6 => Codes::Bits6,
-            _ => Codes::Bits8,
-        };
-        prefetch_codes(source.codes, index, codes);
-        let base = source.codes.add(index * codes.block_bytes());
+        let base = source.codes.add(index * code_lines::<BITS>() * LINE_BYTES);
         let lines = read_codes::<BITS>(base);
         let (scale, second) = read_scales::<KIND>(source.scales, index);
         Block {
@@ -209,13 +201,13 @@ unsafe fn read_block<const BITS: u32, const KIND: u32>(source: Source, index: us
     }
 }
 
-/// Asks for codes some way ahead of block `index`.
-#[inline(always)]
-fn prefetch_codes(panel: *const u8, index: usize, codes: Codes) {
-    let ahead = panel.wrapping_add(index * codes.block_bytes() + PREFETCH_BYTES);
-    for line in 0..codes.block_bytes() / LINE_BYTES {
-        // SAFETY: a prefetch reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line * LINE_BYTES).cast()) };
+/// Lines of a packed block.
+pub(super) const fn code_lines<const BITS: u32>() -> usize {
+    match BITS {
+        BITS4 => 4,
+        BITS5 => 5,
+        BITS6 => 6,
+        _ => 8,
     }
 }
 
@@ -390,11 +382,15 @@ unsafe fn tile<const BITS: u32, const KIND: u32, const ROWS: usize>(
     for index in 0..inputs.blocks {
         // SAFETY: the caller's promise.
         unsafe {
-            if BITS == DECODED {
+            if BITS != DECODED {
+                let lines = code_lines::<BITS>();
+                let ahead = PREFETCH_BYTES + index * lines * LINE_BYTES;
+                prefetch_lines::<_MM_HINT_T0>(source.codes.wrapping_add(ahead), lines);
+            } else {
                 let next = source
                     .next
                     .wrapping_add(index * source.lines_per_turn * LINE_BYTES);
-                prefetch_lines(next, source.lines_per_turn);
+                prefetch_lines::<_MM_HINT_T1>(next, source.lines_per_turn);
             }
             let block = read_block::<BITS, KIND>(source, index);
             for (r, sum) in sums.iter_mut().enumerate() {

@@ -123,7 +123,7 @@ impl DecodedPanel {
 }
 
 /// Most panels of a [`panels_product`] call.
-pub(crate) const MAX_PANELS: usize = 4;
+pub(crate) const MAX_PANELS: usize = 8;
 
 /// The product of some activation rows with panels `panels` of output rows; `out` is
 /// `[panels.len(), rows.len(), PANEL_ROWS]`.
