@@ -23,6 +23,7 @@ mod panel;
 mod partition;
 pub mod pool;
 pub mod reference;
+pub mod roofline;
 pub mod rope;
 
 pub use activations::Activations;
@@ -34,6 +35,7 @@ pub use mapped_file::MappedFile;
 pub use matmul::{Glu, Product, matmul, matmul_glu, matmul_many};
 pub use matrix::PackedMatrix;
 pub use pool::ThreadPool;
+pub use roofline::Roofline;
 pub use rope::{RopeKind, RopeTable, Rotation, rotate_and_cache};
 
 /// The instruction set the kernels run with on this machine.

@@ -189,6 +189,9 @@ fn flatten_content(message: &serde_json::Value) -> serde_json::Value {
             .filter_map(|part| part["text"].as_str())
             .collect();
         message["content"] = text.into();
+    } else if message["content"].is_null() && message.is_object() {
+        // An assistant's message that only calls tools has none; templates add to it as a string.
+        message["content"] = "".into();
     }
     message
 }
@@ -215,6 +218,13 @@ mod tests {
             {% if add_generation_prompt %}>{% endif %}{{ {'a': [1, 'é<']} | tojson }}";
         let parts = json!({"role": "user", "content": [{"type": "text", "text": " hi "}]});
         let result = render(source, &[parts, json!({"role": "b", "content": "c"})]).unwrap();
+        let calls = json!({"role": "assistant", "content": null, "tool_calls": []});
+        let absent = json!({"role": "assistant", "tool_calls": []});
+        let added = render(
+            "{% for m in messages %}{{ '<' + m['content'] }}{% endfor %}",
+            &[calls, absent],
+        );
+        assert_eq!(added.unwrap(), "<<");
         assert_eq!(result, "<s><USER>hi\n<B>c\n>{\"a\": [1, \"é<\"]}");
     }
 

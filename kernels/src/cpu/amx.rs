@@ -156,43 +156,26 @@ fn run<const BITS: u32, const KIND: u32>(
         dots: dots.as_mut_ptr(),
         group_rows,
     };
-    let turns_per_panel = (blocks * Work::<KIND>::PER_BLOCK).div_ceil(PIECES);
-    let num_steps = panels.len() * turns_per_panel * num_groups;
     // The last group may overlap the one before it: it computes the same numbers again, beside.
-    let last = num_groups - 1;
     let last_row = rows.len() - group_rows;
-    let overlaps = last_row != last * TILE_ROWS;
-    let (out_start, spare_start) = (out.as_mut_ptr(), spare.as_mut_ptr().cast::<f32>());
-    let slots_start = slots.as_mut_ptr();
-    let packed_of = |panel: usize| panels[panel.min(panels.len() - 1)].codes.as_ptr();
-    let lines_per_piece = avx512::code_lines::<BITS>() / Work::<KIND>::PER_BLOCK;
-    // Groups follow each other within four pieces of the inner dimension, and these within a panel.
-    let step_at = |index: usize| -> Option<Step> {
-        let (turn, group) = (index / num_groups, index % num_groups);
-        let panel = turn / turns_per_panel;
-        let row = if group == last {
-            last_row
-        } else {
-            group * TILE_ROWS
-        };
-        (index < num_steps).then_some(Step {
-            panel,
-            piece: turn % turns_per_panel * PIECES,
-            weights: slots_start.wrapping_add(turn % NUM_SLOTS * SLOT_LINES),
-            packed: packed_of(panel),
-            ahead: packed_of(panel).wrapping_add(
-                turn % turns_per_panel * PIECES * lines_per_piece * LINE_BYTES
-                    + avx512::PREFETCH_BYTES,
-            ),
-            lines_per_piece: if group == 0 { lines_per_piece } else { 0 },
-            row,
-            sums: if overlaps && group == last {
-                spare_start.wrapping_add(panel * TILE_ROWS * PANEL_ROWS)
-            } else {
-                out_start.wrapping_add(panel * panel_len + row * PANEL_ROWS)
-            },
-            buffer: index % 2,
-        })
+    let overlaps = last_row != (num_groups - 1) * TILE_ROWS;
+    let mut cursor = Cursor {
+        shape: Shape {
+            num_panels: panels.len(),
+            num_pieces: blocks * Work::<KIND>::PER_BLOCK,
+            last_row,
+            panel_len,
+            overlaps,
+            lines_per_piece: avx512::code_lines::<BITS>() / Work::<KIND>::PER_BLOCK,
+        },
+        out: out.as_mut_ptr(),
+        spare: spare.as_mut_ptr().cast(),
+        slots: slots.as_mut_ptr(),
+        panel: 0,
+        piece: 0,
+        row: 0,
+        slot: 0,
+        buffer: 0,
     };
     // SAFETY: tiles are available where this is called, and configured for these pieces; the assertions
     // bound the rows, and the buffers have the sizes that the steps need.
@@ -201,14 +184,13 @@ fn run<const BITS: u32, const KIND: u32>(
             let config = TileConfig::new(group_rows, Work::<KIND>::INPUTS);
             asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly));
         }
-        for index in 0..num_steps + 2 {
-            let next = step_at(index);
-            if let Some(step) = next.filter(|_| index.is_multiple_of(num_groups)) {
+        let (mut multiplied, mut stored) = (None, None);
+        loop {
+            let next = cursor.next(panels);
+            if let Some(step) = next.filter(|step| step.row == 0) {
                 let block = step.piece / Work::<KIND>::PER_BLOCK;
                 decode::<BITS, KIND>(panels[step.panel], block, step.weights);
             }
-            let multiplied = index.checked_sub(1).and_then(step_at);
-            let stored = index.checked_sub(2).and_then(step_at);
             match (next, multiplied, stored) {
                 (Some(next), Some(multiplied), Some(stored)) => {
                     work.advance::<true, true, true>(next, multiplied, stored);
@@ -216,7 +198,7 @@ fn run<const BITS: u32, const KIND: u32>(
                 (Some(next), Some(multiplied), None) => {
                     work.advance::<true, true, false>(next, multiplied, next);
                 }
-                (Some(next), None, None) => work.advance::<true, false, false>(next, next, next),
+                (Some(next), None, _) => work.advance::<true, false, false>(next, next, next),
                 (None, Some(multiplied), Some(stored)) => {
                     work.advance::<false, true, true>(stored, multiplied, stored);
                 }
@@ -226,8 +208,9 @@ fn run<const BITS: u32, const KIND: u32>(
                 (None, None, Some(stored)) => {
                     work.advance::<false, false, true>(stored, stored, stored);
                 }
-                _ => {}
+                (None, None, None) => break,
             }
+            (stored, multiplied) = (multiplied, next);
         }
     }
     if overlaps {
@@ -292,6 +275,84 @@ struct Step {
     sums: *mut f32,
     /// Which buffer its tiles are stored to.
     buffer: usize,
+}
+
+/// What bounds the steps of a call.
+struct Shape {
+    num_panels: usize,
+    num_pieces: usize,
+    /// First row of the last group.
+    last_row: usize,
+    panel_len: usize,
+    /// Whether the last group shares rows with the one before.
+    overlaps: bool,
+    /// Lines of codes that are asked for with each piece.
+    lines_per_piece: usize,
+}
+
+/// Enumerates the steps: groups follow each other within four pieces of the inner dimension, and these
+/// within a panel.
+struct Cursor {
+    shape: Shape,
+    /// `[num_panels, rows, PANEL_ROWS]`
+    out: *mut f32,
+    /// Sums of overlapping groups, one a panel.
+    spare: *mut f32,
+    slots: *mut Line,
+    panel: usize,
+    piece: usize,
+    row: usize,
+    slot: usize,
+    buffer: usize,
+}
+
+impl Cursor {
+    #[inline(always)]
+    fn next(&mut self, panels: &[Panel<'_>]) -> Option<Step> {
+        let shape = &self.shape;
+        if self.panel == shape.num_panels {
+            return None;
+        }
+        let packed = panels[self.panel].codes.as_ptr();
+        let ahead = self.piece * shape.lines_per_piece * LINE_BYTES + avx512::PREFETCH_BYTES;
+        let step = Step {
+            panel: self.panel,
+            piece: self.piece,
+            weights: self.slots.wrapping_add(self.slot * SLOT_LINES),
+            packed,
+            ahead: packed.wrapping_add(ahead),
+            lines_per_piece: if self.row == 0 {
+                shape.lines_per_piece
+            } else {
+                0
+            },
+            row: self.row,
+            sums: if shape.overlaps && self.row == shape.last_row {
+                self.spare.wrapping_add(self.panel * TILE_ROWS * PANEL_ROWS)
+            } else {
+                self.out
+                    .wrapping_add(self.panel * shape.panel_len + self.row * PANEL_ROWS)
+            },
+            buffer: self.buffer,
+        };
+        self.buffer = 1 - self.buffer;
+        if self.row != shape.last_row {
+            self.row = (self.row + TILE_ROWS).min(shape.last_row);
+            return Some(step);
+        }
+        self.row = 0;
+        self.slot = if self.slot + 1 == NUM_SLOTS {
+            0
+        } else {
+            self.slot + 1
+        };
+        self.piece += PIECES;
+        if self.piece >= shape.num_pieces {
+            self.piece = 0;
+            self.panel += 1;
+        }
+        Some(step)
+    }
 }
 
 /// What all steps of a call share.

@@ -171,8 +171,8 @@ fn add_values<V: Vector, const N: usize>(
     for n in 0..N {
         for d in head_dim - head_dim % LANES..head_dim {
             let mut sum = outs[n * head_dim + d] * corrections[n];
-            for t in 0..TILE_TOKENS {
-                sum += weights[n][t] * tile.values[t * head_dim + d];
+            for (weight, row) in weights[n].iter().zip(tile.values.chunks(head_dim)) {
+                sum += weight * row[d];
             }
             outs[n * head_dim + d] = sum;
         }

@@ -222,8 +222,8 @@ fn nibble_dots<const ROWS: usize, const FIVE: bool>(
     };
     let mut totals = [_mm256_setzero_si256(); ROWS];
     let mut pairs = [_mm256_setzero_si256(); ROWS];
-    for p in 0..4 {
-        let both = half_line(&lines[p], half);
+    for (p, line) in lines.iter().take(4).enumerate() {
+        let both = half_line(line, half);
         let mut low = _mm256_and_si256(both, nibble);
         let mut high = _mm256_and_si256(_mm256_srli_epi16::<4>(both), nibble);
         if FIVE {
@@ -323,4 +323,27 @@ pub(super) fn widen_halves(source: &[u16], out: &mut [f32]) {
         }
     }
     rows::widen_halves(rest, wide_rest);
+}
+
+/// See [`super::dot_rounds`]; a product of 32 codes is sixteen of the instruction pair.
+#[target_feature(enable = "avx2")]
+pub(super) fn dot_rounds(rounds: usize) -> i32 {
+    let (weights, inputs) = (
+        _mm256_set1_epi8(3),
+        std::hint::black_box(_mm256_set1_epi8(5)),
+    );
+    let ones = _mm256_set1_epi16(1);
+    let mut sums = [_mm256_setzero_si256(); 8];
+    for _ in 0..rounds * 16 {
+        for sum in &mut sums {
+            // Opaque, so that the product isn't computed once.
+            let inputs = std::hint::black_box(inputs);
+            let pairs = _mm256_maddubs_epi16(weights, inputs);
+            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
+        }
+    }
+    let total = sums
+        .iter()
+        .fold(_mm256_setzero_si256(), |a, b| _mm256_add_epi32(a, *b));
+    _mm256_extract_epi32::<0>(total)
 }

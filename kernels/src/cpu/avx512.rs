@@ -461,3 +461,22 @@ pub(super) fn widen_halves(source: &[u16], out: &mut [f32]) {
     }
     rows::widen_halves(rest, wide_rest);
 }
+
+/// See [`super::dot_rounds`]; 512 multiply-adds are eight `vpdpbusd`.
+#[target_feature(enable = "avx512f,avx512vnni")]
+pub(super) fn dot_rounds(rounds: usize) -> i32 {
+    let (weights, inputs) = (
+        _mm512_set1_epi8(3),
+        std::hint::black_box(_mm512_set1_epi8(5)),
+    );
+    let mut sums = [_mm512_setzero_si512(); 8];
+    for _ in 0..rounds * 8 {
+        for sum in &mut sums {
+            *sum = _mm512_dpbusd_epi32(*sum, weights, inputs);
+        }
+    }
+    let total = sums
+        .iter()
+        .fold(_mm512_setzero_si512(), |a, b| _mm512_add_epi32(a, *b));
+    _mm512_reduce_add_epi32(total)
+}

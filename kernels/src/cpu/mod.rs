@@ -226,6 +226,8 @@ compiled_for_each_isa! {
     );
     /// `x = x / sqrt(mean(x^2) + eps) * weight`
     rows::rms_norm_row(x: &mut [f32], weight: &[f32], eps: f32);
+    /// Adds all 64-bit words of `x` to `sum`, wrapping.
+    rows::sum_words(x: &[u8], sum: &mut u64);
     /// The largest of `x` and `out`; NaN is never larger.
     rows::largest(x: &[f32], out: &mut f32);
     /// `weights[i] = exp(x[i] - shift)`, 0 for negative infinity, and their sum.
@@ -313,4 +315,20 @@ pub(crate) fn prefetch<T>(data: &[T], max_lines: usize) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (data, max_lines);
+}
+
+/// Multiply-adds of one round of [`dot_rounds`].
+pub(crate) const MACS_PER_DOT_ROUND: usize = 8 * 512;
+
+/// The int8 multiply-adds of the kernels, on registers alone: eight sums, so that none waits for itself.
+pub(crate) fn dot_rounds(rounds: usize) -> i32 {
+    match isa() {
+        Isa::Portable => rows::dot_rounds(rounds),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `isa` found AVX2 on this machine.
+        Isa::Avx2 => unsafe { avx2::dot_rounds(rounds) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `isa` found AVX-512 VNNI on this machine.
+        Isa::Avx512 | Isa::Amx => unsafe { avx512::dot_rounds(rounds) },
+    }
 }

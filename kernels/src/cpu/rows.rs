@@ -208,3 +208,34 @@ pub(super) fn gelu_tanh_mul<const FMA: bool>(gate: &mut [f32], up: &[f32]) {
         *gate = x / (1.0 + exp::<FMA>(-2.0 * u)) * up;
     }
 }
+
+#[inline(always)]
+pub(super) fn sum_words<const FMA: bool>(x: &[u8], sum: &mut u64) {
+    let mut sums = [0_u64; 32];
+    for group in x.as_chunks::<8>().0.as_chunks::<32>().0 {
+        for i in 0..32 {
+            sums[i] = sums[i].wrapping_add(u64::from_le_bytes(group[i]));
+        }
+    }
+    *sum = sums
+        .iter()
+        .fold(*sum, |total, sum| total.wrapping_add(*sum));
+}
+
+/// See [`super::dot_rounds`].
+pub(super) fn dot_rounds(rounds: usize) -> i32 {
+    let (weights, inputs) = (
+        std::hint::black_box([3_i8; 512]),
+        std::hint::black_box([5_i8; 512]),
+    );
+    let mut sums = [0_i32; 8];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            let products = weights.iter().zip(&inputs);
+            *sum += products
+                .map(|(a, b)| i32::from(*a) * i32::from(*b))
+                .sum::<i32>();
+        }
+    }
+    sums.iter().sum()
+}
