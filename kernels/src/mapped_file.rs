@@ -27,14 +27,18 @@ impl MappedFile {
         Ok(Self { map })
     }
 
-    /// Tells the operating system that the pages are not needed any more (after repacking).
-    pub fn release_pages(&self) {
+    /// Tells the operating system that `len` bytes from `start` on are not needed any more (after
+    /// repacking).
+    pub fn release(&self, start: usize, len: usize) {
+        let len = len.min(self.map.len().saturating_sub(start));
         #[cfg(unix)]
         // SAFETY: the mapping is file-backed and read-only, so dropped pages are read again on demand.
         let _ = unsafe {
             self.map
-                .unchecked_advise(memmap2::UncheckedAdvice::DontNeed)
+                .unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, len)
         };
+        #[cfg(not(unix))]
+        let _ = len;
     }
 }
 

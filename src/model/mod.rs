@@ -43,11 +43,7 @@ pub fn load(files: &ModelFiles, options: LoadOptions) -> Result<Box<dyn CausalLm
     let pool = Arc::new(ThreadPool::new(options.num_threads));
     let config = files.config()?;
     let mut decoder = match files {
-        ModelFiles::Gguf(file) => {
-            let decoder = Decoder::load(pool, config, file, options.max_model_len)?;
-            file.release_pages();
-            decoder
-        }
+        ModelFiles::Gguf(file) => Decoder::load(pool, config, file, options.max_model_len)?,
         ModelFiles::Safetensors(folder) => {
             let source = safetensors::HfWeights::new(folder, &config);
             Decoder::load(pool, config, &source, options.max_model_len)?

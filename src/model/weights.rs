@@ -38,6 +38,9 @@ pub struct RawTensor<'a> {
 pub trait WeightSource {
     /// The tensor with this GGUF name.
     fn tensor(&self, name: &str) -> Result<Option<RawTensor<'_>>, LoadError>;
+
+    /// The tensor was packed: its file pages can go, so that a load never holds the model twice.
+    fn release(&self, _name: &str) {}
 }
 
 impl WeightSource for GgufFile {
@@ -47,6 +50,10 @@ impl WeightSource for GgufFile {
             shape: info.dimensions.iter().rev().copied().collect(),
             data: Cow::Borrowed(data),
         }))
+    }
+
+    fn release(&self, name: &str) {
+        GgufFile::release(self, name);
     }
 }
 
@@ -84,14 +91,15 @@ impl<S: WeightSource + ?Sized> Weights<'_, S> {
         in_features: usize,
     ) -> Result<PackedMatrix, LoadError> {
         let tensor = self.tensor(name, &[out_features, in_features])?;
-        PackedMatrix::pack(
+        let packed = PackedMatrix::pack(
             self.pool,
             tensor.dtype,
             &tensor.data,
             out_features,
             in_features,
-        )
-        .map_err(|source| LoadError::Kernel {
+        );
+        self.source.release(name);
+        packed.map_err(|source| LoadError::Kernel {
             name: name.to_owned(),
             source,
         })

@@ -97,9 +97,11 @@ impl GgufFile {
         self.tensors.len()
     }
 
-    /// Lets the operating system drop the mapped pages.
-    pub fn release_pages(&self) {
-        self.map.release_pages();
+    /// Lets the operating system drop a tensor's pages; they are read again when they are asked for.
+    pub fn release(&self, name: &str) {
+        if let Some(info) = self.tensors.get(name) {
+            self.map.release(info.start, info.len);
+        }
     }
 }
 

@@ -11,10 +11,14 @@
 //!
 //! Rust has no stable AMX intrinsics, so the instructions are inline assembly.
 
+mod tiles;
+
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use self::tiles::TileConfig;
+pub(super) use self::tiles::is_available;
 use super::avx512::{
     self, BITS4, BITS5, BITS6, BITS8, BLOCK_LINES, DECODED_LINES, EIGHT, HALVES, OFFSET, SIGNED,
     SIXTEEN, SUPER,
@@ -35,72 +39,6 @@ const SLOT_LINES: usize = PIECES * DECODED_LINES;
 const NUM_SLOTS: usize = 3;
 /// Lines of the sums of one step.
 const STEP_LINES: usize = TILE_ROWS * PIECES;
-
-/// Linux's `arch_prctl` and its request for the tile data state.
-const SYS_ARCH_PRCTL: i64 = 158;
-const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
-const XFEATURE_XTILEDATA: i64 = 18;
-
-/// Whether this machine has int8 tiles and the operating system lets this process use them.
-pub(super) fn is_available() -> bool {
-    const TILE: u32 = 1 << 24;
-    const INT8: u32 = 1 << 25;
-    if !cfg!(target_os = "linux") || __cpuid(0).eax < 7 {
-        return false;
-    }
-    if __cpuid_count(7, 0).edx & (TILE | INT8) != TILE | INT8 {
-        return false;
-    }
-    let result: i64;
-    // SAFETY: the call changes only which processor state this process may use; the kernel's other
-    // registers are kept but for rcx and r11.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") SYS_ARCH_PRCTL => result,
-            in("rdi") ARCH_REQ_XCOMP_PERM,
-            in("rsi") XFEATURE_XTILEDATA,
-            lateout("rcx") _,
-            lateout("r11") _,
-            options(nostack),
-        );
-    }
-    result == 0
-}
-
-/// The operand of `ldtilecfg`. Tiles 0 to 3 hold sums, 4 and 5 activations, 6 and 7 weights.
-#[repr(C, align(64))]
-struct TileConfig {
-    palette: u8,
-    start_row: u8,
-    reserved: [u8; 14],
-    column_bytes: [u16; 16],
-    rows: [u8; 16],
-}
-
-impl TileConfig {
-    fn new(rows: usize, piece_inputs: usize) -> Self {
-        let mut config = Self {
-            palette: 1,
-            start_row: 0,
-            reserved: [0; 14],
-            column_bytes: [0; 16],
-            rows: [0; 16],
-        };
-        let shapes = [
-            (0..4, rows, LINE_BYTES),
-            (4..6, rows, piece_inputs),
-            (6..8, piece_inputs / 4, LINE_BYTES),
-        ];
-        for (tiles, rows, column_bytes) in shapes {
-            for tile in tiles {
-                config.rows[tile] = rows as u8;
-                config.column_bytes[tile] = column_bytes as u16;
-            }
-        }
-        config
-    }
-}
 
 /// Panels of one matrix that lie beside each other, in one run of the pipeline; `rows.len()` is above 8,
 /// and `out` is `[panels.len(), rows.len(), PANEL_ROWS]`. The same numbers as [`avx512::panel_product`].
