@@ -8,6 +8,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
+use half::{bf16, f16};
 use ponder_kernels::*;
 
 const IN_FEATURES: usize = 1536;
@@ -15,11 +16,23 @@ const IN_FEATURES: usize = 1536;
 const OUT_FEATURES: usize = 16384;
 const ROWS: [usize; 5] = [1, 4, 8, 16, 256];
 
-/// Some bytes that are valid blocks of any type: scales are small positive halves.
+/// Some weights: values for float types, and for the others bytes that make blocks with small scales.
 fn weights(pool: &ThreadPool, dtype: DType) -> PackedMatrix {
-    let len = dtype.byte_count(IN_FEATURES).expect("whole blocks") * OUT_FEATURES;
+    let count = IN_FEATURES * OUT_FEATURES;
+    let value = |i: usize| (i.wrapping_mul(7919) % 1021) as f32 / 510.0 - 1.0;
     let byte = |i: usize| (i.wrapping_mul(2_654_435_761) >> 13) as u8 & 0x1f;
-    let bytes: Vec<u8> = (0..len).map(byte).collect();
+    let bytes: Vec<u8> = match dtype {
+        DType::F32 => (0..count).flat_map(|i| value(i).to_le_bytes()).collect(),
+        DType::F16 => (0..count)
+            .flat_map(|i| f16::from_f32(value(i)).to_le_bytes())
+            .collect(),
+        DType::BF16 => (0..count)
+            .flat_map(|i| bf16::from_f32(value(i)).to_le_bytes())
+            .collect(),
+        _ => (0..dtype.byte_count(count).expect("whole blocks"))
+            .map(byte)
+            .collect(),
+    };
     PackedMatrix::pack(pool, dtype, &bytes, OUT_FEATURES, IN_FEATURES).expect("it packs")
 }
 

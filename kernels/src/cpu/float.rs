@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::rows::{fma, tree_sum};
+use super::vector::{LANES, Vector};
 use super::widen_halves;
 use crate::activations::Activations;
 use crate::matrix::{PackedMatrix, Storage};
@@ -12,12 +12,10 @@ use crate::panel::PANEL_ROWS;
 const TILE_ROWS: usize = 4;
 /// Float weights widened to f32 at a time.
 const WIDEN_CHUNK: usize = 256;
-/// Partial sums of a float dot product.
-const LANES: usize = 16;
 
 /// `out` is `[rows.len(), PANEL_ROWS]`.
 #[inline(always)]
-pub(super) fn float_product<const FMA: bool>(
+pub(super) fn float_product<V: Vector>(
     x: &Activations,
     weights: &PackedMatrix,
     panel: usize,
@@ -28,18 +26,18 @@ pub(super) fn float_product<const FMA: bool>(
     let mut row = rows.start;
     while row + TILE_ROWS <= rows.end {
         let out = &mut out[row - rows.start..][..TILE_ROWS];
-        float_tile::<FMA, TILE_ROWS>(x, weights, panel, row, out);
+        float_tile::<V, TILE_ROWS>(x, weights, panel, row, out);
         row += TILE_ROWS;
     }
     while row < rows.end {
-        float_tile::<FMA, 1>(x, weights, panel, row, &mut out[row - rows.start..][..1]);
+        float_tile::<V, 1>(x, weights, panel, row, &mut out[row - rows.start..][..1]);
         row += 1;
     }
 }
 
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // `lane` numbers a weight row and a column of `out`.
-fn float_tile<const FMA: bool, const ROWS: usize>(
+fn float_tile<V: Vector, const ROWS: usize>(
     x: &Activations,
     weights: &PackedMatrix,
     panel: usize,
@@ -51,7 +49,7 @@ fn float_tile<const FMA: bool, const ROWS: usize>(
     let mut buffer = [0.0_f32; WIDEN_CHUNK];
     for lane in 0..lanes {
         let weight_row = (panel * PANEL_ROWS + lane) * k;
-        let mut sums = [[0.0_f32; LANES]; ROWS];
+        let mut sums = [V::splat(0.0); ROWS];
         let mut tails = [0.0_f32; ROWS];
         for start in (0..k).step_by(WIDEN_CHUNK) {
             let len = WIDEN_CHUNK.min(k - start);
@@ -75,17 +73,15 @@ fn float_tile<const FMA: bool, const ROWS: usize>(
                 let inputs = &x.values[(first_row + r) * k + start..][..len];
                 let (input_groups, input_rest) = inputs.as_chunks::<LANES>();
                 for (group, inputs) in groups.iter().zip(input_groups) {
-                    for i in 0..LANES {
-                        sums[r][i] = fma::<FMA>(group[i], inputs[i], sums[r][i]);
-                    }
+                    sums[r] = sums[r].add_product(V::load(group), V::load(inputs));
                 }
                 for (weight, input) in rest.iter().zip(input_rest) {
-                    tails[r] = fma::<FMA>(*weight, *input, tails[r]);
+                    tails[r] += weight * input;
                 }
             }
         }
         for r in 0..ROWS {
-            out[r][lane] = tree_sum(sums[r]) + tails[r];
+            out[r][lane] = sums[r].sum() + tails[r];
         }
     }
 }

@@ -216,14 +216,6 @@ macro_rules! compiled_for_each_isa {
 }
 
 compiled_for_each_isa! {
-    /// The product of some rows with sixteen rows of float weights; `out` is `[rows.len(), PANEL_ROWS]`.
-    float::float_product(
-        x: &Activations,
-        weights: &PackedMatrix,
-        panel: usize,
-        rows: Range<usize>,
-        out: &mut [f32]
-    );
     /// `x = x / sqrt(mean(x^2) + eps) * weight`
     rows::rms_norm_row(x: &mut [f32], weight: &[f32], eps: f32);
     /// Adds all 64-bit words of `x` to `sum`, wrapping.
@@ -287,6 +279,14 @@ macro_rules! vectors_for_each_isa {
 }
 
 vectors_for_each_isa! {
+    /// The product of some rows with sixteen rows of float weights; `out` is `[rows.len(), PANEL_ROWS]`.
+    float::float_product(
+        x: &Activations,
+        weights: &PackedMatrix,
+        panel: usize,
+        rows: Range<usize>,
+        out: &mut [f32]
+    );
     /// Quantises whole blocks of 32 values.
     rows::quantise_row(
         x: &[f32],
