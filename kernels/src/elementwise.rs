@@ -3,11 +3,6 @@
 use crate::cpu;
 use crate::matmul::Glu;
 
-/// `x += y`
-pub fn add_assign(x: &mut [f32], y: &[f32]) {
-    cpu::add_assign(x, y);
-}
-
 /// `x *= factor`
 pub fn scale(x: &mut [f32], factor: f32) {
     for x in x {
