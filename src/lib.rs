@@ -4,4 +4,8 @@ pub mod api;
 pub mod cli;
 pub mod engine;
 pub mod model;
+pub mod reward;
+pub mod search;
 pub mod text;
+pub mod trace;
+pub mod train;

@@ -81,28 +81,6 @@ impl RopeTable {
         }
     }
 
-    /// Rotates `x` (`[num_rows, num_heads * head_dim]`) in place.
-    ///
-    /// # Panics
-    /// When a position is outside the table or lengths do not fit.
-    pub fn apply(
-        &self,
-        pool: &ThreadPool,
-        kind: RopeKind,
-        x: &mut [f32],
-        head_dim: usize,
-        positions: &[u32],
-    ) {
-        self.check(head_dim, positions);
-        let width = x.len() / positions.len().max(1);
-        let x = SharedSlice::new(x);
-        for_rows(pool, positions.len(), |row| {
-            // SAFETY: each row is taken once.
-            let row_values = unsafe { x.slice_mut(row * width, width) };
-            self.rotate(kind, row_values, head_dim, positions[row]);
-        });
-    }
-
     fn check(&self, head_dim: usize, positions: &[u32]) {
         assert!(
             2 * self.half_dim <= head_dim,

@@ -567,7 +567,18 @@ fn rotations_keep_norms_and_differ_by_kind() {
     let x = Random(4).values(2 * 16);
     for kind in [RopeKind::Norm, RopeKind::Neox] {
         let mut y = x.clone();
-        table.apply(&pool, kind, &mut y, 8, &[0, 5]);
+        let mut cache = KvCache::new(1, 1, 16, 2, 8).unwrap();
+        let rotation = Rotation {
+            table: &table,
+            kind,
+            q_norm: None,
+            k_norm: None,
+            eps: 0.0,
+            positions: &[0, 5],
+        };
+        let (mut k, v) = (x.clone(), x.clone());
+        rotate_and_cache(&pool, &rotation, &mut cache, 0, &[0, 1], &mut y, &mut k, &v);
+        assert_eq!(k, y, "keys turn as queries do");
         assert_eq!(y[..16], x[..16], "position 0 does not rotate");
         let norm = |values: &[f32]| values.iter().map(|v| v * v).sum::<f32>();
         assert!((norm(&y[16..]) - norm(&x[16..])).abs() < 1e-4);

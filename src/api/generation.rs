@@ -18,6 +18,7 @@ use super::error::ApiError;
 use super::openai::params::{SharedParams, count};
 use super::openai::{chat, completions};
 use super::state::{AppState, Served, unix_time};
+use super::{presets, searching};
 use crate::engine::{
     EngineHandle, FinishReason, GenerateRequest, RequestId, RequestStream, SamplingParams,
     StreamEvent, TokenLogprobs,
@@ -27,8 +28,8 @@ use crate::text::{Detokenizer, StopMatcher};
 /// A client's own deadline, in milliseconds from now.
 const TIMEOUT_HEADER: &str = "request-timeout-ms";
 /// Chunks buffered for a slow reader; the reader's own socket applies back-pressure after that.
-const CHUNK_BUFFER: usize = 64;
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub(super) const CHUNK_BUFFER: usize = 64;
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Whose shapes the answer takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +119,9 @@ type Events = SelectAll<futures::stream::BoxStream<'static, (usize, StreamEvent)
 
 /// Submits every prompt or none and answers as the client asked.
 pub(super) async fn answer(state: &AppState, generation: Generation) -> Result<Response, ApiError> {
+    if let Some(request) = presets::requested(&generation.shared)? {
+        return searching::answer(state, generation, request).await;
+    }
     let served = state.ready()?;
     let limit = served.engine.config().max_num_seqs;
     let n = count("n", generation.shared.n, 1, limit)?;
@@ -155,11 +159,10 @@ fn submit_all(
         params.max_tokens = params.max_tokens.min(max_model_len);
         // A refused prompt drops the streams before it, which aborts them.
         let stream = engine.submit(GenerateRequest {
-            prompt_token_ids: prompt.clone(),
-            params,
             n,
             cache_salt: xxh3_64_with_seed(salt.as_bytes(), generation.tenant.0),
             deadline: Some(generation.deadline),
+            ..GenerateRequest::new(prompt.clone(), params)
         })?;
         let index = ids.len();
         ids.push(stream.id());
@@ -299,6 +302,7 @@ impl<'a> Answer<'a> {
                 index,
                 token_id,
                 logprobs,
+                ..
             } => {
                 let choice = prompt * self.n + index;
                 self.take_token(choice, prompt, index, token_id, logprobs);
@@ -373,9 +377,9 @@ impl<'a> Answer<'a> {
                 choice.delta.text.push_str(&choice.stop.finish());
             }
             choice.delta.finish_reason = Some(match reason {
-                FinishReason::Length => "length",
+                FinishReason::Length | FinishReason::Budget => "length",
                 FinishReason::Abort | FinishReason::Deadline => "abort",
-                FinishReason::Eos | FinishReason::StopToken(_) => "stop",
+                FinishReason::Eos | FinishReason::StopToken(_) | FinishReason::Watcher => "stop",
             });
             if let FinishReason::StopToken(token_id) = reason {
                 choice.delta.stop_reason = Some(token_id.into());
@@ -404,19 +408,8 @@ impl<'a> Answer<'a> {
     }
 
     fn envelope(&self, choices: Vec<Value>, is_chunk: bool) -> Value {
-        let object = match (self.wire, is_chunk) {
-            (Wire::Chat, true) => "chat.completion.chunk",
-            (Wire::Chat, false) => "chat.completion",
-            (Wire::Completion, _) => "text_completion",
-        };
-        json!({
-            "id": self.id,
-            "object": object,
-            "created": self.created,
-            "model": self.state.model_name(),
-            "system_fingerprint": concat!("ponder-", env!("CARGO_PKG_VERSION")),
-            "choices": choices,
-        })
+        let model = self.state.model_name();
+        envelope(model, &self.id, self.created, self.wire, choices, is_chunk)
     }
 
     /// The logprobs of a choice's unsent tokens in the client's shape.
@@ -552,4 +545,28 @@ impl<'a> Answer<'a> {
         });
         chunks.collect()
     }
+}
+
+/// What is around the choices of an answer or of a chunk.
+pub(super) fn envelope(
+    model: &str,
+    id: &str,
+    created: u64,
+    wire: Wire,
+    choices: Vec<Value>,
+    is_chunk: bool,
+) -> Value {
+    let object = match (wire, is_chunk) {
+        (Wire::Chat, true) => "chat.completion.chunk",
+        (Wire::Chat, false) => "chat.completion",
+        (Wire::Completion, _) => "text_completion",
+    };
+    json!({
+        "id": id,
+        "object": object,
+        "created": created,
+        "model": model,
+        "system_fingerprint": concat!("ponder-", env!("CARGO_PKG_VERSION")),
+        "choices": choices,
+    })
 }

@@ -12,6 +12,7 @@ use metrics_exporter_prometheus::{
 };
 
 use super::state::AppState;
+use crate::search::SearchStats;
 
 // Bucket boundaries are vLLM's (`vllm/v1/metrics/loggers.py`), in seconds.
 const TTFT_BUCKETS: [f64; 22] = [
@@ -98,6 +99,30 @@ impl Metrics {
             for prefix in PREFIXES {
                 counter!(format!("{prefix}request_success_total"), labels.clone()).increment(1);
             }
+        });
+    }
+
+    /// Counts one search. `kept` tokens are in the returned answers.
+    pub(super) fn searched(&self, strategy: &str, stopped: &str, kept: u64, stats: &SearchStats) {
+        let mut labels = self.labels.clone();
+        labels.push(Label::new("strategy", strategy.to_owned()));
+        with_local_recorder(&self.recorder, || {
+            let mut ended = labels.clone();
+            ended.push(Label::new("stopped", stopped.to_owned()));
+            counter!("ponder_searches_total", ended).increment(1);
+            for (name, value) in [
+                ("ponder_search_tokens_kept_total", kept),
+                (
+                    "ponder_search_tokens_discarded_total",
+                    stats.num_tokens.saturating_sub(kept),
+                ),
+                ("ponder_search_nodes_total", stats.num_nodes as u64),
+                ("ponder_search_scorer_calls_total", stats.scorer_calls),
+            ] {
+                counter!(name, labels.clone()).increment(value);
+            }
+            histogram!("ponder_search_scorer_seconds", labels.clone())
+                .record(stats.scorer_time.as_secs_f64());
         });
     }
 

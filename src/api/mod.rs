@@ -9,6 +9,8 @@ mod health;
 pub mod metrics;
 pub mod openai;
 pub mod openapi;
+mod presets;
+mod searching;
 mod state;
 mod tokenize;
 

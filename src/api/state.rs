@@ -7,7 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::config::ServerConfig;
 use super::error::ApiError;
 use super::metrics::Metrics;
+use super::presets::split_model;
 use crate::engine::EngineHandle;
+use crate::reward::RewardResources;
 use crate::text::{ChatTemplate, Tokenizer};
 
 /// A loaded model.
@@ -15,6 +17,7 @@ pub struct Served {
     pub engine: EngineHandle,
     pub tokenizer: Tokenizer,
     pub chat_template: Option<ChatTemplate>,
+    pub rewards: RewardResources,
 }
 
 struct Inner {
@@ -100,7 +103,11 @@ impl AppState {
         let names = &self.config().served_model_names;
         match model {
             Some(model) if !names.iter().any(|name| name == model) => {
-                Err(ApiError::model_not_found(model, names))
+                // `NAME:STRATEGY` serves the same model with a search.
+                match split_model(model) {
+                    (name, Some(_)) if names.iter().any(|known| known == name) => Ok(()),
+                    _ => Err(ApiError::model_not_found(model, names)),
+                }
             }
             _ => Ok(()),
         }

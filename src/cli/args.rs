@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::api::config as limits;
 use crate::engine::config as sizes;
@@ -45,11 +45,59 @@ pub enum Command {
     },
     /// Talk to a server, or to a model in this process
     Chat(ChatArgs),
+    /// Train from searched trees
+    Train {
+        #[command(subcommand)]
+        command: TrainCommand,
+    },
     /// Measure speed
     Bench {
         #[command(subcommand)]
         command: BenchCommand,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TrainCommand {
+    /// A head that values answers by the model's own hidden states, for serve --value-head
+    ValueHead(TrainValueHeadArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct TrainValueHeadArgs {
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// NDJSON files of trees whose answers have an outcome
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub traces: Vec<PathBuf>,
+    /// Safetensors file to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// What the value of a step means
+    #[arg(long, value_enum, default_value_t = TargetArg::RestMcts)]
+    pub target: TargetArg,
+    /// Units between the state and the value
+    #[arg(long, default_value_t = 64)]
+    pub width: usize,
+    /// Epochs at most; it stops when the held-out loss no longer falls
+    #[arg(long, default_value_t = 60)]
+    pub epochs: usize,
+    /// Share of the prompts that is only measured on
+    #[arg(long, default_value_t = 0.2)]
+    pub held_out: f64,
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Print the measurements as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum TargetArg {
+    /// Distance to a right answer (ReST-MCTS*)
+    RestMcts,
+    /// Mean outcome of the answers below (VM-MCTS)
+    Mean,
 }
 
 #[derive(Debug, Subcommand)]
@@ -165,6 +213,17 @@ pub struct ServeArgs {
     /// Serve /metrics without a key
     #[arg(long, env = "PONDER_METRICS_WITHOUT_AUTH", help_heading = "Server")]
     pub metrics_without_auth: bool,
+    /// Head of `ponder train value-head`: the default reward of searches
+    #[arg(
+        long,
+        env = "PONDER_VALUE_HEAD",
+        value_name = "FILE",
+        help_heading = "Search"
+    )]
+    pub value_head: Option<PathBuf>,
+    /// Let requests run Python tests on the model's code, in a sandbox
+    #[arg(long, env = "PONDER_ALLOW_CODE_EXECUTION", help_heading = "Search")]
+    pub allow_code_execution: bool,
     /// error, warn, info, debug or a tracing filter
     #[arg(
         long,

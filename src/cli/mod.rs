@@ -8,15 +8,28 @@ mod models;
 mod progress;
 mod serve;
 mod setup;
+mod train;
 
 use std::process::ExitCode;
 
 use clap::FromArgMatches;
 
-use args::{BenchCommand, Cli, Command};
+use args::{BenchCommand, Cli, Command, TrainCommand};
 
-/// Parses the process arguments, runs the command and returns its exit code.
+/// Exit code of a sandbox that could not limit itself (the shell's for a command that cannot run).
+const SANDBOX_FAILED: u8 = 126;
+
+/// Becomes a sandboxed interpreter when the sandbox asks for it. Else parses the process arguments, runs the command and returns its exit code.
 pub fn run() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    if args
+        .next()
+        .is_some_and(|arg| arg == ponder_sandbox::SUBCOMMAND)
+    {
+        // The parent knows the message by how it begins.
+        eprintln!("{}", ponder_sandbox::exec_from_args(args));
+        return ExitCode::from(SANDBOX_FAILED);
+    }
     let matches = match config_file::matches(std::env::args_os()) {
         Ok(matches) => matches,
         Err(error) => error.exit(),
@@ -30,6 +43,9 @@ pub fn run() -> ExitCode {
         Command::Pull { model } => models::pull(&model),
         Command::Models { json } => models::list(json),
         Command::Chat(args) => chat::run(&args),
+        Command::Train { command } => match command {
+            TrainCommand::ValueHead(args) => train::value_head(&args),
+        },
         Command::Bench { command } => match command {
             BenchCommand::Engine(args) => bench::engine::run(&args),
             BenchCommand::Perplexity(args) => bench::perplexity::run(&args),

@@ -1,16 +1,23 @@
 //! `ponder serve`.
 
 use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
+use ponder_sandbox::{Limits, Sandbox};
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
 use super::args::ServeArgs;
 use super::setup;
 use crate::api::config::DEFAULT_MAX_BODY_BYTES;
-use crate::api::{AppState, ServerConfig, serve};
+use crate::api::{AppState, Served, ServerConfig, serve};
+use crate::reward::{PythonRunner, RewardResources, ValueHead};
+
+/// Programs of the code verifier that run at once: they share the cores with the engine.
+const PARALLEL_PROGRAMS: usize = 2;
 
 pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&args.log_level).context("--log-level")?;
@@ -44,6 +51,39 @@ fn server_config(args: &ServeArgs) -> ServerConfig {
     }
 }
 
+/// The model and what rewards need.
+fn load(args: &ServeArgs) -> anyhow::Result<Served> {
+    // What can fail fast is checked before the model loads.
+    let python = args.allow_code_execution.then(python_runner).transpose()?;
+    let mut served = setup::start(&args.engine)?;
+    let value_head = match &args.value_head {
+        Some(path) => {
+            let hidden_size = served.engine.model_info().hidden_size;
+            let head = ValueHead::load(path, hidden_size);
+            Some(head.with_context(|| format!("--value-head {}", path.display()))?)
+        }
+        None => None,
+    };
+    served.rewards = RewardResources {
+        python,
+        value_head: value_head.map(Arc::new),
+    };
+    Ok(served)
+}
+
+fn python_runner() -> anyhow::Result<PythonRunner> {
+    // Stays this binary when the file is replaced.
+    let exe = PathBuf::from("/proc/self/exe");
+    let sandbox = Sandbox::new(exe, None, Limits::default());
+    let sandbox = sandbox.context("--allow-code-execution")?;
+    if !ponder_sandbox::protections().landlock {
+        tracing::warn!(
+            "this kernel has no landlock: tested code cannot write or connect, but it can read what this user can"
+        );
+    }
+    Ok(PythonRunner::new(sandbox, PARALLEL_PROGRAMS))
+}
+
 /// The port is bound before the model loads: a busy port fails at once, and probes get answers.
 async fn serve_model(args: &ServeArgs) -> anyhow::Result<()> {
     let address = format!("{}:{}", args.host, args.port);
@@ -54,8 +94,8 @@ async fn serve_model(args: &ServeArgs) -> anyhow::Result<()> {
     let state = AppState::new(server_config(args));
     let mut server = tokio::spawn(serve(listener, state.clone(), shutdown_signal()));
     let started = Instant::now();
-    let engine_args = args.engine.clone();
-    let loaded = tokio::task::spawn_blocking(move || setup::start(&engine_args));
+    let loading = args.clone();
+    let loaded = tokio::task::spawn_blocking(move || load(&loading));
     let served = tokio::select! {
         served = loaded => served??,
         result = &mut server => return Ok(result??),

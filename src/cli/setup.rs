@@ -12,6 +12,7 @@ use crate::api::Served;
 use crate::engine::{EngineHandle, EngineOptions, GenerateRequest, SamplingParams, StreamEvent};
 use crate::model::catalogue::{self, Source};
 use crate::model::{LoadOptions, ModelFiles, OperatorTimes, load};
+use crate::reward::RewardResources;
 use crate::text::{ChatTemplate, Tokenizer};
 
 /// KV memory when neither a flag nor the operating system says how much there is.
@@ -108,21 +109,20 @@ pub(super) fn start_with(
         engine,
         tokenizer,
         chat_template,
+        rewards: RewardResources::default(),
     })
 }
 
 /// Touches every weight once, so that the first request doesn't wait for page faults.
 fn warm_up(engine: &EngineHandle) -> anyhow::Result<()> {
+    let params = SamplingParams {
+        max_tokens: 1,
+        temperature: 0.0,
+        ..SamplingParams::default()
+    };
     let mut stream = engine.submit(GenerateRequest {
-        prompt_token_ids: vec![0],
-        params: SamplingParams {
-            max_tokens: 1,
-            temperature: 0.0,
-            ..SamplingParams::default()
-        },
-        n: 1,
         cache_salt: u64::MAX,
-        deadline: None,
+        ..GenerateRequest::new(vec![0], params)
     })?;
     while let Some(event) = stream.blocking_recv() {
         if let StreamEvent::Error(error) = event {

@@ -116,4 +116,8 @@ impl CausalLm for FakeModel {
         }
         Ok(())
     }
+
+    fn hidden_state(&self, _: usize) -> Option<Vec<f32>> {
+        None
+    }
 }

@@ -10,6 +10,7 @@ use tokio::sync::mpsc as stream;
 use super::request::{
     EngineConfig, EngineError, EngineStats, GenerateRequest, RequestId, SamplingParams, StreamEvent,
 };
+use super::stats::SharedStats;
 use super::thread::{Command, EngineThread, Submission};
 use crate::model::{CausalLm, ModelInfo};
 
@@ -17,7 +18,7 @@ use crate::model::{CausalLm, ModelInfo};
 pub(super) struct Shared {
     pub config: EngineConfig,
     pub info: ModelInfo,
-    pub stats: Mutex<EngineStats>,
+    pub stats: SharedStats,
     /// Sequences submitted but not yet admitted by the scheduler.
     pub num_waiting: AtomicUsize,
     pub is_closed: AtomicBool,
@@ -79,7 +80,7 @@ impl EngineHandle {
             .map_err(|error| EngineError::Model(error.to_string()))?;
         let shared = Arc::new(Shared {
             info: model.info().clone(),
-            stats: Mutex::new(EngineStats {
+            stats: SharedStats::new(EngineStats {
                 num_blocks: config.num_blocks,
                 ..EngineStats::default()
             }),
@@ -113,14 +114,11 @@ impl EngineHandle {
 
     /// Counters and gauges as of the last step; what waits is counted as of now.
     pub fn stats(&self) -> EngineStats {
-        let stats = *self
-            .shared
-            .stats
-            .lock()
-            .unwrap_or_else(|poison| poison.into_inner());
+        // What waits is read first: whoever sees nothing waiting sees what runs instead.
+        let num_requests_waiting = self.shared.num_waiting.load(Ordering::Acquire);
         EngineStats {
-            num_requests_waiting: self.shared.num_waiting.load(Ordering::Acquire),
-            ..stats
+            num_requests_waiting,
+            ..self.shared.stats.load()
         }
     }
 

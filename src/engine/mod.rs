@@ -15,6 +15,7 @@ mod runner;
 mod sampler;
 mod scheduler;
 mod sequence;
+mod stats;
 mod thread;
 
 pub use config::{ConfigError, EngineOptions};

@@ -1,5 +1,7 @@
 //! The nouns that cross the engine's door: what a client submits and what it receives.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// Index into the model's vocabulary.
@@ -41,6 +43,8 @@ pub struct SamplingParams {
     pub logprobs: Option<usize>,
     /// `Some(k)`: report logprobs of the prompt's own tokens and the top k alternatives.
     pub prompt_logprobs: Option<usize>,
+    /// Report hidden states, see [`StreamEvent::Token`].
+    pub hidden_state: bool,
 }
 
 impl Default for SamplingParams {
@@ -62,7 +66,70 @@ impl Default for SamplingParams {
             stop_token_ids: Vec::new(),
             logprobs: None,
             prompt_logprobs: None,
+            hidden_state: false,
         }
+    }
+}
+
+/// A [`TokenWatcher`]'s word on a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watch {
+    Continue,
+    /// Go on, and report this token's hidden state when the request asks for hidden states.
+    Tap,
+    /// End the continuation with [`FinishReason::Watcher`].
+    End,
+}
+
+/// Watches the tokens of one continuation on the engine's thread, so that it ends (at a step of the answer,
+/// say) before one more token is computed.
+pub trait TokenWatcher: std::fmt::Debug + Send {
+    /// Takes the newest token.
+    fn push(&mut self, token_id: TokenId) -> Watch;
+
+    /// A watcher in the same state, for a sibling.
+    fn boxed_clone(&self) -> Box<dyn TokenWatcher>;
+}
+
+impl Clone for Box<dyn TokenWatcher> {
+    fn clone(&self) -> Self {
+        self.boxed_clone()
+    }
+}
+
+/// Tokens that several requests may generate together: a hard limit, taken from before each token.
+#[derive(Debug)]
+pub struct TokenBudget {
+    limit: u64,
+    spent: AtomicU64,
+}
+
+impl TokenBudget {
+    pub fn new(limit: u64) -> Self {
+        Self {
+            limit,
+            spent: AtomicU64::new(0),
+        }
+    }
+
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    pub fn spent(&self) -> u64 {
+        self.spent.load(Ordering::Acquire)
+    }
+
+    pub fn remaining(&self) -> u64 {
+        self.limit - self.spent()
+    }
+
+    /// Takes one token if one is left.
+    pub fn take(&self) -> bool {
+        let spend = |spent: u64| (spent < self.limit).then_some(spent + 1);
+        self.spent
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, spend)
+            .is_ok()
     }
 }
 
@@ -71,12 +138,34 @@ impl Default for SamplingParams {
 pub struct GenerateRequest {
     pub prompt_token_ids: Vec<TokenId>,
     pub params: SamplingParams,
-    /// Number of continuations; each samples with its own branch path `[index]`.
+    /// Number of continuations.
     pub n: usize,
+    /// Key of the random generator beside the seed; continuation `index` samples with `[..branch_path, index]`.
+    pub branch_path: Vec<u32>,
+    /// Each continuation gets a clone.
+    pub watcher: Option<Box<dyn TokenWatcher>>,
+    /// Shared with other requests of the same search; spent, it ends them with [`FinishReason::Budget`].
+    pub budget: Option<Arc<TokenBudget>>,
     /// Salt of the prefix cache: requests share cached blocks only under the same salt.
     pub cache_salt: u64,
     /// Past this instant every unfinished continuation ends with [`FinishReason::Deadline`].
     pub deadline: Option<Instant>,
+}
+
+impl GenerateRequest {
+    /// One continuation, alone, without a deadline.
+    pub fn new(prompt_token_ids: Vec<TokenId>, params: SamplingParams) -> Self {
+        Self {
+            prompt_token_ids,
+            params,
+            n: 1,
+            branch_path: Vec::new(),
+            watcher: None,
+            budget: None,
+            cache_salt: 0,
+            deadline: None,
+        }
+    }
 }
 
 /// A token's logprob with the most likely alternatives at its position, best first.
@@ -102,6 +191,10 @@ pub enum FinishReason {
     Abort,
     /// The request's deadline passed.
     Deadline,
+    /// The request's [`TokenWatcher`] ended it.
+    Watcher,
+    /// The request's [`TokenBudget`] is spent.
+    Budget,
 }
 
 /// What a client receives, in order. `index` is the continuation, `0..n`.
@@ -118,6 +211,9 @@ pub enum StreamEvent {
         index: usize,
         token_id: TokenId,
         logprobs: Option<TokenLogprobs>,
+        /// `[hidden_size]`, what the token was sampled from: of a continuation's last token and of those that
+        /// its watcher taps, when the request asks for hidden states.
+        hidden_state: Option<Vec<f32>>,
     },
     Finished {
         index: usize,

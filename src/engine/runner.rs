@@ -15,6 +15,9 @@ pub(super) struct Runner {
     slot_mapping: Vec<u32>,
     logits_rows: Vec<u32>,
     logits: Vec<f32>,
+    logits_of: Vec<LogitsOf>,
+    /// Empty between steps; keeps its memory.
+    sequences: Vec<SequenceRows<'static>>,
 }
 
 /// Where the logits of one scheduled sequence lie.
@@ -36,15 +39,17 @@ impl Runner {
             slot_mapping: Vec::new(),
             logits_rows: Vec::new(),
             logits: Vec::new(),
+            logits_of: Vec::new(),
+            sequences: Vec::new(),
         }
     }
 
-    /// Runs the batch; one entry a scheduled sequence comes back, in order.
+    /// Runs the batch; [`Self::logits_of`] then tells where each scheduled sequence's logits are.
     pub(super) fn run(
         &mut self,
         batch: &ScheduledBatch,
         running: &[Sequence],
-    ) -> Result<Vec<LogitsOf>, ForwardError> {
+    ) -> Result<(), ForwardError> {
         if !batch.block_copies.is_empty() {
             self.model.copy_blocks(&batch.block_copies)?;
         }
@@ -52,11 +57,12 @@ impl Runner {
         self.positions.clear();
         self.slot_mapping.clear();
         self.logits_rows.clear();
-        let mut sequences = Vec::with_capacity(batch.rows.len());
-        let mut logits_of = Vec::with_capacity(batch.rows.len());
+        self.logits_of.clear();
+        let mut sequences = recycle(std::mem::take(&mut self.sequences));
         for rows in &batch.rows {
             let sequence = &running[rows.running_index];
-            logits_of.push(self.push_rows(*rows, sequence));
+            let logits_of = self.push_rows(*rows, sequence);
+            self.logits_of.push(logits_of);
             sequences.push(SequenceRows {
                 block_table: &sequence.block_table,
                 num_rows: rows.num_rows,
@@ -70,8 +76,9 @@ impl Runner {
             sequences: &sequences,
             logits_rows: &self.logits_rows,
         };
-        self.model.forward(&forward, &mut self.logits)?;
-        Ok(logits_of)
+        let result = self.model.forward(&forward, &mut self.logits);
+        self.sequences = recycle(sequences);
+        result
     }
 
     fn push_rows(&mut self, rows: ScheduledRows, sequence: &Sequence) -> LogitsOf {
@@ -104,9 +111,28 @@ impl Runner {
         }
     }
 
+    /// The final hidden state behind row `index` of the last step's logits.
+    pub(super) fn hidden_state(&self, index: usize) -> Option<Vec<f32>> {
+        self.model.hidden_state(index)
+    }
+
+    /// The logits of scheduled sequence `index` of the last step.
+    pub(super) fn logits_of(&self, index: usize) -> LogitsOf {
+        self.logits_of[index].clone()
+    }
+
     /// Row `index` of the last step's logits.
     pub(super) fn logits(&self, index: usize) -> &[f32] {
         let vocab_size = self.model.info().vocab_size;
         &self.logits[index * vocab_size..(index + 1) * vocab_size]
     }
+}
+
+/// An empty vector in the memory of another whose elements borrow from something else: collecting in place
+/// keeps the allocation.
+fn recycle<'b>(mut old: Vec<SequenceRows<'_>>) -> Vec<SequenceRows<'b>> {
+    old.clear();
+    old.into_iter()
+        .map(|_| unreachable!("the vector is empty"))
+        .collect()
 }

@@ -226,6 +226,9 @@ mod tests {
             prompt_logprobs: Vec::new(),
             num_cached_tokens: None,
             deadline: None,
+            watcher: None,
+            budget: None,
+            ended: None,
         }
     }
 

@@ -99,25 +99,25 @@ impl Scheduler {
     }
 
     /// Chooses the next step: decode rows first, then prefill chunks, then new sequences.
-    pub(super) fn schedule(&mut self) -> ScheduledBatch {
-        let mut batch = ScheduledBatch::default();
+    pub(super) fn schedule(&mut self, batch: &mut ScheduledBatch) {
+        batch.rows.clear();
+        batch.block_copies.clear();
         let mut budget = self.config.max_num_batched_tokens;
         let num_preemptions = self.stats.num_preemptions;
         for decoding in [true, false] {
             let mut index = 0;
             while index < self.running.len() {
                 if self.running[index].is_decoding() == decoding {
-                    self.schedule_running(index, &mut batch, &mut budget);
+                    self.schedule_running(index, batch, &mut budget);
                 }
                 index += 1;
             }
         }
         // After a preemption blocks are scarce: admitting now would only preempt again.
         if self.stats.num_preemptions == num_preemptions {
-            while self.admit(&mut batch, &mut budget) {}
+            while self.admit(batch, &mut budget) {}
         }
         batch.rows.sort_unstable_by_key(|rows| rows.running_index);
-        batch
     }
 
     /// Rows that the sequence may run now; 0 when the budget is too small for it.
@@ -360,7 +360,16 @@ mod tests {
             prompt_logprobs: Vec::new(),
             num_cached_tokens: None,
             deadline: None,
+            watcher: None,
+            budget: None,
+            ended: None,
         }
+    }
+
+    fn step(scheduler: &mut Scheduler) -> ScheduledBatch {
+        let mut batch = ScheduledBatch::default();
+        scheduler.schedule(&mut batch);
+        batch
     }
 
     /// Appends `token_id` where a sequence's rows reached its end, forking as the engine does.
@@ -397,7 +406,7 @@ mod tests {
                     let tokens = (0..1 + roll(60)).map(|_| roll(2) as u32).collect();
                     scheduler.add(sequence(request, tokens, roll(3)));
                 }
-                let batch = scheduler.schedule();
+                let batch = step(&mut scheduler);
                 let num_rows: usize = batch.rows.iter().map(|rows| rows.num_rows).sum();
                 assert!(num_rows <= 24 || batch.rows.len() == 1, "the budget holds");
                 assert!(scheduler.is_idle() || num_rows > 0, "something always runs");
@@ -423,11 +432,11 @@ mod tests {
     fn a_second_prompt_starts_at_the_known_prefix() {
         let mut scheduler = Scheduler::new(config(30, true));
         scheduler.add(sequence(0, (0..20).collect(), 0));
-        let batch = scheduler.schedule();
+        let batch = step(&mut scheduler);
         commit(&mut scheduler, &batch, 9);
         scheduler.add(sequence(2, (0..20).collect(), 0));
         scheduler.add(sequence(1, (0..20).collect(), 0));
-        let batch = scheduler.schedule();
+        let batch = step(&mut scheduler);
         let rows: Vec<usize> = batch.rows.iter().map(|rows| rows.num_rows).collect();
         // The last block is computed again because its last token's logits are needed; request 1 has
         // another salt and sees nothing.
@@ -440,14 +449,14 @@ mod tests {
     fn siblings_share_blocks_until_they_write() {
         let mut scheduler = Scheduler::new(config(30, true));
         scheduler.add(sequence(0, (0..10).collect(), 2));
-        let batch = scheduler.schedule();
+        let batch = step(&mut scheduler);
         commit(&mut scheduler, &batch, 0);
         assert_eq!(
             scheduler.blocks.num_used(),
             3,
             "three sequences, one set of blocks"
         );
-        let batch = scheduler.schedule();
+        let batch = step(&mut scheduler);
         // The partial third block is copied twice; the last owner writes in place.
         assert_eq!(batch.block_copies.len(), 2);
         assert_eq!(scheduler.blocks.num_used(), 5);

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::prefix_cache::PrefixHash;
-use super::request::{FinishReason, RequestId, SamplingParams, TokenId, TokenLogprobs};
+use super::request::{
+    FinishReason, RequestId, SamplingParams, TokenBudget, TokenId, TokenLogprobs, TokenWatcher,
+};
 use crate::model::BlockId;
 
 /// Tokens, their place in the KV cache, and what is needed to sample the next one.
@@ -31,6 +33,10 @@ pub(super) struct Sequence {
     /// Tokens found in the prefix cache when the sequence was first admitted.
     pub num_cached_tokens: Option<usize>,
     pub deadline: Option<Instant>,
+    pub watcher: Option<Box<dyn TokenWatcher>>,
+    pub budget: Option<Arc<TokenBudget>>,
+    /// Why it ended before the tokens say so: its watcher or its budget.
+    pub ended: Option<FinishReason>,
 }
 
 impl Sequence {
@@ -64,6 +70,9 @@ impl Sequence {
 
     /// Why the sequence ends with its newest token, if it does.
     pub(super) fn finish_reason(&self, max_model_len: usize) -> Option<FinishReason> {
+        if self.num_output_tokens() == 0 {
+            return self.ended;
+        }
         let token_id = *self.token_ids.last()?;
         let params = &self.params;
         if self.num_output_tokens() >= params.min_tokens {
@@ -73,6 +82,9 @@ impl Sequence {
             if params.stop_token_ids.contains(&token_id) {
                 return Some(FinishReason::StopToken(token_id));
             }
+        }
+        if self.ended.is_some() {
+            return self.ended;
         }
         let is_full = self.token_ids.len() >= max_model_len;
         (self.num_output_tokens() >= params.max_tokens || is_full).then_some(FinishReason::Length)

@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::batch::ScheduledRows;
+use super::batch::{ScheduledBatch, ScheduledRows};
 use super::handle::{ForkParams, Shared};
 use super::logprobs::token_logprobs;
-use super::request::{EngineError, FinishReason, GenerateRequest, RequestId, StreamEvent};
+use super::request::{EngineError, FinishReason, GenerateRequest, RequestId, StreamEvent, Watch};
 use super::runner::{LogitsOf, Runner};
 use super::sampler::Sampler;
 use super::scheduler::Scheduler;
@@ -51,6 +51,7 @@ pub(super) struct EngineThread {
     commands: mpsc::Receiver<Command>,
     scheduler: Scheduler,
     runner: Runner,
+    batch: ScheduledBatch,
     sampler: Sampler,
     requests: HashMap<RequestId, OpenRequest>,
     is_draining: bool,
@@ -66,6 +67,7 @@ impl EngineThread {
     ) -> Self {
         Self {
             scheduler: Scheduler::new(shared.config.clone()),
+            batch: ScheduledBatch::default(),
             runner: Runner::new(model, shared.config.block_size),
             sampler: Sampler::default(),
             requests: HashMap::new(),
@@ -102,17 +104,18 @@ impl EngineThread {
 
     /// One step of the engine.
     fn step(&mut self) {
-        let batch = self.scheduler.schedule();
-        if batch.rows.is_empty() {
+        self.scheduler.schedule(&mut self.batch);
+        if self.batch.rows.is_empty() {
             return;
         }
-        let logits = match self.runner.run(&batch, &self.scheduler.running) {
-            Ok(logits) => logits,
-            Err(error) => return self.fail_all(&error.to_string()),
-        };
-        for (rows, logits) in batch.rows.iter().zip(logits) {
-            self.scheduler.commit_rows(*rows);
-            self.commit(*rows, &logits);
+        if let Err(error) = self.runner.run(&self.batch, &self.scheduler.running) {
+            return self.fail_all(&error.to_string());
+        }
+        for index in 0..self.batch.rows.len() {
+            let rows = self.batch.rows[index];
+            self.scheduler.commit_rows(rows);
+            let logits = self.runner.logits_of(index);
+            self.commit(rows, &logits);
         }
         self.scheduler.stats.num_steps += 1;
         self.end_finished();
@@ -171,7 +174,7 @@ impl EngineThread {
             request: id,
             index: 0,
             params: Arc::new(request.params),
-            branch_path: vec![0],
+            branch_path: [request.branch_path.as_slice(), &[0]].concat(),
             num_prompt_tokens: request.prompt_token_ids.len(),
             token_ids: request.prompt_token_ids,
             num_computed_tokens: 0,
@@ -182,6 +185,9 @@ impl EngineThread {
             prompt_logprobs: Vec::new(),
             num_cached_tokens: None,
             deadline: request.deadline,
+            watcher: request.watcher,
+            budget: request.budget,
+            ended: None,
         });
     }
 
@@ -221,6 +227,8 @@ impl EngineThread {
             child.prompt_logprobs.clear();
             child.num_cached_tokens = Some(child.num_computed_tokens);
             child.deadline = fork.deadline;
+            child.watcher = None;
+            child.budget = None;
             self.scheduler.add_fork(child);
         }
     }
@@ -241,7 +249,9 @@ impl EngineThread {
         for branch in 1..=num_forks {
             let mut sibling = self.scheduler.running[index].clone();
             sibling.index = branch;
-            sibling.branch_path = vec![branch as u32];
+            if let Some(last) = sibling.branch_path.last_mut() {
+                *last = branch as u32;
+            }
             self.scheduler.add_fork(sibling);
             let sibling_index = self.scheduler.running.len() - 1;
             self.append_token(sibling_index, row);
@@ -293,6 +303,14 @@ impl EngineThread {
         let Some(request) = self.requests.get(&sequence.request) else {
             return;
         };
+        if sequence
+            .budget
+            .as_ref()
+            .is_some_and(|budget| !budget.take())
+        {
+            sequence.ended = Some(FinishReason::Budget);
+            return;
+        }
         let Some(token_id) = self.sampler.sample(sequence, logits) else {
             let message = "the model's logits are not finite numbers".to_owned();
             let _ = request
@@ -307,11 +325,23 @@ impl EngineThread {
             .logprobs
             .and_then(|num_top| token_logprobs(logits, token_id, num_top));
         sequence.token_ids.push(token_id);
+        let watch = match &mut sequence.watcher {
+            Some(watcher) => watcher.push(token_id),
+            None => Watch::Continue,
+        };
+        if watch == Watch::End {
+            sequence.ended = Some(FinishReason::Watcher);
+        }
+        let max_model_len = self.shared.config.max_model_len;
+        let is_tapped = sequence.params.hidden_state
+            && (watch == Watch::Tap || sequence.finish_reason(max_model_len).is_some());
+        let hidden_state = is_tapped.then(|| self.runner.hidden_state(row)).flatten();
         self.scheduler.stats.generation_tokens += 1;
         let _ = request.sender.send(StreamEvent::Token {
             index: sequence.index,
             token_id,
             logprobs,
+            hidden_state,
         });
     }
 
@@ -321,8 +351,7 @@ impl EngineThread {
         let requests = &self.requests;
         let ended = self.scheduler.remove(|sequence| {
             !requests.contains_key(&sequence.request)
-                || (sequence.num_output_tokens() > 0
-                    && sequence.finish_reason(max_model_len).is_some())
+                || sequence.finish_reason(max_model_len).is_some()
         });
         for sequence in ended {
             if let Some(reason) = sequence.finish_reason(max_model_len) {
@@ -395,11 +424,7 @@ impl EngineThread {
     fn publish(&mut self) {
         let stats = self.scheduler.snapshot();
         // The gauges first: whoever sees nothing waiting must see what runs instead.
-        *self
-            .shared
-            .stats
-            .lock()
-            .unwrap_or_else(|poison| poison.into_inner()) = stats;
+        self.shared.stats.store(&stats);
         // Two's complement makes a negative difference a subtraction.
         let difference = stats.num_requests_waiting as isize - self.num_counted;
         self.num_counted += difference;

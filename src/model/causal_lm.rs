@@ -3,17 +3,9 @@
 /// Index of a KV block.
 pub type BlockId = u32;
 
-/// The rows of one sequence in a step.
-#[derive(Debug, Clone, Copy)]
-pub struct SequenceRows<'a> {
-    /// Blocks of this sequence in order; covers at least `context_len` tokens.
-    pub block_table: &'a [BlockId],
-    /// Rows (query tokens) of this sequence in the batch; rows of all sequences are concatenated.
-    pub num_rows: usize,
-    /// Tokens in the KV cache once this step has run, these rows included; the rows are the last
-    /// `num_rows` of them.
-    pub context_len: usize,
-}
+/// The rows of one sequence in a step: its block table covers at least `context_len` tokens, which are those
+/// in the KV cache once the step has run; rows of all sequences are concatenated.
+pub use ponder_kernels::AttentionRows as SequenceRows;
 
 /// One ragged step: prefill chunks, decode rows and (later) speculative rows mix freely.
 #[derive(Debug, Clone, Copy)]
@@ -79,4 +71,8 @@ pub trait CausalLm: Send {
         batch: &ForwardBatch<'_>,
         logits: &mut Vec<f32>,
     ) -> Result<(), ForwardError>;
+
+    /// The normalised final hidden state (`[hidden_size]`, what the head reads) behind logits row `index`
+    /// of the last step; `None` where the model does not keep it.
+    fn hidden_state(&self, index: usize) -> Option<Vec<f32>>;
 }

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use ponder_kernels::elementwise::{scale, softcap};
-use ponder_kernels::norm::add_normed;
+use ponder_kernels::norm::{add_normed, rms_norm_in_place};
 use ponder_kernels::{
-    Activations, AttentionParams, AttentionPlan, AttentionRows, KvCache, PackedMatrix, Product,
-    RopeTable, Rotation, ThreadPool, matmul, matmul_glu, matmul_many, paged_attention,
-    rotate_and_cache,
+    Activations, AttentionParams, AttentionPlan, KvCache, PackedMatrix, Product, RopeTable,
+    Rotation, ThreadPool, matmul, matmul_glu, matmul_many, paged_attention, rotate_and_cache,
 };
 
 use super::causal_lm::{BlockId, CausalLm, ForwardBatch, ForwardError, ModelInfo};
@@ -209,18 +208,9 @@ impl CausalLm for Decoder {
         let times = self.operator_times.clone();
         let mut stopwatch = Stopwatch::start(times.as_deref());
         self.embed(batch.token_ids)?;
-        let sequences: Vec<AttentionRows<'_>> = batch
-            .sequences
-            .iter()
-            .map(|sequence| AttentionRows {
-                block_table: sequence.block_table,
-                num_rows: sequence.num_rows,
-                context_len: sequence.context_len,
-            })
-            .collect();
         let num_kv_heads = self.config.num_kv_heads;
         let plan = &mut self.scratch.attention;
-        plan.plan(&sequences, num_kv_heads, self.pool.num_threads());
+        plan.plan(batch.sequences, num_kv_heads, self.pool.num_threads());
         stopwatch.mark(Operator::Embed);
         let last_layer = self.layers.len() - 1;
         for (index, layer) in self.layers.iter().enumerate() {
@@ -236,7 +226,7 @@ impl CausalLm for Decoder {
                 (Some(local), true) => local,
                 _ => &self.rope,
             };
-            step.attend(&layer.attention, index, rope, cache, batch, &sequences);
+            step.attend(&layer.attention, index, rope, cache, batch);
             if index == last_layer {
                 step.keep_rows(batch.logits_rows);
             }
@@ -250,6 +240,22 @@ impl CausalLm for Decoder {
             stopwatch.mark(Operator::Head);
         }
         Ok(())
+    }
+
+    fn hidden_state(&self, index: usize) -> Option<Vec<f32>> {
+        let width = self.config.hidden_size;
+        let mut row = self
+            .scratch
+            .x
+            .get(index * width..(index + 1) * width)?
+            .to_vec();
+        rms_norm_in_place(
+            &self.pool,
+            &mut row,
+            &self.output_norm,
+            self.config.rms_norm_eps,
+        );
+        Some(row)
     }
 }
 
@@ -271,7 +277,6 @@ impl LayerStep<'_, '_> {
         rope: &RopeTable,
         cache: &mut KvCache,
         batch: &ForwardBatch<'_>,
-        sequences: &[AttentionRows<'_>],
     ) {
         let (config, pool) = (self.config, self.pool);
         let s = &mut *self.scratch;
@@ -318,7 +323,7 @@ impl LayerStep<'_, '_> {
             index,
             &s.attention,
             &s.q,
-            sequences,
+            batch.sequences,
             &mut s.attended,
         );
         self.stopwatch.mark(Operator::Attention);

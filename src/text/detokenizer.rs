@@ -54,6 +54,11 @@ impl Detokenizer {
         text
     }
 
+    /// Whether the last token left a character unfinished.
+    pub fn is_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// What is left of an unfinished character.
     pub fn finish(&mut self) -> String {
         let text = String::from_utf8_lossy(&self.pending).into_owned();

@@ -7,19 +7,19 @@ use serde_json::{Value, json};
 
 use crate::server::{options, shared_server, start};
 
-const CHAT: &str = "/v1/chat/completions";
+pub const CHAT: &str = "/v1/chat/completions";
 
-fn ask(text: &str) -> Value {
+pub fn ask(text: &str) -> Value {
     json!({"model": "m", "messages": [{"role": "user", "content": text}], "temperature": 0,
         "max_tokens": 24})
 }
 
-fn with(mut body: Value, key: &str, value: Value) -> Value {
+pub fn with(mut body: Value, key: &str, value: Value) -> Value {
     body[key] = value;
     body
 }
 
-fn sse(text: &str) -> Vec<Value> {
+pub fn sse(text: &str) -> Vec<Value> {
     let mut lines: Vec<&str> = text
         .lines()
         .filter_map(|line| line.strip_prefix("data: "))
@@ -163,7 +163,6 @@ fn bad_input_names_the_parameter() {
         ("top_logprobs", json!(50)),
         ("response_format", json!({"type": "json_object"})),
         ("tool_choice", json!("required")),
-        ("search", json!({"strategy": "mcts"})),
         ("speculative", json!("swift")),
     ] {
         let field = key.split('[').next().unwrap();
@@ -234,6 +233,7 @@ fn keys_are_needed_everywhere_but_health() {
         413
     );
     // Shutting down: a request that runs is answered, readiness ends, the server stops by itself.
+    server.wait_until_free();
     let (url, body) = (
         server.url.clone(),
         with(ask("Tell me a story."), "max_tokens", json!(60)),

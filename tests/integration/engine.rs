@@ -26,18 +26,13 @@ fn start(config: EngineConfig, fault: Fault) -> EngineHandle {
 }
 
 fn request(prompt: &[u32], max_tokens: usize, temperature: f32) -> GenerateRequest {
-    GenerateRequest {
-        prompt_token_ids: prompt.to_vec(),
-        params: SamplingParams {
-            max_tokens,
-            temperature,
-            seed: 17,
-            ..SamplingParams::default()
-        },
-        n: 1,
-        cache_salt: 0,
-        deadline: None,
-    }
+    let params = SamplingParams {
+        max_tokens,
+        temperature,
+        seed: 17,
+        ..SamplingParams::default()
+    };
+    GenerateRequest::new(prompt.to_vec(), params)
 }
 
 /// Prompts of mixed lengths; every third shares a long prefix.

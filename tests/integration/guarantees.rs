@@ -53,19 +53,14 @@ fn prompts() -> Vec<Vec<u32>> {
 }
 
 fn request(prompt: &[u32], temperature: f32) -> GenerateRequest {
-    GenerateRequest {
-        prompt_token_ids: prompt.to_vec(),
-        params: SamplingParams {
-            max_tokens: OUTPUT_LEN,
-            temperature,
-            seed: 5,
-            ignore_eos: true,
-            ..SamplingParams::default()
-        },
-        n: 1,
-        cache_salt: 0,
-        deadline: None,
-    }
+    let params = SamplingParams {
+        max_tokens: OUTPUT_LEN,
+        temperature,
+        seed: 5,
+        ignore_eos: true,
+        ..SamplingParams::default()
+    };
+    GenerateRequest::new(prompt.to_vec(), params)
 }
 
 fn collect(mut stream: RequestStream) -> Vec<u32> {

@@ -1,11 +1,13 @@
 //! The one integration-test binary (one link instead of many). Each module is a room's tests.
 
 mod api;
+mod api_search;
 mod engine;
 mod goldens;
 mod guarantees;
 mod load;
 mod sdk;
+mod search;
 mod server;
 mod support;
 mod tidy;

@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use ponder::api::{AppState, Served, ServerConfig, serve};
 use ponder::engine::{EngineHandle, EngineOptions};
+use ponder::reward::RewardResources;
 use ponder::text::{ChatTemplate, Tokenizer};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
 use crate::support::{default_files, load_model};
 
-fn served(options: &EngineOptions) -> Served {
+fn served(options: &EngineOptions, rewards: RewardResources) -> Served {
     let files = default_files();
     let model = load_model(&files, 1024);
     let config = options.resolve(model.info()).unwrap();
@@ -19,6 +20,7 @@ fn served(options: &EngineOptions) -> Served {
     Served {
         engine: EngineHandle::start(model, config).unwrap(),
         chat_template: ChatTemplate::from_files(&files, &tokenizer, None).unwrap(),
+        rewards,
         tokenizer,
     }
 }
@@ -32,6 +34,14 @@ pub struct Server {
 }
 
 pub fn start(config: ServerConfig, options: &EngineOptions) -> Server {
+    start_with(config, options, RewardResources::default())
+}
+
+pub fn start_with(
+    config: ServerConfig,
+    options: &EngineOptions,
+    rewards: RewardResources,
+) -> Server {
     static TLS: OnceLock<()> = OnceLock::new();
     TLS.get_or_init(|| {
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -60,7 +70,7 @@ pub fn start(config: ServerConfig, options: &EngineOptions) -> Server {
         503,
         "not ready before the model is there"
     );
-    server.state.set_served(served(options));
+    server.state.set_served(served(options, rewards));
     server
 }
 

@@ -6,9 +6,19 @@ use std::path::{Path, PathBuf};
 /// Each room with the rooms it may import. A new edge is a design decision: write it down in
 /// ARCHITECTURE.md before adding it here.
 const ALLOWED_EDGES: &[(&str, &[&str])] = &[
-    ("cli", &["api", "text", "engine", "model"]),
-    ("api", &["text", "engine", "model"]),
+    (
+        "cli",
+        &["api", "text", "train", "trace", "reward", "engine", "model"],
+    ),
+    (
+        "api",
+        &["text", "search", "trace", "reward", "engine", "model"],
+    ),
+    ("train", &["trace", "reward", "engine"]),
+    ("trace", &[]),
+    ("search", &["text", "reward", "engine"]),
     ("text", &["model"]),
+    ("reward", &[]),
     ("engine", &["model"]),
     ("model", &[]),
 ];

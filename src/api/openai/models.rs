@@ -5,6 +5,7 @@ use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
 use crate::api::error::ApiError;
+use crate::api::presets;
 use crate::api::state::AppState;
 
 fn model(state: &AppState, id: &str) -> Value {
@@ -21,11 +22,13 @@ fn model(state: &AppState, id: &str) -> Value {
     })
 }
 
-/// The names that requests may use.
+/// The names that requests may use: the model's, and with `:STRATEGY` the same model with a search.
 #[utoipa::path(get, path = "/v1/models", tag = "openai", responses((status = 200, description = "Models")))]
 pub async fn list(State(state): State<AppState>) -> Json<Value> {
     let names = &state.config().served_model_names;
-    let data: Vec<Value> = names.iter().map(|name| model(&state, name)).collect();
+    let searched = names.iter().take(1).flat_map(|name| presets::names(name));
+    let all = names.iter().cloned().chain(searched);
+    let data: Vec<Value> = all.map(|name| model(&state, &name)).collect();
     Json(json!({"object": "list", "data": data}))
 }
 

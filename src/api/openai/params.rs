@@ -69,7 +69,10 @@ macro_rules! generation_request {
             pub stream_options: Option<$crate::api::openai::params::StreamOptions>,
             /// Requests share cached prefixes only under the same salt.
             pub cache_salt: Option<String>,
-            #[schema(value_type = Option<Object>)]
+            /// `none`, `minimal` and `low` answer directly; `medium` and `high` vote over samples.
+            pub reasoning_effort: Option<String>,
+            /// More compute for a better answer: an object, or a strategy's name.
+            #[schema(value_type = Option<crate::search::SearchRequest>)]
             pub search: Option<serde_json::Value>,
             #[schema(value_type = Option<Object>)]
             pub speculative: Option<serde_json::Value>,
@@ -107,8 +110,10 @@ macro_rules! generation_request {
                         .as_ref()
                         .is_some_and(|options| options.include_usage),
                     cache_salt: self.cache_salt.clone(),
+                    model: self.model.clone(),
+                    reasoning_effort: self.reasoning_effort.clone(),
+                    search: self.search.clone(),
                     extensions: [
-                        ("search", self.search.clone()),
                         ("speculative", self.speculative.clone()),
                         ("router_adaptation", self.router_adaptation.clone()),
                         ("adaptation", self.adaptation.clone()),
@@ -144,7 +149,10 @@ pub(crate) struct SharedParams {
     pub stream: bool,
     pub include_usage: bool,
     pub cache_salt: Option<String>,
-    pub extensions: [(&'static str, Option<Value>); 4],
+    pub model: Option<String>,
+    pub reasoning_effort: Option<String>,
+    pub search: Option<Value>,
+    pub extensions: [(&'static str, Option<Value>); 3],
 }
 
 fn in_range(
@@ -266,6 +274,7 @@ impl SharedParams {
             stop_token_ids: self.stop_token_ids(tokenizer.vocab_size())?,
             logprobs,
             prompt_logprobs: None,
+            hidden_state: false,
         })
     }
 

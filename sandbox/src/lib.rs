@@ -1,0 +1,107 @@
+//! Runs Python that nobody has read: one limited process a call.
+//!
+//! The server starts its own binary again with the hidden subcommand [`SUBCOMMAND`]. That process limits itself
+//! (`policy`) and becomes the interpreter (`exec`); the caller's thread feeds it, drains it and kills it (`runner`).
+
+#[cfg(target_os = "linux")]
+mod exec;
+#[cfg(target_os = "linux")]
+mod policy;
+#[cfg(target_os = "linux")]
+mod pump;
+#[cfg(target_os = "linux")]
+mod python;
+#[cfg(target_os = "linux")]
+mod runner;
+#[cfg_attr(
+    not(target_os = "linux"),
+    allow(dead_code, reason = "nothing runs there")
+)]
+mod tests_program;
+#[cfg(not(target_os = "linux"))]
+mod unsupported;
+
+use std::time::Duration;
+
+#[cfg(target_os = "linux")]
+pub use exec::{ExecError, exec_from_args};
+#[cfg(target_os = "linux")]
+pub use policy::protections;
+#[cfg(target_os = "linux")]
+pub use runner::Sandbox;
+pub use tests_program::{TestReport, tests_program};
+#[cfg(not(target_os = "linux"))]
+pub use unsupported::{ExecError, Sandbox, exec_from_args, protections};
+
+/// `argv[1]` of the process that becomes the interpreter; what follows goes to [`exec_from_args`].
+pub const SUBCOMMAND: &str = "sandbox-exec";
+
+/// What one call may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// From start to kill.
+    pub wall: Duration,
+    /// Of all threads together.
+    pub cpu_seconds: u64,
+    /// Address space, the interpreter's own (about 30 MiB) included.
+    pub memory_bytes: u64,
+    /// Kept of each of stdout and stderr; the rest is read and dropped.
+    pub output_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            wall: Duration::from_secs(10),
+            cpu_seconds: 5,
+            memory_bytes: 512 << 20,
+            output_bytes: 64 << 10,
+        }
+    }
+}
+
+/// Why a program was not run. What the program itself does is never an error, but a [`Status`].
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RunError {
+    #[error("running programs needs Linux with seccomp on x86-64 or aarch64")]
+    Unsupported,
+    #[error("no usable Python interpreter: {0}")]
+    NoPython(String),
+    #[error("the sandbox could not be started: {0}")]
+    Spawn(String),
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Exit code 0.
+    Passed,
+    Failed {
+        exit_code: i32,
+    },
+    /// By itself or by the kernel: SIGXCPU or SIGKILL once the CPU time is spent.
+    Killed {
+        signal: i32,
+    },
+    /// The wall clock ran out.
+    TimedOut,
+}
+
+/// What a program left.
+#[derive(Debug, Clone)]
+pub struct RunOutcome {
+    pub status: Status,
+    pub stdout: String,
+    pub stderr: String,
+    pub wall: Duration,
+}
+
+/// What holds programs here. Resource limits and the empty set of capabilities always do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Protections {
+    /// No writes, processes, network or signals; nothing runs without it.
+    pub seccomp: bool,
+    /// Reads only the interpreter's and the system's libraries. Without it a program reads whatever the server's
+    /// user can, `/proc/<pid>/environ` of the server included.
+    pub landlock: bool,
+}

@@ -1,0 +1,43 @@
+//! A sandbox, and programs that say what must not work.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::path::PathBuf;
+
+use ponder_sandbox::{Limits, RunOutcome, Sandbox, Status};
+
+pub fn sandbox_with(limits: Limits) -> Sandbox {
+    let exe = PathBuf::from(env!("CARGO_BIN_EXE_ponder-sandbox"));
+    Sandbox::new(exe, None, limits).expect("a sandbox")
+}
+
+pub fn sandbox() -> Sandbox {
+    sandbox_with(Limits {
+        cpu_seconds: 2,
+        ..Limits::default()
+    })
+}
+
+pub fn run(program: &str) -> RunOutcome {
+    sandbox().run(program).expect("a run")
+}
+
+/// Runs `body`, which says by `assert` and by `refused(action)` what must not work.
+#[track_caller]
+pub fn holds(body: &str) {
+    let program = format!("{REFUSED}\n{body}\nprint('held')\n");
+    let outcome = run(&program);
+    assert_eq!(outcome.status, Status::Passed, "{outcome:?}");
+    assert_eq!(outcome.stdout, "held\n", "{outcome:?}");
+}
+
+pub const REFUSED: &str = r#"
+import os, sys
+def refused(action, *arguments, **keywords):
+    try:
+        result = action(*arguments, **keywords)
+    except (PermissionError, ProcessLookupError):
+        return
+    except OSError as error:
+        raise AssertionError("refused as %r" % error)
+    raise AssertionError("%s%r worked: %r" % (action, arguments, result))
+"#;

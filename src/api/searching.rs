@@ -1,0 +1,528 @@
+//! From a checked request with a `search` object to its answer.
+
+use std::convert::Infallible;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use axum::Json;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::error::ApiError;
+use super::generation::{CHUNK_BUFFER, Delta, Generation, KEEP_ALIVE, Wire};
+use super::openai::params::count;
+use super::openai::{chat, completions};
+use super::state::{AppState, Served, unix_time};
+use crate::engine::{TokenBudget, TokenLogprobs};
+use crate::reward::{self, Scorer, Weighted};
+use crate::search::{
+    End, EnginePolicy, Node, Ranked, Search, SearchError, SearchEvent, SearchOutcome,
+    SearchRequest, SearchSpec, Stopped,
+};
+use crate::trace::{NodeRecord, SCHEMA, TraceRecord};
+
+/// Temperature of a search that names none (ReST-MCTS*): samples of one prompt must differ.
+const DEFAULT_TEMPERATURE: f32 = 0.7;
+
+/// A search that is ready to run.
+struct Job {
+    policy: EnginePolicy,
+    scorer: Option<Weighted>,
+    spec: SearchSpec,
+    wire: Wire,
+    /// Answers to return.
+    n: usize,
+    num_top: Option<usize>,
+    include_usage: bool,
+    id: String,
+    trace_id: String,
+    created: u64,
+    started: Instant,
+}
+
+/// Runs a search and answers as the client asked.
+pub(super) async fn answer(
+    state: &AppState,
+    generation: Generation,
+    request: SearchRequest,
+) -> Result<Response, ApiError> {
+    let is_stream = generation.shared.stream;
+    let job = Job::new(state, generation, &request)?;
+    if is_stream {
+        return Ok(stream(state.clone(), job));
+    }
+    let outcome = job.run(None).await?;
+    Ok(Json(job.whole(state, &outcome)).into_response())
+}
+
+impl Job {
+    fn new(
+        state: &AppState,
+        generation: Generation,
+        request: &SearchRequest,
+    ) -> Result<Self, ApiError> {
+        let served = state.ready()?;
+        let limit = served.engine.config().max_num_seqs;
+        let resources = &served.rewards;
+        let spec = request
+            .resolve(limit, resources.default_kind())
+            .map_err(spec_error)?;
+        let scorer = match spec.rewards.as_slice() {
+            [] => None,
+            rewards => Some(reward::build(rewards, resources).map_err(|error| {
+                let at = format!("search.reward{}", error.param);
+                ApiError::invalid(&at, error.message)
+            })?),
+        };
+        spec.check_scorer(scorer.as_ref().is_some_and(Scorer::scores_steps))
+            .map_err(spec_error)?;
+        check_combination(&generation)?;
+        let n = count("n", generation.shared.n, 1, spec.n.max(spec.branch))?;
+        if n == 0 {
+            return Err(ApiError::invalid("n", "n must be at least 1"));
+        }
+        Ok(Self::with(state, served, generation, spec, scorer, n))
+    }
+
+    fn with(
+        state: &AppState,
+        served: &Served,
+        generation: Generation,
+        spec: SearchSpec,
+        scorer: Option<Weighted>,
+        n: usize,
+    ) -> Self {
+        let Generation {
+            mut prompts,
+            mut params,
+            stops,
+            shared,
+            wire,
+            tenant,
+            deadline,
+            ..
+        } = generation;
+        let prompt_token_ids = prompts.pop().unwrap_or_default();
+        if shared.temperature.is_none() {
+            params.temperature = DEFAULT_TEMPERATURE;
+        }
+        let num_top = params.logprobs;
+        params.max_tokens = params.max_tokens.min(served.engine.config().max_model_len);
+        params.hidden_state = scorer
+            .as_ref()
+            .is_some_and(|scorer| scorer.taps().hidden_state);
+        let by_budget = spec
+            .budget
+            .ms
+            .and_then(|ms| Instant::now().checked_add(std::time::Duration::from_millis(ms)));
+        let salt = shared.cache_salt.as_deref().unwrap_or_default();
+        state
+            .metrics()
+            .started(prompt_token_ids.len(), n, params.max_tokens.min(1 << 20));
+        let prefix = match wire {
+            Wire::Chat => "chatcmpl",
+            Wire::Completion => "cmpl",
+        };
+        let new_id = || uuid::Uuid::new_v4().simple();
+        Self {
+            policy: EnginePolicy {
+                engine: served.engine.clone(),
+                tokenizer: served.tokenizer.clone(),
+                prompt_token_ids,
+                params,
+                stops,
+                include_stop: shared.include_stop,
+                skip_special: shared.skip_special,
+                cache_salt: xxh3_64_with_seed(salt.as_bytes(), tenant.0),
+                deadline: Some(by_budget.map_or(deadline, |by_budget| by_budget.min(deadline))),
+                budget: Arc::new(TokenBudget::new(spec.budget.tokens.unwrap_or(u64::MAX))),
+                num_cached_tokens: OnceLock::new(),
+            },
+            scorer,
+            spec,
+            wire,
+            n,
+            num_top,
+            include_usage: shared.include_usage,
+            id: format!("{prefix}-{}", new_id()),
+            trace_id: format!("trace-{}", new_id()),
+            created: unix_time(),
+            started: Instant::now(),
+        }
+    }
+
+    async fn run(
+        &self,
+        events: Option<mpsc::UnboundedSender<SearchEvent>>,
+    ) -> Result<SearchOutcome, ApiError> {
+        let search = Search::new(&self.policy, self.scorer.as_ref(), &self.spec, events);
+        search.run().await.map_err(ApiError::from)
+    }
+
+    /// The answers that the client gets.
+    fn returned<'o>(&self, outcome: &'o SearchOutcome) -> &'o [Ranked] {
+        &outcome.answers[..self.n.min(outcome.answers.len())]
+    }
+
+    fn usage(&self, outcome: &SearchOutcome) -> Value {
+        let returned = self.returned(outcome).iter();
+        let kept: usize = returned.map(|answer| answer.token_ids.len()).sum();
+        let (prompt, all) = (
+            self.policy.prompt_token_ids.len(),
+            outcome.stats.num_tokens as usize,
+        );
+        json!({
+            "prompt_tokens": prompt,
+            "completion_tokens": all,
+            "total_tokens": prompt + all,
+            "prompt_tokens_details": {
+                "cached_tokens": self.policy.num_cached_tokens.get().copied().unwrap_or(0),
+                "audio_tokens": 0,
+            },
+            "completion_tokens_details": {
+                "reasoning_tokens": all.saturating_sub(kept),
+                "audio_tokens": 0,
+                "accepted_prediction_tokens": 0,
+                "rejected_prediction_tokens": 0,
+            },
+        })
+    }
+
+    /// The `search` object of a response.
+    fn summary(&self, state: &AppState, outcome: &SearchOutcome) -> Value {
+        let stats = &outcome.stats;
+        let mut summary = json!({
+            "trace_id": self.trace_id,
+            "strategy": self.spec.strategy,
+            "value": outcome.answers.first().map(|answer| answer.value),
+            "nodes": stats.num_nodes,
+            "tokens": stats.num_tokens,
+            "scorer_calls": stats.scorer_calls,
+            "stopped": outcome.stopped,
+        });
+        if self.spec.trace {
+            summary["tree"] = json!(self.record(state, outcome));
+        }
+        summary
+    }
+
+    /// The searched tree as data.
+    fn record(&self, state: &AppState, outcome: &SearchOutcome) -> TraceRecord {
+        let is_outcome = self.scorer.as_ref().is_some_and(Scorer::is_decisive);
+        TraceRecord {
+            schema: SCHEMA.to_owned(),
+            id: self.trace_id.clone(),
+            model: state.model_name().to_owned(),
+            created: self.created,
+            strategy: self.spec.strategy.name().to_owned(),
+            seed: self.policy.params.seed,
+            tags: self.spec.tags.clone(),
+            prompt_token_ids: self.policy.prompt_token_ids.clone(),
+            nodes: outcome
+                .tree
+                .nodes
+                .iter()
+                .map(|node| node_record(node, is_outcome))
+                .collect(),
+        }
+    }
+
+    fn envelope(&self, state: &AppState, choices: Vec<Value>, is_chunk: bool) -> Value {
+        super::generation::envelope(
+            state.model_name(),
+            &self.id,
+            self.created,
+            self.wire,
+            choices,
+            is_chunk,
+        )
+    }
+
+    fn logprobs(&self, served: &Served, answer: &Ranked) -> Value {
+        let Some(num_top) = self.num_top else {
+            return Value::Null;
+        };
+        let tokens: Vec<TokenLogprobs> = answer
+            .logprobs
+            .iter()
+            .map(|token| TokenLogprobs {
+                top: token.top.iter().copied().take(num_top).collect(),
+                ..token.clone()
+            })
+            .collect();
+        if self.wire == Wire::Chat {
+            return chat::logprobs_json(&served.tokenizer, &tokens);
+        }
+        let text = |token: &TokenLogprobs| served.tokenizer.token_text(token.token_id);
+        let texts: Vec<String> = tokens.iter().map(text).collect();
+        let tokens: Vec<_> = tokens.into_iter().map(Some).collect();
+        completions::logprobs_json(&served.tokenizer, &tokens, &texts, 0)
+    }
+
+    fn choice(&self, index: usize, answer: &Ranked, logprobs: Value) -> Value {
+        let delta = Delta {
+            text: answer.text.clone(),
+            finish_reason: Some(finish_reason(answer.end)),
+            stop_reason: None,
+        };
+        let mut choice = match self.wire {
+            Wire::Chat => chat::choice_json(index, &delta, logprobs),
+            Wire::Completion => completions::choice_json(index, &delta, logprobs),
+        };
+        choice["value"] = answer.value.into();
+        choice
+    }
+
+    fn whole(&self, state: &AppState, outcome: &SearchOutcome) -> Value {
+        let mut choices = Vec::new();
+        for (index, answer) in self.returned(outcome).iter().enumerate() {
+            let logprobs = state
+                .served()
+                .map_or(Value::Null, |served| self.logprobs(served, answer));
+            choices.push(self.choice(index, answer, logprobs));
+        }
+        let mut body = self.envelope(state, choices, false);
+        body["usage"] = self.usage(outcome);
+        body["search"] = self.summary(state, outcome);
+        self.count(state, outcome);
+        body
+    }
+
+    fn count(&self, state: &AppState, outcome: &SearchOutcome) {
+        let returned = self.returned(outcome);
+        let kept: usize = returned.iter().map(|answer| answer.token_ids.len()).sum();
+        let reason = returned
+            .first()
+            .map_or("stop", |answer| finish_reason(answer.end));
+        let metrics = state.metrics();
+        metrics.finished(reason, kept, self.started.elapsed());
+        metrics.searched(
+            self.spec.strategy.name(),
+            match outcome.stopped {
+                Some(Stopped::Budget) => "budget",
+                Some(Stopped::Decided) => "decided",
+                None => "finished",
+            },
+            kept as u64,
+            &outcome.stats,
+        );
+    }
+}
+
+fn finish_reason(end: End) -> &'static str {
+    match end {
+        End::Stop | End::Step => "stop",
+        End::Length | End::Cut => "length",
+    }
+}
+
+fn spec_error(error: crate::search::SpecError) -> ApiError {
+    ApiError::invalid(
+        &format!("search.{}", error.param),
+        format!("search.{error}"),
+    )
+}
+
+impl From<SearchError> for ApiError {
+    fn from(error: SearchError) -> Self {
+        let message = error.to_string();
+        match error {
+            SearchError::Engine(error) => error.into(),
+            SearchError::Scorer(_) => Self::internal(message),
+            SearchError::NoAnswer => Self::deadline(),
+        }
+    }
+}
+
+/// What cannot be asked for together with a search.
+fn check_combination(generation: &Generation) -> Result<(), ApiError> {
+    let refuse = |param: &str, message: &str| Err(ApiError::invalid(param, message));
+    if generation.prompts.len() != 1 {
+        return refuse("prompt", "a search takes one prompt");
+    }
+    if !generation.echo.is_empty() {
+        return refuse("echo", "echo cannot be combined with search");
+    }
+    if generation.shared.prompt_logprobs.is_some() {
+        return refuse(
+            "prompt_logprobs",
+            "prompt_logprobs cannot be combined with search",
+        );
+    }
+    if generation.shared.temperature == Some(0.0) {
+        return refuse(
+            "temperature",
+            "a search samples different answers: temperature must be above 0",
+        );
+    }
+    Ok(())
+}
+
+/// `is_outcome`: scores of whole answers say whether they are right.
+fn node_record(node: &Node, is_outcome: bool) -> NodeRecord {
+    let end = node.end.map(|end| match end {
+        End::Stop => "stop",
+        End::Length => "length",
+        End::Cut | End::Step => "cut",
+    });
+    NodeRecord {
+        parent: node.parent,
+        token_ids: node.token_ids.clone(),
+        text: node.text.clone(),
+        end: end.map(str::to_owned),
+        logprob: node.logprob,
+        score: node.score,
+        outcome: node.score.filter(|_| is_outcome && end.is_some()),
+        value: node.value,
+        visit_count: node.visit_count,
+        is_pruned: node.is_pruned,
+        is_rollout: node.is_rollout,
+        num_duplicates: node.num_duplicates,
+        branch_path: node.branch_path.clone(),
+    }
+}
+
+/// Sends progress while the search runs, then the answer.
+fn stream(state: AppState, job: Job) -> Response {
+    let (sender, receiver) = mpsc::channel::<Result<Event, Infallible>>(CHUNK_BUFFER);
+    tokio::spawn(async move {
+        // Leaving this function drops the search, which aborts its branches.
+        tokio::select! {
+            () = write(&state, &job, &sender) => {}
+            () = sender.closed() => {}
+        }
+    });
+    Sse::new(ReceiverStream::new(receiver))
+        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+        .into_response()
+}
+
+type EventSender = mpsc::Sender<Result<Event, Infallible>>;
+
+async fn send(sender: &EventSender, chunk: &Value) {
+    let _ = sender
+        .send(Ok(Event::default().data(chunk.to_string())))
+        .await;
+}
+
+async fn write(state: &AppState, job: &Job, sender: &EventSender) {
+    let (event_sender, mut events) = mpsc::unbounded_channel();
+    let search = job.run(Some(event_sender));
+    tokio::pin!(search);
+    let mut writer = Writer {
+        state,
+        job,
+        sender,
+        num_sent: 0,
+        is_started: false,
+    };
+    let outcome = loop {
+        tokio::select! {
+            biased;
+            Some(event) = events.recv() => writer.event(event).await,
+            outcome = &mut search => break outcome,
+        }
+    };
+    while let Ok(event) = events.try_recv() {
+        writer.event(event).await;
+    }
+    match outcome {
+        Ok(outcome) => writer.finish(&outcome).await,
+        Err(error) => send(sender, &error.body()).await,
+    }
+}
+
+/// Writes the chunks of one search.
+struct Writer<'a> {
+    state: &'a AppState,
+    job: &'a Job,
+    sender: &'a EventSender,
+    /// Bytes of the first choice that were sent.
+    num_sent: usize,
+    is_started: bool,
+}
+
+impl Writer<'_> {
+    async fn chunk(&self, choices: Vec<Value>) {
+        let mut chunk = self.job.envelope(self.state, choices, true);
+        if self.job.include_usage {
+            chunk["usage"] = Value::Null;
+        }
+        send(self.sender, &chunk).await;
+    }
+
+    async fn event(&mut self, event: SearchEvent) {
+        if let SearchEvent::Agreed { text } = &event {
+            // With one choice, what all branches share is part of the answer already.
+            if self.job.n == 1 {
+                self.num_sent += text.len();
+                self.text(0, text.clone(), None, Value::Null).await;
+            }
+            return;
+        }
+        if self.job.spec.stream_events {
+            let mut chunk = self.job.envelope(self.state, Vec::new(), true);
+            chunk["search_event"] = json!(event);
+            send(self.sender, &chunk).await;
+        }
+    }
+
+    async fn text(
+        &mut self,
+        index: usize,
+        text: String,
+        finish_reason: Option<&'static str>,
+        logprobs: Value,
+    ) {
+        let is_first = index > 0 || !std::mem::replace(&mut self.is_started, true);
+        let delta = |text: String, finish_reason| Delta {
+            text,
+            finish_reason,
+            stop_reason: None,
+        };
+        if self.job.wire == Wire::Completion {
+            let body = completions::choice_json(index, &delta(text, finish_reason), logprobs);
+            return self.chunk(vec![body]).await;
+        }
+        if is_first {
+            let role = delta(String::new(), None);
+            self.chunk(vec![chat::chunk_json(index, &role, true, Value::Null)])
+                .await;
+        }
+        if !text.is_empty() || !logprobs.is_null() {
+            let body = chat::chunk_json(index, &delta(text, None), false, logprobs);
+            self.chunk(vec![body]).await;
+        }
+        if finish_reason.is_some() {
+            let end = delta(String::new(), finish_reason);
+            self.chunk(vec![chat::chunk_json(index, &end, false, Value::Null)])
+                .await;
+        }
+    }
+
+    async fn finish(mut self, outcome: &SearchOutcome) {
+        let job = self.job;
+        for (index, answer) in job.returned(outcome).iter().enumerate() {
+            let sent = if index == 0 { self.num_sent } else { 0 };
+            let rest = answer.text.get(sent..).unwrap_or_default().to_owned();
+            let logprobs = self
+                .state
+                .served()
+                .map_or(Value::Null, |served| job.logprobs(served, answer));
+            self.text(index, rest, Some(finish_reason(answer.end)), logprobs)
+                .await;
+        }
+        let mut summary = job.envelope(self.state, Vec::new(), true);
+        summary["search"] = job.summary(self.state, outcome);
+        if job.include_usage {
+            summary["usage"] = job.usage(outcome);
+        }
+        send(self.sender, &summary).await;
+        job.count(self.state, outcome);
+        let _ = self.sender.send(Ok(Event::default().data("[DONE]"))).await;
+    }
+}

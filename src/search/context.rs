@@ -1,0 +1,514 @@
+//! What all strategies share: expanding, scoring, budgets, the best answer so far.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::event::SearchEvent;
+use super::policy::{Continuation, End, Expansion, Finished, Policy, Running};
+use super::spec::{SearchSpec, Strategy};
+use super::step::StepRule;
+use super::tree::{Node, NodeId, Tree};
+use super::{beam, best_of_n, mcts, self_consistency, vm_mcts};
+use crate::engine::{EngineError, TokenId, TokenLogprobs};
+use crate::reward::{Candidate, Scorer, ScorerError, Weighted};
+
+/// Why a search ended before its strategy was through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stopped {
+    /// Its tokens, scorer calls or time are spent.
+    Budget,
+    /// A value or a vote decided it.
+    Decided,
+}
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SearchError {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Scorer(#[from] ScorerError),
+    #[error("the search's budget ended before it had one token")]
+    NoAnswer,
+}
+
+/// Counters of one search.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct SearchStats {
+    pub num_nodes: usize,
+    /// Generated tokens, discarded ones included.
+    pub num_tokens: u64,
+    pub scorer_calls: u64,
+    pub scorer_time: Duration,
+}
+
+/// Where the samples of an expansion end.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Cut<'s> {
+    /// With the answer.
+    Never,
+    /// After one step.
+    AfterStep(&'s StepRule),
+    /// With the answer, but the end of the first step is noted.
+    NoteFirst(&'s StepRule),
+}
+
+impl Cut<'_> {
+    fn step(&self) -> Option<&StepRule> {
+        match self {
+            Self::AfterStep(rule) => Some(rule),
+            Self::Never | Self::NoteFirst(_) => None,
+        }
+    }
+
+    fn first_step(&self) -> Option<&StepRule> {
+        match self {
+            Self::NoteFirst(rule) => Some(rule),
+            Self::Never | Self::AfterStep(_) => None,
+        }
+    }
+}
+
+/// An answer with its place.
+#[derive(Debug, Clone)]
+pub struct Ranked {
+    pub node: NodeId,
+    pub text: String,
+    pub token_ids: Vec<TokenId>,
+    pub logprobs: Vec<TokenLogprobs>,
+    pub end: End,
+    pub value: f64,
+}
+
+/// The answers, best first, and the tree they come from.
+#[derive(Debug)]
+pub struct SearchOutcome {
+    pub answers: Vec<Ranked>,
+    pub tree: Tree,
+    pub stopped: Option<Stopped>,
+    pub stats: SearchStats,
+}
+
+/// One search while it runs.
+pub struct Search<'a> {
+    pub(super) policy: &'a dyn Policy,
+    pub(super) scorer: Option<&'a Weighted>,
+    pub(super) spec: &'a SearchSpec,
+    pub(super) tree: Tree,
+    pub(super) stopped: Option<Stopped>,
+    deadline: Option<Instant>,
+    stats: SearchStats,
+    events: Option<UnboundedSender<SearchEvent>>,
+    best: Option<(NodeId, f64)>,
+    /// Known scores by text and whether it has ended.
+    scores: HashMap<(String, bool), f64>,
+    /// Bytes of text that were announced as agreed.
+    num_agreed: usize,
+}
+
+impl<'a> Search<'a> {
+    /// `scorer` may only be absent for self-consistency.
+    pub fn new(
+        policy: &'a dyn Policy,
+        scorer: Option<&'a Weighted>,
+        spec: &'a SearchSpec,
+        events: Option<UnboundedSender<SearchEvent>>,
+    ) -> Self {
+        let ms = spec.budget.ms.map(Duration::from_millis);
+        Self {
+            policy,
+            scorer,
+            spec,
+            tree: Tree::new(),
+            stopped: None,
+            deadline: ms.and_then(|ms| Instant::now().checked_add(ms)),
+            stats: SearchStats::default(),
+            events,
+            best: None,
+            scores: HashMap::new(),
+            num_agreed: 0,
+        }
+    }
+
+    /// Runs the strategy to its end. Dropping the future aborts everything within one engine step.
+    pub async fn run(mut self) -> Result<SearchOutcome, SearchError> {
+        match self.spec.strategy {
+            Strategy::None => {}
+            Strategy::SelfConsistency => self_consistency::run(&mut self).await?,
+            Strategy::BestOfN => best_of_n::run(&mut self).await?,
+            Strategy::Beam | Strategy::Dvts => beam::run(&mut self).await?,
+            Strategy::Mcts => mcts::run(&mut self).await?,
+            Strategy::VmMcts => vm_mcts::run(&mut self).await?,
+        }
+        self.finish_one().await?;
+        self.stats.num_nodes = self.tree.nodes.len() - 1;
+        self.stats.num_tokens = self.policy.num_tokens();
+        let answers = self.ranking();
+        if answers.is_empty() {
+            return Err(SearchError::NoAnswer);
+        }
+        Ok(SearchOutcome {
+            answers,
+            tree: self.tree,
+            stopped: self.stopped,
+            stats: self.stats,
+        })
+    }
+
+    pub(super) fn send(&self, event: SearchEvent) {
+        if let Some(events) = &self.events {
+            let _ = events.send(event);
+        }
+    }
+
+    /// Whether nothing more may be spent, or nothing more is needed.
+    pub(super) fn is_over(&mut self) -> bool {
+        if self.stopped.is_some() {
+            return true;
+        }
+        let is_late = self
+            .deadline
+            .is_some_and(|deadline| deadline <= Instant::now());
+        let tokens = self.spec.budget.tokens;
+        let calls = self.spec.budget.scorer_calls;
+        if is_late
+            || tokens.is_some_and(|limit| self.policy.num_tokens() >= limit)
+            || calls.is_some_and(|limit| self.stats.scorer_calls >= limit)
+        {
+            self.stopped = Some(Stopped::Budget);
+        }
+        self.stopped.is_some()
+    }
+
+    fn has_answer(&self) -> bool {
+        self.tree.nodes.iter().any(|node| is_whole(node.end))
+    }
+
+    /// Whether a search by steps that has no answer yet must now finish one: half of its tokens are kept for
+    /// that, since a search without an answer is worth nothing.
+    pub(super) fn must_finish(&self) -> bool {
+        let limit = self.spec.budget.tokens;
+        !self.has_answer() && limit.is_some_and(|limit| self.policy.num_tokens() * 2 >= limit)
+    }
+
+    /// Starts samples of several nodes in one batch.
+    pub(super) async fn start(
+        &mut self,
+        requests: &[(NodeId, usize)],
+        cut: Cut<'_>,
+    ) -> Result<Box<dyn Running + 'a>, SearchError> {
+        let mut expansions = Vec::with_capacity(requests.len());
+        for (id, n) in requests {
+            let node = &mut self.tree.nodes[*id];
+            let mut branch_path = node.branch_path.clone();
+            branch_path.push(node.num_expansions);
+            node.num_expansions += 1;
+            expansions.push(Expansion {
+                prefix: self.tree.token_ids(*id),
+                prefix_text: self.tree.text(*id),
+                branch_path,
+                n: *n,
+                step: cut.step().cloned(),
+                first_step: cut.first_step().cloned(),
+            });
+        }
+        let policy = self.policy;
+        policy.start(expansions).await
+    }
+
+    /// The key of sample `index` of the node's latest expansion.
+    pub(super) fn branch_path(&self, parent: NodeId, index: usize) -> Vec<u32> {
+        let node = self.tree.node(parent);
+        let mut path = node.branch_path.clone();
+        path.extend([node.num_expansions - 1, index as u32]);
+        path
+    }
+
+    /// Samples `n` continuations of each node and adds them to the tree, those that repeat a sibling merged.
+    /// Returns the new children of each node in the order of their samples.
+    pub(super) async fn expand(
+        &mut self,
+        requests: &[(NodeId, usize)],
+        cut: Cut<'_>,
+    ) -> Result<Vec<Vec<NodeId>>, SearchError> {
+        let samples = self.sample(requests, cut).await?;
+        let mut children = Vec::with_capacity(requests.len());
+        for ((parent, _), samples) in requests.iter().zip(samples) {
+            let mut new = Vec::new();
+            for (index, continuation) in samples {
+                // A sample that is cut before its first token says nothing.
+                if continuation.token_ids.is_empty() && continuation.end == End::Cut {
+                    continue;
+                }
+                let (id, is_new) = self.add(*parent, index, continuation);
+                if is_new {
+                    new.push(id);
+                }
+            }
+            children.push(new);
+        }
+        Ok(children)
+    }
+
+    /// Samples without adding them to the tree; each with its index.
+    pub(super) async fn sample(
+        &mut self,
+        requests: &[(NodeId, usize)],
+        cut: Cut<'_>,
+    ) -> Result<Vec<Vec<(usize, Continuation)>>, SearchError> {
+        let mut running = self.start(requests, cut).await?;
+        let mut samples = vec![Vec::new(); requests.len()];
+        while let Some(finished) = running.next().await {
+            let Finished {
+                expansion,
+                index,
+                continuation,
+            } = finished?;
+            if continuation.end == End::Cut {
+                self.stopped = Some(Stopped::Budget);
+            }
+            samples[expansion].push((index, continuation));
+        }
+        for samples in &mut samples {
+            samples.sort_by_key(|(index, _)| *index);
+        }
+        Ok(samples)
+    }
+
+    /// Adds sample `index` of the node's latest expansion.
+    pub(super) fn add(
+        &mut self,
+        parent: NodeId,
+        index: usize,
+        continuation: Continuation,
+    ) -> (NodeId, bool) {
+        let path = self.branch_path(parent, index);
+        let text = continuation.text.clone();
+        let (node, is_new) = self.tree.add(parent, path, continuation);
+        if is_new {
+            self.announce(node, parent, text);
+        }
+        (node, is_new)
+    }
+
+    /// Adds sample `index` of the node's latest expansion, see [`Node::is_rollout`].
+    pub(super) fn add_rollout(
+        &mut self,
+        parent: NodeId,
+        index: usize,
+        continuation: Continuation,
+    ) -> NodeId {
+        let path = self.branch_path(parent, index);
+        self.add_rollout_at(parent, path, continuation)
+    }
+
+    pub(super) fn add_rollout_at(
+        &mut self,
+        parent: NodeId,
+        branch_path: Vec<u32>,
+        continuation: Continuation,
+    ) -> NodeId {
+        let text = continuation.text.clone();
+        let node = self.tree.add_rollout(parent, branch_path, continuation);
+        self.announce(node, parent, text);
+        node
+    }
+
+    fn announce(&self, node: NodeId, parent: NodeId, text: String) {
+        let tokens = self.policy.num_tokens();
+        self.send(SearchEvent::Spawn {
+            node,
+            parent,
+            text,
+            tokens,
+        });
+    }
+
+    /// Scores nodes and gives them their values; what cannot be scored before its end keeps 0.
+    pub(super) async fn score(&mut self, nodes: &[NodeId]) -> Result<(), SearchError> {
+        let Some(scorer) = self.scorer else {
+            return Ok(());
+        };
+        let nodes: Vec<NodeId> = nodes
+            .iter()
+            .copied()
+            .filter(|id| is_whole(self.tree.node(*id).end) || scorer.scores_steps())
+            .collect();
+        if nodes.is_empty() {
+            return Ok(());
+        }
+        self.call_scorer(scorer, &nodes).await?;
+        for id in nodes {
+            let value = self.tree.aggregate(id, self.spec.aggregate);
+            self.tree.nodes[id].value = value;
+            self.send(SearchEvent::Score { node: id, value });
+            let is_best = self.best.is_none_or(|(_, best)| value > best);
+            if is_best && is_whole(self.tree.node(id).end) {
+                self.best = Some((id, value));
+                self.send(SearchEvent::Best { node: id, value });
+            }
+        }
+        self.check_decided(scorer);
+        Ok(())
+    }
+
+    /// Sets the nodes' scores; the same text is scored once.
+    async fn call_scorer(
+        &mut self,
+        scorer: &Weighted,
+        nodes: &[NodeId],
+    ) -> Result<(), SearchError> {
+        let is_cached = !scorer.is_relative();
+        let candidates: Vec<Candidate> = nodes.iter().map(|id| self.candidate(*id)).collect();
+        let key = |candidate: &Candidate| (candidate.text.clone(), candidate.is_complete);
+        let (mut new, mut indices) = (Vec::new(), Vec::new());
+        for (index, (id, candidate)) in nodes.iter().zip(candidates).enumerate() {
+            match self.scores.get(&key(&candidate)).filter(|_| is_cached) {
+                Some(score) => self.tree.nodes[*id].score = Some(*score),
+                None => {
+                    new.push(candidate);
+                    indices.push(index);
+                }
+            }
+        }
+        if new.is_empty() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let scores = scorer.score(&new).await?;
+        self.stats.scorer_time += started.elapsed();
+        self.stats.scorer_calls += new.len() as u64;
+        for ((index, candidate), score) in indices.into_iter().zip(&new).zip(scores) {
+            let score = if score.is_finite() {
+                score.clamp(0.0, 1.0)
+            } else {
+                0.0
+            };
+            self.tree.nodes[nodes[index]].score = Some(score);
+            self.scores.insert(key(candidate), score);
+        }
+        Ok(())
+    }
+
+    fn candidate(&self, id: NodeId) -> Candidate {
+        let node = self.tree.node(id);
+        Candidate {
+            text: self.tree.text(id),
+            num_tokens: node.num_tokens,
+            logprob: node.logprob,
+            hidden_state: node.hidden_state.clone(),
+            is_complete: is_whole(node.end),
+        }
+    }
+
+    /// Ends the search when an answer is as good as one can be, or good enough for the client.
+    fn check_decided(&mut self, scorer: &Weighted) {
+        if self.spec.strategy == Strategy::SelfConsistency || scorer.is_relative() {
+            return;
+        }
+        let perfect = scorer.is_decisive().then_some(1.0);
+        let enough = self.spec.threshold.or(perfect);
+        if let (Some((_, value)), Some(enough)) = (self.best, enough)
+            && value >= enough
+        {
+            self.stopped.get_or_insert(Stopped::Decided);
+        }
+    }
+
+    pub(super) fn prune(&mut self, id: NodeId) {
+        self.tree.nodes[id].is_pruned = true;
+        self.send(SearchEvent::Prune { node: id });
+    }
+
+    /// Tells what all of the branches that are left have in common.
+    pub(super) fn agree(&mut self, branches: &[NodeId]) {
+        if self.has_answer() {
+            return;
+        }
+        let text = self.tree.text(self.tree.common_ancestor(branches));
+        if let Some(news) = text.get(self.num_agreed..)
+            && !news.is_empty()
+        {
+            self.send(SearchEvent::Agreed {
+                text: news.to_owned(),
+            });
+            self.num_agreed = text.len();
+        }
+    }
+
+    /// When no answer ended by itself, lets the best branch run to its end on what is left.
+    async fn finish_one(&mut self) -> Result<(), SearchError> {
+        if self.has_answer() {
+            return Ok(());
+        }
+        let open = (0..self.tree.nodes.len()).filter(|id| {
+            let node = self.tree.node(*id);
+            node.end.is_none() && !node.is_pruned && node.children.is_empty()
+        });
+        let best = open.max_by(|a, b| {
+            let (a, b) = (self.tree.node(*a), self.tree.node(*b));
+            a.value.total_cmp(&b.value).then(a.depth.cmp(&b.depth))
+        });
+        let Some(best) = best else {
+            return Ok(());
+        };
+        let children = self.expand(&[(best, 1)], Cut::Never).await?;
+        self.score(&children.concat()).await
+    }
+
+    /// Whole answers by value, then by likelihood; without any, what was cut, the longest first.
+    fn ranking(&self) -> Vec<Ranked> {
+        let tree = &self.tree;
+        let leaves = (1..tree.nodes.len()).filter(|id| {
+            let node = tree.node(*id);
+            is_whole(node.end) || (node.children.is_empty() && !node.is_pruned)
+        });
+        let (whole, cut): (Vec<_>, Vec<_>) = leaves.partition(|id| is_whole(tree.node(*id).end));
+        let key = |id: &NodeId| {
+            let node = tree.node(*id);
+            (node.value, node.logprob / node.num_tokens.max(1) as f64)
+        };
+        let mut order = whole;
+        if order.is_empty() {
+            order = cut;
+            order.sort_by_key(|id| std::cmp::Reverse(tree.node(*id).num_tokens));
+        } else {
+            order.sort_by(|a, b| {
+                let ((va, la), (vb, lb)) = (key(a), key(b));
+                vb.total_cmp(&va).then(lb.total_cmp(&la))
+            });
+        }
+        let ranked = order.into_iter().map(|node| Ranked {
+            node,
+            text: tree.text(node),
+            token_ids: tree.token_ids(node),
+            logprobs: tree.logprobs(node),
+            end: tree.node(node).end.unwrap_or(End::Cut),
+            value: tree.node(node).value,
+        });
+        ranked.collect()
+    }
+}
+
+/// Whether a node's end is that of an answer: its own, or the longest that was allowed.
+pub(super) fn is_whole(end: Option<End>) -> bool {
+    matches!(end, Some(End::Stop | End::Length))
+}
+
+/// The node with the highest key, the first of equals: a search replays exactly.
+pub(super) fn best_by(
+    tree: &Tree,
+    ids: impl Iterator<Item = NodeId>,
+    key: impl Fn(&Node) -> f64,
+) -> Option<NodeId> {
+    let mut best: Option<(NodeId, f64)> = None;
+    for id in ids {
+        let value = key(tree.node(id));
+        if best.is_none_or(|(_, highest)| value > highest) {
+            best = Some((id, value));
+        }
+    }
+    best.map(|(id, _)| id)
+}

@@ -1,0 +1,330 @@
+//! The policy that a server has: its own engine. Branches share KV blocks through the prefix cache, and all
+//! samples of an expansion share their prefix by forking.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{BoxStream, SelectAll, StreamExt};
+
+use super::context::SearchError;
+use super::policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, Running};
+use super::step::{StepRule, StepWatcher};
+use crate::engine::{
+    EngineError, EngineHandle, FinishReason, GenerateRequest, RequestStream, SamplingParams,
+    StreamEvent, TokenBudget, TokenId, TokenLogprobs, TokenWatcher, Watch,
+};
+use crate::text::{Detokenizer, StopMatcher, Tokenizer};
+
+/// How long an expansion waits before it tries again to enter a full queue.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// One prompt on one engine, for one search.
+pub struct EnginePolicy {
+    pub engine: EngineHandle,
+    pub tokenizer: Tokenizer,
+    pub prompt_token_ids: Vec<TokenId>,
+    /// `max_tokens` counts over a whole answer.
+    pub params: SamplingParams,
+    pub stops: Vec<String>,
+    pub include_stop: bool,
+    pub skip_special: bool,
+    pub cache_salt: u64,
+    pub deadline: Option<Instant>,
+    pub budget: Arc<TokenBudget>,
+    /// Tokens of the prompt that the prefix cache had; set when the first samples start.
+    pub num_cached_tokens: OnceLock<usize>,
+}
+
+impl EnginePolicy {
+    fn request(&self, expansion: &Expansion) -> GenerateRequest {
+        let end = expansion.step.clone().map(|rule| (rule, Watch::End));
+        let tap = expansion.first_step.clone().map(|rule| (rule, Watch::Tap));
+        let step = end.or(tap);
+        let watcher = self.watcher(expansion, step);
+        let left = self
+            .params
+            .max_tokens
+            .saturating_sub(expansion.prefix.len());
+        let params = SamplingParams {
+            max_tokens: left.max(1),
+            min_tokens: self
+                .params
+                .min_tokens
+                .saturating_sub(expansion.prefix.len()),
+            logprobs: Some(self.params.logprobs.unwrap_or(0)),
+            ..self.params.clone()
+        };
+        let prompt = [self.prompt_token_ids.as_slice(), &expansion.prefix].concat();
+        GenerateRequest {
+            n: expansion.n,
+            branch_path: expansion.branch_path.clone(),
+            watcher: Some(Box::new(watcher)),
+            budget: Some(Arc::clone(&self.budget)),
+            cache_salt: self.cache_salt,
+            deadline: self.deadline,
+            ..GenerateRequest::new(prompt, params)
+        }
+    }
+
+    fn watcher(&self, expansion: &Expansion, step: Option<(StepRule, Watch)>) -> StepWatcher {
+        let detokenizer = Detokenizer::new(&self.tokenizer, self.skip_special);
+        let stops = StopMatcher::new(self.stops.clone(), self.include_stop);
+        StepWatcher::new(detokenizer, stops, &expansion.prefix_text, step)
+    }
+
+    /// Enters the queue; when it is full, only the search's first samples are refused.
+    async fn submit(&self, request: GenerateRequest) -> Result<RequestStream, EngineError> {
+        let is_first = request.branch_path.len() == 1;
+        loop {
+            match self.engine.submit(request.clone()) {
+                Err(EngineError::Overloaded { .. }) if !is_first && !self.is_late() => {
+                    tokio::time::sleep(RETRY).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn is_late(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    /// The text of a finished sample.
+    fn text(&self, prefix_text: &str, token_ids: &[TokenId]) -> String {
+        let mut detokenizer = Detokenizer::new(&self.tokenizer, self.skip_special);
+        let mut stops = StopMatcher::new(self.stops.clone(), self.include_stop);
+        let mut text = stops.push(prefix_text).text;
+        for token_id in token_ids {
+            let outcome = stops.push(&detokenizer.push(*token_id));
+            text.push_str(&outcome.text);
+            if outcome.stopped.is_some() {
+                return text.get(prefix_text.len()..).unwrap_or_default().to_owned();
+            }
+        }
+        let rest = stops.push(&detokenizer.finish());
+        text.push_str(&rest.text);
+        if rest.stopped.is_none() {
+            text.push_str(&stops.finish());
+        }
+        text.get(prefix_text.len()..).unwrap_or_default().to_owned()
+    }
+}
+
+impl Policy for EnginePolicy {
+    fn start(
+        &self,
+        expansions: Vec<Expansion>,
+    ) -> BoxFuture<'_, Result<Box<dyn Running + '_>, SearchError>> {
+        async move {
+            let mut events = SelectAll::new();
+            let mut samples = Vec::new();
+            for (index, expansion) in expansions.iter().enumerate() {
+                let stream = self.submit(self.request(expansion)).await?;
+                events.push(numbered(index, stream));
+                samples.extend((0..expansion.n).map(|sample| Sample {
+                    expansion: index,
+                    index: sample,
+                    token_ids: Vec::new(),
+                    logprobs: Vec::new(),
+                    taps: Vec::new(),
+                    finished: None,
+                    is_returned: false,
+                }));
+            }
+            let running: Box<dyn Running + '_> = Box::new(EngineRunning {
+                policy: self,
+                expansions,
+                events,
+                samples,
+                is_stopped: false,
+            });
+            Ok(running)
+        }
+        .boxed()
+    }
+
+    fn pieces(&self, token_ids: &[TokenId]) -> Vec<String> {
+        let mut detokenizer = Detokenizer::new(&self.tokenizer, self.skip_special);
+        token_ids.iter().map(|id| detokenizer.push(*id)).collect()
+    }
+
+    fn num_tokens(&self) -> u64 {
+        self.budget.spent()
+    }
+}
+
+fn numbered(index: usize, stream: RequestStream) -> BoxStream<'static, (usize, StreamEvent)> {
+    futures::stream::unfold(stream, move |mut stream| async move {
+        let event = stream.recv().await?;
+        Some(((index, event), stream))
+    })
+    .boxed()
+}
+
+struct Sample {
+    expansion: usize,
+    index: usize,
+    token_ids: Vec<TokenId>,
+    logprobs: Vec<TokenLogprobs>,
+    /// Tapped hidden states, each with the number of tokens up to its own.
+    taps: Vec<(usize, Vec<f32>)>,
+    finished: Option<FinishReason>,
+    is_returned: bool,
+}
+
+struct EngineRunning<'a> {
+    policy: &'a EnginePolicy,
+    expansions: Vec<Expansion>,
+    events: SelectAll<BoxStream<'static, (usize, StreamEvent)>>,
+    samples: Vec<Sample>,
+    is_stopped: bool,
+}
+
+impl EngineRunning<'_> {
+    /// The shortest finished sample, once no running one can still end with as few tokens.
+    fn ready(&self) -> Option<usize> {
+        let is_waiting = |sample: &&Sample| sample.finished.is_some() && !sample.is_returned;
+        let (at, first) = self
+            .samples
+            .iter()
+            .enumerate()
+            .filter(|(_, sample)| is_waiting(sample))
+            .min_by_key(|(at, sample)| (sample.token_ids.len(), *at))?;
+        let len = first.token_ids.len();
+        let is_behind =
+            |sample: &Sample| sample.finished.is_none() && sample.token_ids.len() <= len;
+        (!self.samples.iter().any(is_behind)).then_some(at)
+    }
+
+    fn finish(&mut self, at: usize) -> Finished {
+        let sample = &mut self.samples[at];
+        sample.is_returned = true;
+        let token_ids = std::mem::take(&mut sample.token_ids);
+        let logprobs = std::mem::take(&mut sample.logprobs);
+        let taps = std::mem::take(&mut sample.taps);
+        let reason = sample.finished.unwrap_or(FinishReason::Abort);
+        let (expansion, index) = (sample.expansion, sample.index);
+        let source = &self.expansions[expansion];
+        let text = self.policy.text(&source.prefix_text, &token_ids);
+        let num_tokens = source.prefix.len() + token_ids.len();
+        let end = match reason {
+            FinishReason::Eos | FinishReason::StopToken(_) => End::Stop,
+            FinishReason::Watcher => match &source.step {
+                Some(_) if !self.policy.hits_stop(&source.prefix_text, &token_ids) => End::Step,
+                _ => End::Stop,
+            },
+            FinishReason::Length => End::Length,
+            FinishReason::Abort | FinishReason::Deadline | FinishReason::Budget => End::Cut,
+        };
+        let state_at = |at: usize| {
+            let found = taps.iter().find(|(position, _)| *position == at);
+            found.map(|(_, state)| Arc::from(state.as_slice()))
+        };
+        let hidden_state = state_at(token_ids.len());
+        let first_step = self
+            .first_step_len(source, &token_ids)
+            .map(|num_tokens| FirstStep {
+                num_tokens,
+                hidden_state: state_at(num_tokens),
+            });
+        // A step that ends where the answer must end is the last one.
+        let end = if end == End::Step && num_tokens >= self.policy.params.max_tokens {
+            End::Length
+        } else {
+            end
+        };
+        Finished {
+            expansion,
+            index,
+            continuation: Continuation {
+                token_ids,
+                text,
+                end,
+                logprobs,
+                hidden_state,
+                first_step,
+            },
+        }
+    }
+
+    /// Tokens of a sample's first step, when more follow.
+    fn first_step_len(&self, source: &Expansion, token_ids: &[TokenId]) -> Option<usize> {
+        let rule = source.first_step.clone()?;
+        let mut watcher = self.policy.watcher(source, Some((rule, Watch::Tap)));
+        let mut taps = token_ids.iter().map(|id| watcher.push(*id));
+        let len = taps.position(|watch| watch == Watch::Tap)? + 1;
+        (len < token_ids.len()).then_some(len)
+    }
+
+    fn take(&mut self, expansion: usize, event: StreamEvent) -> Result<(), SearchError> {
+        let first = self.expansions[..expansion]
+            .iter()
+            .map(|e| e.n)
+            .sum::<usize>();
+        match event {
+            StreamEvent::PromptDone {
+                num_cached_tokens, ..
+            } => {
+                let _ = self.policy.num_cached_tokens.set(num_cached_tokens);
+            }
+            StreamEvent::Token {
+                index,
+                token_id,
+                logprobs,
+                hidden_state,
+            } => {
+                let sample = &mut self.samples[first + index];
+                sample.token_ids.push(token_id);
+                sample.logprobs.extend(logprobs);
+                let at = sample.token_ids.len();
+                sample.taps.extend(hidden_state.map(|state| (at, state)));
+            }
+            StreamEvent::Finished { index, reason } => {
+                self.samples[first + index].finished = Some(reason);
+            }
+            StreamEvent::Error(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+}
+
+impl Running for EngineRunning<'_> {
+    fn next(&mut self) -> BoxFuture<'_, Option<Result<Finished, SearchError>>> {
+        async move {
+            loop {
+                if self.is_stopped {
+                    return None;
+                }
+                if let Some(at) = self.ready() {
+                    return Some(Ok(self.finish(at)));
+                }
+                let (expansion, event) = self.events.next().await?;
+                if let Err(error) = self.take(expansion, event) {
+                    self.is_stopped = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn stop(&mut self) {
+        self.is_stopped = true;
+        // Dropping a stream aborts its request before the engine's next step.
+        self.events.clear();
+    }
+}
+
+impl EnginePolicy {
+    /// Whether a stop string ended the sample, rather than its step.
+    fn hits_stop(&self, prefix_text: &str, token_ids: &[TokenId]) -> bool {
+        let mut detokenizer = Detokenizer::new(&self.tokenizer, self.skip_special);
+        let mut stops = StopMatcher::new(self.stops.clone(), self.include_stop);
+        stops.push(prefix_text);
+        token_ids
+            .iter()
+            .any(|id| stops.push(&detokenizer.push(*id)).stopped.is_some())
+    }
+}

@@ -1,0 +1,140 @@
+//! ReST-MCTS* (arXiv 2406.03816, section 3.3 and the released code): value-guided selection, expansion by
+//! sampled steps, a greedy roll-out, back-propagation of visit-weighted means.
+
+use super::context::{Cut, Search, SearchError, best_by, is_whole};
+use super::tree::{NodeId, Tree};
+
+/// What an unvisited child's bound adds: a constant, so that a high value wins among them.
+const UNVISITED_BONUS: f64 = 1.0;
+/// Share of the roll-out's best value in a child's new value.
+const ROLL_OUT_SHARE: f64 = 0.5;
+/// Steps of a greedy roll-out.
+const ROLL_OUT_STEPS: usize = 3;
+
+pub(super) async fn run(search: &mut Search<'_>) -> Result<(), SearchError> {
+    let step = search.spec.step.clone();
+    for _ in 0..search.spec.iterations {
+        if search.is_over() || search.must_finish() {
+            break;
+        }
+        let leaf = select(&search.tree, search.spec.exploration);
+        let node = search.tree.node(leaf);
+        if node.end.is_some() || node.depth >= search.spec.max_depth {
+            back_propagate(&mut search.tree, leaf);
+            continue;
+        }
+        let branch = search.spec.branch;
+        let children = search
+            .expand(&[(leaf, branch)], Cut::AfterStep(&step))
+            .await?
+            .concat();
+        if children.is_empty() {
+            search.tree.nodes[leaf].is_pruned = leaf != Tree::ROOT;
+            continue;
+        }
+        search.score(&children).await?;
+        // A scorer of whole answers says nothing of steps: whole roll-outs value them.
+        if search.scorer.is_some_and(|scorer| scorer.is_value_model()) {
+            roll_out(search, &children).await?;
+        } else {
+            complete(search, &children).await?;
+        }
+        back_propagate(&mut search.tree, leaf);
+    }
+    Ok(())
+}
+
+/// Walks down by `V + c * sqrt(2 * ln(N_parent) / N)` to a node without children.
+fn select(tree: &Tree, exploration: f64) -> NodeId {
+    let mut at = Tree::ROOT;
+    loop {
+        let num_visits = tree.node(at).visit_count.max(1) as f64;
+        let next = best_by(tree, tree.selectable(at), |child| {
+            let bonus = match child.visit_count {
+                0 => UNVISITED_BONUS,
+                visits => exploration * (2.0 * num_visits.ln() / visits as f64).sqrt(),
+            };
+            child.value + bonus
+        });
+        match next {
+            Some(child) => at = child,
+            None => return at,
+        }
+    }
+}
+
+/// Follows the best child greedily for some steps; the best value seen moves the child's own.
+async fn roll_out(search: &mut Search<'_>, children: &[NodeId]) -> Result<(), SearchError> {
+    let step = search.spec.step.clone();
+    let Some(child) = best_by(&search.tree, children.iter().copied(), |node| node.value) else {
+        return Ok(());
+    };
+    let (mut at, mut highest) = (child, search.tree.node(child).value);
+    for _ in 0..ROLL_OUT_STEPS {
+        if search.tree.node(at).end.is_some() || search.is_over() || search.must_finish() {
+            break;
+        }
+        let samples = search
+            .sample(&[(at, 1)], Cut::AfterStep(&step))
+            .await?
+            .concat();
+        let Some((index, continuation)) = samples.into_iter().next() else {
+            break;
+        };
+        at = search.add_rollout(at, index, continuation);
+        search.score(&[at]).await?;
+        highest = highest.max(search.tree.node(at).value);
+    }
+    let node = &mut search.tree.nodes[child];
+    node.value = (1.0 - ROLL_OUT_SHARE) * node.value + ROLL_OUT_SHARE * highest;
+    node.visit_count += 1;
+    Ok(())
+}
+
+/// Samples one whole answer from every child; its score is the child's value.
+async fn complete(search: &mut Search<'_>, children: &[NodeId]) -> Result<(), SearchError> {
+    let open: Vec<NodeId> = children
+        .iter()
+        .copied()
+        .filter(|id| search.tree.node(*id).end.is_none())
+        .collect();
+    for id in children {
+        let node = &mut search.tree.nodes[*id];
+        node.visit_count += u64::from(is_whole(node.end));
+    }
+    if open.is_empty() || search.is_over() {
+        return Ok(());
+    }
+    let requests: Vec<(NodeId, usize)> = open.iter().map(|id| (*id, 1)).collect();
+    let samples = search.sample(&requests, Cut::Never).await?;
+    for (id, samples) in open.iter().zip(samples) {
+        for (index, continuation) in samples {
+            let rollout = search.add_rollout(*id, index, continuation);
+            search.score(&[rollout]).await?;
+            let value = search.tree.node(rollout).value;
+            let node = &mut search.tree.nodes[*id];
+            node.value = value;
+            node.visit_count += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Counts a visit from `leaf` to the root; an expanded node's value is the visit-weighted mean of its
+/// children's.
+fn back_propagate(tree: &mut Tree, leaf: NodeId) {
+    let path: Vec<NodeId> = tree.ancestors(leaf).collect();
+    for id in path {
+        let (mut sum, mut visits) = (0.0, 0);
+        for child in tree.selectable(id) {
+            let child = tree.node(child);
+            sum += child.value * child.visit_count as f64;
+            visits += child.visit_count;
+        }
+        let node = &mut tree.nodes[id];
+        node.visit_count += 1;
+        if visits > 0 {
+            node.value = sum / visits as f64;
+        }
+    }
+}

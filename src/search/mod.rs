@@ -1,0 +1,27 @@
+//! Search over a model's answers: a client of the engine. Strategies are pure logic over a [`Tree`]; they
+//! reach the model through a [`Policy`] and values through a [`crate::reward::Scorer`].
+
+mod beam;
+mod best_of_n;
+mod context;
+mod engine_policy;
+mod event;
+mod mcts;
+mod policy;
+#[doc(hidden)]
+pub mod scripted;
+mod self_consistency;
+mod spec;
+mod step;
+mod tree;
+mod vm_mcts;
+
+pub use context::{Ranked, Search, SearchError, SearchOutcome, SearchStats, Stopped};
+pub use engine_policy::EnginePolicy;
+pub use event::SearchEvent;
+pub use policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, Running};
+pub use spec::{
+    Aggregate, BudgetSpec, OneOrMany, SearchRequest, SearchSpec, SpecError, StepSpec, Strategy,
+};
+pub use step::StepRule;
+pub use tree::{Node, NodeId, Tree};

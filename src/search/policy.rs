@@ -1,0 +1,101 @@
+//! What a strategy asks of the model.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+
+use super::context::SearchError;
+use super::step::StepRule;
+use crate::engine::{TokenId, TokenLogprobs};
+
+/// Samples that continue one prefix.
+#[derive(Debug, Clone)]
+pub struct Expansion {
+    /// The answer so far.
+    pub prefix: Vec<TokenId>,
+    pub prefix_text: String,
+    /// Key of the randomness; sample `i` draws with `[..branch_path, i]`.
+    pub branch_path: Vec<u32>,
+    pub n: usize,
+    /// Where a sample ends; `None` samples to the end of the answer.
+    pub step: Option<StepRule>,
+    /// Note where the first step of each sample ends, see [`FirstStep`].
+    pub first_step: Option<StepRule>,
+}
+
+/// Why a sample ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// A step is complete; the answer goes on.
+    Step,
+    /// The model or a stop string ended the answer.
+    Stop,
+    /// The answer has as many tokens as the request allows.
+    Length,
+    /// The search's tokens or time are spent, or the sample was stopped.
+    Cut,
+}
+
+impl End {
+    /// The end of the whole answer, if it is one.
+    pub fn terminal(self) -> Option<Self> {
+        (self != Self::Step).then_some(self)
+    }
+}
+
+/// One sample.
+#[derive(Debug, Clone)]
+pub struct Continuation {
+    pub token_ids: Vec<TokenId>,
+    /// Without stop strings.
+    pub text: String,
+    pub end: End,
+    /// One entry a token, under the model's unmodified logits.
+    pub logprobs: Vec<TokenLogprobs>,
+    pub hidden_state: Option<Arc<[f32]>>,
+    /// Where its first step ends, when that was asked for and something follows it.
+    pub first_step: Option<FirstStep>,
+}
+
+/// The first step of a whole answer.
+#[derive(Debug, Clone)]
+pub struct FirstStep {
+    pub num_tokens: usize,
+    pub hidden_state: Option<Arc<[f32]>>,
+}
+
+/// A sample that ended, and which it is.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// Index into the expansions.
+    pub expansion: usize,
+    /// Index of the sample within the expansion.
+    pub index: usize,
+    pub continuation: Continuation,
+}
+
+/// Samples in flight.
+pub trait Running: Send {
+    /// The next sample that ended. The order is that of the samples' lengths in tokens, then of expansion and
+    /// index, whatever else the engine runs: what a search decides never depends on timing.
+    fn next(&mut self) -> BoxFuture<'_, Option<Result<Finished, SearchError>>>;
+
+    /// Ends the rest before the engine's next step; they are not returned.
+    fn stop(&mut self);
+}
+
+/// A model that continues answers.
+pub trait Policy: Send + Sync {
+    /// Starts all expansions in one batch.
+    fn start(
+        &self,
+        expansions: Vec<Expansion>,
+    ) -> BoxFuture<'_, Result<Box<dyn Running + '_>, SearchError>>;
+
+    /// The text of each token.
+    fn pieces(&self, token_ids: &[TokenId]) -> Vec<String>;
+
+    /// Tokens generated so far, those of stopped samples included.
+    fn num_tokens(&self) -> u64;
+}

@@ -1,0 +1,115 @@
+//! A policy for tests that continues answers as a function says. One character is one token.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::future::{BoxFuture, FutureExt};
+
+use super::context::SearchError;
+use super::policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, Running};
+use crate::engine::{TokenId, TokenLogprobs};
+
+/// What a sample is: text, and whether the answer ends with it. Gets the answer so far, the sample's branch
+/// path and whether a whole answer is wanted.
+pub type Script = dyn Fn(&str, &[u32], bool) -> (String, bool) + Send + Sync;
+
+/// See the module's documentation.
+pub struct ScriptedPolicy {
+    script: Box<Script>,
+    limit: u64,
+    spent: AtomicU64,
+}
+
+impl ScriptedPolicy {
+    /// At most `limit` tokens come.
+    pub fn new(
+        limit: Option<u64>,
+        script: impl Fn(&str, &[u32], bool) -> (String, bool) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            script: Box::new(script),
+            limit: limit.unwrap_or(u64::MAX),
+            spent: AtomicU64::new(0),
+        }
+    }
+
+    fn sample(&self, expansion: &Expansion, index: usize) -> Continuation {
+        let path = [expansion.branch_path.as_slice(), &[index as u32]].concat();
+        let is_whole = expansion.step.is_none();
+        let (text, is_end) = (self.script)(&expansion.prefix_text, &path, is_whole);
+        let left = self.limit - self.spent.load(Ordering::Acquire);
+        let cut: String = text.chars().take(left as usize).collect();
+        let is_cut = cut.len() < text.len();
+        let token_ids: Vec<TokenId> = cut.chars().map(u32::from).collect();
+        self.spent
+            .fetch_add(token_ids.len() as u64, Ordering::AcqRel);
+        let first_step = expansion.first_step.as_ref().and_then(|rule| {
+            let ends = (1..cut.len()).find(|end| rule.is_complete(&cut[..*end]))?;
+            Some(FirstStep {
+                num_tokens: ends,
+                hidden_state: None,
+            })
+        });
+        let logprob = |token_id: &TokenId| TokenLogprobs {
+            token_id: *token_id,
+            logprob: -0.5,
+            top: Vec::new(),
+        };
+        Continuation {
+            logprobs: token_ids.iter().map(logprob).collect(),
+            token_ids,
+            text: cut,
+            end: match (is_cut, is_end) {
+                (true, _) => End::Cut,
+                (false, true) => End::Stop,
+                (false, false) => End::Step,
+            },
+            hidden_state: None,
+            first_step,
+        }
+    }
+}
+
+impl Policy for ScriptedPolicy {
+    fn start(
+        &self,
+        expansions: Vec<Expansion>,
+    ) -> BoxFuture<'_, Result<Box<dyn Running + '_>, SearchError>> {
+        let mut finished = Vec::new();
+        for (at, expansion) in expansions.iter().enumerate() {
+            for index in 0..expansion.n {
+                finished.push(Finished {
+                    expansion: at,
+                    index,
+                    continuation: self.sample(expansion, index),
+                });
+            }
+        }
+        finished.sort_by_key(|finished| finished.continuation.token_ids.len());
+        finished.reverse();
+        let running: Box<dyn Running + '_> = Box::new(ScriptedRunning(finished));
+        async { Ok(running) }.boxed()
+    }
+
+    fn pieces(&self, token_ids: &[TokenId]) -> Vec<String> {
+        let piece = |id: &TokenId| char::from_u32(*id).map(String::from).unwrap_or_default();
+        token_ids.iter().map(piece).collect()
+    }
+
+    fn num_tokens(&self) -> u64 {
+        self.spent.load(Ordering::Acquire)
+    }
+}
+
+/// What is left to return, the last first.
+struct ScriptedRunning(Vec<Finished>);
+
+impl Running for ScriptedRunning {
+    fn next(&mut self) -> BoxFuture<'_, Option<Result<Finished, SearchError>>> {
+        let next = self.0.pop().map(Ok);
+        async { next }.boxed()
+    }
+
+    fn stop(&mut self) {
+        self.0.clear();
+    }
+}

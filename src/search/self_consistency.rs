@@ -1,0 +1,159 @@
+//! Self-consistency (arXiv 2203.11171): the answer that most samples agree on. Sampling stops when the vote
+//! is decided (Adaptive-Consistency, arXiv 2305.11860).
+
+use super::context::{Cut, Search, SearchError, Stopped, is_whole};
+use super::event::SearchEvent;
+use super::policy::End;
+use super::tree::{NodeId, Tree};
+use crate::reward::{Scorer, answer_key};
+
+/// Samples that agree on an answer.
+struct Group {
+    answer: String,
+    nodes: Vec<NodeId>,
+    votes: usize,
+    /// Sum of scores, or of votes when there is no reward.
+    weight: f64,
+}
+
+pub(super) async fn run(search: &mut Search<'_>) -> Result<(), SearchError> {
+    let n = search.spec.n;
+    let mut running = search.start(&[(Tree::ROOT, n)], Cut::Never).await?;
+    let mut groups: Vec<Group> = Vec::new();
+    let mut num_left = n;
+    while let Some(finished) = running.next().await {
+        let finished = finished?;
+        num_left -= 1;
+        if finished.continuation.end == End::Cut {
+            search.stopped = Some(Stopped::Budget);
+            if finished.continuation.token_ids.is_empty() {
+                continue;
+            }
+        }
+        let (id, is_new) = search.add(Tree::ROOT, finished.index, finished.continuation);
+        if !is_whole(search.tree.node(id).end) {
+            continue;
+        }
+        if is_new && !search.scorer.is_some_and(Scorer::is_relative) {
+            search.score(&[id]).await?;
+        }
+        vote(search, &mut groups, id);
+        let is_decided = match search.scorer {
+            None => is_decided(&groups, num_left, search.spec.threshold),
+            Some(_) => cannot_be_caught(&groups, num_left),
+        };
+        if is_decided && num_left > 0 {
+            search.stopped = Some(Stopped::Decided);
+            running.stop();
+            break;
+        }
+    }
+    value_groups(search, &groups);
+    Ok(())
+}
+
+fn vote(search: &Search<'_>, groups: &mut Vec<Group>, id: NodeId) {
+    let answer = answer_key(&search.tree.text(id));
+    let weight = match search.scorer {
+        Some(_) => search.tree.node(id).score.unwrap_or(0.0),
+        None => 1.0,
+    };
+    match groups.iter_mut().find(|group| group.answer == answer) {
+        Some(group) => {
+            group.nodes.push(id);
+            group.votes += 1;
+            group.weight += weight;
+        }
+        None => groups.push(Group {
+            answer,
+            nodes: vec![id],
+            votes: 1,
+            weight,
+        }),
+    }
+    // The first of equals leads.
+    let leader = groups.iter().rev().max_by_key(|group| group.votes);
+    if let Some(leader) = leader {
+        search.send(SearchEvent::Vote {
+            answer: leader.answer.clone(),
+            votes: leader.votes,
+            total: groups.iter().map(|group| group.votes).sum(),
+        });
+    }
+}
+
+/// Whether the leader's weight stays ahead when every sample that is left has the highest score.
+fn cannot_be_caught(groups: &[Group], num_left: usize) -> bool {
+    let mut weights: Vec<f64> = groups.iter().map(|group| group.weight).collect();
+    weights.sort_unstable_by(|a, b| b.total_cmp(a));
+    let second = weights.get(1).copied().unwrap_or(0.0);
+    weights
+        .first()
+        .is_some_and(|first| *first > second + num_left as f64)
+}
+
+/// Whether the leader stays ahead: the others cannot catch up, or more sampling would not change it with
+/// probability `confidence`.
+fn is_decided(groups: &[Group], num_left: usize, confidence: Option<f64>) -> bool {
+    let mut votes: Vec<usize> = groups.iter().map(|group| group.votes).collect();
+    votes.sort_unstable_by(|a, b| b.cmp(a));
+    let Some(&first) = votes.first() else {
+        return false;
+    };
+    let second = votes.get(1).copied().unwrap_or(0);
+    first > second + num_left
+        || confidence.is_some_and(|confidence| stays_ahead(first, second) > confidence)
+}
+
+/// The probability that a share with the posterior Beta(first + 1, second + 1) is above one half: the
+/// regularised incomplete beta function, which for whole numbers is a sum of binomial terms.
+fn stays_ahead(first: usize, second: usize) -> f64 {
+    let trials = first + second + 1;
+    let mut term = 0.5_f64.powi(trials as i32);
+    let mut sum = term;
+    for k in 1..=first {
+        term *= (trials - k + 1) as f64 / k as f64;
+        sum += term;
+    }
+    sum
+}
+
+/// An answer's value is its group's share of the weight; within a group the score, then the likelihood, decides.
+fn value_groups(search: &mut Search<'_>, groups: &[Group]) {
+    let total: f64 = groups.iter().map(|group| group.weight).sum();
+    for group in groups {
+        let value = if total > 0.0 {
+            group.weight / total
+        } else {
+            0.0
+        };
+        let best = group.nodes.iter().copied().max_by(|a, b| {
+            let key = |id: NodeId| search.tree.node(id).score.unwrap_or(0.0);
+            key(*a).total_cmp(&key(*b)).then(b.cmp(a))
+        });
+        for id in &group.nodes {
+            let is_best = Some(*id) == best;
+            // Others of the group rank right behind its best.
+            search.tree.nodes[*id].value = if is_best { value } else { value * (1.0 - 1e-9) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_posterior_equals_the_beta_distribution() {
+        // Values of scipy.stats.beta.sf(0.5, a + 1, b + 1).
+        for (first, second, expected) in [
+            (0, 0, 0.5),
+            (1, 0, 0.75),
+            (4, 0, 0.96875),
+            (5, 1, 0.9375),
+            (7, 2, 0.9453125),
+        ] {
+            assert!((stays_ahead(first, second) - expected).abs() < 1e-12);
+        }
+    }
+}

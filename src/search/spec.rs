@@ -1,0 +1,377 @@
+//! The `search` object of a request, checked and completed with each strategy's defaults.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::step::StepRule;
+use crate::reward::RewardSpec;
+
+/// Best-of-N and self-consistency: samples when the request names no number.
+const DEFAULT_N: usize = 8;
+/// Beam search as in search-and-learn: beams, children of each kept beam, and rounds.
+const DEFAULT_BEAM_WIDTH: usize = 4;
+const DEFAULT_BEAM_DEPTH: usize = 40;
+/// ReST-MCTS* (arXiv 2406.03816, released code): children of an expansion, exploration constant, value
+/// that ends the search. Rounds are ours: the code's limit of 100 suits offline use.
+const MCTS_BRANCH: usize = 3;
+const MCTS_EXPLORATION: f64 = 0.7;
+const MCTS_THRESHOLD: f64 = 0.9;
+const MCTS_ITERATIONS: usize = 16;
+/// ReST-RL's VM-MCTS (arXiv 2508.19576, released code): samples of an expansion, exploration constant.
+const VM_MCTS_SAMPLES: usize = 5;
+const VM_MCTS_EXPLORATION: f64 = 0.2;
+const VM_MCTS_ITERATIONS: usize = 10;
+/// Adaptive self-consistency (arXiv 2305.11860): confidence at which sampling stops.
+const SELF_CONSISTENCY_CONFIDENCE: f64 = 0.95;
+/// Tokens of a step (ReST-MCTS*).
+const DEFAULT_STEP_TOKENS: usize = 256;
+
+const MAX_DEPTH: usize = 256;
+const MAX_ITERATIONS: usize = 1024;
+const MAX_DELIMITER_BYTES: usize = 64;
+const MAX_TAGS: usize = 16;
+const MAX_TAG_BYTES: usize = 128;
+
+/// How a search spends its budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    None,
+    SelfConsistency,
+    BestOfN,
+    Beam,
+    Dvts,
+    Mcts,
+    VmMcts,
+}
+
+impl Strategy {
+    pub const ALL: [Self; 6] = [
+        Self::SelfConsistency,
+        Self::BestOfN,
+        Self::Beam,
+        Self::Dvts,
+        Self::Mcts,
+        Self::VmMcts,
+    ];
+
+    /// The name in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::SelfConsistency => "self_consistency",
+            Self::BestOfN => "best_of_n",
+            Self::Beam => "beam",
+            Self::Dvts => "dvts",
+            Self::Mcts => "mcts",
+            Self::VmMcts => "vm_mcts",
+        }
+    }
+
+    /// Whether it scores answers that have not ended.
+    fn needs_step_scores(self) -> bool {
+        matches!(self, Self::Beam | Self::Dvts)
+    }
+}
+
+/// How the values along a branch become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Aggregate {
+    Last,
+    Min,
+    Prod,
+    Mean,
+}
+
+/// Hard limits over the whole search.
+#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BudgetSpec {
+    /// Generated tokens, discarded ones included.
+    pub tokens: Option<u64>,
+    pub ms: Option<u64>,
+    /// Candidates that may be scored.
+    pub scorer_calls: Option<u64>,
+}
+
+/// How text is cut into steps.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StepSpec {
+    /// A step ends with this text; a blank line by default, a line end in `vm_mcts`.
+    pub delimiter: Option<String>,
+    /// A step ends where this matches.
+    pub regex: Option<String>,
+    pub max_tokens: Option<usize>,
+}
+
+/// One value or several.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum OneOrMany<T> {
+    Many(Vec<T>),
+    One(T),
+}
+
+/// The `search` object as clients send it.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SearchRequest {
+    pub strategy: Strategy,
+    /// Samples (`best_of_n`, `self_consistency`), beams (`beam`, `dvts`) or completions of an expansion
+    /// (`vm_mcts`).
+    pub n: Option<usize>,
+    /// Children of a node (`beam`, `dvts`, `mcts`), or children that stay selectable (`vm_mcts`).
+    pub branch: Option<usize>,
+    /// Steps of an answer at most.
+    pub max_depth: Option<usize>,
+    /// Rounds of a tree search.
+    pub iterations: Option<usize>,
+    /// The constant of the upper confidence bound.
+    pub exploration: Option<f64>,
+    /// Value (or confidence, in `self_consistency`) at which the search ends.
+    pub threshold: Option<f64>,
+    pub budget: Option<BudgetSpec>,
+    pub step: Option<StepSpec>,
+    #[schema(value_type = Option<Object>)]
+    pub reward: Option<OneOrMany<RewardSpec>>,
+    pub aggregate: Option<Aggregate>,
+    /// Return the tree in the response.
+    pub trace: Option<bool>,
+    pub tags: Option<Vec<String>>,
+    /// Send progress objects in chunks with empty `choices`.
+    pub stream_events: Option<bool>,
+}
+
+/// A complete, checked search.
+#[derive(Debug, Clone)]
+pub struct SearchSpec {
+    pub strategy: Strategy,
+    pub n: usize,
+    pub branch: usize,
+    pub max_depth: usize,
+    pub iterations: usize,
+    pub exploration: f64,
+    pub threshold: Option<f64>,
+    pub budget: BudgetSpec,
+    pub step: StepRule,
+    pub rewards: Vec<RewardSpec>,
+    pub aggregate: Aggregate,
+    pub trace: bool,
+    pub tags: Vec<String>,
+    pub stream_events: bool,
+}
+
+/// What must change; `param` is relative to the search object, as `budget.tokens`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct SpecError {
+    pub param: String,
+    pub message: String,
+}
+
+fn invalid<T>(param: &str, message: String) -> Result<T, SpecError> {
+    Err(SpecError {
+        param: param.to_owned(),
+        message,
+    })
+}
+
+/// A count of at least `low` and at most `high`.
+fn within(
+    param: &str,
+    value: Option<usize>,
+    default: usize,
+    low: usize,
+    high: usize,
+) -> Result<usize, SpecError> {
+    let value = value.unwrap_or(default.min(high));
+    if (low..=high).contains(&value) {
+        return Ok(value);
+    }
+    invalid(
+        param,
+        format!("{param} must be {low} to {high}, not {value}"),
+    )
+}
+
+impl SearchRequest {
+    /// A strategy with its defaults.
+    pub fn of(strategy: Strategy) -> Self {
+        Self {
+            strategy,
+            n: None,
+            branch: None,
+            max_depth: None,
+            iterations: None,
+            exploration: None,
+            threshold: None,
+            budget: None,
+            step: None,
+            reward: None,
+            aggregate: None,
+            trace: None,
+            tags: None,
+            stream_events: None,
+        }
+    }
+
+    /// Checks every field. `max_num_seqs` bounds what one expansion may sample at once; `default_reward` is the
+    /// kind for requests that name none.
+    pub fn resolve(
+        &self,
+        max_num_seqs: usize,
+        default_reward: &str,
+    ) -> Result<SearchSpec, SpecError> {
+        let strategy = self.strategy;
+        let default_n = match strategy {
+            Strategy::VmMcts => VM_MCTS_SAMPLES,
+            _ => DEFAULT_N,
+        };
+        let default_branch = match strategy {
+            Strategy::Mcts | Strategy::VmMcts => MCTS_BRANCH,
+            _ => DEFAULT_BEAM_WIDTH,
+        };
+        let n = within("n", self.n, default_n, 1, max_num_seqs)?;
+        let branch_limit = match strategy {
+            Strategy::Mcts => max_num_seqs,
+            _ => n,
+        };
+        let branch = within("branch", self.branch, default_branch, 1, branch_limit)?;
+        let default_iterations = match strategy {
+            Strategy::VmMcts => VM_MCTS_ITERATIONS,
+            _ => MCTS_ITERATIONS,
+        };
+        let exploration = self.exploration.unwrap_or(match strategy {
+            Strategy::VmMcts => VM_MCTS_EXPLORATION,
+            _ => MCTS_EXPLORATION,
+        });
+        if !(0.0..=100.0).contains(&exploration) {
+            return invalid("exploration", "exploration must be 0 to 100".to_owned());
+        }
+        if self
+            .threshold
+            .is_some_and(|value| !(0.0..=1.0).contains(&value))
+        {
+            return invalid("threshold", "threshold must be 0 to 1".to_owned());
+        }
+        let threshold = self.threshold.or(match strategy {
+            Strategy::Mcts => Some(MCTS_THRESHOLD),
+            Strategy::SelfConsistency => Some(SELF_CONSISTENCY_CONFIDENCE),
+            _ => None,
+        });
+        Ok(SearchSpec {
+            strategy,
+            n,
+            branch,
+            max_depth: within(
+                "max_depth",
+                self.max_depth,
+                DEFAULT_BEAM_DEPTH,
+                1,
+                MAX_DEPTH,
+            )?,
+            iterations: within(
+                "iterations",
+                self.iterations,
+                default_iterations,
+                1,
+                MAX_ITERATIONS,
+            )?,
+            exploration,
+            threshold,
+            budget: self.budget()?,
+            step: self.step_rule()?,
+            rewards: self.rewards(default_reward),
+            aggregate: self.aggregate.unwrap_or(Aggregate::Last),
+            trace: self.trace.unwrap_or(false),
+            tags: self.tags()?,
+            stream_events: self.stream_events.unwrap_or(false),
+        })
+    }
+
+    fn budget(&self) -> Result<BudgetSpec, SpecError> {
+        let budget = self.budget.unwrap_or_default();
+        for (param, value) in [
+            ("budget.tokens", budget.tokens),
+            ("budget.ms", budget.ms),
+            ("budget.scorer_calls", budget.scorer_calls),
+        ] {
+            if value == Some(0) {
+                return invalid(param, format!("{param} must be at least 1"));
+            }
+        }
+        Ok(budget)
+    }
+
+    fn step_rule(&self) -> Result<StepRule, SpecError> {
+        let step = self.step.clone().unwrap_or_default();
+        let max_tokens = within(
+            "step.max_tokens",
+            step.max_tokens,
+            DEFAULT_STEP_TOKENS,
+            1,
+            usize::MAX,
+        )?;
+        match (step.delimiter, step.regex) {
+            (Some(_), Some(_)) => invalid(
+                "step.regex",
+                "step takes a delimiter or a regex, not both".to_owned(),
+            ),
+            (Some(text), None) if text.is_empty() || text.len() > MAX_DELIMITER_BYTES => invalid(
+                "step.delimiter",
+                format!("step.delimiter has 1 to {MAX_DELIMITER_BYTES} bytes"),
+            ),
+            (Some(text), None) => Ok(StepRule::delimiter(&text, max_tokens)),
+            (None, Some(pattern)) => {
+                StepRule::regex(&pattern, max_tokens).map_err(|message| SpecError {
+                    param: "step.regex".to_owned(),
+                    message,
+                })
+            }
+            (None, None) if self.strategy == Strategy::VmMcts => {
+                Ok(StepRule::delimiter("\n", max_tokens))
+            }
+            (None, None) => Ok(StepRule::delimiter("\n\n", max_tokens)),
+        }
+    }
+
+    fn rewards(&self, default: &str) -> Vec<RewardSpec> {
+        match (&self.reward, self.strategy) {
+            (Some(OneOrMany::Many(rewards)), _) => rewards.clone(),
+            (Some(OneOrMany::One(reward)), _) => vec![reward.clone()],
+            // Every vote counts the same.
+            (None, Strategy::SelfConsistency) => Vec::new(),
+            (None, _) => vec![RewardSpec::of_kind(default)],
+        }
+    }
+
+    fn tags(&self) -> Result<Vec<String>, SpecError> {
+        let tags = self.tags.clone().unwrap_or_default();
+        if tags.len() > MAX_TAGS || tags.iter().any(|tag| tag.len() > MAX_TAG_BYTES) {
+            return invalid(
+                "tags",
+                format!("tags takes at most {MAX_TAGS} tags of {MAX_TAG_BYTES} bytes"),
+            );
+        }
+        Ok(tags)
+    }
+}
+
+impl SearchSpec {
+    /// Whether the strategy can use a scorer that scores steps, or not.
+    pub fn check_scorer(&self, scores_steps: bool) -> Result<(), SpecError> {
+        if self.strategy.needs_step_scores() && !scores_steps {
+            return invalid(
+                "reward",
+                format!(
+                    "{} compares answers that have not ended: add a reward that scores steps, such \
+                     as likelihood",
+                    self.strategy.name()
+                ),
+            );
+        }
+        Ok(())
+    }
+}

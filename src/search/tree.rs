@@ -1,0 +1,255 @@
+//! The searched tree. No engine, no text handling, no randomness.
+
+use std::sync::Arc;
+
+use super::policy::{Continuation, End};
+use super::spec::Aggregate;
+use crate::engine::{TokenId, TokenLogprobs};
+
+/// Index of a node; the root is 0 and parents come before children.
+pub type NodeId = usize;
+
+/// A step of the answer, or a whole answer.
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub parent: Option<NodeId>,
+    pub children: Vec<NodeId>,
+    pub depth: usize,
+    /// Key of the randomness of what continues this node: how it was reached.
+    pub branch_path: Vec<u32>,
+    /// How often the node was expanded; part of its continuations' keys.
+    pub num_expansions: u32,
+    /// This step's own tokens and text.
+    pub token_ids: Vec<TokenId>,
+    pub text: String,
+    /// Tokens of the answer up to here, and the sum of their log-probabilities.
+    pub num_tokens: usize,
+    pub logprob: f64,
+    /// Of this step's own tokens.
+    pub logprobs: Vec<TokenLogprobs>,
+    /// Why nothing follows; `None` when the node can be continued.
+    pub end: Option<End>,
+    /// The scorer's word.
+    pub score: Option<f64>,
+    /// What the search makes of it: the score, then what its descendants showed.
+    pub value: f64,
+    pub value_sum: f64,
+    pub visit_count: u64,
+    /// Samples that were identical to this one and merged into it.
+    pub num_duplicates: usize,
+    /// Never selected again.
+    pub is_pruned: bool,
+    /// A whole answer sampled to value its parent: a candidate for the answer, never a place to search from.
+    pub is_rollout: bool,
+    pub hidden_state: Option<Arc<[f32]>>,
+}
+
+fn sum(logprobs: &[TokenLogprobs]) -> f64 {
+    logprobs.iter().map(|token| f64::from(token.logprob)).sum()
+}
+
+/// All nodes in order of creation.
+#[derive(Debug, Clone)]
+pub struct Tree {
+    pub nodes: Vec<Node>,
+}
+
+impl Default for Tree {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Tree {
+    pub const ROOT: NodeId = 0;
+
+    /// Only the root: an answer without tokens.
+    pub fn new() -> Self {
+        let root = Node {
+            parent: None,
+            children: Vec::new(),
+            depth: 0,
+            branch_path: Vec::new(),
+            num_expansions: 0,
+            token_ids: Vec::new(),
+            text: String::new(),
+            num_tokens: 0,
+            logprob: 0.0,
+            logprobs: Vec::new(),
+            end: None,
+            score: None,
+            value: 0.0,
+            value_sum: 0.0,
+            visit_count: 0,
+            num_duplicates: 0,
+            is_pruned: false,
+            is_rollout: false,
+            hidden_state: None,
+        };
+        Self { nodes: vec![root] }
+    }
+
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id]
+    }
+
+    /// Adds a continuation of `parent`; one that repeats a sibling's text is merged into it. Returns the
+    /// node and whether it is new.
+    pub fn add(
+        &mut self,
+        parent: NodeId,
+        branch_path: Vec<u32>,
+        continuation: Continuation,
+    ) -> (NodeId, bool) {
+        let twin = self.nodes[parent].children.iter().copied().find(|id| {
+            let sibling = &self.nodes[*id];
+            sibling.end == continuation.end.terminal()
+                && sibling.text.trim_end() == continuation.text.trim_end()
+                && !sibling.is_rollout
+        });
+        if let Some(twin) = twin {
+            self.nodes[twin].num_duplicates += 1;
+            return (twin, false);
+        }
+        (self.push(parent, branch_path, continuation), true)
+    }
+
+    fn push(
+        &mut self,
+        parent: NodeId,
+        branch_path: Vec<u32>,
+        continuation: Continuation,
+    ) -> NodeId {
+        let above = &self.nodes[parent];
+        let node = Node {
+            parent: Some(parent),
+            children: Vec::new(),
+            depth: above.depth + 1,
+            branch_path,
+            num_expansions: 0,
+            num_tokens: above.num_tokens + continuation.token_ids.len(),
+            logprob: above.logprob + sum(&continuation.logprobs),
+            logprobs: continuation.logprobs,
+            end: continuation.end.terminal(),
+            token_ids: continuation.token_ids,
+            text: continuation.text,
+            score: None,
+            value: 0.0,
+            value_sum: 0.0,
+            visit_count: 0,
+            num_duplicates: 0,
+            is_pruned: false,
+            is_rollout: false,
+            hidden_state: continuation.hidden_state,
+        };
+        let id = self.nodes.len();
+        self.nodes.push(node);
+        self.nodes[parent].children.push(id);
+        id
+    }
+
+    /// Adds a whole answer that continues `parent`, see [`Node::is_rollout`].
+    pub fn add_rollout(
+        &mut self,
+        parent: NodeId,
+        branch_path: Vec<u32>,
+        continuation: Continuation,
+    ) -> NodeId {
+        let id = self.push(parent, branch_path, continuation);
+        self.nodes[id].is_rollout = true;
+        id
+    }
+
+    /// The children that a search may go on from.
+    pub fn selectable(&self, id: NodeId) -> impl Iterator<Item = NodeId> + '_ {
+        let children = self.nodes[id].children.iter().copied();
+        children.filter(|child| {
+            let child = &self.nodes[*child];
+            !child.is_rollout && !child.is_pruned
+        })
+    }
+
+    /// The nodes from the root's child down to `id`.
+    pub fn path(&self, id: NodeId) -> Vec<NodeId> {
+        let mut path = Vec::new();
+        let mut at = id;
+        while let Some(parent) = self.nodes[at].parent {
+            path.push(at);
+            at = parent;
+        }
+        path.reverse();
+        path
+    }
+
+    /// The answer up to `id`.
+    pub fn text(&self, id: NodeId) -> String {
+        let path = self.path(id);
+        path.iter()
+            .map(|id| self.nodes[*id].text.as_str())
+            .collect()
+    }
+
+    pub fn token_ids(&self, id: NodeId) -> Vec<TokenId> {
+        let path = self.path(id);
+        path.iter()
+            .flat_map(|id| self.nodes[*id].token_ids.iter().copied())
+            .collect()
+    }
+
+    pub fn logprobs(&self, id: NodeId) -> Vec<TokenLogprobs> {
+        let path = self.path(id);
+        path.iter()
+            .flat_map(|id| self.nodes[*id].logprobs.iter().cloned())
+            .collect()
+    }
+
+    /// The scores along the path to `id` as one number; 0 where none is.
+    pub fn aggregate(&self, id: NodeId, aggregate: Aggregate) -> f64 {
+        let path = self.path(id);
+        let scores: Vec<f64> = path.iter().filter_map(|id| self.nodes[*id].score).collect();
+        match aggregate {
+            _ if scores.is_empty() => 0.0,
+            Aggregate::Last => scores[scores.len() - 1],
+            Aggregate::Min => scores.iter().copied().fold(f64::INFINITY, f64::min),
+            Aggregate::Prod => scores.iter().product(),
+            Aggregate::Mean => scores.iter().sum::<f64>() / scores.len() as f64,
+        }
+    }
+
+    /// The nodes from `id` up to the root, both included.
+    pub fn ancestors(&self, id: NodeId) -> impl Iterator<Item = NodeId> + '_ {
+        std::iter::successors(Some(id), |at| self.nodes[*at].parent)
+    }
+
+    /// The last node that all of `ids` descend from.
+    pub fn common_ancestor(&self, ids: &[NodeId]) -> NodeId {
+        let Some((first, rest)) = ids.split_first() else {
+            return Self::ROOT;
+        };
+        let mut common = self.path(*first);
+        for id in rest {
+            let path = self.path(*id);
+            let shared = common.iter().zip(&path).take_while(|(a, b)| a == b).count();
+            common.truncate(shared);
+        }
+        common.last().copied().unwrap_or(Self::ROOT)
+    }
+
+    /// Panics unless parents, children, depths and token counts fit together.
+    pub fn check_invariants(&self) {
+        for (id, node) in self.nodes.iter().enumerate() {
+            match node.parent {
+                None => assert_eq!(id, Self::ROOT, "only the root has no parent"),
+                Some(parent) => {
+                    assert!(parent < id, "parents come first");
+                    let above = &self.nodes[parent];
+                    assert!(above.children.contains(&id), "a parent knows its children");
+                    assert!(above.end.is_none(), "an ended node has no children");
+                    assert_eq!(node.depth, above.depth + 1);
+                    assert_eq!(node.num_tokens, above.num_tokens + node.token_ids.len());
+                }
+            }
+            assert!((0.0..=1.0).contains(&node.value), "values lie in 0..=1");
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Searched trees as data: their record, and the values that a finished tree implies.
+
+mod record;
+mod values;
+
+pub use record::{NodeRecord, SCHEMA, TraceRecord};
+pub use values::{Target, infer_values};
