@@ -1,7 +1,8 @@
 //! Beam search over steps, and DVTS (diverse verifier tree search): independent subtrees, each following its
 //! own best child (search-and-learn).
 
-use super::context::{Cut, Search, SearchError, is_whole};
+use super::context::{Cut, Search};
+use super::outcome::{SearchError, is_whole};
 use super::spec::Strategy;
 use super::tree::{NodeId, Tree};
 

@@ -1,6 +1,7 @@
 //! Best-of-N: whole answers, each scored when it ends; a decisive score stops the rest.
 
-use super::context::{Cut, Search, SearchError, Stopped};
+use super::context::{Cut, Search};
+use super::outcome::{SearchError, Stopped};
 use super::policy::End;
 use super::tree::Tree;
 use crate::reward::Scorer;

@@ -6,43 +6,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::event::SearchEvent;
+use super::outcome::{SearchError, SearchOutcome, SearchStats, Stopped, is_whole, rank};
 use super::policy::{Continuation, End, Expansion, Finished, Policy, Running};
 use super::spec::{SearchSpec, Strategy};
 use super::step::StepRule;
-use super::tree::{Node, NodeId, Tree};
+use super::tree::{NodeId, Tree};
 use super::{beam, best_of_n, mcts, self_consistency, vm_mcts};
-use crate::engine::{EngineError, TokenId, TokenLogprobs};
-use crate::reward::{Candidate, Scorer, ScorerError, Weighted};
-
-/// Why a search ended before its strategy was through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Stopped {
-    /// Its tokens, scorer calls or time are spent.
-    Budget,
-    /// A value or a vote decided it.
-    Decided,
-}
-
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum SearchError {
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    #[error(transparent)]
-    Scorer(#[from] ScorerError),
-    #[error("the search's budget ended before it had one token")]
-    NoAnswer,
-}
-
-/// Counters of one search.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct SearchStats {
-    pub num_nodes: usize,
-    /// Generated tokens, discarded ones included.
-    pub num_tokens: u64,
-    pub scorer_calls: u64,
-    pub scorer_time: Duration,
-}
+use crate::reward::{Candidate, Scorer, Weighted};
 
 /// Where the samples of an expansion end.
 #[derive(Debug, Clone, Copy)]
@@ -69,26 +39,6 @@ impl Cut<'_> {
             Self::Never | Self::AfterStep(_) => None,
         }
     }
-}
-
-/// An answer with its place.
-#[derive(Debug, Clone)]
-pub struct Ranked {
-    pub node: NodeId,
-    pub text: String,
-    pub token_ids: Vec<TokenId>,
-    pub logprobs: Vec<TokenLogprobs>,
-    pub end: End,
-    pub value: f64,
-}
-
-/// The answers, best first, and the tree they come from.
-#[derive(Debug)]
-pub struct SearchOutcome {
-    pub answers: Vec<Ranked>,
-    pub tree: Tree,
-    pub stopped: Option<Stopped>,
-    pub stats: SearchStats,
 }
 
 /// One search while it runs.
@@ -145,7 +95,7 @@ impl<'a> Search<'a> {
         self.finish_one().await?;
         self.stats.num_nodes = self.tree.nodes.len() - 1;
         self.stats.num_tokens = self.policy.num_tokens();
-        let answers = self.ranking();
+        let answers = rank(&self.tree);
         if answers.is_empty() {
             return Err(SearchError::NoAnswer);
         }
@@ -293,7 +243,7 @@ impl<'a> Search<'a> {
         (node, is_new)
     }
 
-    /// Adds sample `index` of the node's latest expansion, see [`Node::is_rollout`].
+    /// Adds sample `index` of the node's latest expansion, see [`super::tree::Node::is_rollout`].
     pub(super) fn add_rollout(
         &mut self,
         parent: NodeId,
@@ -457,58 +407,4 @@ impl<'a> Search<'a> {
         let children = self.expand(&[(best, 1)], Cut::Never).await?;
         self.score(&children.concat()).await
     }
-
-    /// Whole answers by value, then by likelihood; without any, what was cut, the longest first.
-    fn ranking(&self) -> Vec<Ranked> {
-        let tree = &self.tree;
-        let leaves = (1..tree.nodes.len()).filter(|id| {
-            let node = tree.node(*id);
-            is_whole(node.end) || (node.children.is_empty() && !node.is_pruned)
-        });
-        let (whole, cut): (Vec<_>, Vec<_>) = leaves.partition(|id| is_whole(tree.node(*id).end));
-        let key = |id: &NodeId| {
-            let node = tree.node(*id);
-            (node.value, node.logprob / node.num_tokens.max(1) as f64)
-        };
-        let mut order = whole;
-        if order.is_empty() {
-            order = cut;
-            order.sort_by_key(|id| std::cmp::Reverse(tree.node(*id).num_tokens));
-        } else {
-            order.sort_by(|a, b| {
-                let ((va, la), (vb, lb)) = (key(a), key(b));
-                vb.total_cmp(&va).then(lb.total_cmp(&la))
-            });
-        }
-        let ranked = order.into_iter().map(|node| Ranked {
-            node,
-            text: tree.text(node),
-            token_ids: tree.token_ids(node),
-            logprobs: tree.logprobs(node),
-            end: tree.node(node).end.unwrap_or(End::Cut),
-            value: tree.node(node).value,
-        });
-        ranked.collect()
-    }
-}
-
-/// Whether a node's end is that of an answer: its own, or the longest that was allowed.
-pub(super) fn is_whole(end: Option<End>) -> bool {
-    matches!(end, Some(End::Stop | End::Length))
-}
-
-/// The node with the highest key, the first of equals: a search replays exactly.
-pub(super) fn best_by(
-    tree: &Tree,
-    ids: impl Iterator<Item = NodeId>,
-    key: impl Fn(&Node) -> f64,
-) -> Option<NodeId> {
-    let mut best: Option<(NodeId, f64)> = None;
-    for id in ids {
-        let value = key(tree.node(id));
-        if best.is_none_or(|(_, highest)| value > highest) {
-            best = Some((id, value));
-        }
-    }
-    best.map(|(id, _)| id)
 }

@@ -1,7 +1,8 @@
 //! ReST-MCTS* (arXiv 2406.03816, section 3.3 and the released code): value-guided selection, expansion by
 //! sampled steps, a greedy roll-out, back-propagation of visit-weighted means.
 
-use super::context::{Cut, Search, SearchError, best_by, is_whole};
+use super::context::{Cut, Search};
+use super::outcome::{SearchError, best_by, is_whole};
 use super::tree::{NodeId, Tree};
 
 /// What an unvisited child's bound adds: a constant, so that a high value wins among them.

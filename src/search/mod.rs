@@ -7,6 +7,7 @@ mod context;
 mod engine_policy;
 mod event;
 mod mcts;
+mod outcome;
 mod policy;
 #[doc(hidden)]
 pub mod scripted;
@@ -16,9 +17,10 @@ mod step;
 mod tree;
 mod vm_mcts;
 
-pub use context::{Ranked, Search, SearchError, SearchOutcome, SearchStats, Stopped};
+pub use context::Search;
 pub use engine_policy::EnginePolicy;
 pub use event::SearchEvent;
+pub use outcome::{Ranked, SearchError, SearchOutcome, SearchStats, Stopped};
 pub use policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, Running};
 pub use spec::{
     Aggregate, BudgetSpec, OneOrMany, SearchRequest, SearchSpec, SpecError, StepSpec, Strategy,

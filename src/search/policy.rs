@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
-use super::context::SearchError;
+use super::outcome::SearchError;
 use super::step::StepRule;
 use crate::engine::{TokenId, TokenLogprobs};
 

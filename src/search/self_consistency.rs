@@ -1,8 +1,9 @@
 //! Self-consistency (arXiv 2203.11171): the answer that most samples agree on. Sampling stops when the vote
 //! is decided (Adaptive-Consistency, arXiv 2305.11860).
 
-use super::context::{Cut, Search, SearchError, Stopped, is_whole};
+use super::context::{Cut, Search};
 use super::event::SearchEvent;
+use super::outcome::{SearchError, Stopped, is_whole};
 use super::policy::End;
 use super::tree::{NodeId, Tree};
 use crate::reward::{Scorer, answer_key};

@@ -1,7 +1,8 @@
 //! VM-MCTS of ReST-RL (arXiv 2508.19576 and the released code): the policy always samples whole answers, the
 //! first step of each is an action, and every answer is a candidate for the final one.
 
-use super::context::{Cut, Search, SearchError, best_by, is_whole};
+use super::context::{Cut, Search};
+use super::outcome::{SearchError, best_by, is_whole};
 use super::policy::{Continuation, End};
 use super::tree::{NodeId, Tree};
 

@@ -305,30 +305,41 @@ fn auc(examples: &[&Example], values: &[f32]) -> f64 {
     sum / (right.len() * wrong.len()).max(1) as f64
 }
 
+/// A whole answer of a held-out prompt.
+struct Choice {
+    value: f32,
+    likelihood: f32,
+    outcome: f64,
+}
+
 /// Best-of-N on each held-out prompt.
 fn choices(mut report: Report, examples: &[&Example], values: &[f32]) -> Report {
-    let mut groups: HashMap<usize, Vec<(f32, f32, f64)>> = HashMap::new();
+    let mut groups: HashMap<usize, Vec<Choice>> = HashMap::new();
     for (example, value) in examples.iter().zip(values) {
         if let Some(outcome) = example.outcome {
-            let answers = groups.entry(example.group).or_default();
-            answers.push((*value, example.likelihood, f64::from(outcome)));
+            groups.entry(example.group).or_default().push(Choice {
+                value: *value,
+                likelihood: example.likelihood,
+                outcome: f64::from(outcome),
+            });
         }
     }
     groups.retain(|_, answers| answers.len() > 1);
-    let best = |answers: &[(f32, f32, f64)], key: fn(&(f32, f32, f64)) -> f32| {
-        let best = answers.iter().max_by(|a, b| key(a).total_cmp(&key(b)));
-        best.map_or(0.0, |(_, _, outcome)| *outcome)
+    let share_right = |key: fn(&Choice) -> f32| {
+        let best = groups.values().filter_map(|answers| {
+            let best = answers.iter().max_by(|a, b| key(a).total_cmp(&key(b)));
+            best.map(|choice| choice.outcome)
+        });
+        best.sum::<f64>() / groups.len().max(1) as f64
     };
-    let mean_of = |choose: &dyn Fn(&[(f32, f32, f64)]) -> f64| {
-        groups.values().map(|answers| choose(answers)).sum::<f64>() / groups.len().max(1) as f64
-    };
-    report.num_choices = groups.len();
-    report.chosen_by_head = mean_of(&|answers| best(answers, |(value, _, _)| *value));
-    report.chosen_by_likelihood =
-        mean_of(&|answers| best(answers, |(_, likelihood, _)| *likelihood));
-    report.chosen_at_random = mean_of(&|answers| {
-        answers.iter().map(|(_, _, outcome)| outcome).sum::<f64>() / answers.len() as f64
+    let means = groups.values().map(|answers| {
+        let outcomes = answers.iter().map(|choice| choice.outcome);
+        outcomes.sum::<f64>() / answers.len() as f64
     });
+    report.num_choices = groups.len();
+    report.chosen_by_head = share_right(|choice| choice.value);
+    report.chosen_by_likelihood = share_right(|choice| choice.likelihood);
+    report.chosen_at_random = means.sum::<f64>() / groups.len().max(1) as f64;
     report
 }
 

@@ -1,29 +1,28 @@
 //! From a checked request with a `search` object to its answer.
 
-use std::convert::Infallible;
+mod record;
+mod stream;
+
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axum::Json;
-use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::error::ApiError;
-use super::generation::{CHUNK_BUFFER, Delta, Generation, KEEP_ALIVE, Wire};
-use super::openai::params::count;
-use super::openai::{chat, completions};
-use super::state::{AppState, Served, unix_time};
+use crate::api::error::ApiError;
+use crate::api::generation::{Delta, Generation, Wire, envelope};
+use crate::api::openai::params::count;
+use crate::api::openai::{chat, completions};
+use crate::api::state::{AppState, Served, unix_time};
 use crate::engine::{TokenBudget, TokenLogprobs};
 use crate::reward::{self, Scorer, Weighted};
 use crate::search::{
-    End, EnginePolicy, Node, Ranked, Search, SearchError, SearchEvent, SearchOutcome,
-    SearchRequest, SearchSpec, Stopped,
+    End, EnginePolicy, Ranked, Search, SearchError, SearchEvent, SearchOutcome, SearchRequest,
+    SearchSpec, Stopped,
 };
-use crate::trace::{NodeRecord, SCHEMA, TraceRecord};
 
 /// Temperature of a search that names none (ReST-MCTS*): samples of one prompt must differ.
 const DEFAULT_TEMPERATURE: f32 = 0.7;
@@ -45,7 +44,7 @@ struct Job {
 }
 
 /// Runs a search and answers as the client asked.
-pub(super) async fn answer(
+pub(in crate::api) async fn answer(
     state: &AppState,
     generation: Generation,
     request: SearchRequest,
@@ -53,7 +52,7 @@ pub(super) async fn answer(
     let is_stream = generation.shared.stream;
     let job = Job::new(state, generation, &request)?;
     if is_stream {
-        return Ok(stream(state.clone(), job));
+        return Ok(stream::stream(state.clone(), job));
     }
     let outcome = job.run(None).await?;
     Ok(Json(job.whole(state, &outcome)).into_response())
@@ -210,29 +209,8 @@ impl Job {
         summary
     }
 
-    /// The searched tree as data.
-    fn record(&self, state: &AppState, outcome: &SearchOutcome) -> TraceRecord {
-        let is_outcome = self.scorer.as_ref().is_some_and(Scorer::is_decisive);
-        TraceRecord {
-            schema: SCHEMA.to_owned(),
-            id: self.trace_id.clone(),
-            model: state.model_name().to_owned(),
-            created: self.created,
-            strategy: self.spec.strategy.name().to_owned(),
-            seed: self.policy.params.seed,
-            tags: self.spec.tags.clone(),
-            prompt_token_ids: self.policy.prompt_token_ids.clone(),
-            nodes: outcome
-                .tree
-                .nodes
-                .iter()
-                .map(|node| node_record(node, is_outcome))
-                .collect(),
-        }
-    }
-
     fn envelope(&self, state: &AppState, choices: Vec<Value>, is_chunk: bool) -> Value {
-        super::generation::envelope(
+        envelope(
             state.model_name(),
             &self.id,
             self.created,
@@ -360,169 +338,4 @@ fn check_combination(generation: &Generation) -> Result<(), ApiError> {
         );
     }
     Ok(())
-}
-
-/// `is_outcome`: scores of whole answers say whether they are right.
-fn node_record(node: &Node, is_outcome: bool) -> NodeRecord {
-    let end = node.end.map(|end| match end {
-        End::Stop => "stop",
-        End::Length => "length",
-        End::Cut | End::Step => "cut",
-    });
-    NodeRecord {
-        parent: node.parent,
-        token_ids: node.token_ids.clone(),
-        text: node.text.clone(),
-        end: end.map(str::to_owned),
-        logprob: node.logprob,
-        score: node.score,
-        outcome: node.score.filter(|_| is_outcome && end.is_some()),
-        value: node.value,
-        visit_count: node.visit_count,
-        is_pruned: node.is_pruned,
-        is_rollout: node.is_rollout,
-        num_duplicates: node.num_duplicates,
-        branch_path: node.branch_path.clone(),
-    }
-}
-
-/// Sends progress while the search runs, then the answer.
-fn stream(state: AppState, job: Job) -> Response {
-    let (sender, receiver) = mpsc::channel::<Result<Event, Infallible>>(CHUNK_BUFFER);
-    tokio::spawn(async move {
-        // Leaving this function drops the search, which aborts its branches.
-        tokio::select! {
-            () = write(&state, &job, &sender) => {}
-            () = sender.closed() => {}
-        }
-    });
-    Sse::new(ReceiverStream::new(receiver))
-        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
-        .into_response()
-}
-
-type EventSender = mpsc::Sender<Result<Event, Infallible>>;
-
-async fn send(sender: &EventSender, chunk: &Value) {
-    let _ = sender
-        .send(Ok(Event::default().data(chunk.to_string())))
-        .await;
-}
-
-async fn write(state: &AppState, job: &Job, sender: &EventSender) {
-    let (event_sender, mut events) = mpsc::unbounded_channel();
-    let search = job.run(Some(event_sender));
-    tokio::pin!(search);
-    let mut writer = Writer {
-        state,
-        job,
-        sender,
-        num_sent: 0,
-        is_started: false,
-    };
-    let outcome = loop {
-        tokio::select! {
-            biased;
-            Some(event) = events.recv() => writer.event(event).await,
-            outcome = &mut search => break outcome,
-        }
-    };
-    while let Ok(event) = events.try_recv() {
-        writer.event(event).await;
-    }
-    match outcome {
-        Ok(outcome) => writer.finish(&outcome).await,
-        Err(error) => send(sender, &error.body()).await,
-    }
-}
-
-/// Writes the chunks of one search.
-struct Writer<'a> {
-    state: &'a AppState,
-    job: &'a Job,
-    sender: &'a EventSender,
-    /// Bytes of the first choice that were sent.
-    num_sent: usize,
-    is_started: bool,
-}
-
-impl Writer<'_> {
-    async fn chunk(&self, choices: Vec<Value>) {
-        let mut chunk = self.job.envelope(self.state, choices, true);
-        if self.job.include_usage {
-            chunk["usage"] = Value::Null;
-        }
-        send(self.sender, &chunk).await;
-    }
-
-    async fn event(&mut self, event: SearchEvent) {
-        if let SearchEvent::Agreed { text } = &event {
-            // With one choice, what all branches share is part of the answer already.
-            if self.job.n == 1 {
-                self.num_sent += text.len();
-                self.text(0, text.clone(), None, Value::Null).await;
-            }
-            return;
-        }
-        if self.job.spec.stream_events {
-            let mut chunk = self.job.envelope(self.state, Vec::new(), true);
-            chunk["search_event"] = json!(event);
-            send(self.sender, &chunk).await;
-        }
-    }
-
-    async fn text(
-        &mut self,
-        index: usize,
-        text: String,
-        finish_reason: Option<&'static str>,
-        logprobs: Value,
-    ) {
-        let is_first = index > 0 || !std::mem::replace(&mut self.is_started, true);
-        let delta = |text: String, finish_reason| Delta {
-            text,
-            finish_reason,
-            stop_reason: None,
-        };
-        if self.job.wire == Wire::Completion {
-            let body = completions::choice_json(index, &delta(text, finish_reason), logprobs);
-            return self.chunk(vec![body]).await;
-        }
-        if is_first {
-            let role = delta(String::new(), None);
-            self.chunk(vec![chat::chunk_json(index, &role, true, Value::Null)])
-                .await;
-        }
-        if !text.is_empty() || !logprobs.is_null() {
-            let body = chat::chunk_json(index, &delta(text, None), false, logprobs);
-            self.chunk(vec![body]).await;
-        }
-        if finish_reason.is_some() {
-            let end = delta(String::new(), finish_reason);
-            self.chunk(vec![chat::chunk_json(index, &end, false, Value::Null)])
-                .await;
-        }
-    }
-
-    async fn finish(mut self, outcome: &SearchOutcome) {
-        let job = self.job;
-        for (index, answer) in job.returned(outcome).iter().enumerate() {
-            let sent = if index == 0 { self.num_sent } else { 0 };
-            let rest = answer.text.get(sent..).unwrap_or_default().to_owned();
-            let logprobs = self
-                .state
-                .served()
-                .map_or(Value::Null, |served| job.logprobs(served, answer));
-            self.text(index, rest, Some(finish_reason(answer.end)), logprobs)
-                .await;
-        }
-        let mut summary = job.envelope(self.state, Vec::new(), true);
-        summary["search"] = job.summary(self.state, outcome);
-        if job.include_usage {
-            summary["usage"] = job.usage(outcome);
-        }
-        send(self.sender, &summary).await;
-        job.count(self.state, outcome);
-        let _ = self.sender.send(Ok(Event::default().data("[DONE]"))).await;
-    }
 }
