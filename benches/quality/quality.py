@@ -70,6 +70,8 @@ def latest(rows):
 
 def read_problems(args):
     """The problems that the run or report is about."""
+    if not Path(args.problems).is_file():
+        sys.exit(f"there is no file {args.problems}; problems.py makes it")
     problems = [row for row in read_lines(args.problems) if not args.only_tested or row.get("public_tests")]
     return problems[: args.limit]
 
