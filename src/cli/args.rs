@@ -259,6 +259,12 @@ pub struct ChatArgs {
     /// System message
     #[arg(long, short)]
     pub system: Option<String>,
+    /// Search for the answer: a strategy (mcts, beam, best_of_n, ...) or a search object as JSON
+    #[arg(long, value_name = "STRATEGY")]
+    pub search: Option<String>,
+    /// Draw the searched tree after the answer
+    #[arg(long, requires = "search")]
+    pub show_tree: bool,
     #[arg(long, default_value_t = 0.7)]
     pub temperature: f64,
     #[arg(long, default_value_t = 1024)]

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::args::{ChatArgs, EngineArgs};
+use super::chat_search::{self, SearchProgress};
 use super::setup;
 use crate::api::{AppState, ServerConfig, serve};
 use crate::model::catalogue::{DEFAULT_MODEL, home};
@@ -159,17 +160,21 @@ impl Session {
     async fn ask(&mut self, message: &str) -> anyhow::Result<()> {
         self.messages
             .push(json!({"role": "user", "content": message}));
+        let mut body = json!({
+            "model": self.model,
+            "messages": self.messages,
+            "stream": true,
+            "stream_options": {"include_usage": true},
+            "temperature": self.args.temperature,
+            "max_tokens": self.args.max_tokens,
+        });
+        if let Some(search) = &self.args.search {
+            body["search"] = chat_search::request(search, self.args.show_tree)?;
+        }
         let mut request = self
             .client
             .post(format!("{}/v1/chat/completions", self.url))
-            .json(&json!({
-                "model": self.model,
-                "messages": self.messages,
-                "stream": true,
-                "stream_options": {"include_usage": true},
-                "temperature": self.args.temperature,
-                "max_tokens": self.args.max_tokens,
-            }));
+            .json(&body);
         if let Some(key) = &self.args.api_key {
             request = request.bearer_auth(key);
         }
@@ -192,14 +197,19 @@ impl Session {
                     .unwrap_or("the server refused")
             );
         }
-        let answer = print_answer(response, started).await?;
+        let progress = self.args.search.as_ref().map(|_| SearchProgress::new());
+        let answer = print_answer(response, started, progress).await?;
         self.messages
             .push(json!({"role": "assistant", "content": answer}));
         Ok(())
     }
 }
 
-async fn print_answer(response: reqwest::Response, started: Instant) -> anyhow::Result<String> {
+async fn print_answer(
+    response: reqwest::Response,
+    started: Instant,
+    mut progress: Option<SearchProgress>,
+) -> anyhow::Result<String> {
     let mut bytes = response.bytes_stream();
     let (mut buffer, mut answer) = (Vec::new(), String::new());
     let (mut first, mut num_tokens) = (None, 0);
@@ -215,13 +225,19 @@ async fn print_answer(response: reqwest::Response, started: Instant) -> anyhow::
             let Some(data) = line.strip_prefix(b"data: ") else {
                 continue;
             };
-            let Ok(event) = serde_json::from_slice::<Value>(data) else {
+            let Ok(mut event) = serde_json::from_slice::<Value>(data) else {
                 continue;
             };
+            if let Some(progress) = &mut progress {
+                progress.take(&mut event);
+            }
             if let Some(message) = event["error"]["message"].as_str() {
                 bail!("{message}");
             }
             if let Some(text) = event["choices"][0]["delta"]["content"].as_str() {
+                if let Some(progress) = &progress {
+                    progress.clear();
+                }
                 first.get_or_insert_with(Instant::now);
                 print!("{text}");
                 std::io::stdout().flush()?;
@@ -233,7 +249,12 @@ async fn print_answer(response: reqwest::Response, started: Instant) -> anyhow::
         }
     }
     println!();
-    if std::io::stdout().is_terminal() && num_tokens > 0 {
+    if let Some(report) = progress.and_then(|progress| {
+        progress.clear();
+        progress.report()
+    }) {
+        eprintln!("{report}");
+    } else if std::io::stdout().is_terminal() && num_tokens > 0 {
         let first = first.unwrap_or(started);
         let rate = num_tokens as f64 / first.elapsed().as_secs_f64().max(1e-9);
         let ttft = (first - started).as_secs_f64();

@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod chat;
+mod chat_search;
 mod config_file;
 mod models;
 mod progress;

@@ -54,6 +54,19 @@ check("completions", completion.choices[0].text.startswith("The capital of Franc
 check("completions logprobs", len(completion.choices[0].logprobs.tokens) > 4)
 check("extra body", chat(extra_body={"search": {"strategy": "none"}, "min_p": 0.1}).choices[0].message.content == answer)
 
+for strategy in ["self_consistency", "best_of_n", "beam", "dvts", "mcts", "vm_mcts"]:
+    search = {"strategy": strategy, "n": 4, "branch": 2, "iterations": 3, "step": {"max_tokens": 8}, "budget": {"tokens": 160}}
+    options = {"temperature": 0.7, "seed": 4, "extra_body": {"search": search}}
+    found = chat(**options)
+    check(strategy, found.choices[0].message.content and found.search["strategy"] == strategy, found)
+    check(f"{strategy} budget", 0 < found.usage.completion_tokens <= 160, found.usage)
+    parts = list(chat(**options, stream=True))
+    text = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
+    check(f"{strategy} stream", text == found.choices[0].message.content, text)
+check("model preset", chat(model=f"{model}:best_of_n", temperature=0.7).search["strategy"] == "best_of_n")
+check("effort", chat(reasoning_effort="medium", temperature=0.7).search["strategy"] == "self_consistency")
+bad_search = raises(openai.BadRequestError, lambda: chat(temperature=0.7, extra_body={"search": {"strategy": "guess"}}))
+check("bad search", bad_search is not None and bad_search.param == "search.strategy", bad_search)
 error = raises(openai.BadRequestError, lambda: chat(temperature=7))
 check("bad request", error is not None and error.param == "temperature", error)
 check("bad model", raises(openai.NotFoundError, lambda: chat(model="nope")) is not None)

@@ -1,0 +1,120 @@
+//! A searched tree as text for a terminal.
+
+use std::fmt::Write;
+
+use super::record::{NodeRecord, TraceRecord};
+
+/// Characters of a step that are shown.
+const PREVIEW_CHARS: usize = 64;
+
+/// One line a node: value, visits, a preview of its text, how it ended; `*` marks the best whole answer.
+pub fn render(trace: &TraceRecord) -> String {
+    let mut children = vec![Vec::new(); trace.nodes.len()];
+    for (id, node) in trace.nodes.iter().enumerate() {
+        if let Some(parent) = node.parent.filter(|parent| *parent < id) {
+            children[parent].push(id);
+        }
+    }
+    let whole = (1..trace.nodes.len())
+        .filter(|id| matches!(trace.nodes[*id].end.as_deref(), Some("stop" | "length")));
+    let best = whole.rev().max_by(|a, b| {
+        let value = |id: usize| trace.nodes[id].value;
+        value(*a).total_cmp(&value(*b))
+    });
+    let mut text = format!(
+        "{} ({} nodes)\n",
+        trace.strategy,
+        trace.nodes.len().max(1) - 1
+    );
+    // A stack instead of recursion: a trace may be deep.
+    let mut stack: Vec<(usize, String, bool)> = Vec::new();
+    let push = |stack: &mut Vec<(usize, String, bool)>, id: usize, indent: &str| {
+        for (index, child) in children[id].iter().rev().enumerate() {
+            stack.push((*child, indent.to_owned(), index == 0));
+        }
+    };
+    if !trace.nodes.is_empty() {
+        push(&mut stack, 0, "");
+    }
+    while let Some((id, indent, is_last)) = stack.pop() {
+        let branch = if is_last { "└─" } else { "├─" };
+        let mark = if best == Some(id) { "*" } else { "" };
+        let _ = writeln!(text, "{indent}{branch} {mark}{}", line(&trace.nodes[id]));
+        let deeper = format!("{indent}{}", if is_last { "   " } else { "│  " });
+        push(&mut stack, id, &deeper);
+    }
+    text
+}
+
+fn line(node: &NodeRecord) -> String {
+    let mut line = format!("{:.2}", node.value);
+    if node.visit_count > 0 {
+        let _ = write!(line, " ×{}", node.visit_count);
+    }
+    let words = node.text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let preview: String = words.chars().take(PREVIEW_CHARS).collect();
+    let dots = if words.chars().count() > PREVIEW_CHARS {
+        "…"
+    } else {
+        ""
+    };
+    // Control characters of a model's text must not reach the terminal.
+    let preview: String = preview.chars().filter(|c| !c.is_control()).collect();
+    let _ = write!(line, " {preview}{dots}");
+    for (is_so, word) in [
+        (node.is_rollout, "roll-out"),
+        (node.is_pruned, "pruned"),
+        (node.end.as_deref() == Some("length"), "too long"),
+        (node.end.as_deref() == Some("cut"), "cut"),
+    ] {
+        if is_so {
+            let _ = write!(line, " [{word}]");
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trees_are_drawn_with_their_values() {
+        let node = |parent: Option<usize>, text: &str, value: f64, end: Option<&str>| NodeRecord {
+            parent,
+            token_ids: vec![1],
+            text: text.to_owned(),
+            end: end.map(str::to_owned),
+            logprob: 0.0,
+            score: None,
+            outcome: None,
+            value,
+            visit_count: 1,
+            is_pruned: false,
+            is_rollout: false,
+            num_duplicates: 0,
+            branch_path: Vec::new(),
+        };
+        let trace = TraceRecord {
+            schema: super::super::SCHEMA.to_owned(),
+            id: "t".to_owned(),
+            model: "m".to_owned(),
+            created: 0,
+            strategy: "mcts".to_owned(),
+            seed: 0,
+            tags: Vec::new(),
+            prompt_token_ids: Vec::new(),
+            nodes: vec![
+                node(None, "", 0.5, None),
+                node(Some(0), "First\n step", 0.5, None),
+                node(Some(1), "right \u{1b}[31m", 0.9, Some("stop")),
+                node(Some(0), "cut off", 0.1, Some("cut")),
+            ],
+        };
+        let expected = "mcts (3 nodes)\n\
+            ├─ 0.50 ×1 First step\n\
+            │  └─ *0.90 ×1 right [31m\n\
+            └─ 0.10 ×1 cut off [cut]\n";
+        assert_eq!(render(&trace), expected);
+    }
+}
