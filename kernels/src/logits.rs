@@ -34,6 +34,17 @@ pub fn weigh(logits: &[f32], shift: f32, weights: &mut Vec<f32>, sums: &mut Vec<
     sums.iter().sum()
 }
 
+/// The sum of [`weigh`], without keeping the weights.
+pub fn sum_exp(logits: &[f32], shift: f32) -> f64 {
+    let mut weights = [0.0; CHUNK];
+    let sums = logits.chunks(CHUNK).map(|chunk| {
+        let mut sum = 0.0;
+        cpu::weigh(chunk, shift, &mut weights[..chunk.len()], &mut sum);
+        sum
+    });
+    sums.sum()
+}
+
 /// The ids of the `count` largest values, descending, ties to the lower id.
 pub fn top(values: &[f32], count: usize) -> Vec<u32> {
     /// Values skipped together when none is large enough.

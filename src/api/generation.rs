@@ -47,6 +47,8 @@ pub(super) struct Generation {
     /// The prompts' texts when they are to be echoed.
     pub echo: Vec<String>,
     pub wire: Wire,
+    /// What is asked, for rewards that read it.
+    pub question: String,
     pub tenant: Tenant,
     pub deadline: Instant,
 }

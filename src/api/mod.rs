@@ -6,10 +6,12 @@ pub mod config;
 pub mod error;
 mod generation;
 mod health;
+mod judge;
 pub mod metrics;
 pub mod openai;
 pub mod openapi;
 mod presets;
+mod score;
 mod searching;
 mod state;
 mod tokenize;
@@ -27,6 +29,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 pub use config::ServerConfig;
+pub use judge::ModelJudge;
 pub use state::{AppState, Served};
 
 /// Every route. Authentication covers all but health, readiness and, by flag, metrics.
@@ -35,6 +38,7 @@ pub fn router(state: AppState) -> Router {
     let mut router = Router::new()
         .route("/v1/chat/completions", post(openai::chat::create))
         .route("/v1/completions", post(openai::completions::create))
+        .route("/v1/score", post(score::score))
         .route("/v1/models", get(openai::models::list))
         .route("/v1/models/{id}", get(openai::models::retrieve))
         .route("/tokenize", post(tokenize::tokenize))

@@ -15,6 +15,7 @@ use super::state::AppState;
     paths(
         super::openai::chat::create,
         super::openai::completions::create,
+        super::score::score,
         super::openai::models::list,
         super::openai::models::retrieve,
         super::tokenize::tokenize,

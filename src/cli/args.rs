@@ -221,6 +221,22 @@ pub struct ServeArgs {
         help_heading = "Search"
     )]
     pub value_head: Option<PathBuf>,
+    /// Server that scores answers for the reward `http`
+    #[arg(
+        long,
+        env = "PONDER_REWARD_URL",
+        value_name = "URL",
+        help_heading = "Search"
+    )]
+    pub reward_url: Option<String>,
+    /// Milliseconds that one call of the reward server may take
+    #[arg(
+        long,
+        env = "PONDER_REWARD_TIMEOUT_MS",
+        default_value_t = 10_000,
+        help_heading = "Search"
+    )]
+    pub reward_timeout_ms: u64,
     /// Let requests run Python tests on the model's code, in a sandbox
     #[arg(long, env = "PONDER_ALLOW_CODE_EXECUTION", help_heading = "Search")]
     pub allow_code_execution: bool,

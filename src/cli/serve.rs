@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ponder_sandbox::{Limits, Sandbox};
@@ -14,7 +14,7 @@ use super::args::ServeArgs;
 use super::setup;
 use crate::api::config::DEFAULT_MAX_BODY_BYTES;
 use crate::api::{AppState, Served, ServerConfig, serve};
-use crate::reward::{PythonRunner, RewardResources, ValueHead};
+use crate::reward::{PythonRunner, RewardServer, ValueHead};
 
 /// Programs of the code verifier that run at once: they share the cores with the engine.
 const PARALLEL_PROGRAMS: usize = 2;
@@ -64,10 +64,16 @@ fn load(args: &ServeArgs) -> anyhow::Result<Served> {
         }
         None => None,
     };
-    served.rewards = RewardResources {
-        python,
-        value_head: value_head.map(Arc::new),
+    let reward_server = match &args.reward_url {
+        Some(url) => {
+            let timeout = Duration::from_millis(args.reward_timeout_ms);
+            Some(Arc::new(RewardServer::new(url, timeout)?))
+        }
+        None => None,
     };
+    served.rewards.python = python;
+    served.rewards.value_head = value_head.map(Arc::new);
+    served.rewards.reward_server = reward_server;
     Ok(served)
 }
 

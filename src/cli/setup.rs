@@ -8,11 +8,11 @@ use anyhow::Context;
 
 use super::args::EngineArgs;
 use super::progress::Bar;
-use crate::api::Served;
+use crate::api::{ModelJudge, Served};
 use crate::engine::{EngineHandle, EngineOptions, GenerateRequest, SamplingParams, StreamEvent};
 use crate::model::catalogue::{self, Source};
 use crate::model::{LoadOptions, ModelFiles, OperatorTimes, load};
-use crate::reward::RewardResources;
+use crate::reward::{Judge, RewardResources};
 use crate::text::{ChatTemplate, Tokenizer};
 
 /// KV memory when neither a flag nor the operating system says how much there is.
@@ -105,11 +105,22 @@ pub(super) fn start_with(
     let config = options.resolve(model.info())?;
     let engine = EngineHandle::start(model, config)?;
     warm_up(&engine)?;
+    let judge = chat_template.clone().map(|chat_template| {
+        let judge: Arc<dyn Judge> = Arc::new(ModelJudge {
+            engine: engine.clone(),
+            tokenizer: tokenizer.clone(),
+            chat_template,
+        });
+        judge
+    });
     Ok(Served {
         engine,
         tokenizer,
         chat_template,
-        rewards: RewardResources::default(),
+        rewards: RewardResources {
+            judge,
+            ..RewardResources::default()
+        },
     })
 }
 

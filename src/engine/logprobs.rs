@@ -1,14 +1,13 @@
 //! Log-probabilities of the model's unmodified logits.
 
-use ponder_kernels::logits::{argmax, top, weigh};
+use ponder_kernels::logits::{argmax, sum_exp, top};
 
 use super::request::{TokenId, TokenLogprobs};
 
 /// The log of the sum of exponentials, or `None` when the row is not finite.
 pub(super) fn log_sum_exp(logits: &[f32]) -> Option<f64> {
     let (_, max) = argmax(logits).filter(|(_, max)| max.is_finite())?;
-    let sum = weigh(logits, max, &mut Vec::new(), &mut Vec::new());
-    let result = f64::from(max) + sum.ln();
+    let result = f64::from(max) + sum_exp(logits, max).ln();
     result.is_finite().then_some(result)
 }
 

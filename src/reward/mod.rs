@@ -2,8 +2,10 @@
 //! hands it candidates and gets numbers back.
 
 mod answer;
+mod judge;
 mod likelihood;
 mod majority;
+mod remote;
 mod spec;
 mod value_head;
 pub mod verifier;
@@ -14,8 +16,10 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 
 pub use answer::answer_key;
+pub use judge::{Judge, JudgeScorer};
 pub use likelihood::Likelihood;
 pub use majority::Majority;
+pub use remote::{RemoteScorer, RewardServer};
 pub use spec::{RewardResources, RewardSpec, RewardSpecError, build};
 pub use value_head::{ValueHead, ValueHeadError, tensors as head_tensors};
 pub use verifier::python::PythonRunner;

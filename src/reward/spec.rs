@@ -10,7 +10,9 @@ use utoipa::ToSchema;
 use super::value_head::{ValueHead, ValueHeadScorer};
 use super::verifier::TextCheck;
 use super::verifier::python::{PythonRunner, PythonTests};
-use super::{Likelihood, Majority, Scorer, Weighted};
+use super::{
+    Judge, JudgeScorer, Likelihood, Majority, RemoteScorer, RewardServer, Scorer, Weighted,
+};
 
 const MAX_REWARDS: usize = 8;
 const MAX_TESTS: usize = 256;
@@ -24,6 +26,8 @@ pub struct RewardResources {
     /// Present when the operator allows running code.
     pub python: Option<PythonRunner>,
     pub value_head: Option<Arc<ValueHead>>,
+    pub judge: Option<Arc<dyn Judge>>,
+    pub reward_server: Option<Arc<RewardServer>>,
 }
 
 impl RewardResources {
@@ -40,7 +44,7 @@ impl RewardResources {
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RewardSpec {
-    /// `likelihood`, `majority`, `verifier` or `value_head`.
+    /// `likelihood`, `majority`, `verifier`, `value_head`, `judge` or `http`.
     pub kind: String,
     /// Share in the mean when there are several; 1 by default.
     pub weight: Option<f64>,
@@ -58,6 +62,8 @@ pub struct RewardSpec {
     pub tests: Option<Vec<String>>,
     /// Put before the answer's code (`python`).
     pub prefix: Option<String>,
+    /// What a `judge` is asked: ends with a yes-or-no question.
+    pub instruction: Option<String>,
 }
 
 /// What must change; `param` is relative to the reward, as `[0].tests`.
@@ -75,10 +81,11 @@ fn invalid<T>(param: &str, message: impl Into<String>) -> Result<T, RewardSpecEr
     })
 }
 
-/// The scorer of a list of rewards.
+/// The scorer of a list of rewards, for answers to `question`.
 pub fn build(
     specs: &[RewardSpec],
     resources: &RewardResources,
+    question: &str,
 ) -> Result<Weighted, RewardSpecError> {
     if specs.is_empty() || specs.len() > MAX_REWARDS {
         return invalid("", format!("reward takes 1 to {MAX_REWARDS} rewards"));
@@ -93,7 +100,7 @@ pub fn build(
         if !(weight.is_finite() && weight > 0.0) {
             return invalid(".weight", "weight must be a number above 0").map_err(at);
         }
-        parts.push((weight, spec.scorer(resources).map_err(at)?));
+        parts.push((weight, spec.scorer(resources, question).map_err(at)?));
     }
     Ok(Weighted::new(parts))
 }
@@ -110,12 +117,19 @@ impl RewardSpec {
             schema: None,
             tests: None,
             prefix: None,
+            instruction: None,
         }
     }
 
-    fn scorer(&self, resources: &RewardResources) -> Result<Arc<dyn Scorer>, RewardSpecError> {
-        if self.kind != "verifier" {
-            self.check_unused(&[])?;
+    fn scorer(
+        &self,
+        resources: &RewardResources,
+        question: &str,
+    ) -> Result<Arc<dyn Scorer>, RewardSpecError> {
+        match self.kind.as_str() {
+            "verifier" => {}
+            "judge" => self.check_unused(&["instruction"])?,
+            _ => self.check_unused(&[])?,
         }
         match self.kind.as_str() {
             "likelihood" => Ok(Arc::new(Likelihood)),
@@ -127,11 +141,29 @@ impl RewardSpec {
                     "this server has no value head: the operator must start it with --value-head",
                 ),
             },
+            "judge" => match &resources.judge {
+                Some(judge) => Ok(Arc::new(JudgeScorer::new(
+                    Arc::clone(judge),
+                    question,
+                    self.instruction.as_deref(),
+                ))),
+                None => invalid(".kind", "this model has no chat template to judge with"),
+            },
+            "http" => match &resources.reward_server {
+                Some(server) => Ok(Arc::new(RemoteScorer {
+                    server: Arc::clone(server),
+                    question: question.to_owned(),
+                })),
+                None => invalid(
+                    ".kind",
+                    "this server has no reward server: the operator must start it with --reward-url",
+                ),
+            },
             "verifier" => self.verifier(resources),
             other => invalid(
                 ".kind",
                 format!(
-                    "{other:?} is not a reward of this server: use likelihood, majority, verifier or value_head"
+                    "{other:?} is not a reward: use likelihood, majority, verifier, value_head, judge or http"
                 ),
             ),
         }
@@ -230,6 +262,7 @@ impl RewardSpec {
             ("schema", self.schema.is_some()),
             ("tests", self.tests.is_some()),
             ("prefix", self.prefix.is_some()),
+            ("instruction", self.instruction.is_some()),
         ];
         match given
             .iter()

@@ -23,7 +23,7 @@ pub enum TemplateError {
 }
 
 /// A compiled template.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
     bos_token: String,

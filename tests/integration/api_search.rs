@@ -3,7 +3,8 @@
 use ponder::api::ServerConfig;
 use ponder::engine::{EngineOptions, GenerateRequest, SamplingParams, StreamEvent};
 use ponder::reward::{
-    Candidate, PythonRunner, RewardResources, RewardSpec, Scorer, ValueHead, build,
+    Candidate, PythonRunner, RemoteScorer, RewardResources, RewardServer, RewardSpec, Scorer,
+    ValueHead, build,
 };
 use ponder::trace::TraceRecord;
 use ponder::train::{TrainOptions, load_examples, train};
@@ -313,7 +314,7 @@ fn python_tests_score_the_code_of_an_answer() {
         "tests": ["assert area(1) > 3", "assert area(0) == 0", "assert area(2) == 4 * math.pi"],
     }))
     .unwrap();
-    let scorer = build(&[spec], &resources).unwrap();
+    let scorer = build(&[spec], &resources, "").unwrap();
     let answer = |text: &str| Candidate {
         text: text.to_owned(),
         is_complete: true,
@@ -436,4 +437,106 @@ fn state_after(server: &Server, token_ids: Vec<u32>) -> Vec<f32> {
         }
     }
     panic!("no hidden state");
+}
+
+#[test]
+fn rewards_score_by_themselves() {
+    let server = shared_server();
+    let messages = json!([{"role": "user", "content": "What is the capital of France?"}]);
+    let score = |reward: Value, candidates: Value| {
+        let body = json!({"messages": messages, "reward": reward, "candidates": candidates});
+        let (status, body) = server.post("/v1/score", body);
+        assert_eq!(status, 200, "{body}");
+        let data = body["data"].as_array().unwrap().clone();
+        data.iter()
+            .map(|entry| entry["score"].as_f64().unwrap())
+            .collect::<Vec<f64>>()
+    };
+    let texts = json!(["The capital of France is Paris.", "Xylophone 7 of under."]);
+    let likelihood = score(json!({"kind": "likelihood"}), texts.clone());
+    assert!(likelihood[0] > 2.0 * likelihood[1], "{likelihood:?}");
+    let exact = json!({"kind": "verifier", "type": "regex", "pattern": "Paris"});
+    assert_eq!(score(exact, texts.clone()), [1.0, 0.0]);
+    let judged = score(json!({"kind": "judge"}), texts.clone());
+    assert!(judged.iter().all(|score| (0.0..=1.0).contains(score)));
+    assert_ne!(judged[0], judged[1]);
+    let votes = json!(["It is 4", "4", "5"]);
+    let share = score(json!({"kind": "majority"}), votes);
+    assert!(share[0] > 0.6 && share[2] < 0.4, "{share:?}");
+    for (body, param) in [
+        (
+            json!({"reward": {"kind": "likelihood"}, "candidates": []}),
+            "candidates",
+        ),
+        (
+            json!({"reward": {"kind": "likelihood"}, "candidates": ["x"]}),
+            "messages",
+        ),
+        (
+            json!({"reward": {"kind": "http"}, "candidates": ["x"]}),
+            "reward[0].kind",
+        ),
+    ] {
+        let (status, answer) = server.post("/v1/score", body);
+        assert_eq!(
+            (status, answer["error"]["param"].as_str()),
+            (400, Some(param)),
+            "{answer}"
+        );
+    }
+}
+
+#[test]
+fn a_reward_server_is_retried_and_left_alone_when_it_only_fails() {
+    use axum::routing::post;
+    let server = shared_server();
+    let calls = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = std::sync::Arc::clone(&calls);
+    let reply = move |axum::Json(body): axum::Json<Value>| {
+        let call = counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        async move {
+            let texts = body["candidates"].as_array().unwrap();
+            let scores: Vec<f64> = texts
+                .iter()
+                .map(|c| c["text"].as_str().unwrap().len() as f64 / 10.0)
+                .collect();
+            // The first call of all fails, and every one about the question "fail".
+            match call == 0 || body["question"] == "fail" {
+                true => Err(axum::http::StatusCode::INTERNAL_SERVER_ERROR),
+                false => Ok(axum::Json(json!({"scores": scores}))),
+            }
+        }
+    };
+    let url = server.runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let app = axum::Router::new().route("/", post(reply));
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        url
+    });
+    let remote = RewardServer::new(&url, std::time::Duration::from_secs(5)).unwrap();
+    let remote = std::sync::Arc::new(remote);
+    let scorer = |question: &str| RemoteScorer {
+        server: std::sync::Arc::clone(&remote),
+        question: question.to_owned(),
+    };
+    let candidate = Candidate {
+        text: "abcd".to_owned(),
+        ..Candidate::default()
+    };
+    let score = |question: &str| {
+        let scorer = scorer(question);
+        let candidates = [candidate.clone()];
+        server
+            .runtime
+            .block_on(async move { scorer.score(&candidates).await })
+    };
+    assert_eq!(score("good").unwrap(), [0.4]);
+    for _ in 0..5 {
+        assert!(score("fail").is_err());
+    }
+    let before = calls.load(std::sync::atomic::Ordering::Relaxed);
+    let error = score("good").unwrap_err();
+    assert!(error.to_string().contains("left alone"), "{error}");
+    assert_eq!(calls.load(std::sync::atomic::Ordering::Relaxed), before);
 }

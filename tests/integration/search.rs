@@ -335,7 +335,7 @@ fn weights_and_parts_add_up() {
 fn reward_mistakes_are_named() {
     let build_one = |value: serde_json::Value| {
         let spec: RewardSpec = serde_json::from_value(value).unwrap();
-        build(&[spec], &RewardResources::default())
+        build(&[spec], &RewardResources::default(), "")
             .map(|_| ())
             .map_err(|error| error.param)
     };

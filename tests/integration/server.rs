@@ -3,9 +3,9 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use ponder::api::{AppState, Served, ServerConfig, serve};
+use ponder::api::{AppState, ModelJudge, Served, ServerConfig, serve};
 use ponder::engine::{EngineHandle, EngineOptions};
-use ponder::reward::RewardResources;
+use ponder::reward::{Judge, RewardResources};
 use ponder::text::{ChatTemplate, Tokenizer};
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -17,10 +17,20 @@ fn served(options: &EngineOptions, rewards: RewardResources) -> Served {
     let model = load_model(&files, 1024);
     let config = options.resolve(model.info()).unwrap();
     let tokenizer = Tokenizer::from_files(&files).unwrap();
+    let engine = EngineHandle::start(model, config).unwrap();
+    let chat_template = ChatTemplate::from_files(&files, &tokenizer, None).unwrap();
+    let judge: std::sync::Arc<dyn Judge> = std::sync::Arc::new(ModelJudge {
+        engine: engine.clone(),
+        tokenizer: tokenizer.clone(),
+        chat_template: chat_template.clone().unwrap(),
+    });
     Served {
-        engine: EngineHandle::start(model, config).unwrap(),
-        chat_template: ChatTemplate::from_files(&files, &tokenizer, None).unwrap(),
-        rewards,
+        engine,
+        chat_template,
+        rewards: RewardResources {
+            judge: Some(judge),
+            ..rewards
+        },
         tokenizer,
     }
 }

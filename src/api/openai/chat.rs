@@ -90,6 +90,7 @@ pub async fn create(
         request.add_generation_prompt.unwrap_or(true),
         &request.chat_template_kwargs.unwrap_or_default(),
     )?;
+    let question = question(&request.messages);
     // The template writes the model's own BOS where it belongs.
     let prompt_token_ids = served.tokenizer.encode(&prompt, false, true)?;
     generation::answer(
@@ -101,11 +102,28 @@ pub async fn create(
             shared,
             echo: Vec::new(),
             wire: Wire::Chat,
+            question,
             tenant,
             deadline: generation::deadline(&state, &headers)?,
         },
     )
     .await
+}
+
+/// What the last user message says.
+pub(crate) fn question(messages: &[Value]) -> String {
+    let last = messages
+        .iter()
+        .rev()
+        .find(|message| message["role"] == "user");
+    match last.map(|message| &message["content"]) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(parts)) => parts
+            .iter()
+            .filter_map(|part| part["text"].as_str())
+            .collect(),
+        _ => String::new(),
+    }
 }
 
 /// Messages must be objects with a role and text.

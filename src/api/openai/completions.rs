@@ -106,6 +106,9 @@ pub async fn create(
     } else {
         Vec::new()
     };
+    let question = prompts
+        .first()
+        .map_or_else(String::new, |ids| served.tokenizer.decode(ids, true));
     generation::answer(
         &state,
         Generation {
@@ -115,6 +118,7 @@ pub async fn create(
             shared,
             echo,
             wire: Wire::Completion,
+            question,
             tenant,
             deadline: generation::deadline(&state, &headers)?,
         },

@@ -72,10 +72,12 @@ impl Job {
             .map_err(spec_error)?;
         let scorer = match spec.rewards.as_slice() {
             [] => None,
-            rewards => Some(reward::build(rewards, resources).map_err(|error| {
-                let at = format!("search.reward{}", error.param);
-                ApiError::invalid(&at, error.message)
-            })?),
+            rewards => Some(
+                reward::build(rewards, resources, &generation.question).map_err(|error| {
+                    let at = format!("search.reward{}", error.param);
+                    ApiError::invalid(&at, error.message)
+                })?,
+            ),
         };
         spec.check_scorer(scorer.as_ref().is_some_and(Scorer::scores_steps))
             .map_err(spec_error)?;
@@ -305,12 +307,21 @@ fn spec_error(error: crate::search::SpecError) -> ApiError {
     )
 }
 
+impl From<crate::reward::ScorerError> for ApiError {
+    fn from(error: crate::reward::ScorerError) -> Self {
+        match error.kind {
+            // Not this server's fault, and it may pass.
+            "http" => Self::unavailable(error.to_string()),
+            _ => Self::internal(error.to_string()),
+        }
+    }
+}
+
 impl From<SearchError> for ApiError {
     fn from(error: SearchError) -> Self {
-        let message = error.to_string();
         match error {
             SearchError::Engine(error) => error.into(),
-            SearchError::Scorer(_) => Self::internal(message),
+            SearchError::Scorer(error) => error.into(),
             SearchError::NoAnswer => Self::deadline(),
         }
     }

@@ -1,0 +1,155 @@
+//! `/v1/score`: rewards by themselves.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+use super::body::Body;
+use super::error::ApiError;
+use super::openai::chat;
+use super::state::{AppState, Served};
+use crate::engine::{GenerateRequest, SamplingParams, StreamEvent};
+use crate::reward::{self, Candidate, RewardSpec, Scorer, Taps};
+use crate::search::OneOrMany;
+
+/// Answers of one call.
+const MAX_CANDIDATES: usize = 256;
+
+/// What to score, and by which reward.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScoreRequest {
+    pub model: Option<String>,
+    /// The conversation that the candidates answer.
+    #[serde(default)]
+    #[schema(value_type = Vec<Object>)]
+    pub messages: Vec<Value>,
+    /// Whole answers.
+    pub candidates: Vec<String>,
+    /// As in a search.
+    #[schema(value_type = Object)]
+    pub reward: OneOrMany<RewardSpec>,
+}
+
+/// Scores answers without searching.
+#[utoipa::path(post, path = "/v1/score", tag = "search", request_body = ScoreRequest,
+    responses((status = 200, description = "One score in 0..=1 a candidate")))]
+pub(super) async fn score(
+    State(state): State<AppState>,
+    Body(request): Body<ScoreRequest>,
+) -> Result<Json<Value>, ApiError> {
+    let served = state.ready()?;
+    state.check_model(request.model.as_deref())?;
+    if request.candidates.is_empty() || request.candidates.len() > MAX_CANDIDATES {
+        let message = format!("candidates takes 1 to {MAX_CANDIDATES} texts");
+        return Err(ApiError::invalid("candidates", message));
+    }
+    let rewards = match request.reward {
+        OneOrMany::One(reward) => vec![reward],
+        OneOrMany::Many(rewards) => rewards,
+    };
+    let question = chat::question(&request.messages);
+    let scorer = reward::build(&rewards, &served.rewards, &question)
+        .map_err(|error| ApiError::invalid(&format!("reward{}", error.param), error.message))?;
+    let mut candidates = Vec::with_capacity(request.candidates.len());
+    for text in request.candidates {
+        candidates.push(candidate(served, &request.messages, text, scorer.taps()).await?);
+    }
+    let scores = scorer.score(&candidates).await.map_err(ApiError::from)?;
+    let data = scores.iter().enumerate();
+    let data: Vec<Value> = data
+        .map(|(index, score)| json!({"object": "score", "index": index, "score": score}))
+        .collect();
+    Ok(Json(json!({
+        "object": "list",
+        "model": state.model_name(),
+        "data": data,
+        "usage": {"scorer_calls": scores.len()},
+    })))
+}
+
+/// A text with what the reward reads of the model's own pass over it.
+async fn candidate(
+    served: &Served,
+    messages: &[Value],
+    text: String,
+    taps: Taps,
+) -> Result<Candidate, ApiError> {
+    let mut candidate = Candidate {
+        text,
+        is_complete: true,
+        ..Candidate::default()
+    };
+    if taps == Taps::default() {
+        return Ok(candidate);
+    }
+    chat::check_messages(messages)?;
+    let prompt = chat::render(served, messages, None, true, &Map::new())?;
+    let mut token_ids = served.tokenizer.encode(&prompt, false, true)?;
+    let num_prompt = token_ids.len();
+    token_ids.extend(served.tokenizer.encode(&candidate.text, false, false)?);
+    candidate.num_tokens = token_ids.len() - num_prompt;
+    // The state that the last token is sampled from is that of the token before it.
+    let last = token_ids.pop().filter(|_| candidate.num_tokens > 0);
+    let Some(last) = last else {
+        return Ok(candidate);
+    };
+    let params = SamplingParams {
+        temperature: 0.0,
+        max_tokens: 1,
+        hidden_state: taps.hidden_state,
+        ..SamplingParams::default()
+    };
+    let state = run(served, token_ids.clone(), params.clone()).await?;
+    candidate.hidden_state = state.hidden_state.map(Arc::from);
+    if taps.logprobs {
+        token_ids.push(last);
+        let params = SamplingParams {
+            prompt_logprobs: Some(0),
+            hidden_state: false,
+            ..params
+        };
+        let logprobs = run(served, token_ids, params).await?.logprobs;
+        candidate.logprob = logprobs.iter().skip(num_prompt).sum();
+    }
+    Ok(candidate)
+}
+
+#[derive(Default)]
+struct Pass {
+    hidden_state: Option<Vec<f32>>,
+    /// Of each prompt token.
+    logprobs: Vec<f64>,
+}
+
+async fn run(
+    served: &Served,
+    token_ids: Vec<u32>,
+    params: SamplingParams,
+) -> Result<Pass, ApiError> {
+    let mut stream = served
+        .engine
+        .submit(GenerateRequest::new(token_ids, params))?;
+    let mut pass = Pass::default();
+    while let Some(event) = stream.recv().await {
+        match event {
+            StreamEvent::PromptDone {
+                prompt_logprobs: Some(logprobs),
+                ..
+            } => {
+                let logprob = |token: &Option<crate::engine::TokenLogprobs>| {
+                    token.as_ref().map_or(0.0, |token| f64::from(token.logprob))
+                };
+                pass.logprobs = logprobs.iter().map(logprob).collect();
+            }
+            StreamEvent::Token { hidden_state, .. } => pass.hidden_state = hidden_state,
+            StreamEvent::Error(error) => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(pass)
+}
