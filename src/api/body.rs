@@ -5,12 +5,28 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::error::ApiError;
 use super::state::AppState;
 
 /// A request body, whatever its content type says.
 pub struct Body<T>(pub T);
+
+/// A request from JSON that was read already.
+pub(super) fn parse<T: DeserializeOwned>(body: &Value) -> Result<T, ApiError> {
+    serde_path_to_error::deserialize(body).map_err(explain)
+}
+
+fn explain(error: serde_path_to_error::Error<serde_json::Error>) -> ApiError {
+    let param = error.path().to_string();
+    let message = error.inner().to_string();
+    if param == "." {
+        ApiError::bad_body(format!("the body is not a valid request: {message}"))
+    } else {
+        ApiError::invalid(&param, format!("{param}: {message}"))
+    }
+}
 
 impl<T: DeserializeOwned> FromRequest<AppState> for Body<T> {
     type Rejection = ApiError;
@@ -24,15 +40,7 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Body<T> {
             },
         )?;
         let mut deserializer = serde_json::Deserializer::from_slice(&bytes);
-        let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-            let param = error.path().to_string();
-            let message = format!("{}", error.inner());
-            if param == "." {
-                ApiError::bad_body(format!("the body is not a valid request: {message}"))
-            } else {
-                ApiError::invalid(&param, format!("{param}: {message}"))
-            }
-        })?;
+        let value = serde_path_to_error::deserialize(&mut deserializer).map_err(explain)?;
         deserializer
             .end()
             .map_err(|error| ApiError::bad_body(format!("the body is not valid JSON: {error}")))?;

@@ -89,6 +89,26 @@ impl ApiError {
         }
     }
 
+    /// A limit that this key has reached for now.
+    pub fn overloaded(message: impl Into<String>) -> Self {
+        Self {
+            code: Some("overloaded"),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, message)
+        }
+    }
+
+    pub fn no_session(id: &str) -> Self {
+        Self {
+            code: Some("branches_not_found"),
+            ..Self::new(
+                StatusCode::NOT_FOUND,
+                format!(
+                    "there is no branch session {id}: it was never opened, was committed, or its lease ended"
+                ),
+            )
+        }
+    }
+
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
     }

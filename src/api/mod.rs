@@ -2,6 +2,7 @@
 
 mod auth;
 mod body;
+mod branches;
 pub mod config;
 pub mod error;
 mod generation;
@@ -23,7 +24,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, Method};
 use axum::middleware;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use tokio::net::TcpListener;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -39,6 +40,12 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/chat/completions", post(openai::chat::create))
         .route("/v1/completions", post(openai::completions::create))
         .route("/v1/score", post(score::score))
+        .route("/v1/branches", post(branches::open))
+        .route("/v1/branches/{id}", delete(branches::delete))
+        .route("/v1/branches/{id}/generate", post(branches::generate))
+        .route("/v1/branches/{id}/score", post(branches::score))
+        .route("/v1/branches/{id}/fork", post(branches::fork))
+        .route("/v1/branches/{id}/commit", post(branches::commit))
         .route("/v1/models", get(openai::models::list))
         .route("/v1/models/{id}", get(openai::models::retrieve))
         .route("/tokenize", post(tokenize::tokenize))

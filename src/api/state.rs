@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::branches::Branches;
 use super::config::ServerConfig;
 use super::error::ApiError;
 use super::metrics::Metrics;
@@ -24,6 +25,7 @@ struct Inner {
     config: ServerConfig,
     served: OnceLock<Served>,
     metrics: Metrics,
+    branches: Branches,
     created: u64,
     is_draining: AtomicBool,
 }
@@ -44,6 +46,7 @@ impl AppState {
         Self {
             inner: Arc::new(Inner {
                 metrics: Metrics::new(&model_name),
+                branches: Branches::default(),
                 config,
                 served: OnceLock::new(),
                 created: unix_time(),
@@ -84,6 +87,10 @@ impl AppState {
 
     pub(super) fn metrics(&self) -> &Metrics {
         &self.inner.metrics
+    }
+
+    pub(super) fn branches(&self) -> &Branches {
+        &self.inner.branches
     }
 
     /// When the server started, in Unix seconds.

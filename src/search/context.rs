@@ -7,7 +7,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::event::SearchEvent;
 use super::outcome::{SearchError, SearchOutcome, SearchStats, Stopped, is_whole, rank};
-use super::policy::{Continuation, End, Expansion, Finished, Policy, Running};
+use super::policy::{Continuation, End, Finished, Policy, Running};
 use super::spec::{SearchSpec, Strategy};
 use super::step::StepRule;
 use super::tree::{NodeId, Tree};
@@ -149,31 +149,16 @@ impl<'a> Search<'a> {
         requests: &[(NodeId, usize)],
         cut: Cut<'_>,
     ) -> Result<Box<dyn Running + 'a>, SearchError> {
-        let mut expansions = Vec::with_capacity(requests.len());
-        for (id, n) in requests {
-            let node = &mut self.tree.nodes[*id];
-            let mut branch_path = node.branch_path.clone();
-            branch_path.push(node.num_expansions);
-            node.num_expansions += 1;
-            expansions.push(Expansion {
-                prefix: self.tree.token_ids(*id),
-                prefix_text: self.tree.text(*id),
-                branch_path,
-                n: *n,
-                step: cut.step().cloned(),
-                first_step: cut.first_step().cloned(),
-            });
-        }
+        let step = |rule: Option<&StepRule>| rule.cloned();
+        let expansions = requests
+            .iter()
+            .map(|(id, n)| {
+                let (end, first) = (step(cut.step()), step(cut.first_step()));
+                self.tree.expansion(*id, *n, end, first)
+            })
+            .collect();
         let policy = self.policy;
         policy.start(expansions).await
-    }
-
-    /// The key of sample `index` of the node's latest expansion.
-    pub(super) fn branch_path(&self, parent: NodeId, index: usize) -> Vec<u32> {
-        let node = self.tree.node(parent);
-        let mut path = node.branch_path.clone();
-        path.extend([node.num_expansions - 1, index as u32]);
-        path
     }
 
     /// Samples `n` continuations of each node and adds them to the tree, those that repeat a sibling merged.
@@ -234,7 +219,7 @@ impl<'a> Search<'a> {
         index: usize,
         continuation: Continuation,
     ) -> (NodeId, bool) {
-        let path = self.branch_path(parent, index);
+        let path = self.tree.child_path(parent, index);
         let text = continuation.text.clone();
         let (node, is_new) = self.tree.add(parent, path, continuation);
         if is_new {
@@ -250,7 +235,7 @@ impl<'a> Search<'a> {
         index: usize,
         continuation: Continuation,
     ) -> NodeId {
-        let path = self.branch_path(parent, index);
+        let path = self.tree.child_path(parent, index);
         self.add_rollout_at(parent, path, continuation)
     }
 
@@ -311,7 +296,7 @@ impl<'a> Search<'a> {
         nodes: &[NodeId],
     ) -> Result<(), SearchError> {
         let is_cached = !scorer.is_relative();
-        let candidates: Vec<Candidate> = nodes.iter().map(|id| self.candidate(*id)).collect();
+        let candidates: Vec<Candidate> = nodes.iter().map(|id| self.tree.candidate(*id)).collect();
         let key = |candidate: &Candidate| (candidate.text.clone(), candidate.is_complete);
         let (mut new, mut indices) = (Vec::new(), Vec::new());
         for (index, (id, candidate)) in nodes.iter().zip(candidates).enumerate() {
@@ -340,17 +325,6 @@ impl<'a> Search<'a> {
             self.scores.insert(key(candidate), score);
         }
         Ok(())
-    }
-
-    fn candidate(&self, id: NodeId) -> Candidate {
-        let node = self.tree.node(id);
-        Candidate {
-            text: self.tree.text(id),
-            num_tokens: node.num_tokens,
-            logprob: node.logprob,
-            hidden_state: node.hidden_state.clone(),
-            is_complete: is_whole(node.end),
-        }
     }
 
     /// Ends the search when an answer is as good as one can be, or good enough for the client.

@@ -106,6 +106,36 @@ pub struct StepSpec {
     pub max_tokens: Option<usize>,
 }
 
+impl StepSpec {
+    /// Checks the fields; `delimiter` is for a spec that names no boundary.
+    pub fn rule(self, delimiter: &str) -> Result<StepRule, SpecError> {
+        let max_tokens = within(
+            "max_tokens",
+            self.max_tokens,
+            DEFAULT_STEP_TOKENS,
+            1,
+            usize::MAX,
+        )?;
+        match (self.delimiter, self.regex) {
+            (Some(_), Some(_)) => {
+                invalid("regex", "regex and delimiter exclude each other".to_owned())
+            }
+            (Some(text), None) if text.is_empty() || text.len() > MAX_DELIMITER_BYTES => invalid(
+                "delimiter",
+                format!("delimiter has 1 to {MAX_DELIMITER_BYTES} bytes"),
+            ),
+            (Some(text), None) => Ok(StepRule::delimiter(&text, max_tokens)),
+            (None, Some(pattern)) => {
+                StepRule::regex(&pattern, max_tokens).map_err(|message| SpecError {
+                    param: "regex".to_owned(),
+                    message: format!("regex: {message}"),
+                })
+            }
+            (None, None) => Ok(StepRule::delimiter(delimiter, max_tokens)),
+        }
+    }
+}
+
 /// One value or several.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(untagged)]
@@ -306,35 +336,15 @@ impl SearchRequest {
     }
 
     fn step_rule(&self) -> Result<StepRule, SpecError> {
-        let step = self.step.clone().unwrap_or_default();
-        let max_tokens = within(
-            "step.max_tokens",
-            step.max_tokens,
-            DEFAULT_STEP_TOKENS,
-            1,
-            usize::MAX,
-        )?;
-        match (step.delimiter, step.regex) {
-            (Some(_), Some(_)) => invalid(
-                "step.regex",
-                "step takes a delimiter or a regex, not both".to_owned(),
-            ),
-            (Some(text), None) if text.is_empty() || text.len() > MAX_DELIMITER_BYTES => invalid(
-                "step.delimiter",
-                format!("step.delimiter has 1 to {MAX_DELIMITER_BYTES} bytes"),
-            ),
-            (Some(text), None) => Ok(StepRule::delimiter(&text, max_tokens)),
-            (None, Some(pattern)) => {
-                StepRule::regex(&pattern, max_tokens).map_err(|message| SpecError {
-                    param: "step.regex".to_owned(),
-                    message,
-                })
-            }
-            (None, None) if self.strategy == Strategy::VmMcts => {
-                Ok(StepRule::delimiter("\n", max_tokens))
-            }
-            (None, None) => Ok(StepRule::delimiter("\n\n", max_tokens)),
-        }
+        let delimiter = match self.strategy {
+            Strategy::VmMcts => "\n",
+            _ => "\n\n",
+        };
+        let rule = self.step.clone().unwrap_or_default().rule(delimiter);
+        rule.map_err(|error| SpecError {
+            param: format!("step.{}", error.param),
+            message: format!("step.{}", error.message),
+        })
     }
 
     fn rewards(&self, default: &str) -> Vec<RewardSpec> {

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use super::policy::{Continuation, End};
+use super::outcome::is_whole;
+use super::policy::{Continuation, End, Expansion};
 use super::spec::Aggregate;
+use super::step::StepRule;
 use crate::engine::{TokenId, TokenLogprobs};
+use crate::reward::Candidate;
 
 /// Index of a node; the root is 0 and parents come before children.
 pub type NodeId = usize;
@@ -158,6 +161,48 @@ impl Tree {
         let id = self.push(parent, branch_path, continuation);
         self.nodes[id].is_rollout = true;
         id
+    }
+
+    /// What is sampled to continue a node: each expansion of it draws anew.
+    pub fn expansion(
+        &mut self,
+        id: NodeId,
+        n: usize,
+        step: Option<StepRule>,
+        first_step: Option<StepRule>,
+    ) -> Expansion {
+        let node = &mut self.nodes[id];
+        let mut branch_path = node.branch_path.clone();
+        branch_path.push(node.num_expansions);
+        node.num_expansions += 1;
+        Expansion {
+            prefix: self.token_ids(id),
+            prefix_text: self.text(id),
+            branch_path,
+            n,
+            step,
+            first_step,
+        }
+    }
+
+    /// The key of sample `index` of the node's latest expansion.
+    pub fn child_path(&self, parent: NodeId, index: usize) -> Vec<u32> {
+        let node = &self.nodes[parent];
+        let mut path = node.branch_path.clone();
+        path.extend([node.num_expansions.saturating_sub(1), index as u32]);
+        path
+    }
+
+    /// The answer up to a node, for a scorer.
+    pub fn candidate(&self, id: NodeId) -> Candidate {
+        let node = &self.nodes[id];
+        Candidate {
+            text: self.text(id),
+            num_tokens: node.num_tokens,
+            logprob: node.logprob,
+            hidden_state: node.hidden_state.clone(),
+            is_complete: is_whole(node.end),
+        }
     }
 
     /// The children that a search may go on from.

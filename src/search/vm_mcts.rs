@@ -93,7 +93,7 @@ fn add(
         return (child, child);
     };
     let (child, _) = search.add(leaf, index, head);
-    let path = search.branch_path(leaf, index);
+    let path = search.tree.child_path(leaf, index);
     (child, search.add_rollout_at(child, path, tail))
 }
 

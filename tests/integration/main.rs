@@ -1,6 +1,7 @@
 //! The one integration-test binary (one link instead of many). Each module is a room's tests.
 
 mod api;
+mod api_branches;
 mod api_search;
 mod engine;
 mod goldens;

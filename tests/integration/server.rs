@@ -121,6 +121,13 @@ impl Server {
         )
     }
 
+    pub fn delete(&self, path: &str) -> u16 {
+        self.runtime.block_on(async {
+            let request = reqwest::Client::new().delete(format!("{}{path}", self.url));
+            request.send().await.unwrap().status().as_u16()
+        })
+    }
+
     pub fn wait_until_free(&self) {
         let engine = &self.state.served().unwrap().engine;
         let deadline = Instant::now() + Duration::from_secs(30);

@@ -44,8 +44,19 @@ pub async fn create(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,
     headers: HeaderMap,
-    Body(mut request): Body<ChatRequest>,
+    Body(request): Body<ChatRequest>,
 ) -> Result<Response, ApiError> {
+    let generation = prepare(&state, request, tenant, &headers)?;
+    generation::answer(&state, generation).await
+}
+
+/// Checks a request.
+pub(in crate::api) fn prepare(
+    state: &AppState,
+    mut request: ChatRequest,
+    tenant: Tenant,
+    headers: &HeaderMap,
+) -> Result<Generation, ApiError> {
     let served = state.ready()?;
     state.check_model(request.model.as_deref())?;
     check_messages(&request.messages)?;
@@ -93,21 +104,17 @@ pub async fn create(
     let question = question(&request.messages);
     // The template writes the model's own BOS where it belongs.
     let prompt_token_ids = served.tokenizer.encode(&prompt, false, true)?;
-    generation::answer(
-        &state,
-        Generation {
-            prompts: vec![prompt_token_ids],
-            params,
-            stops: shared.stops()?,
-            shared,
-            echo: Vec::new(),
-            wire: Wire::Chat,
-            question,
-            tenant,
-            deadline: generation::deadline(&state, &headers)?,
-        },
-    )
-    .await
+    Ok(Generation {
+        prompts: vec![prompt_token_ids],
+        params,
+        stops: shared.stops()?,
+        shared,
+        echo: Vec::new(),
+        wire: Wire::Chat,
+        question,
+        tenant,
+        deadline: generation::deadline(state, headers)?,
+    })
 }
 
 /// What the last user message says.

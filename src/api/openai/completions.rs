@@ -54,8 +54,19 @@ pub async fn create(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,
     headers: HeaderMap,
-    Body(mut request): Body<CompletionRequest>,
+    Body(request): Body<CompletionRequest>,
 ) -> Result<Response, ApiError> {
+    let generation = prepare(&state, request, tenant, &headers)?;
+    generation::answer(&state, generation).await
+}
+
+/// Checks a request.
+pub(in crate::api) fn prepare(
+    state: &AppState,
+    mut request: CompletionRequest,
+    tenant: Tenant,
+    headers: &HeaderMap,
+) -> Result<Generation, ApiError> {
     let served = state.ready()?;
     state.check_model(request.model.as_deref())?;
     if request
@@ -109,21 +120,17 @@ pub async fn create(
     let question = prompts
         .first()
         .map_or_else(String::new, |ids| served.tokenizer.decode(ids, true));
-    generation::answer(
-        &state,
-        Generation {
-            prompts,
-            params,
-            stops: shared.stops()?,
-            shared,
-            echo,
-            wire: Wire::Completion,
-            question,
-            tenant,
-            deadline: generation::deadline(&state, &headers)?,
-        },
-    )
-    .await
+    Ok(Generation {
+        prompts,
+        params,
+        stops: shared.stops()?,
+        shared,
+        echo,
+        wire: Wire::Completion,
+        question,
+        tenant,
+        deadline: generation::deadline(state, headers)?,
+    })
 }
 
 fn tokenize(tokenizer: &Tokenizer, prompt: Prompt) -> Result<Vec<Vec<u32>>, ApiError> {

@@ -4,7 +4,7 @@ mod record;
 mod stream;
 
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -97,58 +97,34 @@ impl Job {
         scorer: Option<Weighted>,
         n: usize,
     ) -> Self {
-        let Generation {
-            mut prompts,
-            mut params,
-            stops,
-            shared,
-            wire,
-            tenant,
-            deadline,
-            ..
-        } = generation;
-        let prompt_token_ids = prompts.pop().unwrap_or_default();
-        if shared.temperature.is_none() {
-            params.temperature = DEFAULT_TEMPERATURE;
-        }
-        let num_top = params.logprobs;
-        params.max_tokens = params.max_tokens.min(served.engine.config().max_model_len);
-        params.hidden_state = scorer
-            .as_ref()
-            .is_some_and(|scorer| scorer.taps().hidden_state);
-        let by_budget = spec
+        let wire = generation.wire;
+        let num_top = generation.params.logprobs;
+        let include_usage = generation.shared.include_usage;
+        let deadline = spec
             .budget
             .ms
-            .and_then(|ms| Instant::now().checked_add(std::time::Duration::from_millis(ms)));
-        let salt = shared.cache_salt.as_deref().unwrap_or_default();
+            .and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)));
+        let mut policy = policy_of(served, generation, deadline, spec.budget.tokens);
+        policy.params.hidden_state = scorer
+            .as_ref()
+            .is_some_and(|scorer| scorer.taps().hidden_state);
+        let max_tokens = policy.params.max_tokens.min(1 << 20);
         state
             .metrics()
-            .started(prompt_token_ids.len(), n, params.max_tokens.min(1 << 20));
+            .started(policy.prompt_token_ids.len(), n, max_tokens);
         let prefix = match wire {
             Wire::Chat => "chatcmpl",
             Wire::Completion => "cmpl",
         };
         let new_id = || uuid::Uuid::new_v4().simple();
         Self {
-            policy: EnginePolicy {
-                engine: served.engine.clone(),
-                tokenizer: served.tokenizer.clone(),
-                prompt_token_ids,
-                params,
-                stops,
-                include_stop: shared.include_stop,
-                skip_special: shared.skip_special,
-                cache_salt: xxh3_64_with_seed(salt.as_bytes(), tenant.0),
-                deadline: Some(by_budget.map_or(deadline, |by_budget| by_budget.min(deadline))),
-                budget: Arc::new(TokenBudget::new(spec.budget.tokens.unwrap_or(u64::MAX))),
-                num_cached_tokens: OnceLock::new(),
-            },
+            policy,
             scorer,
             spec,
             wire,
             n,
             num_top,
-            include_usage: shared.include_usage,
+            include_usage,
             id: format!("{prefix}-{}", new_id()),
             trace_id: format!("trace-{}", new_id()),
             created: unix_time(),
@@ -293,6 +269,51 @@ impl Job {
     }
 }
 
+/// The policy of a checked request. `deadline` and `tokens` are the search's own limits.
+pub(in crate::api) fn policy_of(
+    served: &Served,
+    generation: Generation,
+    deadline: Option<Instant>,
+    tokens: Option<u64>,
+) -> EnginePolicy {
+    let Generation {
+        mut prompts,
+        mut params,
+        stops,
+        shared,
+        tenant,
+        deadline: latest,
+        ..
+    } = generation;
+    if shared.temperature.is_none() {
+        params.temperature = DEFAULT_TEMPERATURE;
+    }
+    params.max_tokens = params.max_tokens.min(served.engine.config().max_model_len);
+    let salt = shared.cache_salt.as_deref().unwrap_or_default();
+    EnginePolicy {
+        engine: served.engine.clone(),
+        tokenizer: served.tokenizer.clone(),
+        prompt_token_ids: prompts.pop().unwrap_or_default(),
+        params,
+        stops,
+        include_stop: shared.include_stop,
+        skip_special: shared.skip_special,
+        cache_salt: xxh3_64_with_seed(salt.as_bytes(), tenant.0),
+        deadline: Some(deadline.map_or(latest, |deadline| deadline.min(latest))),
+        budget: Arc::new(TokenBudget::new(tokens.unwrap_or(u64::MAX))),
+        num_cached_tokens: OnceLock::new(),
+    }
+}
+
+/// How a node ended, in traces and answers.
+pub(in crate::api) fn end_name(end: End) -> &'static str {
+    match end {
+        End::Stop => "stop",
+        End::Length => "length",
+        End::Cut | End::Step => "cut",
+    }
+}
+
 fn finish_reason(end: End) -> &'static str {
     match end {
         End::Stop | End::Step => "stop",
@@ -300,7 +321,7 @@ fn finish_reason(end: End) -> &'static str {
     }
 }
 
-fn spec_error(error: crate::search::SpecError) -> ApiError {
+pub(in crate::api) fn spec_error(error: crate::search::SpecError) -> ApiError {
     ApiError::invalid(
         &format!("search.{}", error.param),
         format!("search.{error}"),

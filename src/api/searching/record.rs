@@ -1,9 +1,9 @@
 //! A searched tree as its record.
 
-use super::Job;
+use super::{Job, end_name};
 use crate::api::state::AppState;
 use crate::reward::Scorer;
-use crate::search::{End, Node, SearchOutcome};
+use crate::search::{Node, SearchOutcome};
 use crate::trace::{NodeRecord, SCHEMA, TraceRecord};
 
 impl Job {
@@ -31,11 +31,7 @@ impl Job {
 
 /// `is_outcome`: scores of whole answers say whether they are right.
 fn node_record(node: &Node, is_outcome: bool) -> NodeRecord {
-    let end = node.end.map(|end| match end {
-        End::Stop => "stop",
-        End::Length => "length",
-        End::Cut | End::Step => "cut",
-    });
+    let end = node.end.map(end_name);
     NodeRecord {
         parent: node.parent,
         token_ids: node.token_ids.clone(),
