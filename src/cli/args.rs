@@ -106,6 +106,8 @@ pub enum BenchCommand {
     Engine(BenchEngineArgs),
     /// How well a model predicts a text file, as llama-perplexity measures it
     Perplexity(BenchPerplexityArgs),
+    /// How often a value head chooses a right answer, beside likelihood and chance
+    ValueHead(BenchValueHeadArgs),
     /// Any OpenAI server: TTFT, inter-token latency, throughput
     Serve(BenchServeArgs),
 }
@@ -309,6 +311,23 @@ pub struct BenchEngineArgs {
     #[arg(long)]
     pub profile: bool,
     /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct BenchValueHeadArgs {
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// NDJSON files of trees whose answers have an outcome
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub traces: Vec<PathBuf>,
+    #[arg(long, value_name = "FILE")]
+    pub value_head: PathBuf,
+    /// Of the interval's resampling
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Print JSON instead of lines
     #[arg(long)]
     pub json: bool,
 }

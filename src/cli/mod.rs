@@ -49,6 +49,7 @@ pub fn run() -> ExitCode {
         },
         Command::Bench { command } => match command {
             BenchCommand::Engine(args) => bench::engine::run(&args),
+            BenchCommand::ValueHead(args) => train::evaluate_head(&args),
             BenchCommand::Perplexity(args) => bench::perplexity::run(&args),
             BenchCommand::Serve(args) => bench::serve::run(&args),
         },

@@ -148,6 +148,9 @@ pub struct GenerateRequest {
     pub budget: Option<Arc<TokenBudget>>,
     /// Salt of the prefix cache: requests share cached blocks only under the same salt.
     pub cache_salt: u64,
+    /// Under KV pressure the lowest is computed again later, the newest of equals first. 1 for plain requests, a
+    /// branch's value in a search: a tree sheds its own worst branches before it disturbs anyone.
+    pub priority: f32,
     /// Past this instant every unfinished continuation ends with [`FinishReason::Deadline`].
     pub deadline: Option<Instant>,
 }
@@ -163,6 +166,7 @@ impl GenerateRequest {
             watcher: None,
             budget: None,
             cache_salt: 0,
+            priority: 1.0,
             deadline: None,
         }
     }

@@ -225,6 +225,7 @@ mod tests {
             num_pending_forks: 0,
             prompt_logprobs: Vec::new(),
             num_cached_tokens: None,
+            priority: 1.0,
             deadline: None,
             watcher: None,
             budget: None,

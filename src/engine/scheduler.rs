@@ -1,5 +1,6 @@
 //! Which rows run next. Pure bookkeeping: no tensors, clocks, channels or random state.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 
 use super::batch::{ScheduledBatch, ScheduledRows};
@@ -16,7 +17,7 @@ pub(super) struct Scheduler {
     config: EngineConfig,
     pub blocks: BlockManager,
     waiting: VecDeque<Sequence>,
-    /// In order of admission: the last is preempted first.
+    /// In order of admission.
     pub running: Vec<Sequence>,
     pub stats: EngineStats,
 }
@@ -107,10 +108,11 @@ impl Scheduler {
         for decoding in [true, false] {
             let mut index = 0;
             while index < self.running.len() {
-                if self.running[index].is_decoding() == decoding {
-                    self.schedule_running(index, batch, &mut budget);
-                }
-                index += 1;
+                index = if self.running[index].is_decoding() == decoding {
+                    self.schedule_running(index, batch, &mut budget)
+                } else {
+                    index + 1
+                };
             }
         }
         // After a preemption blocks are scarce: admitting now would only preempt again.
@@ -133,17 +135,25 @@ impl Scheduler {
         if batch_is_empty { wanted } else { 0 }
     }
 
-    fn schedule_running(&mut self, index: usize, batch: &mut ScheduledBatch, budget: &mut usize) {
+    /// Schedules the sequence at `index` if it can run; returns which to visit next.
+    fn schedule_running(
+        &mut self,
+        mut index: usize,
+        batch: &mut ScheduledBatch,
+        budget: &mut usize,
+    ) -> usize {
         let is_empty = batch.rows.is_empty();
         let num_rows = self.wanted_rows(&self.running[index], *budget, is_empty);
         if num_rows == 0 {
-            return;
+            return index + 1;
         }
         while !self.reserve(index, num_rows, batch) {
-            let victim = self.running.len() - 1;
-            self.preempt_last(batch, budget);
-            if victim == index {
-                return;
+            let victim = self.victim();
+            self.preempt(victim, batch, budget);
+            match victim.cmp(&index) {
+                Ordering::Equal => return index,
+                Ordering::Less => index -= 1,
+                Ordering::Greater => {}
             }
         }
         *budget = budget.saturating_sub(num_rows);
@@ -151,11 +161,21 @@ impl Scheduler {
             running_index: index,
             num_rows,
         });
+        index + 1
     }
 
-    /// Gives the newest sequence's blocks back; it is computed again later.
-    fn preempt_last(&mut self, batch: &mut ScheduledBatch, budget: &mut usize) {
-        let victim = self.running.len() - 1;
+    /// The running sequence of the lowest priority, the newest of equals.
+    fn victim(&self) -> usize {
+        let newest_first = (0..self.running.len()).rev();
+        let lowest = newest_first.min_by(|a, b| {
+            let priority = |index: usize| self.running[index].priority;
+            priority(*a).total_cmp(&priority(*b))
+        });
+        lowest.expect("a sequence runs; this is a bug")
+    }
+
+    /// Gives a sequence's blocks back; it is computed again later.
+    fn preempt(&mut self, victim: usize, batch: &mut ScheduledBatch, budget: &mut usize) {
         if let Some(at) = batch
             .rows
             .iter()
@@ -163,7 +183,10 @@ impl Scheduler {
         {
             *budget += batch.rows.swap_remove(at).num_rows;
         }
-        let mut sequence = self.running.pop().expect("a sequence runs; this is a bug");
+        let mut sequence = self.running.remove(victim);
+        for rows in &mut batch.rows {
+            rows.running_index -= usize::from(rows.running_index > victim);
+        }
         // Its copy-on-write targets go with it: copying into a block that is free again does no harm
         // only as long as nobody else gets it in this step.
         batch
@@ -359,6 +382,7 @@ mod tests {
             num_pending_forks,
             prompt_logprobs: Vec::new(),
             num_cached_tokens: None,
+            priority: 1.0,
             deadline: None,
             watcher: None,
             budget: None,
@@ -404,7 +428,9 @@ mod tests {
             for request in 0..3000 {
                 if roll(2) == 0 && scheduler.num_waiting() < 12 {
                     let tokens = (0..1 + roll(60)).map(|_| roll(2) as u32).collect();
-                    scheduler.add(sequence(request, tokens, roll(3)));
+                    let mut sequence = sequence(request, tokens, roll(3));
+                    sequence.priority = roll(3) as f32 / 2.0;
+                    scheduler.add(sequence);
                 }
                 let batch = step(&mut scheduler);
                 let num_rows: usize = batch.rows.iter().map(|rows| rows.num_rows).sum();
@@ -426,6 +452,32 @@ mod tests {
             scheduler.check_invariants();
             assert_eq!(scheduler.blocks.num_used(), 0, "no block leaks");
         }
+    }
+
+    #[test]
+    fn the_lowest_priority_gives_way_then_the_newest() {
+        let mut scheduler = Scheduler::new(config(9, true));
+        for (request, priority) in [(0, 0.4), (1, 0.9), (2, 0.9)] {
+            scheduler.add(Sequence {
+                priority,
+                ..sequence(request, vec![request as u32; 11], 0)
+            });
+        }
+        let mut left = vec![2, 1, 0];
+        for _ in 0..40 {
+            let batch = step(&mut scheduler);
+            commit(&mut scheduler, &batch, 7);
+            scheduler.check_invariants();
+            let running: Vec<u64> = scheduler.running.iter().map(|s| s.request.0).collect();
+            left.retain(|request| running.contains(request));
+            if left.len() == 1 {
+                break;
+            }
+            if left.len() == 2 {
+                assert_eq!(left, [2, 1], "the branch of least value went first");
+            }
+        }
+        assert_eq!(left, [1], "of equals the newest went");
     }
 
     #[test]

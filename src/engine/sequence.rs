@@ -32,6 +32,8 @@ pub(super) struct Sequence {
     pub prompt_logprobs: Vec<Option<TokenLogprobs>>,
     /// Tokens found in the prefix cache when the sequence was first admitted.
     pub num_cached_tokens: Option<usize>,
+    /// See [`super::request::GenerateRequest::priority`].
+    pub priority: f32,
     pub deadline: Option<Instant>,
     pub watcher: Option<Box<dyn TokenWatcher>>,
     pub budget: Option<Arc<TokenBudget>>,

@@ -184,6 +184,7 @@ impl EngineThread {
             num_pending_forks: request.n - 1,
             prompt_logprobs: Vec::new(),
             num_cached_tokens: None,
+            priority: request.priority,
             deadline: request.deadline,
             watcher: request.watcher,
             budget: request.budget,

@@ -62,6 +62,7 @@ impl EnginePolicy {
             watcher: Some(Box::new(watcher)),
             budget: Some(Arc::clone(&self.budget)),
             cache_salt: self.cache_salt,
+            priority: expansion.priority,
             deadline: self.deadline,
             ..GenerateRequest::new(prompt, params)
         }

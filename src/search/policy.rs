@@ -17,6 +17,8 @@ pub struct Expansion {
     /// Key of the randomness; sample `i` draws with `[..branch_path, i]`.
     pub branch_path: Vec<u32>,
     pub n: usize,
+    /// The prefix's value: under memory pressure the lowest gives way.
+    pub priority: f32,
     /// Where a sample ends; `None` samples to the end of the answer.
     pub step: Option<StepRule>,
     /// Note where the first step of each sample ends, see [`FirstStep`].

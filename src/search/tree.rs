@@ -180,6 +180,7 @@ impl Tree {
             prefix_text: self.text(id),
             branch_path,
             n,
+            priority: self.nodes[id].value as f32,
             step,
             first_step,
         }

@@ -1,7 +1,10 @@
 //! Training from searched trees.
 
+mod choices;
 mod examples;
+mod random;
 mod value_head;
 
+pub use choices::Choices;
 pub use examples::{Example, Examples, load_examples};
-pub use value_head::{Report, TrainError, TrainOptions, train};
+pub use value_head::{Report, TrainError, TrainOptions, evaluate, train};

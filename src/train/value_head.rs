@@ -6,9 +6,11 @@ use std::path::Path;
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW, VarBuilder, VarMap};
 
+use super::choices::{Choices, choose};
 use super::examples::{Example, Examples};
+use super::random::Random;
 use crate::engine::EngineError;
-use crate::reward::head_tensors as names;
+use crate::reward::{ValueHead, head_tensors as names};
 
 /// How to fit.
 #[derive(Debug, Clone, Copy)]
@@ -64,12 +66,7 @@ pub struct Report {
     pub mse_of_mean: f64,
     /// The probability that a right answer is valued above a wrong one.
     pub auc: f64,
-    /// Prompts with several whole answers, and the share of them where the chosen answer is right: by the head,
-    /// by likelihood, on average.
-    pub num_choices: usize,
-    pub chosen_by_head: f64,
-    pub chosen_by_likelihood: f64,
-    pub chosen_at_random: f64,
+    pub choices: Choices,
 }
 
 /// States and values of some examples as tensors.
@@ -246,16 +243,25 @@ pub fn train(
     let values = head.forward(&held.states)?.to_vec1::<f32>()?;
     let mean = train.iter().map(|e| f64::from(e.value)).sum::<f64>() / train.len() as f64;
     let errors = held_out.iter().map(|e| (f64::from(e.value) - mean).powi(2));
-    let report = Report {
+    Ok(Report {
         num_train: train.len(),
         num_held_out: held_out.len(),
         best_epoch,
         mse,
         mse_of_mean: errors.sum::<f64>() / held_out.len() as f64,
         auc: auc(&held_out, &values),
-        ..Report::default()
-    };
-    Ok(choices(report, &held_out, &values))
+        choices: choose(&held_out, &values, options.seed),
+    })
+}
+
+/// How a finished head chooses among the answers of all examples.
+pub fn evaluate(data: &Examples, head: &ValueHead, seed: u64) -> (f64, Choices) {
+    let examples: Vec<&Example> = data.examples.iter().collect();
+    let values: Vec<f32> = examples
+        .iter()
+        .map(|example| head.value(&example.state) as f32)
+        .collect();
+    (auc(&examples, &values), choose(&examples, &values, seed))
 }
 
 /// Training and held-out examples; all of a prompt's are on one side.
@@ -305,72 +311,9 @@ fn auc(examples: &[&Example], values: &[f32]) -> f64 {
     sum / (right.len() * wrong.len()).max(1) as f64
 }
 
-/// A whole answer of a held-out prompt.
-struct Choice {
-    value: f32,
-    likelihood: f32,
-    outcome: f64,
-}
-
-/// Best-of-N on each held-out prompt.
-fn choices(mut report: Report, examples: &[&Example], values: &[f32]) -> Report {
-    let mut groups: HashMap<usize, Vec<Choice>> = HashMap::new();
-    for (example, value) in examples.iter().zip(values) {
-        if let Some(outcome) = example.outcome {
-            groups.entry(example.group).or_default().push(Choice {
-                value: *value,
-                likelihood: example.likelihood,
-                outcome: f64::from(outcome),
-            });
-        }
-    }
-    groups.retain(|_, answers| answers.len() > 1);
-    let share_right = |key: fn(&Choice) -> f32| {
-        let best = groups.values().filter_map(|answers| {
-            let best = answers.iter().max_by(|a, b| key(a).total_cmp(&key(b)));
-            best.map(|choice| choice.outcome)
-        });
-        best.sum::<f64>() / groups.len().max(1) as f64
-    };
-    let means = groups.values().map(|answers| {
-        let outcomes = answers.iter().map(|choice| choice.outcome);
-        outcomes.sum::<f64>() / answers.len() as f64
-    });
-    report.num_choices = groups.len();
-    report.chosen_by_head = share_right(|choice| choice.value);
-    report.chosen_by_likelihood = share_right(|choice| choice.likelihood);
-    report.chosen_at_random = means.sum::<f64>() / groups.len().max(1) as f64;
-    report
-}
-
-/// SplitMix64: the same numbers on every machine.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// In 0..1.
-    fn uniform(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    fn shuffle<T>(&mut self, values: &mut [T]) {
-        for end in (1..values.len()).rev() {
-            values.swap(end, (self.next() % (end as u64 + 1)) as usize);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reward::ValueHead;
 
     /// Right answers have a positive first number, whatever the others say.
     fn examples(num_groups: usize) -> Examples {
@@ -408,7 +351,7 @@ mod tests {
         let report = train(&data, &options, &out, |_, _, _| {}).unwrap();
         assert!(report.auc > 0.95, "{report:?}");
         assert!(report.mse < 0.3 * report.mse_of_mean, "{report:?}");
-        assert!(report.chosen_by_head > report.chosen_by_likelihood);
+        assert!(report.choices.by_value > report.choices.by_likelihood);
         assert_eq!(report.num_train + report.num_held_out, 320);
         let again = train(&data, &options, &out, |_, _, _| {}).unwrap();
         assert_eq!(report, again, "the same seed gives the same head");
