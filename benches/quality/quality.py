@@ -342,6 +342,7 @@ def table_row(arm, results, right, reference, seed):
     details = [usage.get("completion_tokens_details") or {} for usage in usages]
     discarded = sum(detail.get("reasoning_tokens") or 0 for detail in details)
     seconds = sum(row["seconds"] for row in rows)
+    scorer_ms = sum((row["search"] or {}).get("scorer_ms", 0) for row in rows)
     low, high = wilson(num_right, num)
     cells = [
         arm,
@@ -353,6 +354,7 @@ def table_row(arm, results, right, reference, seed):
         ratio(num_right, seconds, 3),
         ratio(1000 * num_right, tokens, 2),
         f"{ratio(100 * discarded, tokens, 0)} %" if tokens else "-",
+        f"{ratio(scorer_ms / 10, seconds, 0)} %" if scorer_ms else "-",
         str(sum(bool(row["error"]) for row in rows)),
     ]
     return f"| {' | '.join(cells)} |"
@@ -361,7 +363,7 @@ def table_row(arm, results, right, reference, seed):
 def table(title, results, right, reference, seed):
     """The lines of one table; arms in the order of their first results."""
     head = ["arm", "n", "right, % (95 %)", f"to {reference}, points (95 %)", "tokens", "s/problem"]
-    head += ["right/s", "right/1,000 tokens", "discarded", "errors"]
+    head += ["right/s", "right/1,000 tokens", "discarded", "scoring", "errors"]
     lines = [f"### {title}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for arm in dict.fromkeys(of for of, _ in results):
         lines.append(table_row(arm, results, right, reference, seed))

@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use subtle::{Choice, ConstantTimeEq};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::error::ApiError;
 use super::state::AppState;
@@ -13,6 +13,13 @@ use super::state::AppState;
 /// The tenant of a request: salts the prefix cache, so that nobody can probe another's prompts.
 #[derive(Debug, Clone, Copy)]
 pub struct Tenant(pub u64);
+
+impl Tenant {
+    /// The prefix cache's salt: the key's own, and the client's on top.
+    pub fn cache_salt(self, extra: Option<&str>) -> u64 {
+        xxh3_64_with_seed(extra.unwrap_or_default().as_bytes(), self.0)
+    }
+}
 
 fn presented_key(headers: &HeaderMap) -> Option<&str> {
     let bearer = headers

@@ -20,7 +20,7 @@ use super::openai::chat::{self, ChatRequest};
 use super::openai::completions::{self, CompletionRequest};
 use super::searching::{end_name, policy_of};
 use super::state::{AppState, unix_time};
-use crate::reward::{self, Candidate, RewardSpec, Scorer};
+use crate::reward::{self, Candidate, RewardContext, RewardSpec, Scorer};
 use crate::search::{Continuation, End, EnginePolicy, NodeId, OneOrMany, Policy, StepSpec, Tree};
 
 /// Sessions of one API key at once.
@@ -41,7 +41,7 @@ struct Session {
     tenant: u64,
     lease: Duration,
     expires: Mutex<Instant>,
-    question: String,
+    context: RewardContext,
     wire: Wire,
     work: tokio::sync::Mutex<Work>,
 }
@@ -166,13 +166,17 @@ pub(super) async fn open(
     generation.params.hidden_state = served.rewards.value_head.is_some();
     let (question, wire) = (std::mem::take(&mut generation.question), generation.wire);
     let policy = policy_of(served, generation, None, None);
+    let context = RewardContext {
+        question,
+        cache_salt: policy.cache_salt,
+    };
     let num_prompt_tokens = policy.prompt_token_ids.len();
     let lease = Duration::from_secs(lease);
     let id = state.branches().open(Session {
         tenant: tenant.0,
         lease,
         expires: Mutex::new(Instant::now() + lease),
-        question,
+        context,
         wire,
         work: tokio::sync::Mutex::new(Work {
             policy,
@@ -260,7 +264,7 @@ pub(super) async fn score(
         OneOrMany::One(reward) => vec![reward],
         OneOrMany::Many(rewards) => rewards,
     };
-    let scorer = reward::build(&rewards, &served.rewards, &session.question)
+    let scorer = reward::build(&rewards, &served.rewards, &session.context)
         .map_err(|error| ApiError::invalid(&format!("reward{}", error.param), error.message))?;
     let mut work = session.work.lock().await;
     check_nodes(&work.tree, "nodes", &request.nodes)?;

@@ -11,7 +11,6 @@ use futures::stream::{SelectAll, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::auth::Tenant;
 use super::error::ApiError;
@@ -153,7 +152,7 @@ fn submit_all(
     generation: &Generation,
     n: usize,
 ) -> Result<(Events, Vec<RequestId>), ApiError> {
-    let salt = generation.shared.cache_salt.as_deref().unwrap_or_default();
+    let salt = generation.shared.cache_salt.as_deref();
     let (mut events, mut ids) = (SelectAll::new(), Vec::new());
     let max_model_len = engine.config().max_model_len;
     for prompt in &generation.prompts {
@@ -162,7 +161,7 @@ fn submit_all(
         // A refused prompt drops the streams before it, which aborts them.
         let stream = engine.submit(GenerateRequest {
             n,
-            cache_salt: xxh3_64_with_seed(salt.as_bytes(), generation.tenant.0),
+            cache_salt: generation.tenant.cache_salt(salt),
             deadline: Some(generation.deadline),
             ..GenerateRequest::new(prompt.clone(), params)
         })?;

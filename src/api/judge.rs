@@ -20,7 +20,7 @@ pub struct ModelJudge {
 }
 
 impl ModelJudge {
-    async fn ask(&self, prompt: &str) -> Result<f64, String> {
+    async fn ask(&self, prompt: &str, cache_salt: u64) -> Result<f64, String> {
         let messages = [json!({"role": "user", "content": prompt})];
         let text = self
             .chat_template
@@ -37,7 +37,10 @@ impl ModelJudge {
         let explain = |error: EngineError| error.to_string();
         let mut stream = self
             .engine
-            .submit(GenerateRequest::new(token_ids, params))
+            .submit(GenerateRequest {
+                cache_salt,
+                ..GenerateRequest::new(token_ids, params)
+            })
             .map_err(explain)?;
         while let Some(event) = stream.recv().await {
             match event {
@@ -81,13 +84,16 @@ impl Judge for ModelJudge {
     fn probability_of_yes<'a>(
         &'a self,
         prompts: Vec<String>,
+        cache_salt: u64,
     ) -> BoxFuture<'a, Result<Vec<f64>, ScorerError>> {
         async move {
             let asked = prompts.iter().map(|prompt| async move {
-                self.ask(prompt).await.map_err(|message| ScorerError {
-                    kind: "judge",
-                    message,
-                })
+                self.ask(prompt, cache_salt)
+                    .await
+                    .map_err(|message| ScorerError {
+                        kind: "judge",
+                        message,
+                    })
             });
             try_join_all(asked).await
         }

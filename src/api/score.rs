@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use super::auth::Tenant;
 use super::body::Body;
 use super::error::ApiError;
 use super::openai::chat;
 use super::state::{AppState, Served};
 use crate::engine::{GenerateRequest, SamplingParams, StreamEvent};
-use crate::reward::{self, Candidate, RewardSpec, Scorer, Taps};
+use crate::reward::{self, Candidate, RewardContext, RewardSpec, Scorer, Taps};
 use crate::search::OneOrMany;
 
 /// Answers of one call.
@@ -40,6 +41,7 @@ pub struct ScoreRequest {
     responses((status = 200, description = "One score in 0..=1 a candidate")))]
 pub(super) async fn score(
     State(state): State<AppState>,
+    Extension(tenant): Extension<Tenant>,
     Body(request): Body<ScoreRequest>,
 ) -> Result<Json<Value>, ApiError> {
     let served = state.ready()?;
@@ -52,12 +54,24 @@ pub(super) async fn score(
         OneOrMany::One(reward) => vec![reward],
         OneOrMany::Many(rewards) => rewards,
     };
-    let question = chat::question(&request.messages);
-    let scorer = reward::build(&rewards, &served.rewards, &question)
+    let context = RewardContext {
+        question: chat::question(&request.messages),
+        cache_salt: tenant.cache_salt(None),
+    };
+    let scorer = reward::build(&rewards, &served.rewards, &context)
         .map_err(|error| ApiError::invalid(&format!("reward{}", error.param), error.message))?;
     let mut candidates = Vec::with_capacity(request.candidates.len());
     for text in request.candidates {
-        candidates.push(candidate(served, &request.messages, text, scorer.taps()).await?);
+        candidates.push(
+            pass(
+                served,
+                &request.messages,
+                text,
+                scorer.taps(),
+                context.cache_salt,
+            )
+            .await?,
+        );
     }
     let scores = scorer.score(&candidates).await.map_err(ApiError::from)?;
     let data = scores.iter().enumerate();
@@ -73,11 +87,12 @@ pub(super) async fn score(
 }
 
 /// A text with what the reward reads of the model's own pass over it.
-async fn candidate(
+async fn pass(
     served: &Served,
     messages: &[Value],
     text: String,
     taps: Taps,
+    cache_salt: u64,
 ) -> Result<Candidate, ApiError> {
     let mut candidate = Candidate {
         text,
@@ -104,7 +119,7 @@ async fn candidate(
         hidden_state: taps.hidden_state,
         ..SamplingParams::default()
     };
-    let state = run(served, token_ids.clone(), params.clone()).await?;
+    let state = run(served, token_ids.clone(), params.clone(), cache_salt).await?;
     candidate.hidden_state = state.hidden_state.map(Arc::from);
     if taps.logprobs {
         token_ids.push(last);
@@ -113,7 +128,7 @@ async fn candidate(
             hidden_state: false,
             ..params
         };
-        let logprobs = run(served, token_ids, params).await?.logprobs;
+        let logprobs = run(served, token_ids, params, cache_salt).await?.logprobs;
         candidate.logprob = logprobs.iter().skip(num_prompt).sum();
     }
     Ok(candidate)
@@ -130,10 +145,12 @@ async fn run(
     served: &Served,
     token_ids: Vec<u32>,
     params: SamplingParams,
+    cache_salt: u64,
 ) -> Result<Pass, ApiError> {
-    let mut stream = served
-        .engine
-        .submit(GenerateRequest::new(token_ids, params))?;
+    let mut stream = served.engine.submit(GenerateRequest {
+        cache_salt,
+        ..GenerateRequest::new(token_ids, params)
+    })?;
     let mut pass = Pass::default();
     while let Some(event) = stream.recv().await {
         match event {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt};
 
-use super::{Candidate, Scorer, ScorerError};
+use super::{Candidate, RewardContext, Scorer, ScorerError};
 
 /// Reads a question and a proposed answer and says how likely "yes" is against "no".
 pub trait Judge: Send + Sync {
@@ -12,6 +12,7 @@ pub trait Judge: Send + Sync {
     fn probability_of_yes<'a>(
         &'a self,
         prompts: Vec<String>,
+        cache_salt: u64,
     ) -> BoxFuture<'a, Result<Vec<f64>, ScorerError>>;
 }
 
@@ -19,7 +20,7 @@ pub trait Judge: Send + Sync {
 #[derive(Clone)]
 pub struct JudgeScorer {
     judge: Arc<dyn Judge>,
-    question: String,
+    context: RewardContext,
     instruction: String,
 }
 
@@ -27,11 +28,11 @@ pub struct JudgeScorer {
 const INSTRUCTION: &str = "Is the proposed answer correct? Reply with Yes or No.";
 
 impl JudgeScorer {
-    /// `question` is what the answers answer; `instruction` ends with a yes-or-no question.
-    pub fn new(judge: Arc<dyn Judge>, question: &str, instruction: Option<&str>) -> Self {
+    /// `instruction` ends with a yes-or-no question.
+    pub fn new(judge: Arc<dyn Judge>, context: RewardContext, instruction: Option<&str>) -> Self {
         Self {
             judge,
-            question: question.to_owned(),
+            context,
             instruction: instruction.unwrap_or(INSTRUCTION).to_owned(),
         }
     }
@@ -39,7 +40,7 @@ impl JudgeScorer {
     fn prompt(&self, answer: &str) -> String {
         format!(
             "Question:\n{}\n\nProposed answer:\n{}\n\n{}",
-            self.question, answer, self.instruction
+            self.context.question, answer, self.instruction
         )
     }
 }
@@ -58,6 +59,8 @@ impl Scorer for JudgeScorer {
         candidates: &'a [Candidate],
     ) -> BoxFuture<'a, Result<Vec<f64>, ScorerError>> {
         let prompts = candidates.iter().map(|c| self.prompt(&c.text)).collect();
-        self.judge.probability_of_yes(prompts).boxed()
+        self.judge
+            .probability_of_yes(prompts, self.context.cache_salt)
+            .boxed()
     }
 }

@@ -20,7 +20,7 @@ pub use judge::{Judge, JudgeScorer};
 pub use likelihood::Likelihood;
 pub use majority::Majority;
 pub use remote::{RemoteScorer, RewardServer};
-pub use spec::{RewardResources, RewardSpec, RewardSpecError, build};
+pub use spec::{RewardContext, RewardResources, RewardSpec, RewardSpecError, build};
 pub use value_head::{ValueHead, ValueHeadError, tensors as head_tensors};
 pub use verifier::python::PythonRunner;
 pub use weighted::Weighted;

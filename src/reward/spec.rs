@@ -40,6 +40,15 @@ impl RewardResources {
     }
 }
 
+/// What a request tells its rewards.
+#[derive(Debug, Clone, Default)]
+pub struct RewardContext {
+    /// What the answers answer.
+    pub question: String,
+    /// Of the prefix cache, for rewards that run prompts of their own.
+    pub cache_salt: u64,
+}
+
 /// One reward.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -81,11 +90,11 @@ fn invalid<T>(param: &str, message: impl Into<String>) -> Result<T, RewardSpecEr
     })
 }
 
-/// The scorer of a list of rewards, for answers to `question`.
+/// The scorer of a list of rewards.
 pub fn build(
     specs: &[RewardSpec],
     resources: &RewardResources,
-    question: &str,
+    context: &RewardContext,
 ) -> Result<Weighted, RewardSpecError> {
     if specs.is_empty() || specs.len() > MAX_REWARDS {
         return invalid("", format!("reward takes 1 to {MAX_REWARDS} rewards"));
@@ -100,7 +109,7 @@ pub fn build(
         if !(weight.is_finite() && weight > 0.0) {
             return invalid(".weight", "weight must be a number above 0").map_err(at);
         }
-        parts.push((weight, spec.scorer(resources, question).map_err(at)?));
+        parts.push((weight, spec.scorer(resources, context).map_err(at)?));
     }
     Ok(Weighted::new(parts))
 }
@@ -124,7 +133,7 @@ impl RewardSpec {
     fn scorer(
         &self,
         resources: &RewardResources,
-        question: &str,
+        context: &RewardContext,
     ) -> Result<Arc<dyn Scorer>, RewardSpecError> {
         match self.kind.as_str() {
             "verifier" => {}
@@ -144,7 +153,7 @@ impl RewardSpec {
             "judge" => match &resources.judge {
                 Some(judge) => Ok(Arc::new(JudgeScorer::new(
                     Arc::clone(judge),
-                    question,
+                    context.clone(),
                     self.instruction.as_deref(),
                 ))),
                 None => invalid(".kind", "this model has no chat template to judge with"),
@@ -152,7 +161,7 @@ impl RewardSpec {
             "http" => match &resources.reward_server {
                 Some(server) => Ok(Arc::new(RemoteScorer {
                     server: Arc::clone(server),
-                    question: question.to_owned(),
+                    question: context.question.clone(),
                 })),
                 None => invalid(
                     ".kind",

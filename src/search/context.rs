@@ -308,11 +308,28 @@ impl<'a> Search<'a> {
                 }
             }
         }
+        // What the budget has no call for keeps no score.
+        let limit = self.spec.budget.scorer_calls.unwrap_or(u64::MAX);
+        let left = usize::try_from(limit - self.stats.scorer_calls).unwrap_or(usize::MAX);
+        if new.len() > left {
+            new.truncate(left);
+            self.stopped = Some(Stopped::Budget);
+        }
         if new.is_empty() {
             return Ok(());
         }
         let started = Instant::now();
-        let scores = scorer.score(&new).await?;
+        let scores = match self.deadline {
+            None => scorer.score(&new).await?,
+            Some(deadline) => {
+                let scored = tokio::time::timeout_at(deadline.into(), scorer.score(&new)).await;
+                let Ok(scores) = scored else {
+                    self.stopped = Some(Stopped::Budget);
+                    return Ok(());
+                };
+                scores?
+            }
+        };
         self.stats.scorer_time += started.elapsed();
         self.stats.scorer_calls += new.len() as u64;
         for ((index, candidate), score) in indices.into_iter().zip(&new).zip(scores) {

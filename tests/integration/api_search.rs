@@ -3,8 +3,8 @@
 use ponder::api::ServerConfig;
 use ponder::engine::{EngineOptions, GenerateRequest, SamplingParams, StreamEvent};
 use ponder::reward::{
-    Candidate, PythonRunner, RemoteScorer, RewardResources, RewardServer, RewardSpec, Scorer,
-    ValueHead, build,
+    Candidate, PythonRunner, RemoteScorer, RewardContext, RewardResources, RewardServer,
+    RewardSpec, Scorer, ValueHead, build,
 };
 use ponder::trace::TraceRecord;
 use ponder::train::{TrainOptions, load_examples, train};
@@ -314,7 +314,7 @@ fn python_tests_score_the_code_of_an_answer() {
         "tests": ["assert area(1) > 3", "assert area(0) == 0", "assert area(2) == 4 * math.pi"],
     }))
     .unwrap();
-    let scorer = build(&[spec], &resources, "").unwrap();
+    let scorer = build(&[spec], &resources, &RewardContext::default()).unwrap();
     let answer = |text: &str| Candidate {
         text: text.to_owned(),
         is_complete: true,
@@ -539,4 +539,22 @@ fn a_reward_server_is_retried_and_left_alone_when_it_only_fails() {
     let error = score("good").unwrap_err();
     assert!(error.to_string().contains("left alone"), "{error}");
     assert_eq!(calls.load(std::sync::atomic::Ordering::Relaxed), before);
+}
+
+#[test]
+fn an_answer_that_fills_the_context_is_whole() {
+    let server = start(ServerConfig::default(), &options_for_search());
+    let mut body = prompt_of(150);
+    body["max_tokens"] = json!(400);
+    body["ignore_eos"] = json!(true);
+    body["search"] = json!({"strategy": "beam", "n": 2, "branch": 2, "step": {"max_tokens": 16}});
+    let (status, answer) = server.post("/v1/completions", body);
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["choices"][0]["finish_reason"], "length");
+    let usage = &answer["usage"];
+    let kept = usage["completion_tokens"].as_u64().unwrap()
+        - usage["completion_tokens_details"]["reasoning_tokens"]
+            .as_u64()
+            .unwrap();
+    assert_eq!(usage["prompt_tokens"].as_u64().unwrap() + kept, 512);
 }

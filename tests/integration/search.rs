@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use ponder::reward::{
-    Candidate, Likelihood, Majority, RewardResources, RewardSpec, Scorer, ScorerError, Weighted,
-    build,
+    Candidate, Likelihood, Majority, RewardContext, RewardResources, RewardSpec, Scorer,
+    ScorerError, Weighted, build,
 };
 use ponder::search::scripted::ScriptedPolicy;
 use ponder::search::{
@@ -335,9 +335,13 @@ fn weights_and_parts_add_up() {
 fn reward_mistakes_are_named() {
     let build_one = |value: serde_json::Value| {
         let spec: RewardSpec = serde_json::from_value(value).unwrap();
-        build(&[spec], &RewardResources::default(), "")
-            .map(|_| ())
-            .map_err(|error| error.param)
+        build(
+            &[spec],
+            &RewardResources::default(),
+            &RewardContext::default(),
+        )
+        .map(|_| ())
+        .map_err(|error| error.param)
     };
     let cases = [
         (json!({"kind": "likelihood"}), None),
@@ -448,6 +452,9 @@ proptest! {
         first.tree.check_invariants();
         if let Some(limit) = tokens {
             prop_assert!(first.stats.num_tokens <= limit);
+        }
+        if let Some(limit) = calls {
+            prop_assert!(first.stats.scorer_calls <= limit);
         }
         prop_assert!(!first.answers.is_empty());
         let values: Vec<f64> = first.answers.iter().map(|a| a.value).collect();

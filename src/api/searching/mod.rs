@@ -10,7 +10,6 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::api::error::ApiError;
 use crate::api::generation::{Delta, Generation, Wire, envelope};
@@ -18,7 +17,7 @@ use crate::api::openai::params::count;
 use crate::api::openai::{chat, completions};
 use crate::api::state::{AppState, Served, unix_time};
 use crate::engine::{TokenBudget, TokenLogprobs};
-use crate::reward::{self, Scorer, Weighted};
+use crate::reward::{self, RewardContext, Scorer, Weighted};
 use crate::search::{
     End, EnginePolicy, Ranked, Search, SearchError, SearchEvent, SearchOutcome, SearchRequest,
     SearchSpec, Stopped,
@@ -70,10 +69,15 @@ impl Job {
         let spec = request
             .resolve(limit, resources.default_kind())
             .map_err(spec_error)?;
+        let salt = generation.shared.cache_salt.as_deref();
+        let context = RewardContext {
+            question: generation.question.clone(),
+            cache_salt: generation.tenant.cache_salt(salt),
+        };
         let scorer = match spec.rewards.as_slice() {
             [] => None,
             rewards => Some(
-                reward::build(rewards, resources, &generation.question).map_err(|error| {
+                reward::build(rewards, resources, &context).map_err(|error| {
                     let at = format!("search.reward{}", error.param);
                     ApiError::invalid(&at, error.message)
                 })?,
@@ -179,6 +183,7 @@ impl Job {
             "nodes": stats.num_nodes,
             "tokens": stats.num_tokens,
             "scorer_calls": stats.scorer_calls,
+            "scorer_ms": stats.scorer_time.as_millis() as u64,
             "stopped": outcome.stopped,
         });
         if self.spec.trace {
@@ -288,17 +293,20 @@ pub(in crate::api) fn policy_of(
     if shared.temperature.is_none() {
         params.temperature = DEFAULT_TEMPERATURE;
     }
-    params.max_tokens = params.max_tokens.min(served.engine.config().max_model_len);
-    let salt = shared.cache_salt.as_deref().unwrap_or_default();
+    let prompt_token_ids = prompts.pop().unwrap_or_default();
+    // An answer that fills the context has ended: nothing may be asked to follow it.
+    let context = served.engine.config().max_model_len;
+    let room = context.saturating_sub(prompt_token_ids.len()).max(1);
+    params.max_tokens = params.max_tokens.min(room);
     EnginePolicy {
         engine: served.engine.clone(),
         tokenizer: served.tokenizer.clone(),
-        prompt_token_ids: prompts.pop().unwrap_or_default(),
+        prompt_token_ids,
         params,
         stops,
         include_stop: shared.include_stop,
         skip_special: shared.skip_special,
-        cache_salt: xxh3_64_with_seed(salt.as_bytes(), tenant.0),
+        cache_salt: tenant.cache_salt(shared.cache_salt.as_deref()),
         deadline: Some(deadline.map_or(latest, |deadline| deadline.min(latest))),
         budget: Arc::new(TokenBudget::new(tokens.unwrap_or(u64::MAX))),
         num_cached_tokens: OnceLock::new(),
