@@ -38,7 +38,9 @@ def chatml(messages):
 
 
 def logprobs(choice):
-    """Of each token of a chat or text choice, in the shapes that servers use."""
+    """Of each token of a chat or text choice, in the shapes that servers use; an empty text may have none."""
+    if not choice.get("logprobs"):
+        return []
     content = choice["logprobs"].get("content")
     if content is not None:
         return [token["logprob"] for token in content]
