@@ -329,10 +329,15 @@ fn finish_reason(end: End) -> &'static str {
     }
 }
 
-pub(in crate::api) fn spec_error(error: crate::search::SpecError) -> ApiError {
+fn spec_error(error: crate::search::SpecError) -> ApiError {
+    // A message that begins with its field names the whole path.
+    let prefix = match error.message.starts_with(&error.param) {
+        true => "search.",
+        false => "",
+    };
     ApiError::invalid(
         &format!("search.{}", error.param),
-        format!("search.{error}"),
+        format!("{prefix}{}", error.message),
     )
 }
 
