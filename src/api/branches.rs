@@ -18,7 +18,7 @@ use super::error::ApiError;
 use super::generation::{self, Delta, Wire};
 use super::openai::chat::{self, ChatRequest};
 use super::openai::completions::{self, CompletionRequest};
-use super::searching::{end_name, policy_of};
+use super::searching::{end_name, finish_reason, policy_of};
 use super::state::{AppState, unix_time};
 use crate::reward::{self, Candidate, RewardContext, RewardSpec, Scorer};
 use crate::search::{Continuation, End, EnginePolicy, NodeId, OneOrMany, Policy, StepSpec, Tree};
@@ -260,10 +260,7 @@ pub(super) async fn score(
 ) -> Result<Json<Value>, ApiError> {
     let served = state.ready()?;
     let session = state.branches().find(&id, tenant)?;
-    let rewards = match request.reward {
-        OneOrMany::One(reward) => vec![reward],
-        OneOrMany::Many(rewards) => rewards,
-    };
+    let rewards = request.reward.into_vec();
     let scorer = reward::build(&rewards, &served.rewards, &session.context)
         .map_err(|error| ApiError::invalid(&format!("reward{}", error.param), error.message))?;
     let mut work = session.work.lock().await;
@@ -335,10 +332,7 @@ pub(super) async fn commit(
     let node = work.tree.node(request.node);
     let delta = Delta {
         text: work.tree.text(request.node),
-        finish_reason: Some(match node.end {
-            Some(End::Stop) | None | Some(End::Step) => "stop",
-            Some(End::Length | End::Cut) => "length",
-        }),
+        finish_reason: Some(finish_reason(node.end.unwrap_or(End::Stop))),
         stop_reason: None,
     };
     let choice = match session.wire {

@@ -19,8 +19,8 @@ use super::openai::{chat, completions};
 use super::state::{AppState, Served, unix_time};
 use super::{presets, searching};
 use crate::engine::{
-    EngineHandle, FinishReason, GenerateRequest, RequestId, RequestStream, SamplingParams,
-    StreamEvent, TokenLogprobs,
+    EngineHandle, FinishReason, GenerateRequest, RequestId, SamplingParams, StreamEvent,
+    TokenLogprobs,
 };
 use crate::text::{Detokenizer, StopMatcher};
 
@@ -167,20 +167,9 @@ fn submit_all(
         })?;
         let index = ids.len();
         ids.push(stream.id());
-        events.push(numbered(index, stream));
+        events.push(stream.numbered(index));
     }
     Ok((events, ids))
-}
-
-fn numbered(
-    index: usize,
-    stream: RequestStream,
-) -> futures::stream::BoxStream<'static, (usize, StreamEvent)> {
-    futures::stream::unfold(stream, move |mut stream| async move {
-        let event = stream.recv().await?;
-        Some(((index, event), stream))
-    })
-    .boxed()
 }
 
 /// Writes chunks until the answer ends or the client goes away.

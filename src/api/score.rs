@@ -50,10 +50,7 @@ pub(super) async fn score(
         let message = format!("candidates takes 1 to {MAX_CANDIDATES} texts");
         return Err(ApiError::invalid("candidates", message));
     }
-    let rewards = match request.reward {
-        OneOrMany::One(reward) => vec![reward],
-        OneOrMany::Many(rewards) => rewards,
-    };
+    let rewards = request.reward.into_vec();
     let context = RewardContext {
         question: chat::question(&request.messages),
         cache_salt: tenant.cache_salt(None),

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use futures::stream::{BoxStream, StreamExt};
 use tokio::sync::mpsc as stream;
 
 use super::request::{
@@ -59,6 +60,15 @@ impl RequestStream {
     /// The next event; `None` after the last choice finished or an error.
     pub async fn recv(&mut self) -> Option<StreamEvent> {
         self.events.recv().await
+    }
+
+    /// The events, each with `index`: for a caller that merges several requests.
+    pub fn numbered(self, index: usize) -> BoxStream<'static, (usize, StreamEvent)> {
+        futures::stream::unfold(self, move |mut stream| async move {
+            let event = stream.recv().await?;
+            Some(((index, event), stream))
+        })
+        .boxed()
     }
 
     /// [`Self::recv`] for threads outside a runtime.

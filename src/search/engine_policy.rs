@@ -92,16 +92,17 @@ impl EnginePolicy {
             .is_some_and(|deadline| deadline <= Instant::now())
     }
 
-    /// The text of a finished sample.
-    fn text(&self, prefix_text: &str, token_ids: &[TokenId]) -> String {
+    /// The text of a finished sample, and whether a stop string ended it.
+    fn text(&self, prefix_text: &str, token_ids: &[TokenId]) -> (String, bool) {
         let mut detokenizer = Detokenizer::new(&self.tokenizer, self.skip_special);
         let mut stops = StopMatcher::new(self.stops.clone(), self.include_stop);
+        let own = |text: &str| text.get(prefix_text.len()..).unwrap_or_default().to_owned();
         let mut text = stops.push(prefix_text).text;
         for token_id in token_ids {
             let outcome = stops.push(&detokenizer.push(*token_id));
             text.push_str(&outcome.text);
             if outcome.stopped.is_some() {
-                return text.get(prefix_text.len()..).unwrap_or_default().to_owned();
+                return (own(&text), true);
             }
         }
         let rest = stops.push(&detokenizer.finish());
@@ -109,7 +110,7 @@ impl EnginePolicy {
         if rest.stopped.is_none() {
             text.push_str(&stops.finish());
         }
-        text.get(prefix_text.len()..).unwrap_or_default().to_owned()
+        (own(&text), rest.stopped.is_some())
     }
 }
 
@@ -123,7 +124,7 @@ impl Policy for EnginePolicy {
             let mut samples = Vec::new();
             for (index, expansion) in expansions.iter().enumerate() {
                 let stream = self.submit(self.request(expansion)).await?;
-                events.push(numbered(index, stream));
+                events.push(stream.numbered(index));
                 samples.extend((0..expansion.n).map(|sample| Sample {
                     expansion: index,
                     index: sample,
@@ -154,14 +155,6 @@ impl Policy for EnginePolicy {
     fn num_tokens(&self) -> u64 {
         self.budget.spent()
     }
-}
-
-fn numbered(index: usize, stream: RequestStream) -> BoxStream<'static, (usize, StreamEvent)> {
-    futures::stream::unfold(stream, move |mut stream| async move {
-        let event = stream.recv().await?;
-        Some(((index, event), stream))
-    })
-    .boxed()
 }
 
 struct Sample {
@@ -208,12 +201,12 @@ impl EngineRunning<'_> {
         let reason = sample.finished.unwrap_or(FinishReason::Abort);
         let (expansion, index) = (sample.expansion, sample.index);
         let source = &self.expansions[expansion];
-        let text = self.policy.text(&source.prefix_text, &token_ids);
+        let (text, hits_stop) = self.policy.text(&source.prefix_text, &token_ids);
         let num_tokens = source.prefix.len() + token_ids.len();
         let end = match reason {
             FinishReason::Eos | FinishReason::StopToken(_) => End::Stop,
             FinishReason::Watcher => match &source.step {
-                Some(_) if !self.policy.hits_stop(&source.prefix_text, &token_ids) => End::Step,
+                Some(_) if !hits_stop => End::Step,
                 _ => End::Stop,
             },
             FinishReason::Length => End::Length,
@@ -315,17 +308,5 @@ impl Running for EngineRunning<'_> {
         self.is_stopped = true;
         // Dropping a stream aborts its request before the engine's next step.
         self.events.clear();
-    }
-}
-
-impl EnginePolicy {
-    /// Whether a stop string ended the sample, rather than its step.
-    fn hits_stop(&self, prefix_text: &str, token_ids: &[TokenId]) -> bool {
-        let mut detokenizer = Detokenizer::new(&self.tokenizer, self.skip_special);
-        let mut stops = StopMatcher::new(self.stops.clone(), self.include_stop);
-        stops.push(prefix_text);
-        token_ids
-            .iter()
-            .any(|id| stops.push(&detokenizer.push(*id)).stopped.is_some())
     }
 }

@@ -108,15 +108,19 @@ async fn complete(search: &mut Search<'_>, children: &[NodeId]) -> Result<(), Se
     }
     let requests: Vec<(NodeId, usize)> = open.iter().map(|id| (*id, 1)).collect();
     let samples = search.sample(&requests, Cut::Never).await?;
+    let mut rollouts = Vec::with_capacity(open.len());
     for (id, samples) in open.iter().zip(samples) {
         for (index, continuation) in samples {
-            let rollout = search.add_rollout(*id, index, continuation);
-            search.score(&[rollout]).await?;
-            let value = search.tree.node(rollout).value;
-            let node = &mut search.tree.nodes[*id];
-            node.value = value;
-            node.visit_count += 1;
+            rollouts.push((*id, search.add_rollout(*id, index, continuation)));
         }
+    }
+    let nodes: Vec<NodeId> = rollouts.iter().map(|(_, rollout)| *rollout).collect();
+    search.score(&nodes).await?;
+    for (id, rollout) in rollouts {
+        let value = search.tree.node(rollout).value;
+        let node = &mut search.tree.nodes[id];
+        node.value = value;
+        node.visit_count += 1;
     }
     Ok(())
 }

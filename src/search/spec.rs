@@ -144,6 +144,15 @@ pub enum OneOrMany<T> {
     One(T),
 }
 
+impl<T> OneOrMany<T> {
+    pub fn into_vec(self) -> Vec<T> {
+        match self {
+            Self::Many(values) => values,
+            Self::One(value) => vec![value],
+        }
+    }
+}
+
 /// The `search` object as clients send it.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -349,8 +358,7 @@ impl SearchRequest {
 
     fn rewards(&self, default: &str) -> Vec<RewardSpec> {
         match (&self.reward, self.strategy) {
-            (Some(OneOrMany::Many(rewards)), _) => rewards.clone(),
-            (Some(OneOrMany::One(reward)), _) => vec![reward.clone()],
+            (Some(rewards), _) => rewards.clone().into_vec(),
             // Every vote counts the same.
             (None, Strategy::SelfConsistency) => Vec::new(),
             (None, _) => vec![RewardSpec::of_kind(default)],

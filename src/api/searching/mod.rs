@@ -34,7 +34,6 @@ struct Job {
     wire: Wire,
     /// Answers to return.
     n: usize,
-    num_top: Option<usize>,
     include_usage: bool,
     id: String,
     trace_id: String,
@@ -102,7 +101,6 @@ impl Job {
         n: usize,
     ) -> Self {
         let wire = generation.wire;
-        let num_top = generation.params.logprobs;
         let include_usage = generation.shared.include_usage;
         let deadline = spec
             .budget
@@ -127,7 +125,6 @@ impl Job {
             spec,
             wire,
             n,
-            num_top,
             include_usage,
             id: format!("{prefix}-{}", new_id()),
             trace_id: format!("trace-{}", new_id()),
@@ -204,23 +201,15 @@ impl Job {
     }
 
     fn logprobs(&self, served: &Served, answer: &Ranked) -> Value {
-        let Some(num_top) = self.num_top else {
+        if self.policy.params.logprobs.is_none() {
             return Value::Null;
-        };
-        let tokens: Vec<TokenLogprobs> = answer
-            .logprobs
-            .iter()
-            .map(|token| TokenLogprobs {
-                top: token.top.iter().copied().take(num_top).collect(),
-                ..token.clone()
-            })
-            .collect();
+        }
         if self.wire == Wire::Chat {
-            return chat::logprobs_json(&served.tokenizer, &tokens);
+            return chat::logprobs_json(&served.tokenizer, &answer.logprobs);
         }
         let text = |token: &TokenLogprobs| served.tokenizer.token_text(token.token_id);
-        let texts: Vec<String> = tokens.iter().map(text).collect();
-        let tokens: Vec<_> = tokens.into_iter().map(Some).collect();
+        let texts: Vec<String> = answer.logprobs.iter().map(text).collect();
+        let tokens: Vec<_> = answer.logprobs.iter().cloned().map(Some).collect();
         completions::logprobs_json(&served.tokenizer, &tokens, &texts, 0)
     }
 
@@ -322,7 +311,7 @@ pub(in crate::api) fn end_name(end: End) -> &'static str {
     }
 }
 
-fn finish_reason(end: End) -> &'static str {
+pub(in crate::api) fn finish_reason(end: End) -> &'static str {
     match end {
         End::Stop | End::Step => "stop",
         End::Length | End::Cut => "length",
