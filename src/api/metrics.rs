@@ -135,6 +135,8 @@ impl Metrics {
         let config = served.engine.config();
         let usage = stats.num_used_blocks as f64 / stats.num_blocks.max(1) as f64;
         with_local_recorder(&self.recorder, || {
+            gauge!("ponder_search_branches_running", self.labels.clone())
+                .set(stats.num_branches_running as f64);
             for prefix in PREFIXES {
                 for (name, value) in [
                     ("num_requests_running", stats.num_requests_running as f64),

@@ -109,8 +109,10 @@ impl BlockManager {
         }
     }
 
+    /// Whether others rely on the block's contents: other tables, or the prefix cache.
     pub(super) fn is_shared(&self, block: BlockId) -> bool {
-        self.blocks[block as usize].ref_count > 1
+        let block = &self.blocks[block as usize];
+        block.ref_count > 1 || block.hash.is_some()
     }
 
     /// The block behind prefix `parent` that holds `token_ids`, if it is known.
@@ -118,7 +120,16 @@ impl BlockManager {
         self.prefix_cache.get(parent, token_ids)
     }
 
-    /// Makes a full block findable. A prefix that is known already keeps its first block.
+    /// The block behind prefix `parent` that begins with most of `token_ids`, and with how many.
+    pub(super) fn longest_match(
+        &self,
+        parent: PrefixHash,
+        token_ids: &[TokenId],
+    ) -> Option<(BlockId, usize)> {
+        self.prefix_cache.longest_match(parent, token_ids)
+    }
+
+    /// Makes a block with `token_ids` findable; nobody writes to it any more. A prefix that is known already keeps its first block.
     pub(super) fn register(
         &mut self,
         block: BlockId,

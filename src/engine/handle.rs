@@ -9,7 +9,8 @@ use futures::stream::{BoxStream, StreamExt};
 use tokio::sync::mpsc as stream;
 
 use super::request::{
-    EngineConfig, EngineError, EngineStats, GenerateRequest, RequestId, SamplingParams, StreamEvent,
+    EngineConfig, EngineError, EngineStats, GenerateRequest, GroupId, RequestId, SamplingParams,
+    StreamEvent,
 };
 use super::stats::SharedStats;
 use super::thread::{Command, EngineThread, Submission};
@@ -169,6 +170,11 @@ impl EngineHandle {
             fork,
         })?;
         Ok(stream)
+    }
+
+    /// A group that no other request belongs to.
+    pub fn new_group(&self) -> GroupId {
+        GroupId(self.shared.next_id.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Ends a request before the next step.

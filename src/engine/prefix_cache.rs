@@ -1,7 +1,8 @@
 //! Which block holds the KV of which token prefix.
 //!
-//! A full block is known by a hash chained over all blocks before it and the tenant's salt; the token
-//! ids are compared on a hit, so a hash collision can't serve a wrong block.
+//! A block is known by a hash chained over all blocks before it and the tenant's salt; the token ids are compared on a
+//! hit, so a hash collision can't serve a wrong block. Blocks that a sequence left partly filled are known too, and a
+//! sequence can start inside a known block: what a branch of a search continues is rarely a whole number of blocks.
 
 use std::collections::HashMap;
 
@@ -10,7 +11,10 @@ use xxhash_rust::xxh3::Xxh3;
 use super::request::TokenId;
 use crate::model::BlockId;
 
-/// Hash of a prefix that ends at a block boundary.
+/// Blocks behind one parent that a search for the longest match looks at, newest first.
+const MAX_CHILDREN_VISITED: usize = 32;
+
+/// Hash of a prefix that ends with a known block.
 pub(super) type PrefixHash = u64;
 
 /// The hash of the block `token_ids` behind the prefix `parent` (the salt for the first block).
@@ -33,12 +37,30 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct PrefixCache {
     entries: HashMap<PrefixHash, Entry>,
+    /// The hashes behind each parent, oldest first.
+    children: HashMap<PrefixHash, Vec<PrefixHash>>,
 }
 
 impl PrefixCache {
     pub(super) fn get(&self, parent: PrefixHash, token_ids: &[TokenId]) -> Option<BlockId> {
         let entry = self.entries.get(&chain(parent, token_ids))?;
         (entry.parent == parent && *entry.token_ids == *token_ids).then_some(entry.block)
+    }
+
+    /// The known block behind `parent` that begins with most of `token_ids`, and with how many.
+    pub(super) fn longest_match(
+        &self,
+        parent: PrefixHash,
+        token_ids: &[TokenId],
+    ) -> Option<(BlockId, usize)> {
+        let children = self.children.get(&parent)?.iter().rev();
+        let matches = children.take(MAX_CHILDREN_VISITED).filter_map(|hash| {
+            let entry = self.entries.get(hash)?;
+            let pairs = entry.token_ids.iter().zip(token_ids);
+            let len = pairs.take_while(|(known, wanted)| known == wanted).count();
+            (len > 0).then_some((entry.block, len))
+        });
+        matches.max_by_key(|(_, len)| *len)
     }
 
     /// Records a block; returns false when the prefix is known already.
@@ -52,6 +74,7 @@ impl PrefixCache {
         if self.entries.contains_key(&hash) {
             return false;
         }
+        self.children.entry(parent).or_default().push(hash);
         self.entries.insert(
             hash,
             Entry {
@@ -64,7 +87,15 @@ impl PrefixCache {
     }
 
     pub(super) fn remove(&mut self, hash: PrefixHash) {
-        self.entries.remove(&hash);
+        let Some(entry) = self.entries.remove(&hash) else {
+            return;
+        };
+        if let Some(children) = self.children.get_mut(&entry.parent) {
+            children.retain(|child| *child != hash);
+            if children.is_empty() {
+                self.children.remove(&entry.parent);
+            }
+        }
     }
 
     #[cfg(test)]

@@ -11,6 +11,10 @@ pub type TokenId = u32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
 
+/// Identifies requests that belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct GroupId(pub u64);
+
 /// How tokens are drawn from logits. Field names and meanings are vLLM's.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
@@ -151,6 +155,9 @@ pub struct GenerateRequest {
     /// Under KV pressure the lowest is computed again later, the newest of equals first. 1 for plain requests, a
     /// branch's value in a search: a tree sheds its own worst branches before it disturbs anyone.
     pub priority: f32,
+    /// Requests of one search: together they count as one when waiting requests take turns. Others are on their
+    /// own. See [`super::EngineHandle::new_group`].
+    pub group: Option<GroupId>,
     /// Past this instant every unfinished continuation ends with [`FinishReason::Deadline`].
     pub deadline: Option<Instant>,
 }
@@ -167,6 +174,7 @@ impl GenerateRequest {
             budget: None,
             cache_salt: 0,
             priority: 1.0,
+            group: None,
             deadline: None,
         }
     }
@@ -279,6 +287,8 @@ pub struct EngineConfig {
 pub struct EngineStats {
     pub num_requests_running: usize,
     pub num_requests_waiting: usize,
+    /// Running sequences that belong to a group.
+    pub num_branches_running: usize,
     pub num_blocks: usize,
     /// Blocks referenced by live sequences (cached but unreferenced blocks count as free).
     pub num_used_blocks: usize,

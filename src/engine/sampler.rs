@@ -226,6 +226,7 @@ mod tests {
             prompt_logprobs: Vec::new(),
             num_cached_tokens: None,
             priority: 1.0,
+            group: crate::engine::sequence::Group::Request(RequestId(0)),
             deadline: None,
             watcher: None,
             budget: None,

@@ -7,7 +7,7 @@ use super::batch::{ScheduledBatch, ScheduledRows};
 use super::block_manager::BlockManager;
 use super::prefix_cache::chain;
 use super::request::{EngineConfig, EngineStats, RequestId};
-use super::sequence::Sequence;
+use super::sequence::{Group, Sequence};
 
 /// Rows a step computes of a prompt whose logprobs are wanted: each needs a row of logits.
 const PROMPT_LOGPROB_ROWS: usize = 64;
@@ -88,9 +88,26 @@ impl Scheduler {
             }
         }
         for sequence in &mut removed {
+            self.register_tail(sequence);
             self.blocks.release_all(&mut sequence.block_table);
         }
         removed
+    }
+
+    /// Makes the partly filled last block of a sequence that ends findable, for what continues it.
+    fn register_tail(&mut self, sequence: &Sequence) {
+        let num_full = sequence.block_hashes.len();
+        let start = num_full * self.blocks.block_size();
+        let token_ids = &sequence.token_ids[start..sequence.num_computed_tokens.max(start)];
+        let block = sequence.block_table.get(num_full);
+        if let Some(block) = block
+            && self.config.enable_prefix_caching
+            && !token_ids.is_empty()
+        {
+            let parent = sequence.parent_hash();
+            let hash = chain(parent, token_ids);
+            self.blocks.register(*block, hash, parent, token_ids);
+        }
     }
 
     pub(super) fn find_running(&self, request: RequestId, index: usize) -> Option<&Sequence> {
@@ -189,9 +206,13 @@ impl Scheduler {
         }
         // Its copy-on-write targets go with it: copying into a block that is free again does no harm
         // only as long as nobody else gets it in this step.
+        let num_copies = batch.block_copies.len();
         batch
             .block_copies
             .retain(|(_, target)| !sequence.block_table.contains(target));
+        if batch.block_copies.len() == num_copies {
+            self.register_tail(&sequence);
+        }
         self.blocks.release_all(&mut sequence.block_table);
         sequence.block_hashes.clear();
         sequence.num_computed_tokens = 0;
@@ -233,18 +254,48 @@ impl Scheduler {
         true
     }
 
-    /// Admits the first waiting sequence if it fits; false when it must wait.
+    /// Whose turn it is to be admitted: the first in the queue whose group has the fewest running sequences, so
+    /// that a search with many branches takes no more than its share.
+    fn next_waiting(&self) -> Option<usize> {
+        let mut counts: Vec<(Group, usize)> = Vec::new();
+        for sequence in &self.running {
+            match counts
+                .iter_mut()
+                .find(|(group, _)| *group == sequence.group)
+            {
+                Some((_, count)) => *count += sequence.width(),
+                None => counts.push((sequence.group, sequence.width())),
+            }
+        }
+        let mut best: Option<(usize, usize)> = None;
+        for (index, sequence) in self.waiting.iter().enumerate() {
+            let count = counts.iter().find(|(group, _)| *group == sequence.group);
+            let count = count.map_or(0, |(_, count)| *count);
+            if best.is_none_or(|(_, fewest)| count < fewest) {
+                best = Some((index, count));
+            }
+            if count == 0 {
+                break;
+            }
+        }
+        best.map(|(index, _)| index)
+    }
+
+    /// Admits the waiting sequence whose turn it is if it fits; false when it must wait.
     fn admit(&mut self, batch: &mut ScheduledBatch, budget: &mut usize) -> bool {
-        let Some(sequence) = self.waiting.front() else {
+        if *budget == 0 || self.num_running() >= self.config.max_num_seqs {
+            return false;
+        }
+        let Some(turn) = self.next_waiting() else {
             return false;
         };
-        if *budget == 0 || self.num_running() + sequence.width() > self.config.max_num_seqs {
+        if self.num_running() + self.waiting[turn].width() > self.config.max_num_seqs {
             return false;
         }
         let mut sequence = self
             .waiting
-            .pop_front()
-            .expect("checked above; this is a bug");
+            .remove(turn)
+            .expect("found above; this is a bug");
         let num_queries = sequence.token_ids.len() as u64;
         self.attach_cached_blocks(&mut sequence);
         let num_rows = self.wanted_rows(&sequence, *budget, batch.rows.is_empty());
@@ -256,7 +307,7 @@ impl Scheduler {
             self.blocks.release_all(&mut sequence.block_table);
             sequence.block_hashes.clear();
             sequence.num_computed_tokens = 0;
-            self.waiting.push_front(sequence);
+            self.waiting.insert(turn, sequence);
             return false;
         }
         let sequence = &mut self.running[index];
@@ -279,7 +330,7 @@ impl Scheduler {
             return;
         }
         let block_size = self.blocks.block_size();
-        let usable = (sequence.token_ids.len() - 1) / block_size * block_size;
+        let usable = sequence.token_ids.len() - 1;
         for token_ids in sequence.token_ids[..usable].chunks_exact(block_size) {
             let parent = sequence
                 .block_hashes
@@ -293,6 +344,14 @@ impl Scheduler {
             sequence.block_table.push(block);
             sequence.block_hashes.push(chain(parent, token_ids));
             sequence.num_computed_tokens += block_size;
+        }
+        let rest = &sequence.token_ids[sequence.num_computed_tokens..usable];
+        let rest = &rest[..rest.len().min(block_size)];
+        if let Some((block, len)) = self.blocks.longest_match(sequence.parent_hash(), rest) {
+            // Copied before the first write: a known block is never written to.
+            self.blocks.share(block);
+            sequence.block_table.push(block);
+            sequence.num_computed_tokens += len;
         }
     }
 
@@ -318,6 +377,9 @@ impl Scheduler {
     pub(super) fn snapshot(&mut self) -> EngineStats {
         self.stats.num_requests_running = self.num_running();
         self.stats.num_requests_waiting = self.num_waiting();
+        let branches = self.running.iter();
+        let branches = branches.filter(|sequence| matches!(sequence.group, Group::Search(_)));
+        self.stats.num_branches_running = branches.map(Sequence::width).sum();
         self.stats.num_used_blocks = self.blocks.num_used();
         self.stats
     }
@@ -347,170 +409,4 @@ impl Scheduler {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::engine::request::SamplingParams;
-    use crate::model::testing::uniform;
-
-    fn config(num_blocks: usize, chunked: bool) -> EngineConfig {
-        EngineConfig {
-            max_model_len: 96,
-            max_num_seqs: 6,
-            max_num_batched_tokens: 24,
-            block_size: 4,
-            num_blocks,
-            enable_prefix_caching: true,
-            enable_chunked_prefill: chunked,
-            max_num_waiting_seqs: 100,
-        }
-    }
-
-    fn sequence(request: u64, token_ids: Vec<u32>, num_pending_forks: usize) -> Sequence {
-        Sequence {
-            request: RequestId(request),
-            index: 0,
-            params: Arc::new(SamplingParams::default()),
-            branch_path: vec![0],
-            num_prompt_tokens: token_ids.len(),
-            token_ids,
-            num_computed_tokens: 0,
-            block_table: Vec::new(),
-            block_hashes: Vec::new(),
-            cache_salt: request % 2,
-            num_pending_forks,
-            prompt_logprobs: Vec::new(),
-            num_cached_tokens: None,
-            priority: 1.0,
-            deadline: None,
-            watcher: None,
-            budget: None,
-            ended: None,
-        }
-    }
-
-    fn step(scheduler: &mut Scheduler) -> ScheduledBatch {
-        let mut batch = ScheduledBatch::default();
-        scheduler.schedule(&mut batch);
-        batch
-    }
-
-    /// Appends `token_id` where a sequence's rows reached its end, forking as the engine does.
-    fn commit(scheduler: &mut Scheduler, batch: &ScheduledBatch, token_id: u32) {
-        for rows in &batch.rows {
-            scheduler.commit_rows(*rows);
-            let index = rows.running_index;
-            if scheduler.running[index].num_uncomputed_tokens() > 0 {
-                continue;
-            }
-            let forks = std::mem::take(&mut scheduler.running[index].num_pending_forks);
-            for branch in 1..=forks {
-                let mut sibling = scheduler.running[index].clone();
-                sibling.index = branch;
-                scheduler.add_fork(sibling);
-                let last = scheduler.running.len() - 1;
-                scheduler.running[last].token_ids.push(branch as u32);
-            }
-            scheduler.running[index].token_ids.push(token_id);
-        }
-    }
-
-    /// Long random runs over a two-token vocabulary (prefix hits are frequent) and few blocks
-    /// (preemption is frequent): every step keeps the invariants, and nothing leaks.
-    #[test]
-    fn random_runs_keep_the_invariants() {
-        for seed in 0..6 {
-            let mut scheduler = Scheduler::new(config(24 + 9 * seed as usize, seed % 2 == 0));
-            let mut state = seed;
-            let mut roll =
-                |limit: usize| ((uniform(&mut state) + 1.0) / 2.0 * limit as f32) as usize % limit;
-            for request in 0..3000 {
-                if roll(2) == 0 && scheduler.num_waiting() < 12 {
-                    let tokens = (0..1 + roll(60)).map(|_| roll(2) as u32).collect();
-                    let mut sequence = sequence(request, tokens, roll(3));
-                    sequence.priority = roll(3) as f32 / 2.0;
-                    scheduler.add(sequence);
-                }
-                let batch = step(&mut scheduler);
-                let num_rows: usize = batch.rows.iter().map(|rows| rows.num_rows).sum();
-                assert!(num_rows <= 24 || batch.rows.len() == 1, "the budget holds");
-                assert!(scheduler.is_idle() || num_rows > 0, "something always runs");
-                commit(&mut scheduler, &batch, roll(2) as u32);
-                scheduler.check_invariants();
-                let unlucky = RequestId(roll(1 + request as usize) as u64);
-                let limit = 70 + roll(20);
-                scheduler.remove(|s| s.request == unlucky || s.token_ids.len() >= limit);
-                scheduler.check_invariants();
-            }
-            assert!(
-                scheduler.stats.num_preemptions > 0,
-                "the run is tight enough"
-            );
-            assert!(scheduler.stats.prefix_cache_hits > 0, "prefixes repeat");
-            scheduler.remove(|_| true);
-            scheduler.check_invariants();
-            assert_eq!(scheduler.blocks.num_used(), 0, "no block leaks");
-        }
-    }
-
-    #[test]
-    fn the_lowest_priority_gives_way_then_the_newest() {
-        let mut scheduler = Scheduler::new(config(9, true));
-        for (request, priority) in [(0, 0.4), (1, 0.9), (2, 0.9)] {
-            scheduler.add(Sequence {
-                priority,
-                ..sequence(request, vec![request as u32; 11], 0)
-            });
-        }
-        let mut left = vec![2, 1, 0];
-        for _ in 0..40 {
-            let batch = step(&mut scheduler);
-            commit(&mut scheduler, &batch, 7);
-            scheduler.check_invariants();
-            let running: Vec<u64> = scheduler.running.iter().map(|s| s.request.0).collect();
-            left.retain(|request| running.contains(request));
-            if left.len() == 1 {
-                break;
-            }
-            if left.len() == 2 {
-                assert_eq!(left, [2, 1], "the branch of least value went first");
-            }
-        }
-        assert_eq!(left, [1], "of equals the newest went");
-    }
-
-    #[test]
-    fn a_second_prompt_starts_at_the_known_prefix() {
-        let mut scheduler = Scheduler::new(config(30, true));
-        scheduler.add(sequence(0, (0..20).collect(), 0));
-        let batch = step(&mut scheduler);
-        commit(&mut scheduler, &batch, 9);
-        scheduler.add(sequence(2, (0..20).collect(), 0));
-        scheduler.add(sequence(1, (0..20).collect(), 0));
-        let batch = step(&mut scheduler);
-        let rows: Vec<usize> = batch.rows.iter().map(|rows| rows.num_rows).collect();
-        // The last block is computed again because its last token's logits are needed; request 1 has
-        // another salt and sees nothing.
-        assert_eq!(rows, [1, 4, 19]);
-        assert_eq!(scheduler.running[1].num_cached_tokens, Some(16));
-        assert_eq!(scheduler.running[2].num_cached_tokens, Some(0));
-    }
-
-    #[test]
-    fn siblings_share_blocks_until_they_write() {
-        let mut scheduler = Scheduler::new(config(30, true));
-        scheduler.add(sequence(0, (0..10).collect(), 2));
-        let batch = step(&mut scheduler);
-        commit(&mut scheduler, &batch, 0);
-        assert_eq!(
-            scheduler.blocks.num_used(),
-            3,
-            "three sequences, one set of blocks"
-        );
-        let batch = step(&mut scheduler);
-        // The partial third block is copied twice; the last owner writes in place.
-        assert_eq!(batch.block_copies.len(), 2);
-        assert_eq!(scheduler.blocks.num_used(), 5);
-    }
-}
+mod tests;

@@ -5,9 +5,17 @@ use std::time::Instant;
 
 use super::prefix_cache::PrefixHash;
 use super::request::{
-    FinishReason, RequestId, SamplingParams, TokenBudget, TokenId, TokenLogprobs, TokenWatcher,
+    FinishReason, GroupId, RequestId, SamplingParams, TokenBudget, TokenId, TokenLogprobs,
+    TokenWatcher,
 };
 use crate::model::BlockId;
+
+/// Sequences that count as one when waiting sequences take turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Group {
+    Request(RequestId),
+    Search(GroupId),
+}
 
 /// Tokens, their place in the KV cache, and what is needed to sample the next one.
 #[derive(Debug, Clone)]
@@ -34,6 +42,8 @@ pub(super) struct Sequence {
     pub num_cached_tokens: Option<usize>,
     /// See [`super::request::GenerateRequest::priority`].
     pub priority: f32,
+    /// What it shares its turn with: [`super::request::GenerateRequest::group`], or its request alone.
+    pub group: Group,
     pub deadline: Option<Instant>,
     pub watcher: Option<Box<dyn TokenWatcher>>,
     pub budget: Option<Arc<TokenBudget>>,

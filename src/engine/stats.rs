@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::request::EngineStats;
 
-const NUM_FIELDS: usize = 10;
+const NUM_FIELDS: usize = 11;
 
 /// [`EngineStats`], field by field: a reader may see some fields of one step and some of the next.
 pub(super) struct SharedStats([AtomicU64; NUM_FIELDS]);
@@ -21,9 +21,9 @@ impl SharedStats {
     }
 
     pub(super) fn load(&self) -> EngineStats {
-        let [a, b, c, d, e, f, g, h, i, j] = &self.0;
-        let [a, b, c, d, e, f, g, h, i, j] =
-            [a, b, c, d, e, f, g, h, i, j].map(|field| field.load(Ordering::Acquire));
+        let [a, b, c, d, e, f, g, h, i, j, k] = &self.0;
+        let [a, b, c, d, e, f, g, h, i, j, k] =
+            [a, b, c, d, e, f, g, h, i, j, k].map(|field| field.load(Ordering::Acquire));
         EngineStats {
             num_requests_running: a as usize,
             num_requests_waiting: b as usize,
@@ -35,6 +35,7 @@ impl SharedStats {
             prompt_tokens: h,
             generation_tokens: i,
             num_steps: j,
+            num_branches_running: k as usize,
         }
     }
 }
@@ -43,6 +44,7 @@ fn fields(stats: &EngineStats) -> [u64; NUM_FIELDS] {
     let EngineStats {
         num_requests_running,
         num_requests_waiting,
+        num_branches_running,
         num_blocks,
         num_used_blocks,
         prefix_cache_queries,
@@ -63,5 +65,6 @@ fn fields(stats: &EngineStats) -> [u64; NUM_FIELDS] {
         prompt_tokens,
         generation_tokens,
         num_steps,
+        num_branches_running as u64,
     ]
 }

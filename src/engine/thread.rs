@@ -15,7 +15,7 @@ use super::request::{EngineError, FinishReason, GenerateRequest, RequestId, Stre
 use super::runner::{LogitsOf, Runner};
 use super::sampler::Sampler;
 use super::scheduler::Scheduler;
-use super::sequence::Sequence;
+use super::sequence::{Group, Sequence};
 use crate::model::CausalLm;
 
 pub(super) struct Submission {
@@ -185,6 +185,7 @@ impl EngineThread {
             prompt_logprobs: Vec::new(),
             num_cached_tokens: None,
             priority: request.priority,
+            group: request.group.map_or(Group::Request(id), Group::Search),
             deadline: request.deadline,
             watcher: request.watcher,
             budget: request.budget,

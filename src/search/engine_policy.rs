@@ -11,8 +11,8 @@ use super::outcome::SearchError;
 use super::policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, Running};
 use super::step::{StepRule, StepWatcher};
 use crate::engine::{
-    EngineError, EngineHandle, FinishReason, GenerateRequest, RequestStream, SamplingParams,
-    StreamEvent, TokenBudget, TokenId, TokenLogprobs, TokenWatcher, Watch,
+    EngineError, EngineHandle, FinishReason, GenerateRequest, GroupId, RequestStream,
+    SamplingParams, StreamEvent, TokenBudget, TokenId, TokenLogprobs, TokenWatcher, Watch,
 };
 use crate::text::{Detokenizer, StopMatcher, Tokenizer};
 
@@ -32,6 +32,8 @@ pub struct EnginePolicy {
     pub cache_salt: u64,
     pub deadline: Option<Instant>,
     pub budget: Arc<TokenBudget>,
+    /// Of this search, for its fair share of the engine.
+    pub group: GroupId,
     /// Tokens of the prompt that the prefix cache had; set when the first samples start.
     pub num_cached_tokens: OnceLock<usize>,
 }
@@ -63,6 +65,7 @@ impl EnginePolicy {
             budget: Some(Arc::clone(&self.budget)),
             cache_salt: self.cache_salt,
             priority: expansion.priority,
+            group: Some(self.group),
             deadline: self.deadline,
             ..GenerateRequest::new(prompt, params)
         }

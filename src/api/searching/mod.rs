@@ -289,6 +289,7 @@ pub(in crate::api) fn policy_of(
     params.max_tokens = params.max_tokens.min(room);
     EnginePolicy {
         engine: served.engine.clone(),
+        group: served.engine.new_group(),
         tokenizer: served.tokenizer.clone(),
         prompt_token_ids,
         params,
