@@ -2,6 +2,7 @@
 
     python quality.py --url http://127.0.0.1:8000/v1 --problems humaneval.jsonl --arms arms.json --out results.jsonl
     python quality.py --report results.jsonl --problems humaneval.jsonl
+    python quality.py --outcomes traces.ndjson --problems humaneval.jsonl --out graded.ndjson
 
 An arm is {"name": ..., "body": {...}}: the body is merged into the chat request. It may have "kinds": ["code"], the
 kinds of problems that it is for. In a body these strings are replaced:
@@ -189,16 +190,30 @@ def greedy_tokens(rows):
 
 
 def write_trace(path, trace, problem):
-    """Appends a searched tree; whole answers of text problems get their outcome."""
-    nodes = trace["nodes"]
-    texts = []
-    for node in nodes:
-        before = texts[node["parent"]] if node["parent"] is not None else ""
-        texts.append(before + node["text"])
-        if problem["kind"] == "text" and node["end"] in ("stop", "length"):
-            node["outcome"] = float(grade.grade(problem, texts[-1]))
+    """Appends a searched tree, tagged with its problem."""
+    trace["tags"] = [problem["id"]]
     with open_to_append(path) as out:
         out.write(json.dumps(trace, ensure_ascii=False) + "\n")
+
+
+def write_outcomes(args):
+    """Grades the whole answers of the trees in a file and writes the trees with their outcomes."""
+    problems = {problem["id"]: problem for problem in read_problems(args)}
+    traces = [trace for trace in read_lines(args.outcomes) if trace["tags"] and trace["tags"][0] in problems]
+    with open(args.out, "w", encoding="utf-8") as out, ThreadPoolExecutor(GRADERS) as pool:
+        progress = Progress("grading", len(traces))
+        for trace in traces:
+            problem = problems[trace["tags"][0]]
+            texts, jobs = [], []
+            for node in trace["nodes"]:
+                before = texts[node["parent"]] if node["parent"] is not None else ""
+                texts.append(before + node["text"])
+                if node["end"] in ("stop", "length"):
+                    jobs.append((node, pool.submit(grade.grade, problem, texts[-1])))
+            for node, job in jobs:
+                node["outcome"] = float(job.result())
+            out.write(json.dumps(trace, ensure_ascii=False) + "\n")
+            progress.step({"error": None})
 
 
 class Progress:
@@ -403,16 +418,19 @@ def main():
     asking.add_argument("--concurrency", type=int, default=1, metavar="K", help="requests at once; seconds overlap")
     asking.add_argument("--timeout", type=float, default=1800, metavar="S", help="of one request")
     asking.add_argument("--retry-errors", action="store_true", help="ask again what failed")
+    asking.add_argument("--outcomes", metavar="TRACES", help="grade the answers of kept trees into --out, and ask nothing")
     reporting = parser.add_argument_group("reporting")
     reporting.add_argument("--report", metavar="RESULTS")
     reporting.add_argument("--reference", default=GREEDY, metavar="ARM", help="compared with, by default greedy")
     args = parser.parse_args()
     if args.report:
         report(args)
+    elif args.outcomes and args.out:
+        write_outcomes(args)
     elif args.url and args.arms and args.out:
         run(args)
     else:
-        parser.error("give --url, --arms and --out, or --report")
+        parser.error("give --url, --arms and --out, or --report, or --outcomes and --out")
 
 
 if __name__ == "__main__":

@@ -297,7 +297,7 @@ class Runs(unittest.TestCase):
         self.assertIn("| greedy | 3 | 0.0 (0.0 to 56.1) | - | 100 |", text)
         verified = next(line for line in text.splitlines() if line.startswith("| verified"))
         self.assertIn("| verified | 2 | 50.0", verified)
-        self.assertIn("| 75 % | 1 |", verified)
+        self.assertIn("| 75 % | - | 1 |", verified)
         only = self.call("--only-tested", report=True)
         self.assertIn("| verified | 1 | 100.0", only)
         with mock.patch.object(grade, "grade", side_effect=AssertionError("graded again")):

@@ -170,7 +170,7 @@ impl From<EngineError> for ApiError {
             EngineError::KvCacheTooSmall { .. } => Self::invalid("max_tokens", message),
             EngineError::ShuttingDown => Self::unavailable(message),
             EngineError::UnknownRequest(_) => Self::new(StatusCode::NOT_FOUND, message),
-            EngineError::Model(_) => Self::internal(message),
+            EngineError::PoolingPositions { .. } | EngineError::Model(_) => Self::internal(message),
         }
     }
 }

@@ -307,6 +307,7 @@ impl<'a> Answer<'a> {
                 self.finish(choice, reason);
                 Ok((!was_finished).then_some(choice))
             }
+            StreamEvent::Pooled { .. } => Ok(None),
             StreamEvent::Error(error) => Err(error.into()),
         }
     }
@@ -369,7 +370,10 @@ impl<'a> Answer<'a> {
             choice.delta.finish_reason = Some(match reason {
                 FinishReason::Length | FinishReason::Budget => "length",
                 FinishReason::Abort | FinishReason::Deadline => "abort",
-                FinishReason::Eos | FinishReason::StopToken(_) | FinishReason::Watcher => "stop",
+                FinishReason::Eos
+                | FinishReason::StopToken(_)
+                | FinishReason::Watcher
+                | FinishReason::Pooled => "stop",
             });
             if let FinishReason::StopToken(token_id) = reason {
                 choice.delta.stop_reason = Some(token_id.into());

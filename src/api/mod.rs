@@ -7,10 +7,10 @@ pub mod config;
 pub mod error;
 mod generation;
 mod health;
-mod judge;
 pub mod metrics;
 pub mod openai;
 pub mod openapi;
+mod pooling;
 mod presets;
 mod score;
 mod searching;
@@ -30,7 +30,6 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 pub use config::ServerConfig;
-pub use judge::ModelJudge;
 pub use state::{AppState, Served};
 
 /// Every route. Authentication covers all but health, readiness and, by flag, metrics.
@@ -40,6 +39,7 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/chat/completions", post(openai::chat::create))
         .route("/v1/completions", post(openai::completions::create))
         .route("/v1/score", post(score::score))
+        .route("/pooling", post(pooling::pool))
         .route("/v1/branches", post(branches::open))
         .route("/v1/branches/{id}", delete(branches::delete))
         .route("/v1/branches/{id}/generate", post(branches::generate))

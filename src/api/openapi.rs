@@ -16,6 +16,7 @@ use super::state::AppState;
         super::openai::chat::create,
         super::openai::completions::create,
         super::score::score,
+        super::pooling::pool,
         super::branches::open,
         super::branches::generate,
         super::branches::score,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::prm::PrmArgs;
 use crate::api::config as limits;
 use crate::engine::config as sizes;
 use crate::model::catalogue::DEFAULT_MODEL;
@@ -31,7 +32,7 @@ Examples:
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve a model over HTTP
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Fetch a model into the cache and check it
     Pull {
         /// Catalogue name or hf:ORG/REPO/FILE
@@ -223,6 +224,8 @@ pub struct ServeArgs {
         help_heading = "Search"
     )]
     pub value_head: Option<PathBuf>,
+    #[command(flatten)]
+    pub prm: PrmArgs,
     /// Server that scores answers for the reward `http`
     #[arg(
         long,
@@ -381,7 +384,7 @@ pub struct BenchServeArgs {
 }
 
 /// `512M`, `4G`, `1000000`
-fn parse_bytes(text: &str) -> Result<usize, String> {
+pub(super) fn parse_bytes(text: &str) -> Result<usize, String> {
     let text = text.trim();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {

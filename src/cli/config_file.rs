@@ -117,7 +117,7 @@ mod tests {
         let args: Vec<OsString> = args.into_iter().map(OsString::from).collect();
         let cli = Cli::from_arg_matches(&matches(args)?)?;
         match cli.command {
-            args::Command::Serve(args) => Ok(args),
+            args::Command::Serve(args) => Ok(*args),
             other => panic!("not serve: {other:?}"),
         }
     }

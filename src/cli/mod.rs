@@ -6,6 +6,7 @@ mod chat;
 mod chat_search;
 mod config_file;
 mod models;
+mod prm;
 mod progress;
 mod serve;
 mod setup;

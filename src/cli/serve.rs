@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
 use super::args::ServeArgs;
-use super::setup;
+use super::{prm, setup};
 use crate::api::config::DEFAULT_MAX_BODY_BYTES;
 use crate::api::{AppState, Served, ServerConfig, serve};
 use crate::reward::{PythonRunner, RewardServer, ValueHead};
@@ -71,6 +71,7 @@ fn load(args: &ServeArgs) -> anyhow::Result<Served> {
         }
         None => None,
     };
+    served.rewards.prm = prm::start(&args.prm, &args.engine)?;
     served.rewards.python = python;
     served.rewards.value_head = value_head.map(Arc::new);
     served.rewards.reward_server = reward_server;

@@ -8,7 +8,7 @@ use anyhow::Context;
 
 use super::args::EngineArgs;
 use super::progress::Bar;
-use crate::api::{ModelJudge, Served};
+use crate::api::Served;
 use crate::engine::{EngineHandle, EngineOptions, GenerateRequest, SamplingParams, StreamEvent};
 use crate::model::catalogue::{self, Source};
 use crate::model::{LoadOptions, ModelFiles, OperatorTimes, load};
@@ -105,14 +105,9 @@ pub(super) fn start_with(
     let config = options.resolve(model.info())?;
     let engine = EngineHandle::start(model, config)?;
     warm_up(&engine)?;
-    let judge = chat_template.clone().map(|chat_template| {
-        let judge: Arc<dyn Judge> = Arc::new(ModelJudge {
-            engine: engine.clone(),
-            tokenizer: tokenizer.clone(),
-            chat_template,
-        });
-        judge
-    });
+    let judge = chat_template
+        .clone()
+        .map(|template| Arc::new(Judge::new(engine.clone(), tokenizer.clone(), template)));
     Ok(Served {
         engine,
         tokenizer,

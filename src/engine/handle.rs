@@ -233,10 +233,22 @@ impl EngineHandle {
             return Err(EngineError::KvCacheTooSmall { needed, available });
         }
         self.check_params(request.n, &request.params)?;
+        if let Some(pooling) = &request.pooling {
+            let is_ascending = pooling.positions.is_sorted_by(|a, b| a < b);
+            let last = pooling.positions.last();
+            if !is_ascending || last.is_none_or(|last| *last >= num_tokens) || request.n != 1 {
+                return Err(EngineError::PoolingPositions { num_tokens });
+            }
+        }
         let vocab_size = self.shared.info.vocab_size;
+        let pooled = request
+            .pooling
+            .iter()
+            .flat_map(|pooling| &pooling.token_ids);
         match request
             .prompt_token_ids
             .iter()
+            .chain(pooled)
             .find(|id| **id as usize >= vocab_size)
         {
             Some(token_id) => Err(EngineError::TokenOutOfRange {

@@ -137,11 +137,24 @@ impl TokenBudget {
     }
 }
 
+/// Makes a request one that reads the model at positions of its prompt instead of continuing it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PoolingParams {
+    /// Ascending positions in the prompt; each answers with a [`StreamEvent::Pooled`].
+    pub positions: Vec<usize>,
+    /// Tokens whose logits are reported.
+    pub token_ids: Vec<TokenId>,
+    /// Report the final hidden state.
+    pub hidden_state: bool,
+}
+
 /// One request: a prompt and `n` independent continuations of it that share the prompt's KV blocks.
 #[derive(Debug, Clone)]
 pub struct GenerateRequest {
     pub prompt_token_ids: Vec<TokenId>,
     pub params: SamplingParams,
+    /// Read the prompt instead of continuing it; `n` is 1 then.
+    pub pooling: Option<PoolingParams>,
     /// Number of continuations.
     pub n: usize,
     /// Key of the random generator beside the seed; continuation `index` samples with `[..branch_path, index]`.
@@ -163,11 +176,24 @@ pub struct GenerateRequest {
 }
 
 impl GenerateRequest {
+    /// Reads the model at positions of a prompt.
+    pub fn pooling(prompt_token_ids: Vec<TokenId>, pooling: PoolingParams) -> Self {
+        let params = SamplingParams {
+            max_tokens: 0,
+            ..SamplingParams::default()
+        };
+        Self {
+            pooling: Some(pooling),
+            ..Self::new(prompt_token_ids, params)
+        }
+    }
+
     /// One continuation, alone, without a deadline.
     pub fn new(prompt_token_ids: Vec<TokenId>, params: SamplingParams) -> Self {
         Self {
             prompt_token_ids,
             params,
+            pooling: None,
             n: 1,
             branch_path: Vec::new(),
             watcher: None,
@@ -207,6 +233,8 @@ pub enum FinishReason {
     Watcher,
     /// The request's [`TokenBudget`] is spent.
     Budget,
+    /// All positions of the request's [`PoolingParams`] were reported.
+    Pooled,
 }
 
 /// What a client receives, in order. `index` is the continuation, `0..n`.
@@ -225,6 +253,14 @@ pub enum StreamEvent {
         logprobs: Option<TokenLogprobs>,
         /// `[hidden_size]`, what the token was sampled from: of a continuation's last token and of those that
         /// its watcher taps, when the request asks for hidden states.
+        hidden_state: Option<Vec<f32>>,
+    },
+    /// What a pooling request reads at `position` of its prompt, in order.
+    Pooled {
+        position: usize,
+        /// One of each of [`PoolingParams::token_ids`].
+        logits: Vec<f32>,
+        /// `[hidden_size]`
         hidden_state: Option<Vec<f32>>,
     },
     Finished {
@@ -249,6 +285,10 @@ pub enum EngineError {
     EmptyPrompt,
     #[error("n is {n}; this server runs at most {limit} sequences per request")]
     TooManySequences { n: usize, limit: usize },
+    #[error(
+        "pooling positions must ascend and lie in the prompt of {num_tokens} tokens; n must be 1"
+    )]
+    PoolingPositions { num_tokens: usize },
     #[error("token id {token_id} is outside the vocabulary of {vocab_size}")]
     TokenOutOfRange {
         token_id: TokenId,

@@ -95,12 +95,16 @@ impl Runner {
         let is_complete = end == sequence.token_ids.len();
         let wanted = if sequence.wants_prompt_logprobs() {
             start..end
-        } else if is_complete {
+        } else if is_complete && sequence.pooling.is_none() {
             end - 1..end
         } else {
             end..end
         };
         let first = self.logits_rows.len();
+        let pending = sequence.pending_positions().iter();
+        let pooled = pending.take_while(|position| **position < end);
+        self.logits_rows
+            .extend(pooled.map(|position| (first_row + position - start) as u32));
         let rows = wanted
             .clone()
             .map(|position| (first_row + position - start) as u32);

@@ -224,6 +224,8 @@ mod tests {
             cache_salt: 0,
             num_pending_forks: 0,
             prompt_logprobs: Vec::new(),
+            pooling: None,
+            num_pooled: 0,
             num_cached_tokens: None,
             priority: 1.0,
             group: crate::engine::sequence::Group::Request(RequestId(0)),

@@ -9,7 +9,7 @@ use super::prefix_cache::chain;
 use super::request::{EngineConfig, EngineStats, RequestId};
 use super::sequence::{Group, Sequence};
 
-/// Rows a step computes of a prompt whose logprobs are wanted: each needs a row of logits.
+/// Rows a step computes of a prompt whose logprobs or pooled positions are wanted: each needs a row of logits.
 const PROMPT_LOGPROB_ROWS: usize = 64;
 
 /// The waiting and running sequences and the blocks they hold.
@@ -144,6 +144,10 @@ impl Scheduler {
         let mut wanted = sequence.num_uncomputed_tokens();
         if sequence.wants_prompt_logprobs() {
             wanted = wanted.min(PROMPT_LOGPROB_ROWS);
+        }
+        let positions = sequence.pending_positions();
+        if let Some(position) = positions.get(PROMPT_LOGPROB_ROWS) {
+            wanted = wanted.min(position - sequence.num_computed_tokens);
         }
         if wanted <= budget || self.config.enable_chunked_prefill {
             return wanted.min(budget);
@@ -330,7 +334,8 @@ impl Scheduler {
             return;
         }
         let block_size = self.blocks.block_size();
-        let usable = sequence.token_ids.len() - 1;
+        let first_wanted = sequence.pending_positions().first().copied();
+        let usable = first_wanted.unwrap_or(sequence.token_ids.len() - 1);
         for token_ids in sequence.token_ids[..usable].chunks_exact(block_size) {
             let parent = sequence
                 .block_hashes

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use super::prefix_cache::PrefixHash;
 use super::request::{
-    FinishReason, GroupId, RequestId, SamplingParams, TokenBudget, TokenId, TokenLogprobs,
-    TokenWatcher,
+    FinishReason, GroupId, PoolingParams, RequestId, SamplingParams, TokenBudget, TokenId,
+    TokenLogprobs, TokenWatcher,
 };
 use crate::model::BlockId;
 
@@ -38,6 +38,9 @@ pub(super) struct Sequence {
     /// Siblings to fork once the prompt is computed.
     pub num_pending_forks: usize,
     pub prompt_logprobs: Vec<Option<TokenLogprobs>>,
+    pub pooling: Option<Arc<PoolingParams>>,
+    /// Positions of `pooling` that were reported.
+    pub num_pooled: usize,
     /// Tokens found in the prefix cache when the sequence was first admitted.
     pub num_cached_tokens: Option<usize>,
     /// See [`super::request::GenerateRequest::priority`].
@@ -73,6 +76,13 @@ impl Sequence {
     /// Whether logits of prompt rows are still wanted.
     pub(super) fn wants_prompt_logprobs(&self) -> bool {
         self.params.prompt_logprobs.is_some() && self.prompt_logprobs.len() < self.num_prompt_tokens
+    }
+
+    /// Positions of a pooling request that are still to be reported.
+    pub(super) fn pending_positions(&self) -> &[usize] {
+        self.pooling
+            .as_ref()
+            .map_or(&[], |pooling| &pooling.positions[self.num_pooled..])
     }
 
     /// The hash that the first unregistered block continues.

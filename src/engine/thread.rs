@@ -183,6 +183,8 @@ impl EngineThread {
             cache_salt: request.cache_salt,
             num_pending_forks: request.n - 1,
             prompt_logprobs: Vec::new(),
+            pooling: request.pooling.map(Arc::new),
+            num_pooled: 0,
             num_cached_tokens: None,
             priority: request.priority,
             group: request.group.map_or(Group::Request(id), Group::Search),
@@ -241,6 +243,9 @@ impl EngineThread {
         if self.scheduler.running[index].wants_prompt_logprobs() {
             self.take_prompt_logprobs(index, logits);
         }
+        if self.scheduler.running[index].pooling.is_some() {
+            return self.take_pooled(index, logits.first);
+        }
         let sequence = &self.scheduler.running[index];
         if sequence.num_uncomputed_tokens() > 0 || logits.positions.is_empty() {
             return;
@@ -277,6 +282,37 @@ impl EngineThread {
                 let logprobs = token_logprobs(row, token_id, num_top);
                 sequence.prompt_logprobs.push(logprobs);
             }
+        }
+    }
+
+    /// Reports the positions of a pooling request that this step computed; their rows begin at `row`.
+    fn take_pooled(&mut self, index: usize, row: usize) {
+        let sequence = &mut self.scheduler.running[index];
+        let (Some(pooling), Some(request)) =
+            (&sequence.pooling, self.requests.get(&sequence.request))
+        else {
+            return;
+        };
+        let pending = sequence.pending_positions().iter();
+        let computed = pending.take_while(|position| **position < sequence.num_computed_tokens);
+        let mut num_reported = 0;
+        for (row, position) in (row..).zip(computed) {
+            let logits = self.runner.logits(row);
+            let hidden_state = pooling.hidden_state.then(|| self.runner.hidden_state(row));
+            let _ = request.sender.send(StreamEvent::Pooled {
+                position: *position,
+                logits: pooling
+                    .token_ids
+                    .iter()
+                    .map(|id| logits[*id as usize])
+                    .collect(),
+                hidden_state: hidden_state.flatten(),
+            });
+            num_reported += 1;
+        }
+        sequence.num_pooled += num_reported;
+        if sequence.pending_positions().is_empty() {
+            sequence.ended = Some(FinishReason::Pooled);
         }
     }
 

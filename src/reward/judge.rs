@@ -3,33 +3,113 @@
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt};
+use serde_json::json;
 
+use super::reading::{Prompt, Reading, read};
 use super::{Candidate, RewardContext, Scorer, ScorerError};
+use crate::engine::{EngineHandle, PoolingParams};
+use crate::text::{ChatTemplate, Tokenizer};
+
+/// The instruction when a request gives none.
+const INSTRUCTION: &str = "Is the proposed answer correct? Reply with Yes or No.";
 
 /// Reads a question and a proposed answer and says how likely "yes" is against "no".
-pub trait Judge: Send + Sync {
-    /// One probability a prompt. The prompts are whole user messages that end with a yes-or-no question.
-    fn probability_of_yes<'a>(
-        &'a self,
-        prompts: Vec<String>,
+pub struct Judge {
+    engine: EngineHandle,
+    tokenizer: Tokenizer,
+    chat_template: ChatTemplate,
+    /// Every spelling of yes, then every spelling of no.
+    token_ids: Vec<u32>,
+    num_yes: usize,
+}
+
+impl Judge {
+    pub fn new(engine: EngineHandle, tokenizer: Tokenizer, chat_template: ChatTemplate) -> Self {
+        let spellings = |word: &str| -> Vec<u32> {
+            let is_word = |id: &u32| {
+                let bytes = tokenizer.token_bytes(*id).trim_ascii();
+                bytes.eq_ignore_ascii_case(word.as_bytes())
+            };
+            (0..tokenizer.vocab_size() as u32).filter(is_word).collect()
+        };
+        let yes = spellings("yes");
+        let num_yes = yes.len();
+        Self {
+            token_ids: [yes, spellings("no")].concat(),
+            num_yes,
+            engine,
+            tokenizer,
+            chat_template,
+        }
+    }
+
+    /// P(yes) of P(yes) and P(no) after each of `messages`, which end with a yes-or-no question.
+    async fn probability_of_yes(
+        &self,
+        messages: &[String],
         cache_salt: u64,
-    ) -> BoxFuture<'a, Result<Vec<f64>, ScorerError>>;
+    ) -> Result<Vec<f64>, String> {
+        let prompts: Result<Vec<Prompt>, String> =
+            messages.iter().map(|m| self.prompt(m)).collect();
+        let readings = read(&self.engine, prompts?, cache_salt).await;
+        let readings = readings.map_err(|error| error.to_string())?;
+        let value = |readings: &Vec<Reading>| readings.first().map_or(0.5, |r| self.value(r));
+        Ok(readings.iter().map(value).collect())
+    }
+
+    fn prompt(&self, message: &str) -> Result<Prompt, String> {
+        let messages = [json!({"role": "user", "content": message})];
+        let text = self
+            .chat_template
+            .render(&messages, None, true, &serde_json::Map::new());
+        let text = text.map_err(|error| error.to_string())?;
+        let token_ids = self.tokenizer.encode(&text, false, true);
+        let token_ids = token_ids.map_err(|error| error.to_string())?;
+        Ok(Prompt {
+            pooling: PoolingParams {
+                positions: vec![token_ids.len().saturating_sub(1)],
+                token_ids: self.token_ids.clone(),
+                hidden_state: false,
+            },
+            token_ids,
+        })
+    }
+
+    fn value(&self, reading: &Reading) -> f64 {
+        let (yes, no) = reading
+            .logits
+            .split_at(self.num_yes.min(reading.logits.len()));
+        share(yes, no)
+    }
+}
+
+/// The probability of `these` logits' tokens against `those`; one half of none.
+pub(super) fn share(these: &[f32], those: &[f32]) -> f64 {
+    let all = these.iter().chain(those).copied();
+    let max = f64::from(all.fold(f32::NEG_INFINITY, f32::max));
+    let sum = |logits: &[f32]| -> f64 {
+        let weights = logits.iter().map(|logit| (f64::from(*logit) - max).exp());
+        weights.sum()
+    };
+    let (these, those) = (sum(these), sum(those));
+    if these + those > 0.0 {
+        these / (these + those)
+    } else {
+        0.5
+    }
 }
 
 /// P(yes) to "is this answer correct?" (as in generative verifiers, arXiv 2408.15240, without a rationale).
 #[derive(Clone)]
 pub struct JudgeScorer {
-    judge: Arc<dyn Judge>,
+    judge: Arc<Judge>,
     context: RewardContext,
     instruction: String,
 }
 
-/// The instruction when a request gives none.
-const INSTRUCTION: &str = "Is the proposed answer correct? Reply with Yes or No.";
-
 impl JudgeScorer {
     /// `instruction` ends with a yes-or-no question.
-    pub fn new(judge: Arc<dyn Judge>, context: RewardContext, instruction: Option<&str>) -> Self {
+    pub fn new(judge: Arc<Judge>, context: RewardContext, instruction: Option<&str>) -> Self {
         Self {
             judge,
             context,
@@ -37,7 +117,7 @@ impl JudgeScorer {
         }
     }
 
-    fn prompt(&self, answer: &str) -> String {
+    fn message(&self, answer: &str) -> String {
         format!(
             "Question:\n{}\n\nProposed answer:\n{}\n\n{}",
             self.context.question, answer, self.instruction
@@ -58,9 +138,16 @@ impl Scorer for JudgeScorer {
         &'a self,
         candidates: &'a [Candidate],
     ) -> BoxFuture<'a, Result<Vec<f64>, ScorerError>> {
-        let prompts = candidates.iter().map(|c| self.prompt(&c.text)).collect();
-        self.judge
-            .probability_of_yes(prompts, self.context.cache_salt)
-            .boxed()
+        async move {
+            let messages: Vec<String> = candidates.iter().map(|c| self.message(&c.text)).collect();
+            let values = self
+                .judge
+                .probability_of_yes(&messages, self.context.cache_salt);
+            values.await.map_err(|message| ScorerError {
+                kind: "judge",
+                message,
+            })
+        }
+        .boxed()
     }
 }

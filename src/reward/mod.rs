@@ -1,10 +1,13 @@
 //! Scores of answers and of their steps, all in 0..=1. A scorer knows nothing of trees: whoever searches
 //! hands it candidates and gets numbers back.
 
+mod aggregate;
 mod answer;
 mod judge;
 mod likelihood;
 mod majority;
+pub mod prm;
+mod reading;
 mod remote;
 mod spec;
 mod value_head;
@@ -15,10 +18,12 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
+pub use aggregate::Aggregate;
 pub use answer::answer_key;
 pub use judge::{Judge, JudgeScorer};
 pub use likelihood::Likelihood;
 pub use majority::Majority;
+pub use prm::{Prm, PrmFormat, PrmParts, PrmScorer};
 pub use remote::{RemoteScorer, RewardServer};
 pub use spec::{RewardContext, RewardResources, RewardSpec, RewardSpecError, build};
 pub use value_head::{ValueHead, ValueHeadError, tensors as head_tensors};

@@ -11,7 +11,8 @@ use super::value_head::{ValueHead, ValueHeadScorer};
 use super::verifier::TextCheck;
 use super::verifier::python::{PythonRunner, PythonTests};
 use super::{
-    Judge, JudgeScorer, Likelihood, Majority, RemoteScorer, RewardServer, Scorer, Weighted,
+    Aggregate, Judge, JudgeScorer, Likelihood, Majority, Prm, PrmScorer, RemoteScorer,
+    RewardServer, Scorer, Weighted,
 };
 
 const MAX_REWARDS: usize = 8;
@@ -26,16 +27,18 @@ pub struct RewardResources {
     /// Present when the operator allows running code.
     pub python: Option<PythonRunner>,
     pub value_head: Option<Arc<ValueHead>>,
-    pub judge: Option<Arc<dyn Judge>>,
+    pub judge: Option<Arc<Judge>>,
+    pub prm: Option<Arc<Prm>>,
     pub reward_server: Option<Arc<RewardServer>>,
 }
 
 impl RewardResources {
     /// What a request that names no reward gets.
     pub fn default_kind(&self) -> &'static str {
-        match self.value_head {
-            Some(_) => "value_head",
-            None => "likelihood",
+        match (&self.prm, &self.value_head) {
+            (Some(_), _) => "prm",
+            (None, Some(_)) => "value_head",
+            (None, None) => "likelihood",
         }
     }
 }
@@ -53,7 +56,7 @@ pub struct RewardContext {
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RewardSpec {
-    /// `likelihood`, `majority`, `verifier`, `value_head`, `judge` or `http`.
+    /// `likelihood`, `majority`, `verifier`, `value_head`, `prm`, `judge` or `http`.
     pub kind: String,
     /// Share in the mean when there are several; 1 by default.
     pub weight: Option<f64>,
@@ -73,6 +76,8 @@ pub struct RewardSpec {
     pub prefix: Option<String>,
     /// What a `judge` is asked: ends with a yes-or-no question.
     pub instruction: Option<String>,
+    /// How a `prm` makes one score of those of the steps; its family's way by default.
+    pub aggregate: Option<Aggregate>,
 }
 
 /// What must change; `param` is relative to the reward, as `[0].tests`.
@@ -127,6 +132,7 @@ impl RewardSpec {
             tests: None,
             prefix: None,
             instruction: None,
+            aggregate: None,
         }
     }
 
@@ -138,6 +144,7 @@ impl RewardSpec {
         match self.kind.as_str() {
             "verifier" => {}
             "judge" => self.check_unused(&["instruction"])?,
+            "prm" => self.check_unused(&["aggregate"])?,
             _ => self.check_unused(&[])?,
         }
         match self.kind.as_str() {
@@ -158,6 +165,17 @@ impl RewardSpec {
                 ))),
                 None => invalid(".kind", "this model has no chat template to judge with"),
             },
+            "prm" => match &resources.prm {
+                Some(prm) => Ok(Arc::new(PrmScorer::new(
+                    Arc::clone(prm),
+                    context.clone(),
+                    self.aggregate,
+                ))),
+                None => invalid(
+                    ".kind",
+                    "this server has no process reward model: the operator must start it with --prm",
+                ),
+            },
             "http" => match &resources.reward_server {
                 Some(server) => Ok(Arc::new(RemoteScorer {
                     server: Arc::clone(server),
@@ -172,7 +190,7 @@ impl RewardSpec {
             other => invalid(
                 ".kind",
                 format!(
-                    "{other:?} is not a reward: use likelihood, majority, verifier, value_head, judge or http"
+                    "{other:?} is not a reward: use likelihood, majority, verifier, value_head, prm, judge or http"
                 ),
             ),
         }
@@ -272,6 +290,7 @@ impl RewardSpec {
             ("tests", self.tests.is_some()),
             ("prefix", self.prefix.is_some()),
             ("instruction", self.instruction.is_some()),
+            ("aggregate", self.aggregate.is_some()),
         ];
         match given
             .iter()

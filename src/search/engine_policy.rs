@@ -213,7 +213,10 @@ impl EngineRunning<'_> {
                 _ => End::Stop,
             },
             FinishReason::Length => End::Length,
-            FinishReason::Abort | FinishReason::Deadline | FinishReason::Budget => End::Cut,
+            FinishReason::Abort
+            | FinishReason::Deadline
+            | FinishReason::Budget
+            | FinishReason::Pooled => End::Cut,
         };
         let state_at = |at: usize| {
             let found = taps.iter().find(|(position, _)| *position == at);
@@ -281,6 +284,7 @@ impl EngineRunning<'_> {
             StreamEvent::Finished { index, reason } => {
                 self.samples[first + index].finished = Some(reason);
             }
+            StreamEvent::Pooled { .. } => {}
             StreamEvent::Error(error) => return Err(error.into()),
         }
         Ok(())

@@ -22,8 +22,6 @@ pub use engine_policy::EnginePolicy;
 pub use event::SearchEvent;
 pub use outcome::{Ranked, SearchError, SearchOutcome, SearchStats, Stopped};
 pub use policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, Running};
-pub use spec::{
-    Aggregate, BudgetSpec, OneOrMany, SearchRequest, SearchSpec, SpecError, StepSpec, Strategy,
-};
+pub use spec::{BudgetSpec, OneOrMany, SearchRequest, SearchSpec, SpecError, StepSpec, Strategy};
 pub use step::StepRule;
 pub use tree::{Node, NodeId, Tree};

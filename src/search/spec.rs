@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::step::StepRule;
-use crate::reward::RewardSpec;
+use crate::reward::{Aggregate, RewardSpec};
 
 /// Best-of-N and self-consistency: samples when the request names no number.
 const DEFAULT_N: usize = 8;
@@ -72,16 +72,6 @@ impl Strategy {
     fn needs_step_scores(self) -> bool {
         matches!(self, Self::Beam | Self::Dvts)
     }
-}
-
-/// How the values along a branch become one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Aggregate {
-    Last,
-    Min,
-    Prod,
-    Mean,
 }
 
 /// Hard limits over the whole search.

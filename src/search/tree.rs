@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use super::outcome::is_whole;
 use super::policy::{Continuation, End, Expansion};
-use super::spec::Aggregate;
 use super::step::StepRule;
 use crate::engine::{TokenId, TokenLogprobs};
-use crate::reward::Candidate;
+use crate::reward::{Aggregate, Candidate};
 
 /// Index of a node; the root is 0 and parents come before children.
 pub type NodeId = usize;
@@ -253,13 +252,7 @@ impl Tree {
     pub fn aggregate(&self, id: NodeId, aggregate: Aggregate) -> f64 {
         let path = self.path(id);
         let scores: Vec<f64> = path.iter().filter_map(|id| self.nodes[*id].score).collect();
-        match aggregate {
-            _ if scores.is_empty() => 0.0,
-            Aggregate::Last => scores[scores.len() - 1],
-            Aggregate::Min => scores.iter().copied().fold(f64::INFINITY, f64::min),
-            Aggregate::Prod => scores.iter().product(),
-            Aggregate::Mean => scores.iter().sum::<f64>() / scores.len() as f64,
-        }
+        aggregate.of(&scores)
     }
 
     /// The nodes from `id` up to the root, both included.

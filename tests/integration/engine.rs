@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use ponder::engine::fake_model::{FakeModel, Fault};
 use ponder::engine::{
     EngineConfig, EngineError, EngineHandle, FinishReason, ForkParams, GenerateRequest,
-    RequestStream, SamplingParams, StreamEvent,
+    PoolingParams, RequestStream, SamplingParams, StreamEvent,
 };
 
 fn config() -> EngineConfig {
@@ -55,7 +55,7 @@ fn collect(mut stream: RequestStream, n: usize) -> Result<Answer, EngineError> {
     let mut reasons = vec![FinishReason::Abort; n];
     while let Some(event) = stream.blocking_recv() {
         match event {
-            StreamEvent::PromptDone { .. } => {}
+            StreamEvent::PromptDone { .. } | StreamEvent::Pooled { .. } => {}
             StreamEvent::Token {
                 index, token_id, ..
             } => tokens[index].push(token_id),
@@ -337,5 +337,72 @@ fn prompt_logprobs_cover_every_token_in_chunks() {
         let entry = logprobs[70].as_ref().unwrap();
         assert_eq!((entry.token_id, entry.top.len()), (20, 2));
         assert!(entry.top[0].1 >= entry.top[1].1 && entry.top[0].1 >= entry.logprob);
+    }
+}
+
+/// What a pooling request reads: `(position, logits)`.
+fn pooled(engine: &EngineHandle, prompt: &[u32], positions: Vec<usize>) -> Vec<(usize, Vec<f32>)> {
+    let pooling = PoolingParams {
+        positions,
+        token_ids: (0..50).collect(),
+        hidden_state: false,
+    };
+    let mut stream = engine
+        .submit(GenerateRequest::pooling(prompt.to_vec(), pooling))
+        .unwrap();
+    let mut readings = Vec::new();
+    let mut reasons = Vec::new();
+    while let Some(event) = stream.blocking_recv() {
+        match event {
+            StreamEvent::PromptDone { .. } => panic!("a pooling request continues nothing"),
+            StreamEvent::Token { .. } => panic!("a pooling request generates nothing"),
+            StreamEvent::Pooled {
+                position, logits, ..
+            } => readings.push((position, logits)),
+            StreamEvent::Finished { reason, .. } => reasons.push(reason),
+            StreamEvent::Error(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(reasons, [FinishReason::Pooled]);
+    readings
+}
+
+#[test]
+fn pooling_reads_what_generation_would_sample_from() {
+    let prompt: Vec<u32> = (0..200).map(|i| i * 7 % 50).collect();
+    let engine = start(config(), Fault::None);
+    // More positions than one step gives logits for, over several chunks.
+    let all = pooled(&engine, &prompt, (0..200).collect());
+    assert_eq!(all.len(), 200);
+    for position in [0, 15, 16, 63, 64, 130, 199] {
+        let (at, logits) = &all[position];
+        assert_eq!(*at, position);
+        // In front of an engine that knows the whole prompt, and in front of a fresh one.
+        for engine in [&engine, &start(config(), Fault::None)] {
+            assert_eq!(
+                pooled(engine, &prompt, vec![position]),
+                [(position, logits.clone())]
+            );
+        }
+        let greedy = engine
+            .submit(request(&prompt[..=position], 1, 0.0))
+            .unwrap();
+        let (tokens, _) = collect(greedy, 1).unwrap();
+        let best = (0..50).max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
+        assert_eq!(tokens[0], [best.unwrap() as u32]);
+    }
+    // What is read later costs no more than what comes after the cached prefix.
+    let before = engine.stats();
+    pooled(&engine, &prompt, vec![198, 199]);
+    let after = engine.stats();
+    assert_eq!(after.prefix_cache_hits - before.prefix_cache_hits, 198);
+    wait_for(|| engine.stats().num_used_blocks == 0);
+    for positions in [vec![], vec![3, 3], vec![4, 2], vec![200]] {
+        let pooling = PoolingParams {
+            positions,
+            ..PoolingParams::default()
+        };
+        let refused = engine.submit(GenerateRequest::pooling(prompt.clone(), pooling));
+        assert!(matches!(refused, Err(EngineError::PoolingPositions { .. })));
     }
 }

@@ -69,7 +69,7 @@ fn collect(mut stream: RequestStream) -> Vec<u32> {
         match event {
             StreamEvent::Token { token_id, .. } => tokens.push(token_id),
             StreamEvent::Error(error) => panic!("{error}"),
-            StreamEvent::PromptDone { .. } | StreamEvent::Finished { .. } => {}
+            _ => {}
         }
     }
     assert_eq!(tokens.len(), OUTPUT_LEN);

@@ -7,6 +7,7 @@ mod engine;
 mod goldens;
 mod guarantees;
 mod load;
+mod prm;
 mod sdk;
 mod search;
 mod server;

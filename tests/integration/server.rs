@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use ponder::api::{AppState, ModelJudge, Served, ServerConfig, serve};
+use ponder::api::{AppState, Served, ServerConfig, serve};
 use ponder::engine::{EngineHandle, EngineOptions};
 use ponder::reward::{Judge, RewardResources};
 use ponder::text::{ChatTemplate, Tokenizer};
@@ -19,11 +19,8 @@ fn served(options: &EngineOptions, rewards: RewardResources) -> Served {
     let tokenizer = Tokenizer::from_files(&files).unwrap();
     let engine = EngineHandle::start(model, config).unwrap();
     let chat_template = ChatTemplate::from_files(&files, &tokenizer, None).unwrap();
-    let judge: std::sync::Arc<dyn Judge> = std::sync::Arc::new(ModelJudge {
-        engine: engine.clone(),
-        tokenizer: tokenizer.clone(),
-        chat_template: chat_template.clone().unwrap(),
-    });
+    let template = chat_template.clone().unwrap();
+    let judge = std::sync::Arc::new(Judge::new(engine.clone(), tokenizer.clone(), template));
     Served {
         engine,
         chat_template,

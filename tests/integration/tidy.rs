@@ -18,7 +18,7 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     ("trace", &[]),
     ("search", &["text", "reward", "engine"]),
     ("text", &["model"]),
-    ("reward", &[]),
+    ("reward", &["text", "engine"]),
     ("engine", &["model"]),
     ("model", &[]),
 ];

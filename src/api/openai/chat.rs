@@ -123,9 +123,14 @@ pub(crate) fn question(messages: &[Value]) -> String {
         .iter()
         .rev()
         .find(|message| message["role"] == "user");
-    match last.map(|message| &message["content"]) {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(parts)) => parts
+    last.map_or_else(String::new, |message| text_of(&message["content"]))
+}
+
+/// The text of a message's content.
+pub(crate) fn text_of(content: &Value) -> String {
+    match content {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => parts
             .iter()
             .filter_map(|part| part["text"].as_str())
             .collect(),

@@ -33,6 +33,8 @@ fn sequence(request: u64, token_ids: Vec<u32>, num_pending_forks: usize) -> Sequ
         cache_salt: request % 2,
         num_pending_forks,
         prompt_logprobs: Vec::new(),
+        pooling: None,
+        num_pooled: 0,
         num_cached_tokens: None,
         priority: 1.0,
         group: Group::Request(RequestId(request)),

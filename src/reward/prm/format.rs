@@ -1,0 +1,278 @@
+//! How each family of process reward models wants an answer written, and where its scores are read.
+
+use serde_json::{Map, json};
+
+use crate::reward::Aggregate;
+use crate::text::{ChatTemplate, Tokenizer};
+
+/// Qwen2.5-Math-PRM's system message (its model card).
+const QWEN_SYSTEM: &str = "Please reason step by step, and put your final answer within \\boxed{}.";
+const QWEN_TAG: &str = "<extra_0>";
+/// Math-Shepherd's step tag (its model card).
+const SHEPHERD_TAG: &str = "ки";
+const GOOD: &str = "+";
+const BAD: &str = "-";
+
+/// A family of process reward models; see `docs/search.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrmFormat {
+    /// Math-Shepherd: each step ends with the token `ки`, after which `+` stands against `-`.
+    MathShepherd,
+    /// RLHFlow: each step is a user turn, answered with `+` or `-`.
+    Rlhflow,
+    /// Qwen2.5-Math-PRM: steps end with `<extra_0>`, read by a head of two classes.
+    Qwen,
+    /// Skywork-o1-Open-PRM: steps end with a line break, read by a head of one value.
+    Skywork,
+    /// Models of TRL's `PRMTrainer`: steps end with a separator, read by a head of two classes.
+    Trl,
+    /// A plain chat, read by a head of `ponder train value-head` where a search would tap it.
+    ValueHead,
+}
+
+/// An answer as the model reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Written {
+    pub token_ids: Vec<u32>,
+    /// Where each step's score is read, ascending.
+    pub positions: Vec<usize>,
+}
+
+/// What writing needs of the model.
+pub(super) struct Writer {
+    pub format: PrmFormat,
+    pub tokenizer: Tokenizer,
+    pub chat_template: Option<ChatTemplate>,
+    /// Between the steps of an answer.
+    pub delimiter: String,
+}
+
+impl PrmFormat {
+    /// The names of all formats, as the command line takes them.
+    pub const NAMES: [(&'static str, Self); 6] = [
+        ("math-shepherd", Self::MathShepherd),
+        ("rlhflow", Self::Rlhflow),
+        ("qwen", Self::Qwen),
+        ("skywork", Self::Skywork),
+        ("trl", Self::Trl),
+        ("value-head", Self::ValueHead),
+    ];
+
+    /// Whether the score is a classification head's, or else that of two tokens.
+    pub fn has_head(self) -> bool {
+        !matches!(self, Self::MathShepherd | Self::Rlhflow)
+    }
+
+    /// What separates steps in the answers that the family was trained on.
+    pub fn default_delimiter(self) -> &'static str {
+        match self {
+            Self::MathShepherd | Self::Skywork | Self::Trl => "\n",
+            Self::Rlhflow | Self::Qwen | Self::ValueHead => "\n\n",
+        }
+    }
+
+    /// What the family's authors make of several step scores.
+    pub fn default_aggregate(self) -> Aggregate {
+        match self {
+            Self::MathShepherd => Aggregate::Min,
+            Self::Qwen => Aggregate::Prod,
+            Self::Rlhflow | Self::Skywork | Self::Trl | Self::ValueHead => Aggregate::Last,
+        }
+    }
+}
+
+impl Writer {
+    /// The tokens whose logits are the score, best first; none where a head reads.
+    pub(super) fn score_token_ids(&self) -> Result<Vec<u32>, String> {
+        match self.format.has_head() {
+            true => Ok(Vec::new()),
+            false => Ok(vec![self.last_id(GOOD)?, self.last_id(BAD)?]),
+        }
+    }
+
+    /// Writes `answer`, which may be the beginning of one.
+    pub(super) fn write(
+        &self,
+        question: &str,
+        answer: &str,
+        is_complete: bool,
+    ) -> Result<Written, String> {
+        let steps = answer.split(self.delimiter.as_str()).map(str::trim);
+        let steps: Vec<&str> = steps.filter(|step| !step.is_empty()).collect();
+        match self.format {
+            PrmFormat::MathShepherd => {
+                let steps: Vec<String> = steps
+                    .iter()
+                    .map(|s| format!("{s} {SHEPHERD_TAG}"))
+                    .collect();
+                let text = format!("{question} {}", steps.join("\n"));
+                let token_ids = self.encode(&text, true, false)?;
+                at_tag(token_ids, self.last_id(SHEPHERD_TAG)?, steps.len())
+            }
+            PrmFormat::Qwen => {
+                let answer: String = steps.iter().flat_map(|step| [step, QWEN_TAG]).collect();
+                let text = self.chat(
+                    &[
+                        json!({"role": "system", "content": QWEN_SYSTEM}),
+                        json!({"role": "user", "content": question}),
+                        json!({"role": "assistant", "content": answer}),
+                    ],
+                    false,
+                )?;
+                let token_ids = self.encode(&text, false, true)?;
+                at_tag(token_ids, self.special_id(QWEN_TAG)?, steps.len())
+            }
+            PrmFormat::Rlhflow => self.turns(question, &steps),
+            PrmFormat::Skywork => {
+                let newline = self.last_id("\n")?;
+                let mut written =
+                    Written::start(self.encode(&format!("{question}\n"), true, false)?);
+                for step in steps {
+                    let mut ids = self.encode(step, false, false)?;
+                    ids.push(newline);
+                    written.push_step(&ids);
+                }
+                Ok(written)
+            }
+            PrmFormat::Trl => {
+                let separator = self.encode(&self.delimiter, false, false)?;
+                let mut written = Written::start(self.encode(question, true, false)?);
+                for step in steps {
+                    let step = self.encode(step, false, false)?;
+                    written.push_step(&[step, separator.clone()].concat());
+                }
+                Ok(written)
+            }
+            PrmFormat::ValueHead => self.plain(question, answer, is_complete),
+        }
+    }
+
+    /// A text in which the tags stand already.
+    pub(super) fn read_tagged(&self, text: &str) -> Result<Written, String> {
+        let tag = match self.format {
+            PrmFormat::MathShepherd => self.last_id(SHEPHERD_TAG)?,
+            PrmFormat::Qwen => self.special_id(QWEN_TAG)?,
+            _ => return Err("this model's steps have no tag: send messages".to_owned()),
+        };
+        let is_plain = self.format == PrmFormat::MathShepherd;
+        let token_ids = self.encode(text, is_plain, true)?;
+        let num_steps = token_ids.iter().filter(|id| **id == tag).count();
+        match num_steps {
+            0 => Err("the text has no step tag".to_owned()),
+            _ => at_tag(token_ids, tag, num_steps),
+        }
+    }
+
+    /// RLHFlow's conversation: the first step follows the question in one turn.
+    fn turns(&self, question: &str, steps: &[&str]) -> Result<Written, String> {
+        let mut messages = Vec::new();
+        let mut positions = Vec::new();
+        let mut token_ids: Vec<u32> = Vec::new();
+        for (index, step) in steps.iter().enumerate() {
+            let content = match index {
+                0 => format!("{question} {step}"),
+                _ => (*step).to_owned(),
+            };
+            messages.push(json!({"role": "user", "content": content}));
+            let ids = self.encode(&self.chat(&messages, true)?, false, true)?;
+            if !ids.starts_with(&token_ids) {
+                return Err("the chat template rewrites earlier turns".to_owned());
+            }
+            token_ids = ids;
+            positions.push(token_ids.len() - 1);
+            messages.push(json!({"role": "assistant", "content": GOOD}));
+        }
+        Ok(Written {
+            token_ids,
+            positions,
+        })
+    }
+
+    /// The conversation that the policy itself continues; see [`crate::reward::Candidate::hidden_state`] for
+    /// where it is read.
+    fn plain(&self, question: &str, answer: &str, is_complete: bool) -> Result<Written, String> {
+        let chat = self.chat(&[json!({"role": "user", "content": question})], true)?;
+        let mut written = Written::start(self.encode(&chat, false, true)?);
+        let mut steps = answer.split_inclusive(self.delimiter.as_str()).peekable();
+        while let Some(step) = steps.next() {
+            let ids = self.encode(step, false, false)?;
+            written.push_step(&ids);
+            // A whole answer's last token is the end of text, which was sampled from its last token of text.
+            let is_end = is_complete && steps.peek().is_none();
+            if let Some(last) = written.positions.last_mut().filter(|_| !is_end) {
+                *last -= 1;
+            }
+        }
+        Ok(written)
+    }
+
+    fn chat(
+        &self,
+        messages: &[serde_json::Value],
+        add_generation_prompt: bool,
+    ) -> Result<String, String> {
+        let Some(template) = &self.chat_template else {
+            return Err("the process reward model has no chat template".to_owned());
+        };
+        let text = template.render(messages, None, add_generation_prompt, &Map::new());
+        text.map_err(|error| error.to_string())
+    }
+
+    fn encode(
+        &self,
+        text: &str,
+        add_special: bool,
+        parse_special: bool,
+    ) -> Result<Vec<u32>, String> {
+        let token_ids = self.tokenizer.encode(text, add_special, parse_special);
+        token_ids.map_err(|error| error.to_string())
+    }
+
+    fn last_id(&self, text: &str) -> Result<u32, String> {
+        let token_ids = self.encode(text, false, false)?;
+        token_ids
+            .last()
+            .copied()
+            .ok_or_else(|| format!("{text:?} is no token"))
+    }
+
+    fn special_id(&self, token: &str) -> Result<u32, String> {
+        let id = self.tokenizer.token_to_id(token);
+        id.ok_or_else(|| format!("the process reward model's tokenizer has no {token}"))
+    }
+}
+
+impl Written {
+    fn start(token_ids: Vec<u32>) -> Self {
+        Self {
+            token_ids,
+            positions: Vec::new(),
+        }
+    }
+
+    /// Adds a step that is read at its last token.
+    fn push_step(&mut self, token_ids: &[u32]) {
+        self.token_ids.extend_from_slice(token_ids);
+        if !token_ids.is_empty() {
+            self.positions.push(self.token_ids.len() - 1);
+        }
+    }
+}
+
+/// Reads at the last `num_steps` occurrences of a tag and drops what follows them.
+fn at_tag(mut token_ids: Vec<u32>, tag: u32, num_steps: usize) -> Result<Written, String> {
+    let all = token_ids.iter().enumerate();
+    let mut positions: Vec<usize> = all
+        .filter(|(_, id)| **id == tag)
+        .map(|(at, _)| at)
+        .collect();
+    let Some(surplus) = positions.len().checked_sub(num_steps) else {
+        return Err("the process reward model's tokenizer splits its step tag".to_owned());
+    };
+    positions.drain(..surplus);
+    token_ids.truncate(positions.last().map_or(0, |last| last + 1));
+    Ok(Written {
+        token_ids,
+        positions,
+    })
+}
