@@ -2,7 +2,6 @@
 
 use super::context::{Cut, Search};
 use super::outcome::{SearchError, Stopped};
-use super::policy::End;
 use super::tree::Tree;
 use crate::reward::Scorer;
 
@@ -13,11 +12,8 @@ pub(super) async fn run(search: &mut Search<'_>) -> Result<(), SearchError> {
     let mut ended = Vec::new();
     while let Some(finished) = running.next().await {
         let finished = finished?;
-        if finished.continuation.end == End::Cut {
-            search.stopped = Some(Stopped::Budget);
-            if finished.continuation.token_ids.is_empty() {
-                continue;
-            }
+        if search.is_nothing(&finished.continuation) {
+            continue;
         }
         let (id, is_new) = search.add(Tree::ROOT, finished.index, finished.continuation);
         if is_new {

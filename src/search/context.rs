@@ -201,15 +201,34 @@ impl<'a> Search<'a> {
                 index,
                 continuation,
             } = finished?;
-            if continuation.end == End::Cut {
-                self.stopped = Some(Stopped::Budget);
-            }
+            self.is_nothing(&continuation);
             samples[expansion].push((index, continuation));
         }
         for samples in &mut samples {
             samples.sort_by_key(|(index, _)| *index);
         }
         Ok(samples)
+    }
+
+    /// Whether a sample was cut before its first token. A cut means that a budget is spent.
+    pub(super) fn is_nothing(&mut self, continuation: &Continuation) -> bool {
+        let is_cut = continuation.end == End::Cut;
+        if is_cut {
+            self.stopped = Some(Stopped::Budget);
+        }
+        is_cut && continuation.token_ids.is_empty()
+    }
+
+    /// Scores an answer that has just ended if its score may end the search. True once it has: then the
+    /// samples that still run beside it are worth nothing.
+    pub(super) async fn decides(&mut self, id: NodeId) -> Result<bool, SearchError> {
+        let may_decide = |scorer: &&Weighted| {
+            !scorer.is_relative() && (scorer.is_decisive() || self.spec.threshold.is_some())
+        };
+        if self.scorer.as_ref().is_some_and(may_decide) && is_whole(self.tree.node(id).end) {
+            self.score(&[id]).await?;
+        }
+        Ok(self.stopped == Some(Stopped::Decided))
     }
 
     /// Adds sample `index` of the node's latest expansion.
@@ -270,6 +289,8 @@ impl<'a> Search<'a> {
             .iter()
             .copied()
             .filter(|id| is_whole(self.tree.node(*id).end) || scorer.scores_steps())
+            // What was scored when it ended has its value.
+            .filter(|id| self.tree.node(*id).score.is_none() || scorer.is_relative())
             .collect();
         if nodes.is_empty() {
             return Ok(());

@@ -107,11 +107,19 @@ async fn complete(search: &mut Search<'_>, children: &[NodeId]) -> Result<(), Se
         return Ok(());
     }
     let requests: Vec<(NodeId, usize)> = open.iter().map(|id| (*id, 1)).collect();
-    let samples = search.sample(&requests, Cut::Never).await?;
+    let mut running = search.start(&requests, Cut::Never).await?;
     let mut rollouts = Vec::with_capacity(open.len());
-    for (id, samples) in open.iter().zip(samples) {
-        for (index, continuation) in samples {
-            rollouts.push((*id, search.add_rollout(*id, index, continuation)));
+    while let Some(finished) = running.next().await {
+        let finished = finished?;
+        if search.is_nothing(&finished.continuation) {
+            continue;
+        }
+        let id = open[finished.expansion];
+        let rollout = search.add_rollout(id, finished.index, finished.continuation);
+        rollouts.push((id, rollout));
+        if search.decides(rollout).await? {
+            running.stop();
+            break;
         }
     }
     let nodes: Vec<NodeId> = rollouts.iter().map(|(_, rollout)| *rollout).collect();

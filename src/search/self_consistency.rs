@@ -4,7 +4,6 @@
 use super::context::{Cut, Search};
 use super::event::SearchEvent;
 use super::outcome::{SearchError, Stopped, is_whole};
-use super::policy::End;
 use super::tree::{NodeId, Tree};
 use crate::reward::{Scorer, answer_key};
 
@@ -25,11 +24,8 @@ pub(super) async fn run(search: &mut Search<'_>) -> Result<(), SearchError> {
     while let Some(finished) = running.next().await {
         let finished = finished?;
         num_left -= 1;
-        if finished.continuation.end == End::Cut {
-            search.stopped = Some(Stopped::Budget);
-            if finished.continuation.token_ids.is_empty() {
-                continue;
-            }
+        if search.is_nothing(&finished.continuation) {
+            continue;
         }
         let (id, is_new) = search.add(Tree::ROOT, finished.index, finished.continuation);
         if !is_whole(search.tree.node(id).end) {

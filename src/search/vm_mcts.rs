@@ -51,18 +51,23 @@ async fn expand(search: &mut Search<'_>, leaf: NodeId) -> Result<(f64, u64), Sea
     let n = search.spec.n;
     let step = search.spec.step.clone();
     let cut = Cut::NoteFirst(&step);
-    let samples = search.sample(&[(leaf, n)], cut).await?.concat();
+    let mut running = search.start(&[(leaf, n)], cut).await?;
     let mut children: Vec<NodeId> = Vec::new();
     let mut answers: Vec<(NodeId, NodeId)> = Vec::new();
-    for (index, continuation) in samples {
-        if continuation.token_ids.is_empty() && continuation.end == End::Cut {
+    while let Some(finished) = running.next().await {
+        let finished = finished?;
+        if search.is_nothing(&finished.continuation) {
             continue;
         }
-        let (child, answer) = add(search, leaf, index, continuation);
+        let (child, answer) = add(search, leaf, finished.index, finished.continuation);
         if !children.contains(&child) {
             children.push(child);
         }
         answers.push((child, answer));
+        if search.decides(answer).await? {
+            running.stop();
+            break;
+        }
     }
     let mut whole: Vec<NodeId> = answers.iter().map(|(_, answer)| *answer).collect();
     whole.sort_unstable();

@@ -138,6 +138,41 @@ fn a_verified_answer_stops_its_siblings() {
 }
 
 #[test]
+fn a_verified_answer_stops_the_answers_beside_it_in_a_tree() {
+    let scorer = one(ByText::verifier(|text| {
+        f64::from(u8::from(text.starts_with("b")))
+    }));
+    let (outcome, events) = run_with_events(
+        &answers(&["b\nbbbb", "a", "b\nb", "a\naaaa"]),
+        Some(&scorer),
+        &spec(json!({"strategy": "vm_mcts", "n": 4})),
+    );
+    assert_eq!(outcome.answers[0].text, "b\nb");
+    assert_eq!(outcome.stopped, Some(Stopped::Decided));
+    // Both scored answers and nothing of the two longer ones.
+    assert_eq!(outcome.stats.scorer_calls, 2);
+    let is_score = |event: &&SearchEvent| matches!(event, SearchEvent::Score { .. });
+    assert_eq!(events.iter().filter(is_score).count(), 2);
+    let mut seen: Vec<&str> = outcome.answers.iter().map(|a| a.text.as_str()).collect();
+    seen.sort_unstable();
+    assert_eq!(seen, ["a", "b\nb"]);
+
+    // Roll-outs: the children are "a" and "b"; the roll-out of "b" is the shorter one.
+    let policy = ScriptedPolicy::new(None, |prefix, path, is_whole| match (prefix, is_whole) {
+        ("", false) => (
+            ["a\n\n", "b\n\n"][path[path.len() - 1] as usize].to_owned(),
+            false,
+        ),
+        ("a\n\n", _) => ("aaaaaaaa".to_owned(), true),
+        _ => ("b".to_owned(), true),
+    });
+    let mcts = spec(json!({"strategy": "mcts", "branch": 2}));
+    let outcome = run(&policy, Some(&scorer), &mcts);
+    assert_eq!(outcome.answers.len(), 1);
+    assert_eq!(outcome.stats.scorer_calls, 1);
+}
+
+#[test]
 fn self_consistency_takes_the_vote_and_stops_when_it_is_decided() {
     let policy = answers(&[
         "The answer is 4.",
