@@ -212,6 +212,15 @@ def read_human_eval(path=None):
     return [json.loads(line) for line in io.StringIO(data.decode("utf-8")) if line.strip()]
 
 
+def rewards(problem):
+    """What `ponder bench search` reads: the `reward` that a search may see, and the `grade`."""
+    if problem["kind"] == "text":
+        return {"grade": {"kind": "verifier", "type": "math", "answer": problem["answer"]}}
+    tests = {"kind": "verifier", "type": "python", "prefix": grade.preamble(problem)}
+    seen = {**tests, "tests": problem["public_tests"]} if problem["public_tests"] else {"kind": "likelihood"}
+    return {"reward": seen, "grade": {**tests, "tests": [problem["hidden_test"]]}}
+
+
 def code_problem(row):
     """A problem with those examples that its canonical solution passes, and how many it does not."""
     prompt, entry_point = row["prompt"], row["entry_point"]
@@ -227,7 +236,7 @@ def code_problem(row):
         "public_tests": kept,
         "hidden_test": f"{row['test']}\ncheck({entry_point})\n",
     }
-    return problem, len(tests) - len(kept)
+    return problem | rewards(problem), len(tests) - len(kept)
 
 
 def human_eval(path=None):
@@ -252,7 +261,7 @@ def human_eval(path=None):
 def text_problem(dataset, item):
     """One generated item as a problem."""
     question = TEXT_MESSAGE.format(question=item["question"].strip())
-    return {
+    problem = {
         "id": f"{dataset}/{item['metadata']['source_index']}",
         "kind": "text",
         "messages": [{"role": "user", "content": question}],
@@ -260,6 +269,7 @@ def text_problem(dataset, item):
         "dataset": dataset,
         "metadata": item["metadata"],
     }
+    return problem | rewards(problem)
 
 
 def reasoning(num_items=ITEMS, shift=0):

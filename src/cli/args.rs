@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::bench::search::BenchSearchArgs;
 use super::prm::PrmArgs;
 use crate::api::config as limits;
 use crate::engine::config as sizes;
@@ -109,6 +110,8 @@ pub enum BenchCommand {
     Perplexity(BenchPerplexityArgs),
     /// How often a value head chooses a right answer, beside likelihood and chance
     ValueHead(BenchValueHeadArgs),
+    /// Searches on a running server: right answers per second and per token
+    Search(BenchSearchArgs),
     /// Any OpenAI server: TTFT, inter-token latency, throughput
     Serve(BenchServeArgs),
 }

@@ -52,6 +52,7 @@ pub fn run() -> ExitCode {
             BenchCommand::Engine(args) => bench::engine::run(&args),
             BenchCommand::ValueHead(args) => train::evaluate_head(&args),
             BenchCommand::Perplexity(args) => bench::perplexity::run(&args),
+            BenchCommand::Search(args) => bench::search::run(&args),
             BenchCommand::Serve(args) => bench::serve::run(&args),
         },
     };

@@ -2,6 +2,7 @@
 
 pub(super) mod engine;
 pub(super) mod perplexity;
+pub mod search;
 pub(super) mod serve;
 
 /// The value below which `share` of the sorted values lie.
