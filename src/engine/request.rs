@@ -128,6 +128,14 @@ impl TokenBudget {
         self.limit - self.spent()
     }
 
+    /// Takes tokens that were generated elsewhere, as far as any are left.
+    pub fn charge(&self, num_tokens: u64) {
+        let charge = |spent: u64| Some(spent.saturating_add(num_tokens).min(self.limit));
+        let _ = self
+            .spent
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, charge);
+    }
+
     /// Takes one token if one is left.
     pub fn take(&self) -> bool {
         let spend = |spent: u64| (spent < self.limit).then_some(spent + 1);

@@ -8,6 +8,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::event::SearchEvent;
 use super::outcome::{SearchError, SearchOutcome, SearchStats, Stopped, is_whole, rank};
 use super::policy::{Continuation, End, Finished, Policy, Running};
+use super::recording::Recording;
 use super::spec::{SearchSpec, Strategy};
 use super::step::StepRule;
 use super::tree::{NodeId, Tree};
@@ -80,6 +81,12 @@ impl<'a> Search<'a> {
             scores: HashMap::new(),
             num_agreed: 0,
         }
+    }
+
+    /// Knows the scores of an earlier run; its samples come from a [`super::ReplayPolicy`].
+    pub fn with_recording(mut self, recording: &Recording) -> Self {
+        self.scores = recording.scores();
+        self
     }
 
     /// Runs the strategy to its end. Dropping the future aborts everything within one engine step.
@@ -416,7 +423,19 @@ impl<'a> Search<'a> {
         let Some(best) = best else {
             return Ok(());
         };
-        let children = self.expand(&[(best, 1)], Cut::Never).await?;
-        self.score(&children.concat()).await
+        let expansion = self.tree.last_expansion(best);
+        let path = [expansion.branch_path.as_slice(), &[0]].concat();
+        let policy = self.policy;
+        let mut running = policy.start(vec![expansion]).await?;
+        while let Some(finished) = running.next().await {
+            let continuation = finished?.continuation;
+            if !self.is_nothing(&continuation) {
+                let text = continuation.text.clone();
+                let (node, _) = self.tree.add(best, path.clone(), continuation);
+                self.announce(node, best, text);
+                self.score(&[node]).await?;
+            }
+        }
+        Ok(())
     }
 }

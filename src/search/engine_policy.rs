@@ -158,6 +158,10 @@ impl Policy for EnginePolicy {
     fn num_tokens(&self) -> u64 {
         self.budget.spent()
     }
+
+    fn charge(&self, num_tokens: u64) {
+        self.budget.charge(num_tokens);
+    }
 }
 
 struct Sample {

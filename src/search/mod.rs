@@ -9,6 +9,7 @@ mod event;
 mod mcts;
 mod outcome;
 mod policy;
+mod recording;
 #[doc(hidden)]
 pub mod scripted;
 mod self_consistency;
@@ -22,6 +23,7 @@ pub use engine_policy::EnginePolicy;
 pub use event::SearchEvent;
 pub use outcome::{Ranked, SearchError, SearchOutcome, SearchStats, Stopped};
 pub use policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, Running};
+pub use recording::{RecordedNode, Recording, ReplayPolicy};
 pub use spec::{BudgetSpec, OneOrMany, SearchRequest, SearchSpec, SpecError, StepSpec, Strategy};
 pub use step::StepRule;
 pub use tree::{Node, NodeId, Tree};

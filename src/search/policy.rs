@@ -100,4 +100,7 @@ pub trait Policy: Send + Sync {
 
     /// Tokens generated so far, those of stopped samples included.
     fn num_tokens(&self) -> u64;
+
+    /// Counts tokens that an earlier run of the same search generated.
+    fn charge(&self, num_tokens: u64);
 }

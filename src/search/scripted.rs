@@ -98,6 +98,12 @@ impl Policy for ScriptedPolicy {
     fn num_tokens(&self) -> u64 {
         self.spent.load(Ordering::Acquire)
     }
+
+    fn charge(&self, num_tokens: u64) {
+        let spent = self.spent.load(Ordering::Acquire);
+        let spent = spent.saturating_add(num_tokens).min(self.limit);
+        self.spent.store(spent, Ordering::Release);
+    }
 }
 
 /// What is left to return, the last first.

@@ -169,6 +169,9 @@ pub struct SearchRequest {
     /// Return the tree in the response.
     pub trace: Option<bool>,
     pub tags: Option<Vec<String>>,
+    /// The `search.tree` of an earlier answer to the same request: go on where it ended.
+    #[schema(value_type = Option<Object>)]
+    pub resume: Option<serde_json::Value>,
     /// Send progress objects in chunks with empty `choices`.
     pub stream_events: Option<bool>,
 }
@@ -242,6 +245,7 @@ impl SearchRequest {
             aggregate: None,
             trace: None,
             tags: None,
+            resume: None,
             stream_events: None,
         }
     }

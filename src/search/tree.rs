@@ -37,8 +37,8 @@ pub struct Node {
     pub value: f64,
     pub value_sum: f64,
     pub visit_count: u64,
-    /// Samples that were identical to this one and merged into it.
-    pub num_duplicates: usize,
+    /// Branch paths of the samples that were identical to this one and merged into it.
+    pub duplicate_paths: Vec<Vec<u32>>,
     /// Never selected again.
     pub is_pruned: bool,
     /// A whole answer sampled to value its parent: a candidate for the answer, never a place to search from.
@@ -83,7 +83,7 @@ impl Tree {
             value: 0.0,
             value_sum: 0.0,
             visit_count: 0,
-            num_duplicates: 0,
+            duplicate_paths: Vec::new(),
             is_pruned: false,
             is_rollout: false,
             hidden_state: None,
@@ -110,7 +110,7 @@ impl Tree {
                 && !sibling.is_rollout
         });
         if let Some(twin) = twin {
-            self.nodes[twin].num_duplicates += 1;
+            self.nodes[twin].duplicate_paths.push(branch_path);
             return (twin, false);
         }
         (self.push(parent, branch_path, continuation), true)
@@ -139,7 +139,7 @@ impl Tree {
             value: 0.0,
             value_sum: 0.0,
             visit_count: 0,
-            num_duplicates: 0,
+            duplicate_paths: Vec::new(),
             is_pruned: false,
             is_rollout: false,
             hidden_state: continuation.hidden_state,
@@ -182,6 +182,20 @@ impl Tree {
             priority: self.nodes[id].value as f32,
             step,
             first_step,
+        }
+    }
+
+    /// What finishes an answer from a node when a budget is spent. Its key is none of [`Self::expansion`]'s: with
+    /// a larger budget the node would be expanded instead.
+    pub fn last_expansion(&self, id: NodeId) -> Expansion {
+        Expansion {
+            prefix: self.token_ids(id),
+            prefix_text: self.text(id),
+            branch_path: [self.nodes[id].branch_path.as_slice(), &[u32::MAX]].concat(),
+            n: 1,
+            priority: self.nodes[id].value as f32,
+            step: None,
+            first_step: None,
         }
     }
 

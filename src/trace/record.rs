@@ -17,6 +17,11 @@ pub struct TraceRecord {
     pub seed: u64,
     #[serde(default)]
     pub tags: Vec<String>,
+    /// The search and the sampling that were asked for, without budgets.
+    #[serde(default)]
+    pub search: serde_json::Value,
+    #[serde(default)]
+    pub sampling: serde_json::Value,
     pub prompt_token_ids: Vec<u32>,
     /// In order of creation: the root first, parents before their children.
     pub nodes: Vec<NodeRecord>,
@@ -42,8 +47,9 @@ pub struct NodeRecord {
     pub visit_count: u64,
     pub is_pruned: bool,
     pub is_rollout: bool,
-    /// Further samples that were the same.
-    pub num_duplicates: usize,
+    /// Keys of further samples that were the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub duplicate_paths: Vec<Vec<u32>>,
     /// Key of the randomness beside the seed.
     pub branch_path: Vec<u32>,
 }

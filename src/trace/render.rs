@@ -92,7 +92,7 @@ mod tests {
             visit_count: 1,
             is_pruned: false,
             is_rollout: false,
-            num_duplicates: 0,
+            duplicate_paths: Vec::new(),
             branch_path: Vec::new(),
         };
         let trace = TraceRecord {
@@ -103,6 +103,8 @@ mod tests {
             strategy: "mcts".to_owned(),
             seed: 0,
             tags: Vec::new(),
+            search: serde_json::Value::Null,
+            sampling: serde_json::Value::Null,
             prompt_token_ids: Vec::new(),
             nodes: vec![
                 node(None, "", 0.5, None),

@@ -31,7 +31,7 @@ fn mean(trace: &TraceRecord) -> Vec<Option<f64>> {
         .map(|node| match node.outcome {
             // Merged samples were sampled as often as their count says.
             Some(outcome) => {
-                let weight = 1.0 + node.num_duplicates as f64;
+                let weight = 1.0 + node.duplicate_paths.len() as f64;
                 (outcome * weight, weight)
             }
             None => (0.0, 0.0),
@@ -109,7 +109,7 @@ mod tests {
             visit_count: 0,
             is_pruned: false,
             is_rollout: false,
-            num_duplicates: 0,
+            duplicate_paths: Vec::new(),
             branch_path: Vec::new(),
         };
         TraceRecord {
@@ -120,6 +120,8 @@ mod tests {
             strategy: String::new(),
             seed: 0,
             tags: Vec::new(),
+            search: serde_json::Value::Null,
+            sampling: serde_json::Value::Null,
             prompt_token_ids: vec![0],
             nodes: nodes.iter().map(node).collect(),
         }

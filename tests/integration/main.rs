@@ -2,7 +2,9 @@
 
 mod api;
 mod api_branches;
+mod api_resume;
 mod api_search;
+mod bench_search;
 mod engine;
 mod goldens;
 mod guarantees;

@@ -10,8 +10,8 @@ use ponder::reward::{
 };
 use ponder::search::scripted::ScriptedPolicy;
 use ponder::search::{
-    BudgetSpec, End, OneOrMany, Search, SearchEvent, SearchOutcome, SearchRequest, SearchSpec,
-    Stopped, Strategy, Tree,
+    BudgetSpec, End, OneOrMany, RecordedNode, Recording, ReplayPolicy, Search, SearchEvent,
+    SearchOutcome, SearchRequest, SearchSpec, Stopped, Strategy, Tree,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -421,6 +421,46 @@ fn reward_mistakes_are_named() {
     }
 }
 
+/// A tree as a trace keeps it.
+fn record(tree: &Tree) -> Recording {
+    let nodes = tree.nodes.iter().map(|node| RecordedNode {
+        parent: node.parent,
+        token_ids: node.token_ids.clone(),
+        text: node.text.clone(),
+        end: node.end,
+        logprob: node.logprob,
+        score: node.score,
+        branch_path: node.branch_path.clone(),
+        duplicate_paths: node.duplicate_paths.clone(),
+    });
+    Recording::new(nodes.collect())
+}
+
+/// Everything of a tree but the log-probabilities of single tokens, of which a trace has the sum.
+fn outline(tree: &Tree) -> Vec<String> {
+    let line = |node: &ponder::search::Node| {
+        let ponder::search::Node {
+            parent,
+            text,
+            end,
+            score,
+            value,
+            visit_count,
+            duplicate_paths,
+            is_pruned,
+            is_rollout,
+            branch_path,
+            logprob,
+            ..
+        } = node;
+        format!(
+            "{parent:?} {text:?} {end:?} {score:?} {value:.9} {visit_count} {duplicate_paths:?} {is_pruned} \
+             {is_rollout} {branch_path:?} {logprob:.6}"
+        )
+    };
+    tree.nodes.iter().map(line).collect()
+}
+
 const STRATEGIES: [Strategy; 6] = Strategy::ALL;
 
 proptest! {
@@ -497,6 +537,27 @@ proptest! {
             prop_assert!(values.windows(2).all(|pair| pair[0] >= pair[1]));
         }
         prop_assert_eq!(format!("{:?}", first.tree), format!("{:?}", second.tree));
+        // A search that goes on from this one with a larger budget ends with the tree of one run.
+        let larger = SearchRequest {
+            budget: Some(BudgetSpec { tokens: tokens.map(|t| t * 3), ..BudgetSpec::default() }),
+            ..request.clone()
+        };
+        let larger = larger.resolve(64, "likelihood").unwrap();
+        let recording = record(&first.tree);
+        let longer: Vec<_> = [None, Some(&recording)].into_iter().map(|recording| {
+            let policy = ScriptedPolicy::new(tokens.map(|t| t * 3), script);
+            let scorer = make_scorer();
+            let Some(recording) = recording else {
+                let search = Search::new(&policy, Some(&scorer), &larger, None);
+                return futures::executor::block_on(search.run()).unwrap();
+            };
+            let policy = ReplayPolicy { recording, policy: &policy };
+            let search = Search::new(&policy, Some(&scorer), &larger, None);
+            futures::executor::block_on(search.with_recording(recording).run()).unwrap()
+        }).collect();
+        prop_assert_eq!(outline(&longer[0].tree), outline(&longer[1].tree));
+        prop_assert_eq!(longer[0].stats.num_tokens, longer[1].stats.num_tokens);
+        prop_assert!(longer[0].stats.scorer_calls >= longer[1].stats.scorer_calls);
         let visits = |id: usize| first.tree.node(id).visit_count;
         if strategy == Strategy::Mcts {
             prop_assert!(visits(Tree::ROOT) <= iterations as u64);

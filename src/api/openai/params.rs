@@ -339,5 +339,6 @@ impl SharedParams {
 
 /// A seed for a request that names none.
 fn random_seed() -> u64 {
-    uuid::Uuid::new_v4().as_u64_pair().0
+    // JavaScript keeps 53 bits of a number, and the seed must survive a trip through a client.
+    uuid::Uuid::new_v4().as_u64_pair().0 >> 11
 }

@@ -19,8 +19,8 @@ use crate::api::state::{AppState, Served, unix_time};
 use crate::engine::{TokenBudget, TokenLogprobs};
 use crate::reward::{self, RewardContext, Scorer, Weighted};
 use crate::search::{
-    End, EnginePolicy, Ranked, Search, SearchError, SearchEvent, SearchOutcome, SearchRequest,
-    SearchSpec, Stopped,
+    End, EnginePolicy, Ranked, Recording, ReplayPolicy, Search, SearchError, SearchEvent,
+    SearchOutcome, SearchRequest, SearchSpec, Stopped,
 };
 
 /// Temperature of a search that names none (ReST-MCTS*): samples of one prompt must differ.
@@ -31,6 +31,10 @@ struct Job {
     policy: EnginePolicy,
     scorer: Option<Weighted>,
     spec: SearchSpec,
+    /// See [`record::identity`].
+    identity: (Value, Value),
+    /// What an earlier run of this search sampled.
+    recording: Option<Recording>,
     wire: Wire,
     /// Answers to return.
     n: usize,
@@ -59,7 +63,7 @@ pub(in crate::api) async fn answer(
 impl Job {
     fn new(
         state: &AppState,
-        generation: Generation,
+        mut generation: Generation,
         request: &SearchRequest,
     ) -> Result<Self, ApiError> {
         let served = state.ready()?;
@@ -89,7 +93,16 @@ impl Job {
         if n == 0 {
             return Err(ApiError::invalid("n", "n must be at least 1"));
         }
-        Ok(Self::with(state, served, generation, spec, scorer, n))
+        let identity = record::identity(request, &generation);
+        let recording = match &request.resume {
+            Some(resume) => Some(record::resume(resume, &identity, &mut generation)?),
+            None => None,
+        };
+        Ok(Self {
+            identity,
+            recording,
+            ..Self::with(state, served, generation, spec, scorer, n)
+        })
     }
 
     fn with(
@@ -123,6 +136,8 @@ impl Job {
             policy,
             scorer,
             spec,
+            identity: (Value::Null, Value::Null),
+            recording: None,
             wire,
             n,
             include_usage,
@@ -137,8 +152,23 @@ impl Job {
         &self,
         events: Option<mpsc::UnboundedSender<SearchEvent>>,
     ) -> Result<SearchOutcome, ApiError> {
-        let search = Search::new(&self.policy, self.scorer.as_ref(), &self.spec, events);
-        search.run().await.map_err(ApiError::from)
+        let scorer = self.scorer.as_ref();
+        let outcome = match &self.recording {
+            None => {
+                Search::new(&self.policy, scorer, &self.spec, events)
+                    .run()
+                    .await
+            }
+            Some(recording) => {
+                let policy = ReplayPolicy {
+                    recording,
+                    policy: &self.policy,
+                };
+                let search = Search::new(&policy, scorer, &self.spec, events);
+                search.with_recording(recording).run().await
+            }
+        };
+        outcome.map_err(ApiError::from)
     }
 
     /// The answers that the client gets.

@@ -1,0 +1,118 @@
+//! A search that goes on from its trace, over HTTP.
+
+use serde_json::{Value, json};
+
+use crate::api::{CHAT, ask, with};
+use crate::server::{Server, options, start};
+
+fn body(search: Value) -> Value {
+    let body = with(ask("Name three rivers of Europe."), "search", search);
+    let body = with(body, "temperature", json!(0.8));
+    with(with(body, "seed", json!(5)), "max_tokens", json!(40))
+}
+
+fn search(strategy: &str, tokens: u64) -> Value {
+    json!({"strategy": strategy, "n": 3, "branch": 2, "max_depth": 3, "iterations": 4, "trace": true,
+        "step": {"max_tokens": 10}, "budget": {"tokens": tokens}})
+}
+
+fn num_generated(server: &Server) -> u64 {
+    server
+        .state
+        .served()
+        .unwrap()
+        .engine
+        .stats()
+        .generation_tokens
+}
+
+/// Path, text and end of each node.
+fn outline(answer: &Value) -> Vec<(Value, Value, Value)> {
+    let nodes = answer["search"]["tree"]["nodes"].as_array().unwrap().iter();
+    let part = |node: &Value, name: &str| node[name].clone();
+    nodes
+        .map(|node| {
+            (
+                part(node, "branch_path"),
+                part(node, "text"),
+                part(node, "end"),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn a_search_goes_on_from_its_trace() {
+    let server = start(Default::default(), &options());
+    for strategy in ["beam", "mcts", "vm_mcts"] {
+        let ask = |search: Value| {
+            let before = num_generated(&server);
+            let (status, answer) = server.post(CHAT, body(search));
+            assert_eq!(status, 200, "{answer}");
+            (answer, num_generated(&server) - before)
+        };
+        let (short, _) = ask(search(strategy, 130));
+        let (whole, num_whole) = ask(search(strategy, 400));
+        // As a JavaScript client would write it.
+        let text = short["search"]["tree"].to_string().replace("1.0,", "1,");
+        let tree: Value = serde_json::from_str(&text).unwrap();
+        let resumed = with(search(strategy, 400), "resume", tree);
+        let (resumed, num_new) = ask(resumed);
+        assert_eq!(outline(&resumed), outline(&whole), "{strategy}");
+        assert_eq!(
+            resumed["choices"][0]["message"],
+            whole["choices"][0]["message"]
+        );
+        assert_eq!(
+            resumed["usage"],
+            with(
+                whole["usage"].clone(),
+                "prompt_tokens_details",
+                resumed["usage"]["prompt_tokens_details"].clone()
+            )
+        );
+        assert!(
+            num_new < num_whole,
+            "{strategy}: {num_new} of {num_whole} tokens are new"
+        );
+    }
+
+    let (_, short) = server.post(CHAT, body(search("mcts", 130)));
+    let resume = with(
+        search("mcts", 400),
+        "resume",
+        short["search"]["tree"].clone(),
+    );
+    let refused = |body: Value, words: &str| {
+        let (status, answer) = server.post(CHAT, body);
+        assert_eq!(status, 400, "{answer}");
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.contains(words), "{message}");
+    };
+    refused(with(body(resume.clone()), "seed", json!(6)), "seed 5");
+    refused(
+        with(body(resume.clone()), "temperature", json!(0.9)),
+        "another temperature",
+    );
+    refused(
+        with(body(resume.clone()), "logprobs", json!(true)),
+        "logprobs",
+    );
+    refused(
+        body(with(resume.clone(), "branch", json!(3))),
+        "another branch",
+    );
+    refused(
+        body(with(resume.clone(), "resume", json!({"nodes": []}))),
+        "not a tree",
+    );
+    let other = with(
+        body(resume.clone()),
+        "messages",
+        ask("Name three lakes.")["messages"].clone(),
+    );
+    refused(other, "another prompt");
+    let mut broken = resume;
+    broken["resume"]["nodes"][1]["parent"] = json!(7);
+    refused(body(broken), "not a tree");
+}
