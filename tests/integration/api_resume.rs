@@ -17,6 +17,7 @@ fn search(strategy: &str, tokens: u64) -> Value {
 }
 
 fn num_generated(server: &Server) -> u64 {
+    server.wait_until_free();
     server
         .state
         .served()

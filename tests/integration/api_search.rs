@@ -229,6 +229,7 @@ fn prompt_of(words: usize) -> Value {
 
 /// Prompt tokens that the engine was asked for, and those it found in the cache.
 fn prefix_counts(server: &Server) -> (u64, u64) {
+    server.wait_until_free();
     let stats = server.state.served().unwrap().engine.stats();
     (stats.prefix_cache_queries, stats.prefix_cache_hits)
 }

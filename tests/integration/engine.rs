@@ -392,9 +392,16 @@ fn pooling_reads_what_generation_would_sample_from() {
         assert_eq!(tokens[0], [best.unwrap() as u32]);
     }
     // What is read later costs no more than what comes after the cached prefix.
-    let before = engine.stats();
+    let settled = || {
+        wait_for(|| {
+            let stats = engine.stats();
+            stats.num_requests_waiting + stats.num_requests_running == 0
+        });
+        engine.stats()
+    };
+    let before = settled();
     pooled(&engine, &prompt, vec![198, 199]);
-    let after = engine.stats();
+    let after = settled();
     assert_eq!(after.prefix_cache_hits - before.prefix_cache_hits, 198);
     wait_for(|| engine.stats().num_used_blocks == 0);
     for positions in [vec![], vec![3, 3], vec![4, 2], vec![200]] {

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ponder::api::ServerConfig;
-use ponder::engine::{EngineHandle, EngineOptions, GenerateRequest, SamplingParams, StreamEvent};
+use ponder::engine::{
+    EngineHandle, EngineOptions, EngineStats, GenerateRequest, SamplingParams, StreamEvent,
+};
 use ponder::reward::RewardResources;
 use ponder::reward::prm::{Head, Prm, PrmFormat, PrmParts, Scored};
 use ponder::text::{ChatTemplate, Tokenizer};
@@ -64,6 +66,17 @@ fn prm(engine: &EngineHandle, format: PrmFormat) -> Result<Prm, String> {
             .then(|| Head::load(&path, hidden_size).unwrap()),
         delimiter: None,
     })
+}
+
+/// Counters once nothing runs: events come before the step that sent them is counted.
+fn settled(engine: &EngineHandle) -> EngineStats {
+    loop {
+        let stats = engine.stats();
+        if stats.num_requests_waiting + stats.num_requests_running == 0 {
+            return stats;
+        }
+        std::thread::yield_now();
+    }
 }
 
 fn score(prm: &Prm, answers: &[(&str, bool)]) -> Vec<Scored> {
@@ -215,9 +228,9 @@ fn a_new_step_costs_its_own_tokens() {
         let mut num_tokens = 0;
         for len in 1..=STEPS.len() {
             let text = STEPS[..len].join(separator) + separator;
-            let before = engine.stats();
+            let before = settled(&engine);
             let scored = score(&grown, &[(&text, false)]).remove(0);
-            let after = engine.stats();
+            let after = settled(&engine);
             let queries = after.prefix_cache_queries - before.prefix_cache_queries;
             let hits = after.prefix_cache_hits - before.prefix_cache_hits;
             let num_new = (scored.num_tokens - num_tokens) as u64;
@@ -228,11 +241,15 @@ fn a_new_step_costs_its_own_tokens() {
             assert_eq!(scored.steps[..len - 1], last, "earlier scores stand");
             (last, num_tokens) = (scored.steps, scored.num_tokens);
         }
-        let before = engine.stats().prefix_cache_queries;
+        let before = settled(&engine).prefix_cache_queries;
         let text = STEPS.join(separator) + separator;
         let siblings = [(text.as_str(), false), (text.as_str(), false)];
         assert_eq!(score(&grown, &siblings)[1].steps, last);
-        assert_eq!(engine.stats().prefix_cache_queries, before, "all is known");
+        assert_eq!(
+            settled(&engine).prefix_cache_queries,
+            before,
+            "all is known"
+        );
         let fresh = prm(&self::engine(), format).unwrap();
         assert_eq!(score(&fresh, &siblings)[0].steps, last, "as in one pass");
     }
