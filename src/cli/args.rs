@@ -78,9 +78,21 @@ pub struct TrainValueHeadArgs {
     /// What the value of a step means
     #[arg(long, value_enum, default_value_t = TargetArg::RestMcts)]
     pub target: TargetArg,
-    /// Units between the state and the value
-    #[arg(long, default_value_t = 64)]
+    /// Units between the state and the value, of each member
+    #[arg(long, default_value_t = 16)]
     pub width: usize,
+    /// Heads that are trained and averaged
+    #[arg(long, default_value_t = 8)]
+    pub members: usize,
+    /// Do not read the answer's likelihood (a head for --prm cannot)
+    #[arg(long)]
+    pub no_likelihood: bool,
+    /// Weight of telling right from wrong answers of one prompt, beside the squared error
+    #[arg(long, default_value_t = 1.0)]
+    pub pairwise: f64,
+    /// Also train this many heads, each without a share of the prompts, and measure them on what they have not seen
+    #[arg(long, value_name = "FOLDS", value_parser = clap::value_parser!(u64).range(2..=20))]
+    pub cross_validate: Option<u64>,
     /// Epochs at most; it stops when the held-out loss no longer falls
     #[arg(long, default_value_t = 60)]
     pub epochs: usize,

@@ -12,7 +12,9 @@ use super::setup;
 use crate::api::Served;
 use crate::reward::ValueHead;
 use crate::trace::Target;
-use crate::train::{Choices, Examples, Report, TrainOptions, evaluate, load_examples, train};
+use crate::train::{
+    Choices, Examples, Report, TrainOptions, cross_validate, evaluate, load_examples, train,
+};
 
 pub(super) fn value_head(args: &TrainValueHeadArgs) -> anyhow::Result<()> {
     ensure!(
@@ -28,17 +30,39 @@ pub(super) fn value_head(args: &TrainValueHeadArgs) -> anyhow::Result<()> {
     let options = TrainOptions {
         width: args.width,
         max_epochs: args.epochs,
+        pairwise: args.pairwise,
+        members: args.members,
+        reads_likelihood: !args.no_likelihood,
         held_out: args.held_out,
         seed: args.seed,
         ..TrainOptions::default()
     };
-    let epochs = Counter::new("epochs", args.epochs as u64);
+    let epochs = Counter::new("epochs", (args.epochs * args.members) as u64);
     let report = train(&examples, &options, &args.out, |_, _, _| epochs.advance())?;
     drop(epochs);
+    let unseen = match args.cross_validate {
+        Some(folds) => {
+            let bar = Counter::new("folds", folds);
+            Some(cross_validate(&examples, &options, folds as usize, || {
+                bar.advance()
+            })?)
+        }
+        None => None,
+    };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&json(&report))?);
-    } else {
-        print(args, &report);
+        let mut result = json(&report);
+        if let Some((auc, choices)) = &unseen {
+            result["cross_validation"] = choices_json(choices);
+            result["cross_validation"]["auc"] = (*auc).into();
+        }
+        println!("{}", serde_json::to_string_pretty(&result)?);
+        return Ok(());
+    }
+    print(args, &report);
+    if let (Some((auc, choices)), Some(folds)) = (unseen, args.cross_validate) {
+        println!("\n{folds} heads, each on the prompts that it has not seen:");
+        println!("AUC            {auc:.3}");
+        print_choices(&choices);
     }
     Ok(())
 }

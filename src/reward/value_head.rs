@@ -9,7 +9,8 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::{Candidate, Scorer, ScorerError, Taps};
 
-/// Names of the file's tensors, all f32. `H` is the policy's hidden size, `W` the head's width.
+/// Names of the file's tensors, all f32. `W` is the head's width; `H` the number of its inputs: the policy's hidden
+/// size, and one more where the head also reads the mean log-probability of the answer's tokens, as its last input.
 pub mod tensors {
     /// `[H]`: subtracted from a state.
     pub const MEAN: &str = "mean";
@@ -38,9 +39,10 @@ pub enum ValueHeadError {
     HiddenSize { expected: usize, actual: usize },
 }
 
-/// `sigmoid(output(tanh(input((state - mean) * inverse_std))))`
+/// `sigmoid(output(tanh(input((x - mean) * inverse_std))))`
 #[derive(Debug, Clone)]
 pub struct ValueHead {
+    hidden_size: usize,
     mean: Vec<f32>,
     inverse_std: Vec<f32>,
     input_weight: Vec<f32>,
@@ -55,7 +57,8 @@ impl ValueHead {
         let bytes = std::fs::read(path)?;
         let file = SafeTensors::deserialize(&bytes)?;
         let mean = floats(&file, tensors::MEAN)?;
-        if mean.len() != hidden_size {
+        let num_inputs = mean.len();
+        if num_inputs != hidden_size && num_inputs != hidden_size + 1 {
             return Err(ValueHeadError::HiddenSize {
                 expected: hidden_size,
                 actual: mean.len(),
@@ -65,8 +68,9 @@ impl ValueHead {
         let width = input_bias.len();
         let output_bias = sized(&file, tensors::OUTPUT_BIAS, 1)?;
         Ok(Self {
-            inverse_std: sized(&file, tensors::INVERSE_STD, hidden_size)?,
-            input_weight: sized(&file, tensors::INPUT_WEIGHT, width * hidden_size)?,
+            hidden_size,
+            inverse_std: sized(&file, tensors::INVERSE_STD, num_inputs)?,
+            input_weight: sized(&file, tensors::INPUT_WEIGHT, width * num_inputs)?,
             output_weight: sized(&file, tensors::OUTPUT_WEIGHT, width)?,
             output_bias: output_bias.first().copied().unwrap_or(0.0),
             mean,
@@ -74,11 +78,17 @@ impl ValueHead {
         })
     }
 
-    /// The value of a state, in 0..=1.
-    pub fn value(&self, state: &[f32]) -> f64 {
-        let scaled = state.iter().zip(&self.mean).zip(&self.inverse_std);
+    /// Whether the head reads the answer's likelihood beside the state.
+    pub fn reads_likelihood(&self) -> bool {
+        self.mean.len() > self.hidden_size
+    }
+
+    /// The value of a state, in 0..=1. `likelihood` is the mean log-probability of the answer's tokens.
+    pub fn value(&self, state: &[f32], likelihood: f32) -> f64 {
+        let inputs = state.iter().chain(std::iter::once(&likelihood));
+        let scaled = inputs.zip(&self.mean).zip(&self.inverse_std);
         let x: Vec<f32> = scaled
-            .map(|((s, mean), inverse)| (s - mean) * inverse)
+            .map(|((x, mean), inverse)| (x - mean) * inverse)
             .collect();
         let rows = self.input_weight.chunks_exact(self.mean.len().max(1));
         let hidden = rows.zip(&self.input_bias).map(|(row, bias)| {
@@ -140,7 +150,7 @@ impl Scorer for ValueHeadScorer {
     fn taps(&self) -> Taps {
         Taps {
             hidden_state: true,
-            ..Taps::default()
+            logprobs: self.0.reads_likelihood(),
         }
     }
 
@@ -149,8 +159,9 @@ impl Scorer for ValueHeadScorer {
         candidates: &'a [Candidate],
     ) -> BoxFuture<'a, Result<Vec<f64>, ScorerError>> {
         let value = |candidate: &Candidate| {
+            let likelihood = candidate.logprob / candidate.num_tokens.max(1) as f64;
             let state = candidate.hidden_state.as_ref();
-            state.map_or(0.0, |state| self.0.value(state))
+            state.map_or(0.0, |state| self.0.value(state, likelihood as f32))
         };
         let scores = candidates.iter().map(value).collect();
         async { Ok(scores) }.boxed()

@@ -89,22 +89,21 @@ impl Recording {
         Some(finished)
     }
 
+    /// A node and all above it.
+    fn up(&self, id: usize) -> impl Iterator<Item = usize> + '_ {
+        std::iter::successors(Some(id), |id| self.nodes[*id].parent)
+    }
+
     fn continuation(&self, id: usize, source: &Expansion) -> Continuation {
-        let mut path = vec![id];
-        while let Some(parent) = self.nodes[path[path.len() - 1]].parent {
-            path.push(parent);
-        }
-        // Below the expanded node: its last nodes that hold what follows the prefix.
-        let mut num_tokens: usize = path.iter().map(|id| self.nodes[*id].token_ids.len()).sum();
-        path.reverse();
-        num_tokens = num_tokens.saturating_sub(source.prefix.len());
-        let mut own = Vec::new();
-        let mut num_own = 0;
-        for id in path.into_iter().rev() {
-            if num_own >= num_tokens {
+        let len = |id: &usize| self.nodes[*id].token_ids.len();
+        let num_tokens: usize = self.up(id).map(|id| len(&id)).sum();
+        let num_tokens = num_tokens.saturating_sub(source.prefix.len());
+        // The last nodes, which hold what follows the prefix: one, or a whole answer's first step and its rest.
+        let mut own: Vec<usize> = Vec::new();
+        for id in self.up(id) {
+            if own.iter().map(len).sum::<usize>() >= num_tokens {
                 break;
             }
-            num_own += self.nodes[id].token_ids.len();
             own.push(id);
         }
         own.reverse();

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use candle_core::{D, DType, Device, Tensor};
-use candle_nn::{AdamW, Optimizer, ParamsAdamW, VarBuilder, VarMap};
+use candle_core::Tensor;
+use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 
+use super::batch::{Batch, batches};
 use super::choices::{Choices, choose};
 use super::examples::{Example, Examples};
+use super::head::Head;
 use super::random::Random;
 use crate::engine::EngineError;
 use crate::reward::{ValueHead, head_tensors as names};
@@ -15,14 +17,21 @@ use crate::reward::{ValueHead, head_tensors as names};
 /// How to fit.
 #[derive(Debug, Clone, Copy)]
 pub struct TrainOptions {
-    /// Units between the state and the value.
+    /// Units between the state and the value, of each member.
     pub width: usize,
+    /// Heads that start from other weights; the mean of their logits is the value's.
+    pub members: usize,
+    /// Read the mean log-probability of the answer's tokens beside the state.
+    pub reads_likelihood: bool,
     pub learning_rate: f64,
     pub weight_decay: f64,
     pub batch_size: usize,
     pub max_epochs: usize,
     /// Epochs without a better held-out loss before it stops.
     pub patience: usize,
+    /// Weight of the pairwise loss: right and wrong answers of one prompt are told apart
+    /// (Bradley-Terry, as reward models are trained), which says nothing of how hard the prompt is.
+    pub pairwise: f64,
     /// Share of the prompts that is only measured on.
     pub held_out: f64,
     pub seed: u64,
@@ -31,12 +40,15 @@ pub struct TrainOptions {
 impl Default for TrainOptions {
     fn default() -> Self {
         Self {
-            width: 64,
-            learning_rate: 1e-3,
+            width: 16,
+            members: 8,
+            reads_likelihood: true,
+            learning_rate: 3e-4,
             weight_decay: 0.05,
             batch_size: 128,
             max_epochs: 60,
             patience: 6,
+            pairwise: 1.0,
             held_out: 0.2,
             seed: 0,
         }
@@ -69,189 +81,175 @@ pub struct Report {
     pub choices: Choices,
 }
 
-/// States and values of some examples as tensors.
-struct Batch {
-    states: Tensor,
-    values: Tensor,
-}
-
-impl Batch {
-    fn new(examples: &[&Example], device: &Device) -> Result<Self, TrainError> {
-        let rows: Vec<f32> = examples
-            .iter()
-            .flat_map(|e| e.state.iter().copied())
-            .collect();
-        let values: Vec<f32> = examples.iter().map(|e| e.value).collect();
-        Ok(Self {
-            states: Tensor::from_vec(rows, (examples.len(), examples[0].state.len()), device)?,
-            values: Tensor::from_vec(values, examples.len(), device)?,
-        })
-    }
-}
-
-/// The head while it is trained; see [`crate::reward::ValueHead`] for its form.
-struct Head {
-    mean: Tensor,
-    inverse_std: Tensor,
-    weights: VarMap,
-}
-
-impl Head {
-    fn new(train: &Batch, width: usize, seed: u64) -> Result<Self, TrainError> {
-        let hidden_size = train.states.dim(D::Minus1)?;
-        let mean = train.states.mean(0)?;
-        let variance = train.states.broadcast_sub(&mean)?.sqr()?.mean(0)?;
-        let inverse_std = (variance + 1e-6)?.sqrt()?.recip()?;
-        let weights = VarMap::new();
-        let device = train.states.device();
-        let builder = VarBuilder::from_varmap(&weights, DType::F32, device);
-        let mut random = Random(seed);
-        for (name, rows, columns) in [
-            (names::INPUT_WEIGHT, width, hidden_size),
-            (names::OUTPUT_WEIGHT, 1, width),
-        ] {
-            let bound = (3.0 / columns as f64).sqrt();
-            let values: Vec<f32> = (0..rows * columns)
-                .map(|_| ((random.uniform() * 2.0 - 1.0) * bound) as f32)
-                .collect();
-            builder.get((rows, columns), name)?;
-            let values = Tensor::from_vec(values, (rows, columns), device)?;
-            set(&weights, name, &values)?;
-        }
-        builder.get(width, names::INPUT_BIAS)?;
-        builder.get(1, names::OUTPUT_BIAS)?;
-        Ok(Self {
-            mean,
-            inverse_std,
-            weights,
-        })
-    }
-
-    fn tensor(&self, name: &str) -> Result<Tensor, TrainError> {
-        let data = self.weights.data().lock();
-        let data = data.unwrap_or_else(|poison| poison.into_inner());
-        let var = data
-            .get(name)
-            .ok_or_else(|| TrainError::Data(format!("no tensor {name}")))?;
-        Ok(var.as_tensor().clone())
-    }
-
-    /// Values in 0..=1, `[rows]`.
-    fn forward(&self, states: &Tensor) -> Result<Tensor, TrainError> {
-        let x = states
-            .broadcast_sub(&self.mean)?
-            .broadcast_mul(&self.inverse_std)?;
-        let hidden = x
-            .matmul(&self.tensor(names::INPUT_WEIGHT)?.t()?)?
-            .broadcast_add(&self.tensor(names::INPUT_BIAS)?)?
-            .tanh()?;
-        let out = hidden
-            .matmul(&self.tensor(names::OUTPUT_WEIGHT)?.t()?)?
-            .broadcast_add(&self.tensor(names::OUTPUT_BIAS)?)?;
-        Ok(candle_nn::ops::sigmoid(&out.squeeze(1)?)?)
-    }
-
-    fn loss(&self, batch: &Batch) -> Result<Tensor, TrainError> {
-        Ok((self.forward(&batch.states)? - &batch.values)?
-            .sqr()?
-            .mean_all()?)
-    }
-
-    fn snapshot(&self) -> Result<HashMap<String, Tensor>, TrainError> {
-        let mut tensors = HashMap::from([
-            (names::MEAN.to_owned(), self.mean.clone()),
-            (names::INVERSE_STD.to_owned(), self.inverse_std.clone()),
-        ]);
-        for name in [
-            names::INPUT_WEIGHT,
-            names::INPUT_BIAS,
-            names::OUTPUT_WEIGHT,
-            names::OUTPUT_BIAS,
-        ] {
-            tensors.insert(name.to_owned(), self.tensor(name)?.copy()?);
-        }
-        Ok(tensors)
-    }
-
-    fn restore(&self, tensors: &HashMap<String, Tensor>) -> Result<(), TrainError> {
-        for (name, tensor) in tensors {
-            if self.tensor(name).is_ok() {
-                set(&self.weights, name, tensor)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn set(weights: &VarMap, name: &str, tensor: &Tensor) -> Result<(), TrainError> {
-    let data = weights.data().lock();
-    let data = data.unwrap_or_else(|poison| poison.into_inner());
-    match data.get(name) {
-        Some(var) => Ok(var.set(tensor)?),
-        None => Err(TrainError::Data(format!("no tensor {name}"))),
-    }
-}
-
-/// Trains on most prompts, measures on the rest, keeps the epoch with the best held-out loss and writes it to
-/// `out`. `progress` gets each epoch with its training and held-out loss.
+/// Trains on most prompts, measures on the rest, keeps each member's epoch with the best held-out loss and writes
+/// all members as one head to `out`. `progress` gets each epoch with its training and held-out loss.
 pub fn train(
     data: &Examples,
     options: &TrainOptions,
     out: &Path,
     mut progress: impl FnMut(usize, f64, f64),
 ) -> Result<Report, TrainError> {
-    let device = Device::Cpu;
-    let (train, held_out) = split(data, options)?;
-    let (all, held) = (
-        Batch::new(&train, &device)?,
-        Batch::new(&held_out, &device)?,
-    );
-    let head = Head::new(&all, options.width, options.seed)?;
+    let examples: Vec<&Example> = data.examples.iter().collect();
+    let (train, held_out) = split(&examples, data.num_groups, options)?;
+    let fitted = fit_members(&train, &held_out, options, &mut progress)?;
+    candle_core::safetensors::save(&fitted.tensors, out)?;
+    let values = fitted.values(&held_out, options)?;
+    let mean_square = |errors: &mut dyn Iterator<Item = f64>| {
+        errors.map(|error| error * error).sum::<f64>() / held_out.len() as f64
+    };
+    let mean = train.iter().map(|e| f64::from(e.value)).sum::<f64>() / train.len() as f64;
+    let pairs = || held_out.iter().zip(&values);
+    Ok(Report {
+        num_train: train.len(),
+        num_held_out: held_out.len(),
+        best_epoch: fitted.best_epoch,
+        mse: mean_square(&mut pairs().map(|(e, value)| f64::from(e.value - value))),
+        mse_of_mean: mean_square(&mut pairs().map(|(e, _)| f64::from(e.value) - mean)),
+        auc: auc(&held_out, &values),
+        choices: choose(&held_out, &values, options.seed),
+    })
+}
+
+/// All members as one head.
+struct Fitted {
+    head: Head,
+    tensors: HashMap<String, Tensor>,
+    best_epoch: usize,
+}
+
+impl Fitted {
+    fn values(
+        &self,
+        examples: &[&Example],
+        options: &TrainOptions,
+    ) -> Result<Vec<f32>, TrainError> {
+        let batch = Batch::new(examples, options.reads_likelihood)?;
+        Ok(self.head.forward(&batch.states)?.to_vec1::<f32>()?)
+    }
+}
+
+fn fit_members(
+    train: &[&Example],
+    held_out: &[&Example],
+    options: &TrainOptions,
+    progress: &mut impl FnMut(usize, f64, f64),
+) -> Result<Fitted, TrainError> {
+    let all = Batch::new(train, options.reads_likelihood)?;
+    let held = Batch::new(held_out, options.reads_likelihood)?;
+    let mut groups: HashMap<usize, Vec<&Example>> = HashMap::new();
+    for example in train {
+        groups.entry(example.group).or_default().push(example);
+    }
+    let mut groups: Vec<Vec<&Example>> = groups.into_values().collect();
+    groups.sort_unstable_by_key(|group| group[0].group);
+    let (mut members, mut best_epoch) = (Vec::new(), 0);
+    for member in 0..options.members.max(1) as u64 {
+        let seed = options.seed.wrapping_add(member);
+        let head = Head::new(&all, options, seed)?;
+        let (epoch, tensors) = fit(&head, &groups, (&all, &held), options, seed, progress)?;
+        members.push(tensors);
+        best_epoch = best_epoch.max(epoch);
+    }
+    let tensors = join(&members)?;
+    let width = options.width * members.len();
+    let head = Head::new(&all, &TrainOptions { width, ..*options }, 0)?;
+    head.restore(&tensors)?;
+    Ok(Fitted {
+        head,
+        tensors,
+        best_epoch,
+    })
+}
+
+/// Fits one member; returns its best epoch and the weights of that epoch.
+fn fit(
+    head: &Head,
+    groups: &[Vec<&Example>],
+    (all, held): (&Batch, &Batch),
+    options: &TrainOptions,
+    seed: u64,
+    progress: &mut impl FnMut(usize, f64, f64),
+) -> Result<(usize, HashMap<String, Tensor>), TrainError> {
     let params = ParamsAdamW {
         lr: options.learning_rate,
         weight_decay: options.weight_decay,
         ..ParamsAdamW::default()
     };
     let mut optimizer = AdamW::new(head.weights.all_vars(), params)?;
-    let mut random = Random(options.seed ^ 0x5EED);
-    let mut order: Vec<&Example> = train.clone();
+    let mut random = Random(seed ^ 0x5EED);
+    let mut order = groups.to_vec();
+    let loss_of = |batch: &Batch| -> Result<f64, TrainError> {
+        let loss = head.loss(batch, options.pairwise)?;
+        Ok(f64::from(loss.to_scalar::<f32>()?))
+    };
     let mut best: Option<(f64, usize, HashMap<String, Tensor>)> = None;
     for epoch in 1..=options.max_epochs {
         random.shuffle(&mut order);
-        for chunk in order.chunks(options.batch_size) {
-            let batch = Batch::new(chunk, &device)?;
-            optimizer.backward_step(&head.loss(&batch)?)?;
+        for batch in batches(&order, options.batch_size) {
+            let batch = Batch::new(&batch, options.reads_likelihood)?;
+            optimizer.backward_step(&head.loss(&batch, options.pairwise)?)?;
         }
-        let train_loss = f64::from(head.loss(&all)?.to_scalar::<f32>()?);
-        let loss = f64::from(head.loss(&held)?.to_scalar::<f32>()?);
-        progress(epoch, train_loss, loss);
+        let loss = loss_of(held)?;
+        progress(epoch, loss_of(all)?, loss);
         if best.as_ref().is_none_or(|(lowest, _, _)| loss < *lowest) {
             best = Some((loss, epoch, head.snapshot()?));
         }
-        let is_stale = best
-            .as_ref()
-            .is_some_and(|(_, at, _)| epoch - at >= options.patience);
-        if is_stale {
+        let is_stale = |(_, at, _): &(f64, usize, _)| epoch - at >= options.patience;
+        if best.as_ref().is_some_and(is_stale) {
             break;
         }
     }
-    let Some((mse, best_epoch, tensors)) = best else {
+    let Some((_, epoch, tensors)) = best else {
         return Err(TrainError::Data("max_epochs is 0".to_owned()));
     };
-    head.restore(&tensors)?;
-    candle_core::safetensors::save(&tensors, out)?;
-    let values = head.forward(&held.states)?.to_vec1::<f32>()?;
-    let mean = train.iter().map(|e| f64::from(e.value)).sum::<f64>() / train.len() as f64;
-    let errors = held_out.iter().map(|e| (f64::from(e.value) - mean).powi(2));
-    Ok(Report {
-        num_train: train.len(),
-        num_held_out: held_out.len(),
-        best_epoch,
-        mse,
-        mse_of_mean: errors.sum::<f64>() / held_out.len() as f64,
-        auc: auc(&held_out, &values),
-        choices: choose(&held_out, &values, options.seed),
-    })
+    Ok((epoch, tensors))
+}
+
+/// One head whose logit is the mean of the members': their units side by side.
+fn join(members: &[HashMap<String, Tensor>]) -> Result<HashMap<String, Tensor>, TrainError> {
+    let mut joined = HashMap::new();
+    for name in [names::MEAN, names::INVERSE_STD] {
+        joined.insert(name.to_owned(), members[0][name].clone());
+    }
+    let all = |name: &str| -> Vec<&Tensor> { members.iter().map(|member| &member[name]).collect() };
+    for (name, dimension) in [
+        (names::INPUT_WEIGHT, 0),
+        (names::INPUT_BIAS, 0),
+        (names::OUTPUT_WEIGHT, 1),
+    ] {
+        joined.insert(name.to_owned(), Tensor::cat(&all(name), dimension)?);
+    }
+    let share = 1.0 / members.len() as f64;
+    let weight = (&joined[names::OUTPUT_WEIGHT] * share)?;
+    joined.insert(names::OUTPUT_WEIGHT.to_owned(), weight);
+    let bias = Tensor::stack(&all(names::OUTPUT_BIAS), 0)?.mean(0)?;
+    joined.insert(names::OUTPUT_BIAS.to_owned(), bias);
+    Ok(joined)
+}
+
+/// Trains `folds` heads, each without a share of the prompts, and measures each head on the prompts it has not
+/// seen: [`evaluate`]'s figures over all prompts.
+pub fn cross_validate(
+    data: &Examples,
+    options: &TrainOptions,
+    folds: usize,
+    mut progress: impl FnMut(),
+) -> Result<(f64, Choices), TrainError> {
+    let (mut examples, mut values) = (Vec::new(), Vec::new());
+    for fold in 0..folds {
+        let is_tested = |example: &&Example| example.group % folds == fold;
+        let (tested, seen): (Vec<&Example>, Vec<&Example>) =
+            data.examples.iter().partition(is_tested);
+        let (train, held_out) = split(&seen, data.num_groups, options)?;
+        let fitted = fit_members(&train, &held_out, options, &mut |_, _, _| {})?;
+        values.extend(fitted.values(&tested, options)?);
+        examples.extend(tested);
+        progress();
+    }
+    Ok((
+        auc(&examples, &values),
+        choose(&examples, &values, options.seed),
+    ))
 }
 
 /// How a finished head chooses among the answers of all examples.
@@ -259,30 +257,30 @@ pub fn evaluate(data: &Examples, head: &ValueHead, seed: u64) -> (f64, Choices) 
     let examples: Vec<&Example> = data.examples.iter().collect();
     let values: Vec<f32> = examples
         .iter()
-        .map(|example| head.value(&example.state) as f32)
+        .map(|example| head.value(&example.state, example.likelihood) as f32)
         .collect();
     (auc(&examples, &values), choose(&examples, &values, seed))
 }
 
 /// Training and held-out examples; all of a prompt's are on one side.
 fn split<'e>(
-    data: &'e Examples,
+    examples: &[&'e Example],
+    num_groups: usize,
     options: &TrainOptions,
 ) -> Result<(Vec<&'e Example>, Vec<&'e Example>), TrainError> {
-    let mut groups: Vec<usize> = (0..data.num_groups).collect();
+    let mut groups: Vec<usize> = (0..num_groups).collect();
     Random(options.seed).shuffle(&mut groups);
-    let num_held_out = (data.num_groups as f64 * options.held_out).round() as usize;
-    let mut is_held_out = vec![false; data.num_groups];
+    let num_held_out = (num_groups as f64 * options.held_out).round() as usize;
+    let mut is_held_out = vec![false; num_groups];
     for group in &groups[..num_held_out.min(groups.len())] {
         is_held_out[*group] = true;
     }
     let (held_out, train): (Vec<&Example>, Vec<&Example>) =
-        data.examples.iter().partition(|e| is_held_out[e.group]);
+        examples.iter().partition(|e| is_held_out[e.group]);
     if train.is_empty() || held_out.is_empty() {
         return Err(TrainError::Data(format!(
-            "{} examples of {} prompts are too few to train on some and measure on others",
-            data.examples.len(),
-            data.num_groups
+            "{} examples of {num_groups} prompts are too few to train on some and measure on others",
+            examples.len(),
         )));
     }
     Ok((train, held_out))
@@ -344,6 +342,7 @@ mod tests {
         let out = folder.path().join("head.safetensors");
         let options = TrainOptions {
             width: 8,
+            members: 2,
             learning_rate: 0.02,
             ..TrainOptions::default()
         };
@@ -353,13 +352,22 @@ mod tests {
         assert!(report.mse < 0.3 * report.mse_of_mean, "{report:?}");
         assert!(report.choices.by_value > report.choices.by_likelihood);
         assert_eq!(report.num_train + report.num_held_out, 320);
+        let (auc, choices) = cross_validate(&data, &options, 4, || {}).unwrap();
+        assert_eq!(choices.num_prompts, 80, "each prompt is tested once");
+        assert!(auc > 0.9 && choices.gain.0 > 0.0, "{auc} {choices:?}");
         let again = train(&data, &options, &out, |_, _, _| {}).unwrap();
         assert_eq!(report, again, "the same seed gives the same head");
         // The served head says what the trained one says.
         let head = ValueHead::load(&out, 6).unwrap();
-        assert!(head.value(&[0.4, 0.0, 0.0, 0.0, 0.0, 0.0]) > 0.8);
-        assert!(head.value(&[-0.4, 0.0, 0.0, 0.0, 0.0, 0.0]) < 0.2);
-        assert!(ValueHead::load(&out, 7).is_err());
+        assert!(head.reads_likelihood());
+        assert!(head.value(&[0.4, 0.0, 0.0, 0.0, 0.0, 0.0], 0.5) > 0.8);
+        assert!(head.value(&[-0.4, 0.0, 0.0, 0.0, 0.0, 0.0], 0.5) < 0.2);
+        let (auc, choices) = evaluate(&data, &head, 0);
+        assert!(
+            auc > 0.95 && choices.by_value > choices.by_likelihood,
+            "{auc}"
+        );
+        assert!(ValueHead::load(&out, 8).is_err() && ValueHead::load(&out, 5).is_err());
         assert!(train(&examples(1), &options, &out, |_, _, _| {}).is_err());
     }
 }

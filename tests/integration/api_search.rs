@@ -401,8 +401,10 @@ fn a_value_head_trained_on_traces_steers_a_search() {
             let mut tokens = trace.prompt_token_ids.clone();
             tokens.extend(trace.answer_token_ids(id));
             tokens.pop();
+            let num_tokens = trace.answer_token_ids(id).len() as f64;
+            let likelihood = (trace.nodes[id].logprob / num_tokens) as f32;
             assert_eq!(
-                head.value(&state_after(&searching, tokens)),
+                head.value(&state_after(&searching, tokens), likelihood),
                 score,
                 "{strategy} {id}"
             );

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
 
-use crate::reward::value_head::{ValueHead, ValueHeadError};
+use crate::reward::value_head::{ValueHead, ValueHeadError, tensors};
 
 /// From a hidden state to a score in 0..=1.
 #[derive(Debug, Clone)]
@@ -38,8 +38,19 @@ impl Head {
     pub fn load(path: &Path, hidden_size: usize) -> Result<Self, ValueHeadError> {
         let bytes = std::fs::read(path)?;
         let file = SafeTensors::deserialize(&bytes)?;
-        Self::read(&file, hidden_size)?
-            .map_or_else(|| ValueHead::load(path, hidden_size).map(Self::Value), Ok)
+        if let Some(head) = Self::read(&file, hidden_size)? {
+            return Ok(head);
+        }
+        let head = ValueHead::load(path, hidden_size)?;
+        match head.reads_likelihood() {
+            // The likelihood is that of the policy, which this model is not.
+            true => Err(ValueHeadError::Tensor {
+                name: tensors::MEAN,
+                message: "the head reads the policy's likelihood: train it with --no-likelihood"
+                    .to_owned(),
+            }),
+            false => Ok(Self::Value(head)),
+        }
     }
 
     /// Looks through the files of a model's folder.
@@ -89,7 +100,7 @@ impl Head {
     /// The score of a state.
     pub fn value(&self, state: &[f32]) -> f64 {
         let layers = match self {
-            Self::Value(head) => return head.value(state),
+            Self::Value(head) => return head.value(state, 0.0),
             Self::Classifier(layers) => layers,
         };
         let mut x = state.to_vec();
