@@ -212,7 +212,8 @@ def write_outcomes(args):
                     jobs.append((node, pool.submit(grade.grade, problem, texts[-1])))
             for node, job in jobs:
                 node["outcome"] = float(job.result())
-            out.write(json.dumps(trace, ensure_ascii=False) + "\n")
+            if not args.only_mixed or len({node["outcome"] for node, _ in jobs}) > 1:
+                out.write(json.dumps(trace, ensure_ascii=False) + "\n")
             progress.step({"error": None})
 
 
@@ -419,6 +420,7 @@ def main():
     asking.add_argument("--timeout", type=float, default=1800, metavar="S", help="of one request")
     asking.add_argument("--retry-errors", action="store_true", help="ask again what failed")
     asking.add_argument("--outcomes", metavar="TRACES", help="grade the answers of kept trees into --out, and ask nothing")
+    asking.add_argument("--only-mixed", action="store_true", help="with --outcomes: only trees with right and wrong answers")
     reporting = parser.add_argument_group("reporting")
     reporting.add_argument("--report", metavar="RESULTS")
     reporting.add_argument("--reference", default=GREEDY, metavar="ARM", help="compared with, by default greedy")

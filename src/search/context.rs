@@ -217,6 +217,27 @@ impl<'a> Search<'a> {
         Ok(samples)
     }
 
+    /// How many of `n` whole answers from a node the tokens that are left can be expected to finish: samples that run
+    /// side by side would otherwise all be cut before the end of any. Until a whole answer has shown how long answers
+    /// are, they are taken to be as long as allowed.
+    pub(super) fn affordable(&self, node: NodeId, n: usize) -> usize {
+        let Some(limit) = self.spec.budget.tokens else {
+            return n;
+        };
+        let whole = self.tree.nodes.iter().filter(|node| is_whole(node.end));
+        let (count, sum) = whole.fold((0, 0), |(count, sum), node| {
+            (count + 1, sum + node.num_tokens)
+        });
+        let expected = match count {
+            0 => self.policy.max_tokens(),
+            _ => sum / count,
+        };
+        let prefix = self.tree.node(node).num_tokens;
+        let rest = expected.saturating_sub(prefix).max(expected / 4).max(1);
+        let left = limit.saturating_sub(self.policy.num_tokens());
+        usize::try_from(left / rest as u64).map_or(n, |fits| fits.min(n))
+    }
+
     /// Whether a sample was cut before its first token. A cut means that a budget is spent.
     pub(super) fn is_nothing(&mut self, continuation: &Continuation) -> bool {
         let is_cut = continuation.end == End::Cut;

@@ -159,6 +159,10 @@ impl Policy for EnginePolicy {
         self.budget.spent()
     }
 
+    fn max_tokens(&self) -> usize {
+        self.params.max_tokens
+    }
+
     fn charge(&self, num_tokens: u64) {
         self.budget.charge(num_tokens);
     }

@@ -106,7 +106,8 @@ async fn complete(search: &mut Search<'_>, children: &[NodeId]) -> Result<(), Se
     if open.is_empty() || search.is_over() {
         return Ok(());
     }
-    let requests: Vec<(NodeId, usize)> = open.iter().map(|id| (*id, 1)).collect();
+    let wave = search.affordable(open[0], open.len()).max(1);
+    let requests: Vec<(NodeId, usize)> = open.iter().take(wave).map(|id| (*id, 1)).collect();
     let mut running = search.start(&requests, Cut::Never).await?;
     let mut rollouts = Vec::with_capacity(open.len());
     while let Some(finished) = running.next().await {

@@ -101,6 +101,9 @@ pub trait Policy: Send + Sync {
     /// Tokens generated so far, those of stopped samples included.
     fn num_tokens(&self) -> u64;
 
+    /// Tokens of an answer at most.
+    fn max_tokens(&self) -> usize;
+
     /// Counts tokens that an earlier run of the same search generated.
     fn charge(&self, num_tokens: u64);
 }

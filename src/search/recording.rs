@@ -171,6 +171,10 @@ impl Policy for ReplayPolicy<'_> {
         self.policy.num_tokens()
     }
 
+    fn max_tokens(&self) -> usize {
+        self.policy.max_tokens()
+    }
+
     fn charge(&self, num_tokens: u64) {
         self.policy.charge(num_tokens);
     }

@@ -12,6 +12,9 @@ use crate::engine::{TokenId, TokenLogprobs};
 /// path and whether a whole answer is wanted.
 pub type Script = dyn Fn(&str, &[u32], bool) -> (String, bool) + Send + Sync;
 
+/// What scripts keep their answers below.
+const MAX_TOKENS: usize = 64;
+
 /// See the module's documentation.
 pub struct ScriptedPolicy {
     script: Box<Script>,
@@ -97,6 +100,10 @@ impl Policy for ScriptedPolicy {
 
     fn num_tokens(&self) -> u64 {
         self.spent.load(Ordering::Acquire)
+    }
+
+    fn max_tokens(&self) -> usize {
+        MAX_TOKENS
     }
 
     fn charge(&self, num_tokens: u64) {

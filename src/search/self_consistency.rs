@@ -18,35 +18,43 @@ struct Group {
 
 pub(super) async fn run(search: &mut Search<'_>) -> Result<(), SearchError> {
     let n = search.spec.n;
-    let mut running = search.start(&[(Tree::ROOT, n)], Cut::Never).await?;
     let mut groups: Vec<Group> = Vec::new();
+    let mut num_started = 0;
     let mut num_left = n;
-    while let Some(finished) = running.next().await {
-        let finished = finished?;
-        num_left -= 1;
-        if search.is_nothing(&finished.continuation) {
-            continue;
-        }
-        let (id, is_new) = search.add(Tree::ROOT, finished.index, finished.continuation);
-        if !is_whole(search.tree.node(id).end) {
-            continue;
-        }
-        if is_new && !search.scorer.is_some_and(Scorer::is_relative) {
-            search.score(&[id]).await?;
-        }
-        vote(search, &mut groups, id);
-        let is_decided = match search.scorer {
-            None => is_decided(&groups, num_left, search.spec.threshold),
-            Some(_) => cannot_be_caught(&groups, num_left),
-        };
-        if is_decided && num_left > 0 {
-            search.stopped = Some(Stopped::Decided);
-            running.stop();
-            break;
+    while num_started < n && !search.is_over() {
+        let wave = search.affordable(Tree::ROOT, n - num_started).max(1);
+        num_started += wave;
+        let mut running = search.start(&[(Tree::ROOT, wave)], Cut::Never).await?;
+        while let Some(finished) = running.next().await {
+            let finished = finished?;
+            num_left -= 1;
+            if search.is_nothing(&finished.continuation) {
+                continue;
+            }
+            let (id, is_new) = search.add(Tree::ROOT, finished.index, finished.continuation);
+            if !is_whole(search.tree.node(id).end) {
+                continue;
+            }
+            if is_new && !search.scorer.is_some_and(Scorer::is_relative) {
+                search.score(&[id]).await?;
+            }
+            vote(search, &mut groups, id);
+            if num_left > 0 && is_over(search, &groups, num_left) {
+                search.stopped = Some(Stopped::Decided);
+                running.stop();
+                break;
+            }
         }
     }
     value_groups(search, &groups);
     Ok(())
+}
+
+fn is_over(search: &Search<'_>, groups: &[Group], num_left: usize) -> bool {
+    match search.scorer {
+        None => is_decided(groups, num_left, search.spec.threshold),
+        Some(_) => cannot_be_caught(groups, num_left),
+    }
 }
 
 fn vote(search: &Search<'_>, groups: &mut Vec<Group>, id: NodeId) {

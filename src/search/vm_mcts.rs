@@ -51,22 +51,31 @@ async fn expand(search: &mut Search<'_>, leaf: NodeId) -> Result<(f64, u64), Sea
     let n = search.spec.n;
     let step = search.spec.step.clone();
     let cut = Cut::NoteFirst(&step);
-    let mut running = search.start(&[(leaf, n)], cut).await?;
     let mut children: Vec<NodeId> = Vec::new();
     let mut answers: Vec<(NodeId, NodeId)> = Vec::new();
-    while let Some(finished) = running.next().await {
-        let finished = finished?;
-        if search.is_nothing(&finished.continuation) {
-            continue;
-        }
-        let (child, answer) = add(search, leaf, finished.index, finished.continuation);
-        if !children.contains(&child) {
-            children.push(child);
-        }
-        answers.push((child, answer));
-        if search.decides(answer).await? {
-            running.stop();
+    let mut num_started = 0;
+    while num_started < n && !search.is_over() {
+        let wave = search.affordable(leaf, n - num_started);
+        if wave == 0 && num_started > 0 {
             break;
+        }
+        let wave = wave.max(1);
+        num_started += wave;
+        let mut running = search.start(&[(leaf, wave)], cut).await?;
+        while let Some(finished) = running.next().await {
+            let finished = finished?;
+            if search.is_nothing(&finished.continuation) {
+                continue;
+            }
+            let (child, answer) = add(search, leaf, finished.index, finished.continuation);
+            if !children.contains(&child) {
+                children.push(child);
+            }
+            answers.push((child, answer));
+            if search.decides(answer).await? {
+                running.stop();
+                break;
+            }
         }
     }
     let mut whole: Vec<NodeId> = answers.iter().map(|(_, answer)| *answer).collect();

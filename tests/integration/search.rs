@@ -138,6 +138,35 @@ fn a_verified_answer_stops_its_siblings() {
 }
 
 #[test]
+fn a_token_budget_finishes_what_it_starts() {
+    // Every answer has 20 tokens and says which sample it is; answers may have 64.
+    let policy = || {
+        ScriptedPolicy::new(Some(110), |_, path, _| {
+            (format!("{:<20}", format!("{path:?}")), true)
+        })
+    };
+    let scorer = one(ByText::verifier(|_| 0.5));
+    for strategy in ["best_of_n", "self_consistency", "vm_mcts"] {
+        let search =
+            json!({"strategy": strategy, "n": 8, "budget": {"tokens": 110}, "threshold": 1.0});
+        let outcome = run(&policy(), Some(&scorer), &spec(search));
+        let whole = outcome
+            .answers
+            .iter()
+            .filter(|answer| answer.end == End::Stop);
+        assert_eq!(whole.count(), 5, "{strategy}");
+        // One to learn how long answers are, then the four that fit.
+        let waves = outcome
+            .tree
+            .nodes
+            .iter()
+            .filter(|node| node.end == Some(End::Stop));
+        let waves: Vec<u32> = waves.map(|node| node.branch_path[0]).collect();
+        assert_eq!(waves, [0, 1, 1, 1, 1], "{strategy}");
+    }
+}
+
+#[test]
 fn a_verified_answer_stops_the_answers_beside_it_in_a_tree() {
     let scorer = one(ByText::verifier(|text| {
         f64::from(u8::from(text.starts_with("b")))
