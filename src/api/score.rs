@@ -13,7 +13,7 @@ use super::body::Body;
 use super::error::ApiError;
 use super::openai::chat;
 use super::state::{AppState, Served};
-use crate::engine::{GenerateRequest, SamplingParams, StreamEvent};
+use crate::engine::{GenerateRequest, PoolingParams, SamplingParams, StreamEvent};
 use crate::reward::{self, Candidate, RewardContext, RewardSpec, Scorer, Taps};
 use crate::search::OneOrMany;
 
@@ -110,22 +110,26 @@ async fn pass(
     let Some(last) = last else {
         return Ok(candidate);
     };
-    let params = SamplingParams {
-        temperature: 0.0,
-        max_tokens: 1,
-        hidden_state: taps.hidden_state,
-        ..SamplingParams::default()
-    };
-    let state = run(served, token_ids.clone(), params.clone(), cache_salt).await?;
-    candidate.hidden_state = state.hidden_state.map(Arc::from);
+    if taps.hidden_state {
+        let pooling = PoolingParams {
+            positions: vec![token_ids.len() - 1],
+            hidden_state: true,
+            ..PoolingParams::default()
+        };
+        let request = GenerateRequest::pooling(token_ids.clone(), pooling);
+        let state = run(served, request, cache_salt).await?.hidden_state;
+        candidate.hidden_state = state.map(Arc::from);
+    }
     if taps.logprobs {
         token_ids.push(last);
         let params = SamplingParams {
+            temperature: 0.0,
+            max_tokens: 1,
             prompt_logprobs: Some(0),
-            hidden_state: false,
-            ..params
+            ..SamplingParams::default()
         };
-        let logprobs = run(served, token_ids, params, cache_salt).await?.logprobs;
+        let request = GenerateRequest::new(token_ids, params);
+        let logprobs = run(served, request, cache_salt).await?.logprobs;
         candidate.logprob = logprobs.iter().skip(num_prompt).sum();
     }
     Ok(candidate)
@@ -138,15 +142,10 @@ struct Pass {
     logprobs: Vec<f64>,
 }
 
-async fn run(
-    served: &Served,
-    token_ids: Vec<u32>,
-    params: SamplingParams,
-    cache_salt: u64,
-) -> Result<Pass, ApiError> {
+async fn run(served: &Served, request: GenerateRequest, cache_salt: u64) -> Result<Pass, ApiError> {
     let mut stream = served.engine.submit(GenerateRequest {
         cache_salt,
-        ..GenerateRequest::new(token_ids, params)
+        ..request
     })?;
     let mut pass = Pass::default();
     while let Some(event) = stream.recv().await {
@@ -160,7 +159,7 @@ async fn run(
                 };
                 pass.logprobs = logprobs.iter().map(logprob).collect();
             }
-            StreamEvent::Token { hidden_state, .. } => pass.hidden_state = hidden_state,
+            StreamEvent::Pooled { hidden_state, .. } => pass.hidden_state = hidden_state,
             StreamEvent::Error(error) => return Err(error.into()),
             _ => {}
         }

@@ -287,7 +287,8 @@ impl Scheduler {
 
     /// Admits the waiting sequence whose turn it is if it fits; false when it must wait.
     fn admit(&mut self, batch: &mut ScheduledBatch, budget: &mut usize) -> bool {
-        if *budget == 0 || self.num_running() >= self.config.max_num_seqs {
+        let is_full = || self.num_running() >= self.config.max_num_seqs;
+        if *budget == 0 || self.waiting.is_empty() || is_full() {
             return false;
         }
         let Some(turn) = self.next_waiting() else {

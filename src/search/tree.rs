@@ -8,6 +8,9 @@ use super::step::StepRule;
 use crate::engine::{TokenId, TokenLogprobs};
 use crate::reward::{Aggregate, Candidate};
 
+/// Added to the number of an expansion that samples steps, see [`Node::num_expansions`].
+const STEP_KEY: u32 = 1 << 31;
+
 /// Index of a node; the root is 0 and parents come before children.
 pub type NodeId = usize;
 
@@ -19,8 +22,11 @@ pub struct Node {
     pub depth: usize,
     /// Key of the randomness of what continues this node: how it was reached.
     pub branch_path: Vec<u32>,
-    /// How often the node was expanded; part of its continuations' keys.
-    pub num_expansions: u32,
+    /// How often the node was continued by steps, and by whole answers: part of its continuations' keys, so that a
+    /// key means the same kind of sample whatever a budget allowed before.
+    pub num_expansions: [u32; 2],
+    /// The latest expansion's part of its continuations' keys.
+    pub latest_expansion: u32,
     /// This step's own tokens and text.
     pub token_ids: Vec<TokenId>,
     pub text: String,
@@ -72,7 +78,8 @@ impl Tree {
             children: Vec::new(),
             depth: 0,
             branch_path: Vec::new(),
-            num_expansions: 0,
+            num_expansions: [0; 2],
+            latest_expansion: 0,
             token_ids: Vec::new(),
             text: String::new(),
             num_tokens: 0,
@@ -128,7 +135,8 @@ impl Tree {
             children: Vec::new(),
             depth: above.depth + 1,
             branch_path,
-            num_expansions: 0,
+            num_expansions: [0; 2],
+            latest_expansion: 0,
             num_tokens: above.num_tokens + continuation.token_ids.len(),
             logprob: above.logprob + sum(&continuation.logprobs),
             logprobs: continuation.logprobs,
@@ -171,9 +179,12 @@ impl Tree {
         first_step: Option<StepRule>,
     ) -> Expansion {
         let node = &mut self.nodes[id];
+        let is_step = step.is_some();
+        let count = &mut node.num_expansions[usize::from(!is_step)];
+        node.latest_expansion = *count + if is_step { STEP_KEY } else { 0 };
+        *count += 1;
         let mut branch_path = node.branch_path.clone();
-        branch_path.push(node.num_expansions);
-        node.num_expansions += 1;
+        branch_path.push(node.latest_expansion);
         Expansion {
             prefix: self.token_ids(id),
             prefix_text: self.text(id),
@@ -203,7 +214,7 @@ impl Tree {
     pub fn child_path(&self, parent: NodeId, index: usize) -> Vec<u32> {
         let node = &self.nodes[parent];
         let mut path = node.branch_path.clone();
-        path.extend([node.num_expansions.saturating_sub(1), index as u32]);
+        path.extend([node.latest_expansion, index as u32]);
         path
     }
 

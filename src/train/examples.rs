@@ -5,7 +5,7 @@ use std::io::BufRead;
 use std::path::PathBuf;
 
 use super::value_head::TrainError;
-use crate::engine::{EngineHandle, GenerateRequest, RequestStream, SamplingParams, StreamEvent};
+use crate::engine::{EngineHandle, GenerateRequest, PoolingParams, RequestStream, StreamEvent};
 use crate::trace::{Target, TraceRecord, infer_values};
 
 /// Requests that are submitted ahead.
@@ -61,13 +61,12 @@ pub fn load_examples(
         {
             // The state that the last token was sampled from is that of the token before it.
             let prompt = task.token_ids[..task.token_ids.len() - 1].to_vec();
-            let params = SamplingParams {
-                temperature: 0.0,
-                max_tokens: 1,
+            let pooling = PoolingParams {
+                positions: vec![prompt.len() - 1],
                 hidden_state: true,
-                ..SamplingParams::default()
+                ..PoolingParams::default()
             };
-            let stream = engine.submit(GenerateRequest::new(prompt, params))?;
+            let stream = engine.submit(GenerateRequest::pooling(prompt, pooling))?;
             waiting.push_back((task, stream));
         }
         let Some((task, stream)) = waiting.pop_front() else {
@@ -91,7 +90,7 @@ pub fn load_examples(
 fn state_of(mut stream: RequestStream) -> Result<Vec<f32>, TrainError> {
     while let Some(event) = stream.blocking_recv() {
         match event {
-            StreamEvent::Token {
+            StreamEvent::Pooled {
                 hidden_state: Some(state),
                 ..
             } => return Ok(state),

@@ -48,16 +48,6 @@ pub(super) struct Writer {
 }
 
 impl PrmFormat {
-    /// The names of all formats, as the command line takes them.
-    pub const NAMES: [(&'static str, Self); 6] = [
-        ("math-shepherd", Self::MathShepherd),
-        ("rlhflow", Self::Rlhflow),
-        ("qwen", Self::Qwen),
-        ("skywork", Self::Skywork),
-        ("trl", Self::Trl),
-        ("value-head", Self::ValueHead),
-    ];
-
     /// Whether the score is a classification head's, or else that of two tokens.
     pub fn has_head(self) -> bool {
         !matches!(self, Self::MathShepherd | Self::Rlhflow)

@@ -86,10 +86,6 @@ impl Prm {
         })
     }
 
-    pub fn engine(&self) -> &EngineHandle {
-        &self.engine
-    }
-
     pub fn format(&self) -> PrmFormat {
         self.writer.format
     }
