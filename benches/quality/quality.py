@@ -413,7 +413,7 @@ def main():
     asking.add_argument("--url", help="of the server, with /v1")
     asking.add_argument("--arms", metavar="FILE")
     asking.add_argument("--out", metavar="FILE", help="results, appended")
-    asking.add_argument("--traces", metavar="FILE", help="keep the trees of arms with \"trace\": true, for ponder train")
+    asking.add_argument("--traces", metavar="FILE", help="keep the trees of arms with \"return_tree\": true, for ponder train")
     asking.add_argument("--greedy", metavar="FILE", help="results that have the greedy arm; --out by default")
     asking.add_argument("--model", help="the server's first by default")
     asking.add_argument("--concurrency", type=int, default=1, metavar="K", help="requests at once; seconds overlap")

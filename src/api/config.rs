@@ -28,6 +28,10 @@ pub struct ServerConfig {
     pub shutdown_timeout: Duration,
     /// `*` allows every origin; empty turns CORS off.
     pub cors_allow_origins: Vec<String>,
+    /// Keep plain answers too, not only searches.
+    pub trace_all: bool,
+    /// Keys that read the traces of all keys, and nothing else.
+    pub trace_keys: Vec<String>,
 }
 
 impl Default for ServerConfig {
@@ -40,6 +44,8 @@ impl Default for ServerConfig {
             request_timeout: DEFAULT_REQUEST_TIMEOUT,
             shutdown_timeout: DEFAULT_SHUTDOWN_TIMEOUT,
             cors_allow_origins: Vec::new(),
+            trace_all: false,
+            trace_keys: Vec::new(),
         }
     }
 }

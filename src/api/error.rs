@@ -109,6 +109,36 @@ impl ApiError {
         }
     }
 
+    pub fn no_trace(id: &str) -> Self {
+        let message =
+            format!("there is no trace {id}: it was never kept, was deleted, or is another key's");
+        Self {
+            code: Some("trace_not_found"),
+            ..Self::new(StatusCode::NOT_FOUND, message)
+        }
+    }
+
+    pub fn no_trace_store() -> Self {
+        Self {
+            code: Some("no_traces"),
+            ..Self::new(
+                StatusCode::NOT_FOUND,
+                "this server keeps no traces: start it with --trace-db FILE",
+            )
+        }
+    }
+
+    /// A key that reads traces and does nothing else.
+    pub fn traces_only() -> Self {
+        Self {
+            code: Some("insufficient_scope"),
+            ..Self::new(
+                StatusCode::FORBIDDEN,
+                "this key reads traces (/v1/traces) and nothing else",
+            )
+        }
+    }
+
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
     }

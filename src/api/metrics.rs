@@ -1,6 +1,7 @@
 //! Prometheus metrics: our own `ponder_*` names and the `vllm:` names that gateways and dashboards
 //! read.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -126,6 +127,17 @@ impl Metrics {
         });
     }
 
+    /// Counts one trace; `elapsed` is how long its answer waited for it.
+    pub(super) fn traced(&self, result: &'static str, elapsed: Duration) {
+        let mut labels = self.labels.clone();
+        labels.push(Label::new("result", result));
+        with_local_recorder(&self.recorder, || {
+            counter!("ponder_traces_total", labels).increment(1);
+            histogram!("ponder_trace_commit_seconds", self.labels.clone())
+                .record(elapsed.as_secs_f64());
+        });
+    }
+
     /// Takes the engine's counters and gauges as of now.
     fn refresh(&self, state: &AppState) {
         let Some(served) = state.served() else {
@@ -135,6 +147,8 @@ impl Metrics {
         let config = served.engine.config();
         let usage = stats.num_used_blocks as f64 / stats.num_blocks.max(1) as f64;
         with_local_recorder(&self.recorder, || {
+            gauge!("ponder_trace_readers", self.labels.clone())
+                .set(state.trace_readers().load(Ordering::Relaxed) as f64);
             gauge!("ponder_search_branches_running", self.labels.clone())
                 .set(stats.num_branches_running as f64);
             for prefix in PREFIXES {

@@ -16,6 +16,7 @@ mod score;
 mod searching;
 mod state;
 mod tokenize;
+mod traces;
 
 use std::future::Future;
 use std::time::Duration;
@@ -46,6 +47,13 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/branches/{id}/score", post(branches::score))
         .route("/v1/branches/{id}/fork", post(branches::fork))
         .route("/v1/branches/{id}/commit", post(branches::commit))
+        .route("/v1/traces", get(traces::list))
+        .route("/v1/traces/stream", get(traces::stream))
+        .route(
+            "/v1/traces/{id}",
+            get(traces::retrieve).delete(traces::delete),
+        )
+        .route("/v1/traces/{id}/outcome", post(traces::outcome))
         .route("/v1/models", get(openai::models::list))
         .route("/v1/models/{id}", get(openai::models::retrieve))
         .route("/tokenize", post(tokenize::tokenize))

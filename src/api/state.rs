@@ -1,17 +1,21 @@
 //! What every handler reaches.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio_util::sync::CancellationToken;
 
 use super::branches::Branches;
 use super::config::ServerConfig;
 use super::error::ApiError;
 use super::metrics::Metrics;
 use super::presets::split_model;
+use super::traces::Traces;
 use crate::engine::EngineHandle;
 use crate::reward::RewardResources;
 use crate::text::{ChatTemplate, Tokenizer};
+use crate::trace::{Identity, TraceStore};
 
 /// A loaded model.
 pub struct Served {
@@ -19,6 +23,8 @@ pub struct Served {
     pub tokenizer: Tokenizer,
     pub chat_template: Option<ChatTemplate>,
     pub rewards: RewardResources,
+    /// For traces.
+    pub identity: Identity,
 }
 
 struct Inner {
@@ -27,7 +33,9 @@ struct Inner {
     metrics: Metrics,
     branches: Branches,
     created: u64,
-    is_draining: AtomicBool,
+    draining: CancellationToken,
+    traces: Option<Traces>,
+    trace_readers: Arc<AtomicUsize>,
 }
 
 /// Shared by all handlers; the model arrives after the listener is up.
@@ -38,6 +46,11 @@ pub struct AppState {
 
 impl AppState {
     pub fn new(config: ServerConfig) -> Self {
+        Self::with_store(config, None)
+    }
+
+    /// A server that keeps traces.
+    pub fn with_store(config: ServerConfig, store: Option<TraceStore>) -> Self {
         let model_name = config
             .served_model_names
             .first()
@@ -50,7 +63,9 @@ impl AppState {
                 config,
                 served: OnceLock::new(),
                 created: unix_time(),
-                is_draining: AtomicBool::new(false),
+                draining: CancellationToken::new(),
+                traces: store.map(Traces::new),
+                trace_readers: Arc::default(),
             }),
         }
     }
@@ -67,7 +82,7 @@ impl AppState {
     /// The model, or 503 while it loads, while the server drains, or after the engine died.
     pub(super) fn ready(&self) -> Result<&Served, ApiError> {
         let unavailable = |message| Err(ApiError::unavailable(message));
-        if self.inner.is_draining.load(Ordering::Acquire) {
+        if self.inner.draining.is_cancelled() {
             return unavailable("the server is shutting down");
         }
         match self.served() {
@@ -78,7 +93,26 @@ impl AppState {
     }
 
     pub fn set_draining(&self) {
-        self.inner.is_draining.store(true, Ordering::Release);
+        self.inner.draining.cancel();
+    }
+
+    /// Until the server drains.
+    pub(super) async fn drained(&self) {
+        self.inner.draining.cancelled().await;
+    }
+
+    pub(super) fn traces(&self) -> Option<&Traces> {
+        self.inner.traces.as_ref()
+    }
+
+    /// How many streams of traces are open.
+    pub fn trace_readers_now(&self) -> usize {
+        self.inner.trace_readers.load(Ordering::Acquire)
+    }
+
+    /// Streams of traces that are open.
+    pub(super) fn trace_readers(&self) -> &Arc<AtomicUsize> {
+        &self.inner.trace_readers
     }
 
     pub fn config(&self) -> &ServerConfig {

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::bench::search::BenchSearchArgs;
 use super::prm::PrmArgs;
+use super::traces::args::{TraceArgs, TracesCommand};
 use crate::api::config as limits;
 use crate::engine::config as sizes;
 use crate::model::catalogue::DEFAULT_MODEL;
@@ -51,6 +52,11 @@ pub enum Command {
     Train {
         #[command(subcommand)]
         command: TrainCommand,
+    },
+    /// Read what the server has kept of searches and answers
+    Traces {
+        #[command(subcommand)]
+        command: TracesCommand,
     },
     /// Measure speed
     Bench {
@@ -241,6 +247,8 @@ pub struct ServeArgs {
     pub value_head: Option<PathBuf>,
     #[command(flatten)]
     pub prm: PrmArgs,
+    #[command(flatten)]
+    pub traces: TraceArgs,
     /// Server that scores answers for the reward `http`
     #[arg(
         long,

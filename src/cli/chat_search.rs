@@ -14,7 +14,7 @@ pub(super) fn request(flag: &str, wants_tree: bool) -> anyhow::Result<Value> {
         json!({"strategy": flag})
     };
     search["stream_events"] = true.into();
-    search["trace"] = wants_tree.into();
+    search["return_tree"] = wants_tree.into();
     Ok(search)
 }
 
@@ -107,10 +107,13 @@ mod tests {
         let named = request("mcts", false).unwrap();
         assert_eq!(
             named,
-            json!({"strategy": "mcts", "stream_events": true, "trace": false})
+            json!({"strategy": "mcts", "stream_events": true, "return_tree": false})
         );
         let object = request(r#"{"strategy": "beam", "n": 8}"#, true).unwrap();
-        assert_eq!((&object["n"], &object["trace"]), (&json!(8), &json!(true)));
+        assert_eq!(
+            (&object["n"], &object["return_tree"]),
+            (&json!(8), &json!(true))
+        );
         assert!(request("{", false).is_err());
     }
 }

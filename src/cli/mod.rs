@@ -5,11 +5,13 @@ mod bench;
 mod chat;
 mod chat_search;
 mod config_file;
+mod identity;
 mod models;
 mod prm;
 mod progress;
 mod serve;
 mod setup;
+mod traces;
 mod train;
 
 use std::process::ExitCode;
@@ -48,6 +50,7 @@ pub fn run() -> ExitCode {
         Command::Train { command } => match command {
             TrainCommand::ValueHead(args) => train::value_head(&args),
         },
+        Command::Traces { command } => traces::run(&command),
         Command::Bench { command } => match command {
             BenchCommand::Engine(args) => bench::engine::run(&args),
             BenchCommand::ValueHead(args) => train::evaluate_head(&args),

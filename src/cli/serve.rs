@@ -11,10 +11,13 @@ use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
 use super::args::ServeArgs;
+use super::identity::hash;
+use super::traces::args::TraceArgs;
 use super::{prm, setup};
 use crate::api::config::DEFAULT_MAX_BODY_BYTES;
 use crate::api::{AppState, Served, ServerConfig, serve};
 use crate::reward::{PythonRunner, RewardServer, ValueHead};
+use crate::trace::TraceStore;
 
 /// Programs of the code verifier that run at once: they share the cores with the engine.
 const PARALLEL_PROGRAMS: usize = 2;
@@ -37,17 +40,33 @@ fn server_config(args: &ServeArgs) -> ServerConfig {
     }
     ServerConfig {
         served_model_names: names,
-        api_keys: args
-            .api_key
-            .iter()
-            .filter(|key| !key.is_empty())
-            .cloned()
-            .collect(),
+        api_keys: keys(&args.api_key),
         metrics_need_key: !args.metrics_without_auth,
         max_body_bytes: args.max_body_bytes.unwrap_or(DEFAULT_MAX_BODY_BYTES),
         request_timeout: args.request_timeout(),
         shutdown_timeout: args.shutdown_timeout(),
         cors_allow_origins: args.cors_allow_origin.clone(),
+        trace_all: args.traces.trace_all,
+        trace_keys: keys(&args.traces.trace_api_key),
+    }
+}
+
+fn keys(keys: &[String]) -> Vec<String> {
+    keys.iter().filter(|key| !key.is_empty()).cloned().collect()
+}
+
+/// The store of traces. Only one that was asked for must open.
+fn open_store(args: &TraceArgs) -> anyhow::Result<Option<TraceStore>> {
+    if args.no_traces {
+        return Ok(None);
+    }
+    match TraceStore::open(&args.store.path(), args.options()) {
+        Ok(store) => Ok(Some(store)),
+        Err(error) if args.store.trace_db.is_some() => Err(error).context("--trace-db"),
+        Err(error) => {
+            tracing::warn!("no traces are kept: {error}");
+            Ok(None)
+        }
     }
 }
 
@@ -71,6 +90,9 @@ fn load(args: &ServeArgs) -> anyhow::Result<Served> {
         }
         None => None,
     };
+    if let Some(path) = &args.value_head {
+        served.identity.value_head = Some(hash(std::slice::from_ref(path))?);
+    }
     served.rewards.prm = prm::start(&args.prm, &args.engine)?;
     served.rewards.python = python;
     served.rewards.value_head = value_head.map(Arc::new);
@@ -98,7 +120,8 @@ async fn serve_model(args: &ServeArgs) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr()?;
-    let state = AppState::new(server_config(args));
+    let store = open_store(&args.traces)?;
+    let state = AppState::with_store(server_config(args), store.clone());
     let mut server = tokio::spawn(serve(listener, state.clone(), shutdown_signal()));
     let started = Instant::now();
     let loading = args.clone();
@@ -124,6 +147,9 @@ async fn serve_model(args: &ServeArgs) -> anyhow::Result<()> {
     server.await??;
     engine.shutdown();
     engine.join(args.shutdown_timeout());
+    if let Some(store) = store {
+        store.close();
+    }
     Ok(())
 }
 

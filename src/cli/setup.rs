@@ -7,6 +7,7 @@ use std::thread::available_parallelism;
 use anyhow::Context;
 
 use super::args::EngineArgs;
+use super::identity::identity;
 use super::progress::Bar;
 use crate::api::Served;
 use crate::engine::{EngineHandle, EngineOptions, GenerateRequest, SamplingParams, StreamEvent};
@@ -76,6 +77,7 @@ pub(super) fn start_with(
 ) -> anyhow::Result<Served> {
     let path = locate(&args.model)?;
     let files = ModelFiles::open(&path)?;
+    let identity = identity(&args.model, &path)?;
     let tokenizer = Tokenizer::from_files(&files)?;
     let source = match &args.chat_template {
         Some(path) => {
@@ -112,6 +114,7 @@ pub(super) fn start_with(
         engine,
         tokenizer,
         chat_template,
+        identity,
         rewards: RewardResources {
             judge,
             ..RewardResources::default()

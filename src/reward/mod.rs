@@ -28,7 +28,7 @@ pub use remote::{RemoteScorer, RewardServer};
 pub use spec::{RewardContext, RewardResources, RewardSpec, RewardSpecError, build};
 pub use value_head::{ValueHead, ValueHeadError, tensors as head_tensors};
 pub use verifier::python::PythonRunner;
-pub use weighted::Weighted;
+pub use weighted::{Scored, Weighted};
 
 /// What is scored: an answer, or the part of one that a search has so far.
 #[derive(Debug, Clone, Default)]

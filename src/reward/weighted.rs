@@ -6,6 +6,14 @@ use futures::future::{BoxFuture, FutureExt, try_join_all};
 
 use super::{Candidate, Scorer, ScorerError, Taps};
 
+/// A score, and what it is the weighted mean of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scored {
+    pub score: f64,
+    /// Kinds and scores of the parts; empty when there is one.
+    pub parts: Vec<(&'static str, f64)>,
+}
+
 /// The weighted mean of its parts. Answers that have not ended are scored by the parts that can.
 #[derive(Clone)]
 pub struct Weighted {
@@ -20,6 +28,44 @@ impl Weighted {
 }
 
 impl Weighted {
+    /// One score a candidate, with those of the parts.
+    pub async fn score_parts(&self, candidates: &[Candidate]) -> Result<Vec<Scored>, ScorerError> {
+        let calls = self.parts.iter().map(|(weight, part)| async move {
+            let fits = |candidate: &Candidate| candidate.is_complete || part.scores_steps();
+            let indices: Vec<usize> = (0..candidates.len())
+                .filter(|index| fits(&candidates[*index]))
+                .collect();
+            let scores = if indices.is_empty() {
+                Vec::new()
+            } else if indices.len() == candidates.len() {
+                part.score(candidates).await?
+            } else {
+                let chosen: Vec<Candidate> =
+                    indices.iter().map(|i| candidates[*i].clone()).collect();
+                part.score(&chosen).await?
+            };
+            Ok((part.kind(), *weight, indices, scores))
+        });
+        let mut sums = vec![(0.0, 0.0); candidates.len()];
+        let mut parts = vec![Vec::new(); candidates.len()];
+        for (kind, weight, indices, scores) in try_join_all(calls).await? {
+            for (index, score) in indices.into_iter().zip(scores) {
+                sums[index].0 += weight * score;
+                sums[index].1 += weight;
+                if self.parts.len() > 1 {
+                    parts[index].push((kind, score));
+                }
+            }
+        }
+        let scored = sums.into_iter().zip(parts);
+        Ok(scored
+            .map(|((sum, weight), parts)| Scored {
+                score: if weight > 0.0 { sum / weight } else { 0.0 },
+                parts,
+            })
+            .collect())
+    }
+
     /// Whether every part scores answers that have not ended, so that these scores and those of whole answers
     /// mean the same.
     pub fn is_value_model(&self) -> bool {
@@ -59,33 +105,13 @@ impl Scorer for Weighted {
         &'a self,
         candidates: &'a [Candidate],
     ) -> BoxFuture<'a, Result<Vec<f64>, ScorerError>> {
+        let scored = self.score_parts(candidates);
         async move {
-            let calls = self.parts.iter().map(|(weight, part)| async move {
-                let fits = |candidate: &Candidate| candidate.is_complete || part.scores_steps();
-                let indices: Vec<usize> = (0..candidates.len())
-                    .filter(|index| fits(&candidates[*index]))
-                    .collect();
-                if indices.is_empty() {
-                    return Ok((*weight, indices, Vec::new()));
-                }
-                let scores = if indices.len() == candidates.len() {
-                    part.score(candidates).await?
-                } else {
-                    let chosen: Vec<Candidate> =
-                        indices.iter().map(|i| candidates[*i].clone()).collect();
-                    part.score(&chosen).await?
-                };
-                Ok((*weight, indices, scores))
-            });
-            let mut sums = vec![(0.0, 0.0); candidates.len()];
-            for (weight, indices, scores) in try_join_all(calls).await? {
-                for (index, score) in indices.into_iter().zip(scores) {
-                    sums[index].0 += weight * score;
-                    sums[index].1 += weight;
-                }
-            }
-            let mean = |(sum, weight): (f64, f64)| if weight > 0.0 { sum / weight } else { 0.0 };
-            Ok(sums.into_iter().map(mean).collect())
+            Ok(scored
+                .await?
+                .into_iter()
+                .map(|scored| scored.score)
+                .collect())
         }
         .boxed()
     }

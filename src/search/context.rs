@@ -13,7 +13,7 @@ use super::spec::{SearchSpec, Strategy};
 use super::step::StepRule;
 use super::tree::{NodeId, Tree};
 use super::{beam, best_of_n, mcts, self_consistency, vm_mcts};
-use crate::reward::{Candidate, Scorer, Weighted};
+use crate::reward::{Candidate, Scored, Scorer, Weighted};
 
 /// Where the samples of an expansion end.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +54,7 @@ pub struct Search<'a> {
     events: Option<UnboundedSender<SearchEvent>>,
     best: Option<(NodeId, f64)>,
     /// Known scores by text and whether it has ended.
-    scores: HashMap<(String, bool), f64>,
+    scores: HashMap<(String, bool), Scored>,
     /// Bytes of text that were announced as agreed.
     num_agreed: usize,
 }
@@ -350,7 +350,7 @@ impl<'a> Search<'a> {
         let (mut new, mut indices) = (Vec::new(), Vec::new());
         for (index, (id, candidate)) in nodes.iter().zip(candidates).enumerate() {
             match self.scores.get(&key(&candidate)).filter(|_| is_cached) {
-                Some(score) => self.tree.nodes[*id].score = Some(*score),
+                Some(scored) => self.tree.nodes[*id].take_score(scored.clone()),
                 None => {
                     new.push(candidate);
                     indices.push(index);
@@ -369,9 +369,10 @@ impl<'a> Search<'a> {
         }
         let started = Instant::now();
         let scores = match self.deadline {
-            None => scorer.score(&new).await?,
+            None => scorer.score_parts(&new).await?,
             Some(deadline) => {
-                let scored = tokio::time::timeout_at(deadline.into(), scorer.score(&new)).await;
+                let scored =
+                    tokio::time::timeout_at(deadline.into(), scorer.score_parts(&new)).await;
                 let Ok(scores) = scored else {
                     self.stopped = Some(Stopped::Budget);
                     return Ok(());
@@ -381,14 +382,13 @@ impl<'a> Search<'a> {
         };
         self.stats.scorer_time += started.elapsed();
         self.stats.scorer_calls += new.len() as u64;
-        for ((index, candidate), score) in indices.into_iter().zip(&new).zip(scores) {
-            let score = if score.is_finite() {
-                score.clamp(0.0, 1.0)
-            } else {
-                0.0
+        for ((index, candidate), mut scored) in indices.into_iter().zip(&new).zip(scores) {
+            scored.score = match scored.score.is_finite() {
+                true => scored.score.clamp(0.0, 1.0),
+                false => 0.0,
             };
-            self.tree.nodes[nodes[index]].score = Some(score);
-            self.scores.insert(key(candidate), score);
+            self.tree.nodes[nodes[index]].take_score(scored.clone());
+            self.scores.insert(key(candidate), scored);
         }
         Ok(())
     }

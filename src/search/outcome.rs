@@ -17,6 +17,16 @@ pub enum Stopped {
     Decided,
 }
 
+impl Stopped {
+    /// The name in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Budget => "budget",
+            Self::Decided => "decided",
+        }
+    }
+}
+
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SearchError {
     #[error(transparent)]

@@ -8,6 +8,7 @@ use futures::future::{BoxFuture, FutureExt};
 use super::outcome::SearchError;
 use super::policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, Running};
 use crate::engine::{TokenId, TokenLogprobs};
+use crate::reward::Scored;
 
 /// A node of the earlier run, in its order: parents before children, the root first.
 #[derive(Debug, Clone)]
@@ -56,7 +57,7 @@ impl Recording {
     }
 
     /// The scores by text and whether the answer had ended.
-    pub(super) fn scores(&self) -> HashMap<(String, bool), f64> {
+    pub(super) fn scores(&self) -> HashMap<(String, bool), Scored> {
         let mut texts: Vec<String> = Vec::with_capacity(self.nodes.len());
         let mut scores = HashMap::new();
         for node in &self.nodes {
@@ -64,7 +65,11 @@ impl Recording {
             let text = format!("{before}{}", node.text);
             if let Some(score) = node.score {
                 let is_whole = matches!(node.end, Some(End::Stop | End::Length));
-                scores.insert((text.clone(), is_whole), score.clamp(0.0, 1.0));
+                let scored = Scored {
+                    score: score.clamp(0.0, 1.0),
+                    parts: Vec::new(),
+                };
+                scores.insert((text.clone(), is_whole), scored);
             }
             texts.push(text);
         }

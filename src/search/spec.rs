@@ -166,10 +166,13 @@ pub struct SearchRequest {
     #[schema(value_type = Option<Object>)]
     pub reward: Option<OneOrMany<RewardSpec>>,
     pub aggregate: Option<Aggregate>,
-    /// Return the tree in the response.
+    /// Keep the tree as a trace, when the server keeps traces (default true).
     pub trace: Option<bool>,
+    /// Return the tree in the response.
+    pub return_tree: Option<bool>,
+    /// Labels of the trace.
     pub tags: Option<Vec<String>>,
-    /// The `search.tree` of an earlier answer to the same request: go on where it ended.
+    /// The id of a trace, or the `search.tree`, of an earlier answer to the same request: go on where it ended.
     #[schema(value_type = Option<Object>)]
     pub resume: Option<serde_json::Value>,
     /// Send progress objects in chunks with empty `choices`.
@@ -191,6 +194,7 @@ pub struct SearchSpec {
     pub rewards: Vec<RewardSpec>,
     pub aggregate: Aggregate,
     pub trace: bool,
+    pub return_tree: bool,
     pub tags: Vec<String>,
     pub stream_events: bool,
 }
@@ -244,6 +248,7 @@ impl SearchRequest {
             reward: None,
             aggregate: None,
             trace: None,
+            return_tree: None,
             tags: None,
             resume: None,
             stream_events: None,
@@ -318,7 +323,8 @@ impl SearchRequest {
             step: self.step_rule()?,
             rewards: self.rewards(default_reward),
             aggregate: self.aggregate.unwrap_or(Aggregate::Last),
-            trace: self.trace.unwrap_or(false),
+            trace: self.trace.unwrap_or(true),
+            return_tree: self.return_tree.unwrap_or(false),
             tags: self.tags()?,
             stream_events: self.stream_events.unwrap_or(false),
         })

@@ -6,7 +6,7 @@ use super::outcome::is_whole;
 use super::policy::{Continuation, End, Expansion};
 use super::step::StepRule;
 use crate::engine::{TokenId, TokenLogprobs};
-use crate::reward::{Aggregate, Candidate};
+use crate::reward::{Aggregate, Candidate, Scored};
 
 /// Added to the number of an expansion that samples steps, see [`Node::num_expansions`].
 const STEP_KEY: u32 = 1 << 31;
@@ -39,6 +39,8 @@ pub struct Node {
     pub end: Option<End>,
     /// The scorer's word.
     pub score: Option<f64>,
+    /// The words of the scorer's parts, when it has several.
+    pub reward_parts: Vec<(&'static str, f64)>,
     /// What the search makes of it: the score, then what its descendants showed.
     pub value: f64,
     pub value_sum: f64,
@@ -50,6 +52,13 @@ pub struct Node {
     /// A whole answer sampled to value its parent: a candidate for the answer, never a place to search from.
     pub is_rollout: bool,
     pub hidden_state: Option<Arc<[f32]>>,
+}
+
+impl Node {
+    pub(super) fn take_score(&mut self, scored: Scored) {
+        self.score = Some(scored.score);
+        self.reward_parts = scored.parts;
+    }
 }
 
 fn sum(logprobs: &[TokenLogprobs]) -> f64 {
@@ -87,6 +96,7 @@ impl Tree {
             logprobs: Vec::new(),
             end: None,
             score: None,
+            reward_parts: Vec::new(),
             value: 0.0,
             value_sum: 0.0,
             visit_count: 0,
@@ -144,6 +154,7 @@ impl Tree {
             token_ids: continuation.token_ids,
             text: continuation.text,
             score: None,
+            reward_parts: Vec::new(),
             value: 0.0,
             value_sum: 0.0,
             visit_count: 0,

@@ -1,9 +1,22 @@
-//! Searched trees as data: their record, and the values that a finished tree implies.
+//! Requests and searched trees as data: their record, the values that a finished tree implies, and their store.
 
+mod export;
+mod outcome;
 mod record;
 mod render;
+mod store;
+#[cfg(test)]
+mod testing;
 mod values;
 
-pub use record::{NodeRecord, SCHEMA, TraceRecord};
+pub use export::{ExportOptions, Exporter, Format, Level};
+pub use outcome::{LeafOutcome, OutcomeError, OutcomeUpdate};
+pub use record::{
+    AdapterIdentity, Identity, NodeRecord, PLAIN, SCHEMA, Timings, TraceRecord, Usage,
+};
 pub use render::render;
-pub use values::{Target, infer_values};
+pub use store::{
+    DEFAULT_MAX_AGE, DEFAULT_MAX_BYTES, Filter, Order, Owner, StoreError, StoreOptions, Stored,
+    Summary, Totals, TraceStore,
+};
+pub use values::{ProcessReward, Target, infer_process_rewards, infer_values};

@@ -15,12 +15,7 @@ pub fn render(trace: &TraceRecord) -> String {
             children[parent].push(id);
         }
     }
-    let whole = (1..trace.nodes.len())
-        .filter(|id| matches!(trace.nodes[*id].end.as_deref(), Some("stop" | "length")));
-    let best = whole.rev().max_by(|a, b| {
-        let value = |id: usize| trace.nodes[id].value;
-        value(*a).total_cmp(&value(*b))
-    });
+    let best = trace.best();
     let mut text = format!(
         "{} ({} nodes)\n",
         trace.strategy,
@@ -77,41 +72,23 @@ fn line(node: &NodeRecord) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trace::testing::{node, trace_of};
 
     #[test]
     fn trees_are_drawn_with_their_values() {
-        let node = |parent: Option<usize>, text: &str, value: f64, end: Option<&str>| NodeRecord {
-            parent,
-            token_ids: vec![1],
-            text: text.to_owned(),
-            end: end.map(str::to_owned),
-            logprob: 0.0,
-            score: None,
-            outcome: None,
+        let node = |parent, text, value, end| NodeRecord {
             value,
             visit_count: 1,
-            is_pruned: false,
-            is_rollout: false,
-            duplicate_paths: Vec::new(),
-            branch_path: Vec::new(),
+            ..node(parent, text, end)
         };
         let trace = TraceRecord {
-            schema: super::super::SCHEMA.to_owned(),
-            id: "t".to_owned(),
-            model: "m".to_owned(),
-            created: 0,
             strategy: "mcts".to_owned(),
-            seed: 0,
-            tags: Vec::new(),
-            search: serde_json::Value::Null,
-            sampling: serde_json::Value::Null,
-            prompt_token_ids: Vec::new(),
-            nodes: vec![
+            ..trace_of(vec![
                 node(None, "", 0.5, None),
                 node(Some(0), "First\n step", 0.5, None),
                 node(Some(1), "right \u{1b}[31m", 0.9, Some("stop")),
                 node(Some(0), "cut off", 0.1, Some("cut")),
-            ],
+            ])
         };
         let expected = "mcts (3 nodes)\n\
             ├─ 0.50 ×1 First step\n\

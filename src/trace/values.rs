@@ -1,5 +1,7 @@
 //! Values of steps, inferred from a finished tree whose answers are known to be right or wrong.
 
+use serde::{Deserialize, Serialize};
+
 use super::record::TraceRecord;
 
 /// An outcome from here on counts as right.
@@ -16,10 +18,27 @@ pub enum Target {
     Mean,
 }
 
+/// What a finished tree says about one of its steps (ReST-MCTS*, section 3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ProcessReward {
+    /// Steps to the nearest right answer, one more than remain (the released code's count); of a wrong step that of
+    /// the last step above it from which a right answer was reached. `None` where nothing in the tree is right.
+    pub distance: Option<f64>,
+    /// What the step adds to the value, before the value is kept from falling below 0.
+    pub weighted_reward: f64,
+    /// 1 at right answers, 0 at the root.
+    pub quality_value: f64,
+}
+
 /// One value a node; `None` where no outcome is known at or below it.
 pub fn infer_values(trace: &TraceRecord, target: Target) -> Vec<Option<f64>> {
     match target {
-        Target::RestMcts => rest_mcts(trace),
+        Target::RestMcts => {
+            let rewards = infer_process_rewards(trace).into_iter();
+            rewards
+                .map(|reward| reward.map(|reward| reward.quality_value))
+                .collect()
+        }
         Target::Mean => mean(trace),
     }
 }
@@ -48,9 +67,10 @@ fn mean(trace: &TraceRecord) -> Vec<Option<f64>> {
     sums.into_iter().map(value).collect()
 }
 
-fn rest_mcts(trace: &TraceRecord) -> Vec<Option<f64>> {
+/// One a node; `None` where no outcome is known at or below it.
+pub fn infer_process_rewards(trace: &TraceRecord) -> Vec<Option<ProcessReward>> {
     let nodes = &trace.nodes;
-    // Steps to a right answer, one more than remain; infinite where none is below.
+    // Infinite where no right answer is below.
     let mut distance = vec![f64::INFINITY; nodes.len()];
     let mut is_known = vec![false; nodes.len()];
     for id in (0..nodes.len()).rev() {
@@ -67,64 +87,51 @@ fn rest_mcts(trace: &TraceRecord) -> Vec<Option<f64>> {
             distance[parent] = distance[parent].min(distance[id] + 1.0);
         }
     }
-    if !distance[0].is_finite() {
+    let reward = |distance: Option<f64>, weighted_reward: f64, above: f64| ProcessReward {
+        distance,
+        weighted_reward,
+        quality_value: (above + weighted_reward).max(0.0),
+    };
+    if distance.first().is_none_or(|root| !root.is_finite()) {
         // Nothing is right: how far a step leads away is unknown, but it leads nowhere.
-        return is_known.iter().map(|known| known.then_some(0.0)).collect();
+        let nothing = reward(None, 0.0, 0.0);
+        return is_known
+            .iter()
+            .map(|known| known.then_some(nothing))
+            .collect();
     }
-    let mut values = vec![None; nodes.len()];
-    values[0] = Some(0.0);
+    let mut rewards: Vec<Option<ProcessReward>> = vec![None; nodes.len()];
+    rewards[0] = Some(reward(Some(distance[0]), 0.0, 0.0));
     for id in 1..nodes.len() {
         let Some(parent) = nodes[id].parent.filter(|_| is_known[id]) else {
             continue;
         };
-        let above: f64 = values[parent].unwrap_or(0.0);
-        let gain = if distance[id].is_finite() {
-            (1.0 - above) / distance[id]
+        let above = rewards[parent].map_or(0.0, |reward| reward.quality_value);
+        let sign = if distance[id].is_finite() {
+            1.0
         } else {
-            // A wrong node is as far as the last node above it from which the right answer was reached.
             distance[id] = distance[parent];
-            -(1.0 - above) / distance[parent]
+            -1.0
         };
-        values[id] = Some((above + gain).max(0.0));
+        let weighted = sign * (1.0 - above) / distance[id];
+        rewards[id] = Some(reward(Some(distance[id]), weighted, above));
     }
-    values
+    rewards
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::{NodeRecord, SCHEMA};
+    use crate::trace::NodeRecord;
+    use crate::trace::testing::{node, trace_of};
 
     /// Nodes as (parent, outcome).
     fn trace(nodes: &[(Option<usize>, Option<f64>)]) -> TraceRecord {
-        let node = |(parent, outcome): &(Option<usize>, Option<f64>)| NodeRecord {
-            parent: *parent,
-            token_ids: vec![1],
-            text: String::new(),
-            end: outcome.map(|_| "stop".to_owned()),
-            logprob: 0.0,
-            score: None,
+        let nodes = nodes.iter().map(|(parent, outcome)| NodeRecord {
             outcome: *outcome,
-            value: 0.0,
-            visit_count: 0,
-            is_pruned: false,
-            is_rollout: false,
-            duplicate_paths: Vec::new(),
-            branch_path: Vec::new(),
-        };
-        TraceRecord {
-            schema: SCHEMA.to_owned(),
-            id: String::new(),
-            model: String::new(),
-            created: 0,
-            strategy: String::new(),
-            seed: 0,
-            tags: Vec::new(),
-            search: serde_json::Value::Null,
-            sampling: serde_json::Value::Null,
-            prompt_token_ids: vec![0],
-            nodes: nodes.iter().map(node).collect(),
-        }
+            ..node(*parent, "", outcome.map(|_| "stop"))
+        });
+        trace_of(nodes.collect())
     }
 
     #[test]
@@ -146,6 +153,29 @@ mod tests {
         assert_eq!(
             values,
             [Some(0.0), Some(0.5), Some(1.0), Some(0.25), Some(0.0), None]
+        );
+        let rewards = infer_process_rewards(&trace);
+        let weighted: Vec<Option<f64>> = rewards
+            .iter()
+            .map(|reward| reward.map(|reward| reward.weighted_reward))
+            .collect();
+        assert_eq!(
+            weighted,
+            [
+                Some(0.0),
+                Some(0.5),
+                Some(0.5),
+                Some(-0.25),
+                Some(-0.375),
+                None
+            ]
+        );
+        let distances = rewards
+            .iter()
+            .map(|reward| reward.and_then(|reward| reward.distance));
+        assert_eq!(
+            distances.collect::<Vec<_>>(),
+            [Some(3.0), Some(2.0), Some(1.0), Some(2.0), Some(2.0), None]
         );
         let means = infer_values(&trace, Target::Mean);
         assert_eq!(

@@ -12,7 +12,7 @@ fn body(search: Value) -> Value {
 }
 
 fn search(strategy: &str, tokens: u64) -> Value {
-    json!({"strategy": strategy, "n": 3, "branch": 2, "max_depth": 3, "iterations": 4, "trace": true,
+    json!({"strategy": strategy, "n": 3, "branch": 2, "max_depth": 3, "iterations": 4, "return_tree": true,
         "step": {"max_tokens": 10}, "budget": {"tokens": tokens}})
 }
 
@@ -59,6 +59,10 @@ fn a_search_goes_on_from_its_trace() {
         let tree: Value = serde_json::from_str(&text).unwrap();
         let resumed = with(search(strategy, 400), "resume", tree);
         let (resumed, num_new) = ask(resumed);
+        let id = short["search"]["trace_id"].clone();
+        let (by_id, num_new_by_id) = ask(with(search(strategy, 400), "resume", id));
+        assert_eq!(outline(&by_id), outline(&whole), "{strategy}");
+        assert!(num_new_by_id <= num_new, "{num_new_by_id} {num_new}");
         assert_eq!(outline(&resumed), outline(&whole), "{strategy}");
         assert_eq!(
             resumed["choices"][0]["message"],
@@ -113,6 +117,12 @@ fn a_search_goes_on_from_its_trace() {
         ask("Name three lakes.")["messages"].clone(),
     );
     refused(other, "another prompt");
+    let unknown = body(with(resume.clone(), "resume", json!("trace-0")));
+    let (status, answer) = server.post(CHAT, unknown);
+    assert_eq!(
+        (status, &answer["error"]["param"]),
+        (404, &json!("search.resume"))
+    );
     let mut broken = resume;
     broken["resume"]["nodes"][1]["parent"] = json!(7);
     refused(body(broken), "not a tree");

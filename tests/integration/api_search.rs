@@ -40,7 +40,7 @@ fn content(body: &Value) -> &str {
 }
 
 fn small(strategy: &str) -> Value {
-    json!({"strategy": strategy, "n": 4, "branch": 2, "iterations": 3, "trace": true,
+    json!({"strategy": strategy, "n": 4, "branch": 2, "iterations": 3, "return_tree": true,
         "step": {"max_tokens": 12}, "budget": {"tokens": 200}})
 }
 
@@ -78,7 +78,7 @@ fn a_search_replays_under_load() {
     let server = shared_server();
     let body = || {
         searched(
-            json!({"strategy": "mcts", "branch": 2, "iterations": 3, "trace": true,
+            json!({"strategy": "mcts", "branch": 2, "iterations": 3, "return_tree": true,
             "step": {"max_tokens": 8}}),
         )
     };
@@ -352,7 +352,7 @@ fn a_value_head_trained_on_traces_steers_a_search() {
         let body = with(
             ask(&format!("What is {question}?")),
             "search",
-            json!({"strategy": "best_of_n", "n": 4, "trace": true}),
+            json!({"strategy": "best_of_n", "n": 4, "return_tree": true}),
         );
         let body = with(with(body, "temperature", json!(1)), "seed", json!(2));
         let (_, mut answer) = server.post(CHAT, body);

@@ -1,61 +1,12 @@
 //! The official OpenAI SDKs for Python and Node drive the real binary. Their environments are made
 //! under the target folder, once per set of pinned versions.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
+
+use crate::process::{MODEL, Process};
 
 const KEY: &str = "sdk-key";
-const MODEL: &str = "smollm2-135m";
-
-struct Server {
-    process: Child,
-    base_url: String,
-}
-
-impl Server {
-    /// Starts the binary on a free port and reads its address from the banner.
-    fn start() -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_ponder"))
-            .args([
-                "serve",
-                MODEL,
-                "--port",
-                "0",
-                "--api-key",
-                KEY,
-                "--max-model-len",
-                "2048",
-            ])
-            .args(["--kv-cache-memory", "256M"])
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
-        let stderr = BufReader::new(process.stderr.take().expect("stderr is piped"));
-        let mut lines = stderr.lines().map_while(Result::ok);
-        let banner =
-            lines.find_map(|line| line.split_once("http://").map(|(_, rest)| rest.to_owned()));
-        let Some(banner) = banner else {
-            let _ = process.kill();
-            let status = process.wait();
-            panic!("the server did not start: {status:?}");
-        };
-        // What the server says later belongs in a failing test's output.
-        std::thread::spawn(move || lines.for_each(|line| eprintln!("server: {line}")));
-        let address = banner.split_whitespace().next().unwrap_or_default();
-        Self {
-            base_url: format!("http://{address}/v1"),
-            process,
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
 
 fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -113,7 +64,8 @@ fn the_python_sdk_is_served() {
             ])
             .arg(source("requirements.txt")));
     });
-    let server = Server::start();
+    let folder_of_traces = tempfile::tempdir().unwrap();
+    let server = Process::start(folder_of_traces.path(), &["--api-key", KEY]);
     let mut python = Command::new(folder.join("bin/python"));
     run(python
         .arg(source("sdk_test.py"))
@@ -130,7 +82,8 @@ fn the_node_sdk_is_served() {
             .current_dir(folder));
     });
     std::fs::copy(source("sdk_test.mjs"), folder.join("sdk_test.mjs")).unwrap();
-    let server = Server::start();
+    let folder_of_traces = tempfile::tempdir().unwrap();
+    let server = Process::start(folder_of_traces.path(), &["--api-key", KEY]);
     let mut node = Command::new("node");
     run(node
         .arg("sdk_test.mjs")

@@ -7,6 +7,7 @@ use ponder::api::{AppState, Served, ServerConfig, serve};
 use ponder::engine::{EngineHandle, EngineOptions};
 use ponder::reward::{Judge, RewardResources};
 use ponder::text::{ChatTemplate, Tokenizer};
+use ponder::trace::{StoreOptions, TraceStore};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
@@ -29,6 +30,7 @@ fn served(options: &EngineOptions, rewards: RewardResources) -> Served {
             ..rewards
         },
         tokenizer,
+        identity: Default::default(),
     }
 }
 
@@ -38,6 +40,8 @@ pub struct Server {
     pub runtime: tokio::runtime::Runtime,
     pub stop: Option<tokio::sync::oneshot::Sender<()>>,
     pub task: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
+    /// Of the traces.
+    _folder: tempfile::TempDir,
 }
 
 pub fn start(config: ServerConfig, options: &EngineOptions) -> Server {
@@ -56,10 +60,14 @@ pub fn start_with(
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let state = AppState::new(ServerConfig {
+    // Under the target folder: the server that all tests share is never dropped.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let store = TraceStore::open(&folder.path().join("traces.db"), StoreOptions::default());
+    let config = ServerConfig {
         served_model_names: vec!["m".to_owned()],
         ..config
-    });
+    };
+    let state = AppState::with_store(config, Some(store.unwrap()));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let shutdown = async move {
         let _ = stopped.await;
@@ -71,6 +79,7 @@ pub fn start_with(
         runtime,
         stop: Some(stop),
         task: Some(task),
+        _folder: folder,
     };
     assert_eq!(
         server.get("/ready").0,

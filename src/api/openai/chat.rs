@@ -102,6 +102,10 @@ pub(in crate::api) fn prepare(
         &request.chat_template_kwargs.unwrap_or_default(),
     )?;
     let question = question(&request.messages);
+    let mut source = json!({"messages": request.messages});
+    if let Some(tools) = request.tools {
+        source["tools"] = tools.into();
+    }
     // The template writes the model's own BOS where it belongs.
     let prompt_token_ids = served.tokenizer.encode(&prompt, false, true)?;
     Ok(Generation {
@@ -112,6 +116,7 @@ pub(in crate::api) fn prepare(
         echo: Vec::new(),
         wire: Wire::Chat,
         question,
+        source,
         tenant,
         deadline: generation::deadline(state, headers)?,
     })

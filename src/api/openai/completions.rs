@@ -128,6 +128,7 @@ pub(in crate::api) fn prepare(
         echo,
         wire: Wire::Completion,
         question,
+        source: Value::Null,
         tenant,
         deadline: generation::deadline(state, headers)?,
     })

@@ -71,6 +71,11 @@ macro_rules! generation_request {
             pub cache_salt: Option<String>,
             /// `none`, `minimal` and `low` answer directly; `medium` and `high` vote over samples.
             pub reasoning_effort: Option<String>,
+            /// Keep the answer as a trace (by default searches are kept, plain answers are not).
+            pub store: Option<bool>,
+            /// Labels of the trace.
+            #[schema(value_type = Option<Object>)]
+            pub metadata: Option<std::collections::BTreeMap<String, String>>,
             /// More compute for a better answer: an object, or a strategy's name.
             #[schema(value_type = Option<crate::search::SearchRequest>)]
             pub search: Option<serde_json::Value>,
@@ -113,6 +118,8 @@ macro_rules! generation_request {
                     model: self.model.clone(),
                     reasoning_effort: self.reasoning_effort.clone(),
                     search: self.search.clone(),
+                    store: self.store,
+                    metadata: self.metadata.clone(),
                     extensions: [
                         ("speculative", self.speculative.clone()),
                         ("router_adaptation", self.router_adaptation.clone()),
@@ -152,6 +159,8 @@ pub(crate) struct SharedParams {
     pub model: Option<String>,
     pub reasoning_effort: Option<String>,
     pub search: Option<Value>,
+    pub store: Option<bool>,
+    pub metadata: Option<BTreeMap<String, String>>,
     pub extensions: [(&'static str, Option<Value>); 3],
 }
 

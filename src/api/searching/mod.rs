@@ -11,16 +11,18 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use crate::api::auth::Tenant;
 use crate::api::error::ApiError;
 use crate::api::generation::{Delta, Generation, Wire, envelope};
 use crate::api::openai::params::count;
 use crate::api::openai::{chat, completions};
 use crate::api::state::{AppState, Served, unix_time};
+use crate::api::traces;
 use crate::engine::{TokenBudget, TokenLogprobs};
 use crate::reward::{self, RewardContext, Scorer, Weighted};
 use crate::search::{
     End, EnginePolicy, Ranked, Recording, ReplayPolicy, Search, SearchError, SearchEvent,
-    SearchOutcome, SearchRequest, SearchSpec, Stopped,
+    SearchOutcome, SearchRequest, SearchSpec,
 };
 
 /// Temperature of a search that names none (ReST-MCTS*): samples of one prompt must differ.
@@ -39,6 +41,12 @@ struct Job {
     /// Answers to return.
     n: usize,
     include_usage: bool,
+    /// The request's messages and tools; null for completions.
+    source: Value,
+    tenant: Tenant,
+    /// Whether the tree is kept.
+    is_kept: bool,
+    tags: Vec<String>,
     id: String,
     trace_id: String,
     created: u64,
@@ -49,15 +57,17 @@ struct Job {
 pub(in crate::api) async fn answer(
     state: &AppState,
     generation: Generation,
-    request: SearchRequest,
+    mut request: SearchRequest,
 ) -> Result<Response, ApiError> {
+    record::find_resumed(state, generation.tenant, &mut request).await?;
     let is_stream = generation.shared.stream;
     let job = Job::new(state, generation, &request)?;
     if is_stream {
         return Ok(stream::stream(state.clone(), job));
     }
     let outcome = job.run(None).await?;
-    Ok(Json(job.whole(state, &outcome)).into_response())
+    let summary = job.summary(state, &outcome).await;
+    Ok(Json(job.whole(state, &outcome, summary)).into_response())
 }
 
 impl Job {
@@ -93,6 +103,10 @@ impl Job {
         if n == 0 {
             return Err(ApiError::invalid("n", "n must be at least 1"));
         }
+        let tags = [spec.tags.clone(), traces::tags(&generation.shared)?].concat();
+        let is_kept = spec.trace && generation.shared.store != Some(false);
+        let source = std::mem::take(&mut generation.source);
+        let tenant = generation.tenant;
         let identity = record::identity(request, &generation);
         let recording = match &request.resume {
             Some(resume) => Some(record::resume(resume, &identity, &mut generation)?),
@@ -101,6 +115,10 @@ impl Job {
         Ok(Self {
             identity,
             recording,
+            source,
+            tenant,
+            is_kept,
+            tags,
             ..Self::with(state, served, generation, spec, scorer, n)
         })
     }
@@ -131,7 +149,6 @@ impl Job {
             Wire::Chat => "chatcmpl",
             Wire::Completion => "cmpl",
         };
-        let new_id = || uuid::Uuid::new_v4().simple();
         Self {
             policy,
             scorer,
@@ -141,8 +158,12 @@ impl Job {
             wire,
             n,
             include_usage,
-            id: format!("{prefix}-{}", new_id()),
-            trace_id: format!("trace-{}", new_id()),
+            source: Value::Null,
+            tenant: Tenant(0),
+            is_kept: false,
+            tags: Vec::new(),
+            id: format!("{prefix}-{}", uuid::Uuid::new_v4().simple()),
+            trace_id: traces::new_id(),
             created: unix_time(),
             started: Instant::now(),
         }
@@ -176,6 +197,10 @@ impl Job {
         &outcome.answers[..self.n.min(outcome.answers.len())]
     }
 
+    fn num_cached_tokens(&self) -> usize {
+        self.policy.num_cached_tokens.get().copied().unwrap_or(0)
+    }
+
     fn usage(&self, outcome: &SearchOutcome) -> Value {
         let returned = self.returned(outcome).iter();
         let kept: usize = returned.map(|answer| answer.token_ids.len()).sum();
@@ -188,7 +213,7 @@ impl Job {
             "completion_tokens": all,
             "total_tokens": prompt + all,
             "prompt_tokens_details": {
-                "cached_tokens": self.policy.num_cached_tokens.get().copied().unwrap_or(0),
+                "cached_tokens": self.num_cached_tokens(),
                 "audio_tokens": 0,
             },
             "completion_tokens_details": {
@@ -200,11 +225,18 @@ impl Job {
         })
     }
 
-    /// The `search` object of a response.
-    fn summary(&self, state: &AppState, outcome: &SearchOutcome) -> Value {
+    /// The `search` object of a response. Its trace is on disk then.
+    async fn summary(&self, state: &AppState, outcome: &SearchOutcome) -> Value {
         let stats = &outcome.stats;
+        let is_kept = self.is_kept && state.traces().is_some();
+        let record = (is_kept || self.spec.return_tree).then(|| self.record(state, outcome));
+        let tree = self.spec.return_tree.then(|| json!(record));
+        let trace_id = match record.filter(|_| is_kept) {
+            Some(record) => traces::keep(state, record, self.tenant).await,
+            None => None,
+        };
         let mut summary = json!({
-            "trace_id": self.trace_id,
+            "trace_id": trace_id,
             "strategy": self.spec.strategy,
             "value": outcome.answers.first().map(|answer| answer.value),
             "nodes": stats.num_nodes,
@@ -213,8 +245,8 @@ impl Job {
             "scorer_ms": stats.scorer_time.as_millis() as u64,
             "stopped": outcome.stopped,
         });
-        if self.spec.trace {
-            summary["tree"] = json!(self.record(state, outcome));
+        if let Some(tree) = tree {
+            summary["tree"] = tree;
         }
         summary
     }
@@ -257,7 +289,7 @@ impl Job {
         choice
     }
 
-    fn whole(&self, state: &AppState, outcome: &SearchOutcome) -> Value {
+    fn whole(&self, state: &AppState, outcome: &SearchOutcome, summary: Value) -> Value {
         let mut choices = Vec::new();
         for (index, answer) in self.returned(outcome).iter().enumerate() {
             let logprobs = state
@@ -267,7 +299,7 @@ impl Job {
         }
         let mut body = self.envelope(state, choices, false);
         body["usage"] = self.usage(outcome);
-        body["search"] = self.summary(state, outcome);
+        body["search"] = summary;
         self.count(state, outcome);
         body
     }
@@ -283,8 +315,7 @@ impl Job {
         metrics.searched(
             self.spec.strategy.name(),
             match outcome.stopped {
-                Some(Stopped::Budget) => "budget",
-                Some(Stopped::Decided) => "decided",
+                Some(stopped) => stopped.name(),
                 None => "finished",
             },
             kept as u64,

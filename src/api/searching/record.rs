@@ -1,51 +1,92 @@
 //! A searched tree as its record, and a search that goes on from one.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::{Job, end_name};
+use crate::api::auth::Tenant;
 use crate::api::error::ApiError;
 use crate::api::generation::Generation;
 use crate::api::state::AppState;
+use crate::api::traces::{self, rounded, sampling_json};
 use crate::reward::Scorer;
 use crate::search::{End, Node, RecordedNode, Recording, SearchOutcome, SearchRequest};
-use crate::trace::{NodeRecord, SCHEMA, TraceRecord};
+use crate::trace::{NodeRecord, SCHEMA, Timings, TraceRecord, Usage};
 
 impl Job {
     /// The searched tree as data.
     pub(super) fn record(&self, state: &AppState, outcome: &SearchOutcome) -> TraceRecord {
         let is_outcome = self.scorer.as_ref().is_some_and(Scorer::is_decisive);
-        TraceRecord {
+        let prompt_token_ids = self.policy.prompt_token_ids.clone();
+        let decode = |skip_special| {
+            let tokenizer = &self.policy.tokenizer;
+            tokenizer.decode(&prompt_token_ids, skip_special)
+        };
+        let request = match &self.source {
+            Value::Null => json!({"prompt": decode(true)}),
+            source => source.clone(),
+        };
+        let stats = &outcome.stats;
+        let chosen = self.returned(outcome).iter().map(|answer| answer.node);
+        let nodes = outcome.tree.nodes.iter();
+        let mut record = TraceRecord {
             schema: SCHEMA.to_owned(),
             id: self.trace_id.clone(),
+            revision: 1,
             model: state.model_name().to_owned(),
+            identity: state
+                .served()
+                .map(|served| served.identity.clone())
+                .unwrap_or_default(),
             created: self.created,
             strategy: self.spec.strategy.name().to_owned(),
             seed: self.policy.params.seed,
-            tags: self.spec.tags.clone(),
+            tags: self.tags.clone(),
             search: self.identity.0.clone(),
             sampling: self.identity.1.clone(),
-            prompt_token_ids: self.policy.prompt_token_ids.clone(),
-            nodes: outcome
-                .tree
-                .nodes
-                .iter()
-                .map(|node| node_record(node, is_outcome))
-                .collect(),
+            request,
+            prompt_text: decode(false),
+            nodes: nodes.map(|node| node_record(node, is_outcome)).collect(),
+            chosen: chosen.collect(),
+            stopped: outcome.stopped.map(|stopped| stopped.name().to_owned()),
+            outcome: None,
+            correction: None,
+            usage: Usage {
+                prompt_tokens: prompt_token_ids.len() as u64,
+                num_cached_tokens: self.num_cached_tokens() as u64,
+                completion_tokens: stats.num_tokens,
+                scorer_calls: stats.scorer_calls,
+            },
+            timings: Timings {
+                total_ms: self.started.elapsed().as_secs_f64() * 1e3,
+                scorer_ms: stats.scorer_time.as_secs_f64() * 1e3,
+            },
+            prompt_token_ids,
+            is_redacted: false,
+        };
+        if is_outcome {
+            record.infer();
         }
+        record
     }
 }
 
 /// `is_outcome`: scores of whole answers say whether they are right.
 fn node_record(node: &Node, is_outcome: bool) -> NodeRecord {
     let end = node.end.map(end_name);
+    let logprobs = node.logprobs.iter();
     NodeRecord {
         parent: node.parent,
         token_ids: node.token_ids.clone(),
+        token_logprobs: logprobs.map(|token| rounded(token.logprob)).collect(),
         text: node.text.clone(),
         end: end.map(str::to_owned),
         logprob: node.logprob,
         score: node.score,
+        reward_parts: named_parts(&node.reward_parts),
         outcome: node.score.filter(|_| is_outcome && end.is_some()),
+        process: None,
         value: node.value,
         visit_count: node.visit_count,
         is_pruned: node.is_pruned,
@@ -55,12 +96,27 @@ fn node_record(node: &Node, is_outcome: bool) -> NodeRecord {
     }
 }
 
+/// Scores by the kinds of their rewards; the second of a kind is `KIND.2`.
+fn named_parts(parts: &[(&'static str, f64)]) -> BTreeMap<String, f64> {
+    let mut named = BTreeMap::new();
+    for (index, (kind, score)) in parts.iter().enumerate() {
+        let same = parts[..index].iter().filter(|(other, _)| other == kind);
+        let name = match same.count() {
+            0 => (*kind).to_owned(),
+            n => format!("{kind}.{}", n + 1),
+        };
+        named.insert(name, *score);
+    }
+    named
+}
+
 /// The search and the sampling that a request asks for, but for what a longer run of the same search may change.
 pub(super) fn identity(request: &SearchRequest, generation: &Generation) -> (Value, Value) {
     let request = SearchRequest {
         budget: None,
         iterations: None,
         trace: None,
+        return_tree: None,
         tags: None,
         stream_events: None,
         resume: None,
@@ -71,21 +127,32 @@ pub(super) fn identity(request: &SearchRequest, generation: &Generation) -> (Val
         fields.retain(|_, value| !value.is_null());
     }
     let params = &generation.params;
-    let sampling = json!({
-        "temperature": generation.shared.temperature.map(|_| params.temperature),
-        "top_k": params.top_k,
-        "top_p": params.top_p,
-        "min_p": params.min_p,
-        "repetition_penalty": params.repetition_penalty,
-        "presence_penalty": params.presence_penalty,
-        "frequency_penalty": params.frequency_penalty,
-        "logit_bias": params.logit_bias,
-        "max_tokens": params.max_tokens,
-        "min_tokens": params.min_tokens,
-        "stop": generation.stops,
-        "stop_token_ids": params.stop_token_ids,
-    });
+    let mut sampling = sampling_json(params, &generation.stops);
+    if generation.shared.temperature.is_none() {
+        // The search's own default.
+        sampling["temperature"] = Value::Null;
+    }
     (search, sampling)
+}
+
+/// Puts the trace that `search.resume` names in its place.
+pub(super) async fn find_resumed(
+    state: &AppState,
+    tenant: Tenant,
+    request: &mut SearchRequest,
+) -> Result<(), ApiError> {
+    let Some(Value::String(id)) = &request.resume else {
+        return Ok(());
+    };
+    let id = id.clone();
+    let owner = (!state.config().api_keys.is_empty()).then_some(tenant.0);
+    let record = traces::read(state, move |store| store.get(&id, owner)?.record()).await;
+    let record = record.map_err(|error| ApiError {
+        param: Some("search.resume".to_owned()),
+        ..error
+    })?;
+    request.resume = Some(json!(record));
+    Ok(())
 }
 
 /// The recording that `search.resume` holds; the request gets its seed. Everything but budgets must be as it was.
@@ -97,6 +164,11 @@ pub(super) fn resume(
     let refuse = |message: String| ApiError::invalid("search.resume", message);
     let record = serde_json::from_value::<TraceRecord>(resume.clone())
         .map_err(|error| refuse(format!("search.resume is not a tree of a search: {error}")))?;
+    if record.is_redacted {
+        return Err(refuse(
+            "search.resume was kept without its texts".to_owned(),
+        ));
+    }
     if !record.is_tree() || record.schema != SCHEMA {
         return Err(refuse(format!(
             "search.resume is not a tree of schema {SCHEMA}"

@@ -145,7 +145,7 @@ impl Writer<'_> {
                 .await;
         }
         let mut summary = job.envelope(self.state, Vec::new(), true);
-        summary["search"] = job.summary(self.state, outcome);
+        summary["search"] = job.summary(self.state, outcome).await;
         if job.include_usage {
             summary["usage"] = job.usage(outcome);
         }

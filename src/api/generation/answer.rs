@@ -1,84 +1,17 @@
-//! From checked parameters to an answer: submit, turn token events into text, write JSON or SSE.
+//! Token events on their way to the text, JSON and chunks of an answer.
 
-use std::convert::Infallible;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use axum::Json;
-use axum::http::HeaderMap;
-use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
-use futures::stream::{SelectAll, StreamExt};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
-use super::auth::Tenant;
-use super::error::ApiError;
-use super::openai::params::{SharedParams, count};
-use super::openai::{chat, completions};
-use super::state::{AppState, Served, unix_time};
-use super::{presets, searching};
-use crate::engine::{
-    EngineHandle, FinishReason, GenerateRequest, RequestId, SamplingParams, StreamEvent,
-    TokenLogprobs,
-};
+use super::{Delta, Generation, Setup, Wire, envelope};
+use crate::api::error::ApiError;
+use crate::api::openai::params::SharedParams;
+use crate::api::openai::{chat, completions};
+use crate::api::state::{AppState, Served, unix_time};
+use crate::api::traces::Recorder;
+use crate::engine::{FinishReason, RequestId, SamplingParams, StreamEvent, TokenLogprobs};
 use crate::text::{Detokenizer, StopMatcher};
-
-/// A client's own deadline, in milliseconds from now.
-const TIMEOUT_HEADER: &str = "request-timeout-ms";
-/// Chunks buffered for a slow reader; the reader's own socket applies back-pressure after that.
-pub(super) const CHUNK_BUFFER: usize = 64;
-pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
-
-/// Whose shapes the answer takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wire {
-    Chat,
-    Completion,
-}
-
-/// A checked request.
-pub(super) struct Generation {
-    pub prompts: Vec<Vec<u32>>,
-    pub params: SamplingParams,
-    pub stops: Vec<String>,
-    pub shared: SharedParams,
-    /// The prompts' texts when they are to be echoed.
-    pub echo: Vec<String>,
-    pub wire: Wire,
-    /// What is asked, for rewards that read it.
-    pub question: String,
-    pub tenant: Tenant,
-    pub deadline: Instant,
-}
-
-/// New text of a choice, and its end.
-#[derive(Debug, Default, Clone)]
-pub struct Delta {
-    pub text: String,
-    pub finish_reason: Option<&'static str>,
-    /// The stop string or token that ended the choice (vLLM's extension).
-    pub stop_reason: Option<Value>,
-}
-
-/// The request's deadline: the client's header within the server's maximum.
-pub(super) fn deadline(state: &AppState, headers: &HeaderMap) -> Result<Instant, ApiError> {
-    let mut timeout = state.config().request_timeout;
-    if let Some(value) = headers.get(TIMEOUT_HEADER) {
-        let millis = value
-            .to_str()
-            .ok()
-            .and_then(|text| text.trim().parse::<u64>().ok());
-        let millis = millis.ok_or_else(|| {
-            ApiError::invalid(
-                "Request-Timeout-Ms",
-                "Request-Timeout-Ms must be a whole number",
-            )
-        })?;
-        timeout = timeout.min(Duration::from_millis(millis));
-    }
-    Ok(Instant::now() + timeout)
-}
 
 /// One choice on its way from tokens to text.
 struct Choice {
@@ -96,7 +29,7 @@ struct Choice {
 }
 
 /// All choices of a request and what they cost.
-struct Answer<'a> {
+pub(super) struct Answer<'a> {
     served: &'a Served,
     state: &'a AppState,
     params: SamplingParams,
@@ -110,128 +43,21 @@ struct Answer<'a> {
     choices: Vec<Choice>,
     prompt_logprobs: Vec<Option<Vec<Option<TokenLogprobs>>>>,
     request_ids: Vec<RequestId>,
+    /// Whether the client asked for logprobs: a trace has them always.
+    wants_logprobs: bool,
+    recorder: Option<Recorder>,
     num_prompt_tokens: usize,
     num_cached_tokens: usize,
     started: Instant,
     last_token: Option<Instant>,
 }
 
-type Events = SelectAll<futures::stream::BoxStream<'static, (usize, StreamEvent)>>;
-
-/// Submits every prompt or none and answers as the client asked.
-pub(super) async fn answer(state: &AppState, generation: Generation) -> Result<Response, ApiError> {
-    if let Some(request) = presets::requested(&generation.shared)? {
-        return searching::answer(state, generation, request).await;
-    }
-    let served = state.ready()?;
-    let limit = served.engine.config().max_num_seqs;
-    let n = count("n", generation.shared.n, 1, limit)?;
-    if n == 0 {
-        return Err(ApiError::invalid("n", "n must be at least 1"));
-    }
-    let num_prompt_tokens = generation.prompts.iter().map(Vec::len).sum();
-    state.metrics().started(
-        num_prompt_tokens,
-        n,
-        generation.params.max_tokens.min(1 << 20),
-    );
-    let (events, request_ids) = submit_all(&served.engine, &generation, n)?;
-    if generation.shared.stream {
-        return Ok(stream(state.clone(), generation, n, events, request_ids));
-    }
-    let mut answer = Answer::new(state, served, generation, n, request_ids);
-    let mut events = events;
-    while let Some((prompt, event)) = events.next().await {
-        answer.take(prompt, event)?;
-    }
-    Ok(Json(answer.whole()).into_response())
-}
-
-fn submit_all(
-    engine: &EngineHandle,
-    generation: &Generation,
-    n: usize,
-) -> Result<(Events, Vec<RequestId>), ApiError> {
-    let salt = generation.shared.cache_salt.as_deref();
-    let (mut events, mut ids) = (SelectAll::new(), Vec::new());
-    let max_model_len = engine.config().max_model_len;
-    for prompt in &generation.prompts {
-        let mut params = generation.params.clone();
-        params.max_tokens = params.max_tokens.min(max_model_len);
-        // A refused prompt drops the streams before it, which aborts them.
-        let stream = engine.submit(GenerateRequest {
-            n,
-            cache_salt: generation.tenant.cache_salt(salt),
-            deadline: Some(generation.deadline),
-            ..GenerateRequest::new(prompt.clone(), params)
-        })?;
-        let index = ids.len();
-        ids.push(stream.id());
-        events.push(stream.numbered(index));
-    }
-    Ok((events, ids))
-}
-
-/// Writes chunks until the answer ends or the client goes away.
-fn stream(
-    state: AppState,
-    generation: Generation,
-    n: usize,
-    mut events: Events,
-    request_ids: Vec<RequestId>,
-) -> Response {
-    let (sender, receiver) = mpsc::channel::<Result<Event, Infallible>>(CHUNK_BUFFER);
-    tokio::spawn(async move {
-        let Some(served) = state.served() else { return };
-        let include_usage = generation.shared.include_usage;
-        let mut answer = Answer::new(&state, served, generation, n, request_ids);
-        loop {
-            // Leaving this function drops the engine's streams, which aborts the request.
-            let event = tokio::select! {
-                event = events.next() => event,
-                () = sender.closed() => return,
-            };
-            let Some((prompt, event)) = event else { break };
-            let chunks = match answer.take(prompt, event) {
-                Ok(touched) => answer.chunks(touched, include_usage),
-                Err(error) => {
-                    let _ = sender
-                        .send(Ok(Event::default().data(error.body().to_string())))
-                        .await;
-                    return;
-                }
-            };
-            for chunk in chunks {
-                if sender
-                    .send(Ok(Event::default().data(chunk.to_string())))
-                    .await
-                    .is_err()
-                {
-                    return;
-                }
-            }
-        }
-        if include_usage {
-            let mut chunk = answer.envelope(Vec::new(), true);
-            chunk["usage"] = answer.usage();
-            let _ = sender
-                .send(Ok(Event::default().data(chunk.to_string())))
-                .await;
-        }
-        let _ = sender.send(Ok(Event::default().data("[DONE]"))).await;
-    });
-    Sse::new(ReceiverStream::new(receiver))
-        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
-        .into_response()
-}
-
 impl<'a> Answer<'a> {
-    fn new(
+    pub(super) fn new(
         state: &'a AppState,
         served: &'a Served,
         generation: Generation,
-        n: usize,
-        request_ids: Vec<RequestId>,
+        (n, request_ids, wants_logprobs, recorder): Setup,
     ) -> Self {
         let num_choices = n * generation.prompts.len();
         let new_choice = || Choice {
@@ -268,6 +94,8 @@ impl<'a> Answer<'a> {
             created: unix_time(),
             choices,
             request_ids,
+            wants_logprobs,
+            recorder,
             num_prompt_tokens: 0,
             num_cached_tokens: 0,
             started: Instant::now(),
@@ -276,7 +104,11 @@ impl<'a> Answer<'a> {
     }
 
     /// Takes an event; returns the choice it changed.
-    fn take(&mut self, prompt: usize, event: StreamEvent) -> Result<Option<usize>, ApiError> {
+    pub(super) fn take(
+        &mut self,
+        prompt: usize,
+        event: StreamEvent,
+    ) -> Result<Option<usize>, ApiError> {
         match event {
             StreamEvent::PromptDone {
                 num_prompt_tokens,
@@ -326,18 +158,28 @@ impl<'a> Answer<'a> {
             Some(last) => self.state.metrics().next_token(now - last),
         }
         let is_end = self.is_end(choice, token_id);
+        let index_of_choice = choice;
         let choice = &mut self.choices[choice];
         if choice.is_finished {
             return;
         }
         choice.num_tokens += 1;
-        choice.logprobs.extend(logprobs);
+        if let Some(recorder) = &mut self.recorder {
+            let logprob = logprobs.as_ref().map(|token| token.logprob);
+            recorder.token(index_of_choice, token_id, logprob);
+        }
+        choice
+            .logprobs
+            .extend(logprobs.filter(|_| self.wants_logprobs));
         if is_end {
             return;
         }
         let piece = choice.detokenizer.push(token_id);
         let outcome = choice.stop.push(&piece);
         choice.delta.text.push_str(&outcome.text);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.text(index_of_choice, &outcome.text);
+        }
         if let Some(stop) = outcome.stopped {
             choice.delta.finish_reason = Some("stop");
             choice.delta.stop_reason = Some(stop.into());
@@ -358,14 +200,19 @@ impl<'a> Answer<'a> {
 
     fn finish(&mut self, choice: usize, reason: FinishReason) {
         let elapsed = self.started.elapsed();
-        let choice = &mut self.choices[choice];
+        let index = choice;
+        let choice = &mut self.choices[index];
         if !choice.is_finished {
             choice.is_finished = true;
             let rest = choice.detokenizer.finish();
             let outcome = choice.stop.push(&rest);
-            choice.delta.text.push_str(&outcome.text);
+            let mut text = outcome.text;
             if outcome.stopped.is_none() {
-                choice.delta.text.push_str(&choice.stop.finish());
+                text.push_str(&choice.stop.finish());
+            }
+            choice.delta.text.push_str(&text);
+            if let Some(recorder) = &mut self.recorder {
+                recorder.text(index, &text);
             }
             choice.delta.finish_reason = Some(match reason {
                 FinishReason::Length | FinishReason::Budget => "length",
@@ -380,12 +227,30 @@ impl<'a> Answer<'a> {
             }
         }
         let reason = choice.delta.finish_reason.unwrap_or("stop");
+        if let Some(recorder) = &mut self.recorder {
+            recorder.end(index, reason);
+        }
         self.state
             .metrics()
             .finished(reason, choice.num_tokens, elapsed);
     }
 
-    fn usage(&self) -> Value {
+    /// Keeps what was taken down and tells its id; false when nothing was.
+    pub(super) async fn keep(&mut self, body: &mut Value) -> bool {
+        let Some(recorder) = self.recorder.take() else {
+            return false;
+        };
+        let ids = recorder
+            .keep(self.state, &self.prompts, self.n, self.num_cached_tokens)
+            .await;
+        match ids.as_slice() {
+            [id] => body["trace_id"] = json!(id),
+            ids => body["trace_ids"] = json!(ids),
+        }
+        true
+    }
+
+    pub(super) fn usage(&self) -> Value {
         let completion: usize = self.choices.iter().map(|choice| choice.num_tokens).sum();
         json!({
             "prompt_tokens": self.num_prompt_tokens,
@@ -401,14 +266,14 @@ impl<'a> Answer<'a> {
         })
     }
 
-    fn envelope(&self, choices: Vec<Value>, is_chunk: bool) -> Value {
+    pub(super) fn envelope(&self, choices: Vec<Value>, is_chunk: bool) -> Value {
         let model = self.state.model_name();
         envelope(model, &self.id, self.created, self.wire, choices, is_chunk)
     }
 
     /// The logprobs of a choice's unsent tokens in the client's shape.
     fn logprobs(&mut self, index: usize) -> Value {
-        if self.params.logprobs.is_none() {
+        if !self.wants_logprobs {
             return Value::Null;
         }
         let tokenizer = &self.served.tokenizer;
@@ -440,7 +305,7 @@ impl<'a> Answer<'a> {
     }
 
     /// The whole answer.
-    fn whole(&mut self) -> Value {
+    pub(super) fn whole(&mut self) -> Value {
         let mut choices = Vec::new();
         for index in 0..self.choices.len() {
             let logprobs = self.logprobs(index);
@@ -487,7 +352,7 @@ impl<'a> Answer<'a> {
     }
 
     /// Chunks for what a choice has to say since the last call.
-    fn chunks(&mut self, touched: Option<usize>, include_usage: bool) -> Vec<Value> {
+    pub(super) fn chunks(&mut self, touched: Option<usize>, include_usage: bool) -> Vec<Value> {
         let Some(index) = touched else {
             return Vec::new();
         };
@@ -539,28 +404,4 @@ impl<'a> Answer<'a> {
         });
         chunks.collect()
     }
-}
-
-/// What is around the choices of an answer or of a chunk.
-pub(super) fn envelope(
-    model: &str,
-    id: &str,
-    created: u64,
-    wire: Wire,
-    choices: Vec<Value>,
-    is_chunk: bool,
-) -> Value {
-    let object = match (wire, is_chunk) {
-        (Wire::Chat, true) => "chat.completion.chunk",
-        (Wire::Chat, false) => "chat.completion",
-        (Wire::Completion, _) => "text_completion",
-    };
-    json!({
-        "id": id,
-        "object": object,
-        "created": created,
-        "model": model,
-        "system_fingerprint": concat!("ponder-", env!("CARGO_PKG_VERSION")),
-        "choices": choices,
-    })
 }

@@ -1,0 +1,250 @@
+//! A tree walked depth-first as one chain of thought that visits wrong branches and turns back (ASTRO, arXiv
+//! 2507.00417), and the same answer without detours. In the paper a model rewrites the steps; here they stay as they
+//! were sampled, and templates say why the walk turns and where to.
+
+use serde_json::json;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::Row;
+use super::options::ExportOptions;
+use super::tree::{Tree, is_above, is_same};
+
+/// What is said when a wrong branch is left. `{step}` is the last good step.
+const RETURNS: [&str; 5] = [
+    "Wait, this does not look right. Let me go back to {step} and try another way.",
+    "Hmm, that seems to be a mistake. I will return to {step} and continue differently.",
+    "Checking this, it does not lead to a right answer. Going back to {step}, there must be a better way.",
+    "This approach does not work. Let me return to {step} and take another path from there.",
+    "Something went wrong here. I should go back to {step} and think again.",
+];
+/// Characters of a step that is returned to.
+const PREVIEW_CHARACTERS: usize = 60;
+
+/// A wrong answer that leaves the right path.
+struct Detour {
+    /// Steps of the right path before it.
+    position: usize,
+    leaf: usize,
+}
+
+pub(super) fn rows(tree: &Tree, options: &ExportOptions) -> Vec<Row> {
+    let Some(&target) = tree.examples().first() else {
+        return Vec::new();
+    };
+    let detours = detours(tree, target, options);
+    let row = |text: String, form: &str, num_backtracks: usize| {
+        let mut shape = tree.prompt.example(&text);
+        shape.insert("form".to_owned(), json!(form));
+        shape.insert("num_backtracks".to_owned(), json!(num_backtracks));
+        Row {
+            shape,
+            text,
+            node: Some(target),
+        }
+    };
+    let mut rows = Vec::new();
+    if !detours.is_empty() {
+        let text = walk(tree, target, &detours);
+        rows.push(row(text, "backtracking", detours.len()));
+    }
+    rows.push(row(tree.trace.answer_text(target), "direct", 0));
+    rows
+}
+
+/// One wrong answer for each branch that leaves the right path, the one of most value; in the order of the walk.
+fn detours(tree: &Tree, target: usize, options: &ExportOptions) -> Vec<Detour> {
+    let path = tree.trace.path(target);
+    let answer = tree.trace.answer_text(target);
+    let value = |id: usize| tree.node(id).value;
+    let is_wrong = |id: usize| match tree.node(id).outcome {
+        Some(_) => !tree.is_right(id),
+        None => {
+            !tree.has_outcome
+                && tree.has_value(id)
+                && is_above(value(target), value(id), options.min_margin)
+        }
+    };
+    let mut wrong: Vec<usize> = tree
+        .leaves()
+        .filter(|id| *id != target && is_wrong(*id))
+        .filter(|id| !is_same(&tree.trace.answer_text(*id), &answer))
+        .collect();
+    wrong.sort_by(|a, b| value(*b).total_cmp(&value(*a)));
+    let mut branches = Vec::new();
+    let mut detours = Vec::new();
+    for leaf in wrong {
+        let steps = tree.trace.path(leaf);
+        let position = path.iter().zip(&steps).take_while(|(a, b)| a == b).count();
+        // What goes on below the right answer leaves it nowhere.
+        let Some(&branch) = steps.get(position).filter(|_| position < path.len()) else {
+            continue;
+        };
+        let has_text = steps[position..]
+            .iter()
+            .any(|id| !tree.node(*id).text.trim().is_empty());
+        if has_text && !branches.contains(&branch) {
+            branches.push(branch);
+            detours.push(Detour { position, leaf });
+        }
+    }
+    detours.sort_by_key(|detour| detour.position);
+    detours.truncate(options.max_wrong_branches);
+    detours
+}
+
+/// The steps as they are, with blank lines only where the walk turns: steps may end within a line.
+fn walk(tree: &Tree, target: usize, detours: &[Detour]) -> String {
+    let path = tree.trace.path(target);
+    let mut pieces: Vec<String> = Vec::new();
+    let mut steps = String::new();
+    for (position, step) in path.iter().enumerate() {
+        for detour in detours.iter().filter(|detour| detour.position == position) {
+            for id in tree.trace.path(detour.leaf).iter().skip(position) {
+                steps.push_str(&tree.node(*id).text);
+            }
+            pieces.push(std::mem::take(&mut steps));
+            pieces.push(turn(tree, &path[..position], pieces.len() / 2));
+        }
+        steps.push_str(&tree.node(*step).text);
+    }
+    pieces.push(steps);
+    let pieces: Vec<&str> = pieces
+        .iter()
+        .map(|piece| piece.trim_start_matches('\n').trim_end())
+        .collect();
+    pieces.join("\n\n")
+}
+
+/// The sentences that leave wrong branch `number` for the last of the good steps.
+fn turn(tree: &Tree, good: &[usize], number: usize) -> String {
+    let previews = good.iter().rev().map(|id| preview(&tree.node(*id).text));
+    let step = match previews.into_iter().find(|preview| !preview.is_empty()) {
+        Some(preview) => format!("the step “{preview}”"),
+        None => "the beginning".to_owned(),
+    };
+    let hash = xxh3_64(format!("{}/{number}", tree.trace.id).as_bytes());
+    let template = RETURNS[(hash % RETURNS.len() as u64) as usize];
+    template.replace("{step}", &step)
+}
+
+/// The beginning of a step in one line.
+fn preview(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(PREVIEW_CHARACTERS) {
+        Some((end, _)) => format!("{}…", line[..end].trim_end()),
+        None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::testing::{node, trace_of};
+    use crate::trace::{NodeRecord, TraceRecord};
+    use serde_json::Value;
+
+    fn shapes(trace: &TraceRecord, options: &ExportOptions) -> Vec<Value> {
+        let rows = rows(&Tree::new(trace), options).into_iter();
+        rows.map(|row| Value::Object(row.shape)).collect()
+    }
+
+    fn row(text: &str, form: &str, num_backtracks: usize) -> Value {
+        json!({
+            "messages": [
+                {"role": "user", "content": "question"},
+                {"role": "assistant", "content": text},
+            ],
+            "form": form,
+            "num_backtracks": num_backtracks,
+        })
+    }
+
+    fn said(number: usize, step: &str) -> String {
+        let hash = xxh3_64(format!("trace-1/{number}").as_bytes()) as usize;
+        RETURNS[hash % RETURNS.len()].replace("{step}", step)
+    }
+
+    fn trace(outcomes: [Option<f64>; 5]) -> TraceRecord {
+        // 0 - First. - Right.
+        //           \- Wrong way. - Wrong.
+        //  \- Bad.    \- Right. as the answer, but for white space at its end
+        //  \- Worse.
+        let answer = |parent, text, value, outcome| NodeRecord {
+            value,
+            outcome,
+            ..node(Some(parent), text, Some("stop"))
+        };
+        trace_of(vec![
+            node(None, "", None),
+            node(Some(0), "First\nstep.\n\n", None),
+            answer(1, "Right.", 1.0, outcomes[0]),
+            node(Some(1), "Wrong way. ", None),
+            answer(3, "Wrong.", 0.5, outcomes[1]),
+            answer(0, "Worse.", 0.25, outcomes[2]),
+            answer(0, "Bad.", 0.75, outcomes[3]),
+            answer(1, "Right.\n", 0.0, outcomes[4]),
+        ])
+    }
+
+    #[test]
+    fn walks_turn_back_from_wrong_branches() {
+        let mut trace = trace([Some(1.0), Some(0.0), Some(0.0), Some(0.5), Some(0.0)]);
+        let options = ExportOptions {
+            max_wrong_branches: 3,
+            ..ExportOptions::default()
+        };
+        let start = "the beginning";
+        let first = "the step “First step.”";
+        let text = format!(
+            "Bad.\n\n{}\n\nWorse.\n\n{}\n\nFirst\nstep.\n\nWrong way. Wrong.\n\n{}\n\nRight.",
+            said(0, start),
+            said(1, start),
+            said(2, first)
+        );
+        let direct = row("First\nstep.\n\nRight.", "direct", 0);
+        let expected = [row(&text, "backtracking", 3), direct.clone()];
+        assert_eq!(shapes(&trace, &options), expected);
+        // No more branches than asked for, from the start of the walk.
+        let options = ExportOptions {
+            max_wrong_branches: 1,
+            ..options
+        };
+        let text = format!("Bad.\n\n{}\n\nFirst\nstep.\n\nRight.", said(0, start));
+        let expected = [row(&text, "backtracking", 1), direct.clone()];
+        assert_eq!(shapes(&trace, &options), expected);
+        let options = ExportOptions {
+            max_wrong_branches: 0,
+            ..options
+        };
+        assert_eq!(shapes(&trace, &options), [direct]);
+        // Nothing is right.
+        trace.nodes[2].outcome = Some(0.0);
+        assert!(shapes(&trace, &options).is_empty());
+    }
+
+    #[test]
+    fn values_stand_in_for_outcomes() {
+        let mut trace = trace([None; 5]);
+        trace.nodes[6].value = 0.75;
+        let options = ExportOptions::default();
+        let text = format!(
+            "Worse.\n\n{}\n\nFirst\nstep.\n\nWrong way. Wrong.\n\n{}\n\nRight.",
+            said(0, "the beginning"),
+            said(1, "the step “First step.”")
+        );
+        let expected = [
+            row(&text, "backtracking", 2),
+            row("First\nstep.\n\nRight.", "direct", 0),
+        ];
+        assert_eq!(shapes(&trace, &options), expected);
+        trace.nodes[2].end = Some("length".to_owned());
+        assert!(shapes(&trace, &options).is_empty());
+    }
+
+    #[test]
+    fn previews_are_one_short_line() {
+        assert_eq!(preview(" a\n b "), "a b");
+        let long = "ä ".repeat(40);
+        assert_eq!(preview(&long), "ä ".repeat(30).trim_end().to_owned() + "…");
+    }
+}

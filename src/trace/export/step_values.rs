@@ -1,0 +1,196 @@
+//! Values of steps along each path of the tree, for value models (ReST-MCTS*, VM-MCTS) and process reward models.
+
+use serde_json::json;
+
+use super::tree::Tree;
+use super::{Row, object};
+use crate::trace::infer_process_rewards;
+
+/// From this value of the search on a step counts as good, where no outcome says so.
+const GOOD: f64 = 0.5;
+
+/// What is known of a step.
+#[derive(Clone, Copy)]
+struct StepValue {
+    value: f64,
+    label: bool,
+}
+
+/// One row a leaf, up to its first step of which nothing is known; none for what earlier rows hold already.
+pub(super) fn rows(tree: &Tree) -> Vec<Row> {
+    let trace = tree.trace;
+    let (source, steps) = if tree.has_outcome {
+        ("outcome", from_outcomes(tree))
+    } else {
+        ("search", from_search(tree))
+    };
+    let mut is_held = vec![false; trace.nodes.len()];
+    let mut rows = Vec::new();
+    for leaf in tree.leaves() {
+        let path = trace.path(leaf).into_iter();
+        let known: Vec<(usize, StepValue)> = path
+            .map_while(|id| steps[id].map(|step| (id, step)))
+            .collect();
+        let first_new = known.iter().position(|(id, _)| !is_held[*id]);
+        let (Some(first_new), Some(&(last, _))) = (first_new, known.last()) else {
+            continue;
+        };
+        let texts = known.iter().map(|(id, _)| &trace.nodes[*id].text);
+        let shape = json!({
+            "prompt": trace.prompt_text,
+            "completions": texts.collect::<Vec<_>>(),
+            "labels": known.iter().map(|(_, step)| step.label).collect::<Vec<_>>(),
+            "values": known.iter().map(|(_, step)| step.value).collect::<Vec<_>>(),
+            "first_new": first_new,
+            "value_source": source,
+        });
+        rows.push(Row {
+            shape: object(shape),
+            text: trace.answer_text(last),
+            node: Some(last),
+        });
+        for (id, _) in known {
+            is_held[id] = true;
+        }
+    }
+    rows
+}
+
+/// Inferred values, and whether a right answer is at or below a step.
+fn from_outcomes(tree: &Tree) -> Vec<Option<StepValue>> {
+    let mut has_right: Vec<bool> = (0..tree.children.len())
+        .map(|id| tree.is_right(id))
+        .collect();
+    for id in (0..has_right.len()).rev() {
+        has_right[id] |= tree.children[id].iter().any(|child| has_right[*child]);
+    }
+    let rewards = infer_process_rewards(tree.trace).into_iter();
+    rewards
+        .zip(has_right)
+        .map(|(reward, label)| {
+            reward.map(|reward| StepValue {
+                value: reward.quality_value,
+                label,
+            })
+        })
+        .collect()
+}
+
+fn from_search(tree: &Tree) -> Vec<Option<StepValue>> {
+    let step = |id: usize| {
+        let value = tree.node(id).value;
+        tree.is_scored(id).then_some(StepValue {
+            value,
+            label: value >= GOOD,
+        })
+    };
+    (0..tree.children.len()).map(step).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::testing::{node, trace_of};
+    use crate::trace::{NodeRecord, TraceRecord};
+    use serde_json::Value;
+
+    fn shapes(trace: &TraceRecord) -> Vec<Value> {
+        let rows = rows(&Tree::new(trace)).into_iter();
+        rows.map(|row| Value::Object(row.shape)).collect()
+    }
+
+    fn row(texts: Value, labels: Value, values: Value, first_new: usize, source: &str) -> Value {
+        json!({
+            "prompt": "<user>question<assistant>",
+            "completions": texts,
+            "labels": labels,
+            "values": values,
+            "first_new": first_new,
+            "value_source": source,
+        })
+    }
+
+    fn tree(outcomes: [Option<f64>; 2]) -> TraceRecord {
+        // 0 - a - b (right)
+        //      \- c - d (wrong, a rollout)      e: nothing known
+        let answer = |parent, text, outcome| NodeRecord {
+            outcome,
+            ..node(Some(parent), text, Some("stop"))
+        };
+        let scored = |value, node| NodeRecord {
+            value,
+            score: Some(value),
+            ..node
+        };
+        trace_of(vec![
+            node(None, "", None),
+            scored(0.5, node(Some(0), "a", None)),
+            scored(1.0, answer(1, "b", outcomes[0])),
+            scored(0.25, node(Some(1), "c", None)),
+            NodeRecord {
+                is_rollout: true,
+                ..answer(3, "d", outcomes[1])
+            },
+            node(Some(0), "e", None),
+        ])
+    }
+
+    #[test]
+    fn values_come_from_outcomes_where_there_are_any() {
+        let source = "outcome";
+        let rows = shapes(&tree([Some(1.0), Some(0.0)]));
+        let right = row(
+            json!(["a", "b"]),
+            json!([true, true]),
+            json!([0.5, 1.0]),
+            0,
+            source,
+        );
+        let wrong = row(
+            json!(["a", "c", "d"]),
+            json!([true, false, false]),
+            json!([0.5, 0.25, 0.0]),
+            1,
+            source,
+        );
+        assert_eq!(rows, [right.clone(), wrong]);
+        // The other path adds nothing that is known.
+        assert_eq!(shapes(&tree([Some(1.0), None])), [right]);
+        let wrong = row(
+            json!(["a", "b"]),
+            json!([false, false]),
+            json!([0.0, 0.0]),
+            0,
+            source,
+        );
+        assert_eq!(shapes(&tree([Some(0.0), None])), [wrong]);
+    }
+
+    #[test]
+    fn values_of_the_search_stand_in_for_outcomes() {
+        let source = "search";
+        let first = row(
+            json!(["a", "b"]),
+            json!([true, true]),
+            json!([0.5, 1.0]),
+            0,
+            source,
+        );
+        // The search never looked at the rollout.
+        let second = row(
+            json!(["a", "c"]),
+            json!([true, false]),
+            json!([0.5, 0.25]),
+            1,
+            source,
+        );
+        assert_eq!(shapes(&tree([None, None])), [first, second]);
+    }
+
+    #[test]
+    fn the_signals_are_those_of_the_last_known_step() {
+        let trace = tree([None, None]);
+        let rows = rows(&Tree::new(&trace));
+        assert_eq!((rows[1].node, rows[1].text.as_str()), (Some(3), "ac"));
+    }
+}

@@ -1,0 +1,258 @@
+use std::path::PathBuf;
+
+use super::*;
+use crate::trace::testing::{node, trace_of};
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let name = format!("ponder-store-{}", uuid::Uuid::new_v4());
+        Self(std::env::temp_dir().join(name))
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join("traces.db")
+    }
+
+    fn open(&self, options: StoreOptions) -> TraceStore {
+        TraceStore::open(&self.file(), options).unwrap()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A trace that retention does not find old.
+fn trace(id: &str) -> TraceRecord {
+    TraceRecord {
+        id: id.to_owned(),
+        created: 4_000_000_000,
+        ..trace_of(vec![
+            node(None, "", None),
+            node(Some(0), "right", Some("stop")),
+            node(Some(0), "wrong", Some("stop")),
+        ])
+    }
+}
+
+fn ids(stored: &[Stored]) -> Vec<String> {
+    let ids = stored.iter().map(|stored| stored.record().unwrap().id);
+    ids.collect()
+}
+
+fn all(store: &TraceStore, from: u64) -> Vec<Stored> {
+    store.page(&Filter::default(), from).unwrap()
+}
+
+#[tokio::test]
+async fn traces_come_back_in_the_order_of_their_writes() {
+    let folder = Folder::new();
+    let store = folder.open(StoreOptions::default());
+    let mut changes = store.changes();
+    for id in ["a", "b", "c"] {
+        store.put(trace(id), 7).await.unwrap();
+    }
+    assert_eq!(*changes.borrow_and_update(), 3);
+    assert_eq!(store.get("b", None).unwrap().record().unwrap(), trace("b"));
+    assert_eq!(ids(&all(&store, 0)), ["a", "b", "c"]);
+
+    // An outcome moves a trace to the end, as its next revision.
+    let update = OutcomeUpdate {
+        outcome: Some(1.0),
+        ..OutcomeUpdate::default()
+    };
+    let revised = store.set_outcome("a", Some(7), update).await.unwrap();
+    assert_eq!((revised.revision, revised.outcome), (2, Some(1.0)));
+    assert_eq!(*changes.borrow(), 4);
+    let after = all(&store, 4);
+    assert_eq!(ids(&after), ["a"]);
+    assert_eq!(after[0].record().unwrap(), revised);
+
+    // The same after a restart, and numbers go on.
+    store.close();
+    let store = folder.open(StoreOptions::default());
+    assert_eq!(ids(&all(&store, 0)), ["b", "c", "a"]);
+    store.delete("a", None).await.unwrap();
+    store.put(trace("d"), 7).await.unwrap();
+    assert_eq!(*store.changes().borrow(), 5);
+}
+
+#[tokio::test]
+async fn a_name_is_stored_once_and_a_bad_command_fails_alone() {
+    let folder = Folder::new();
+    let store = folder.open(StoreOptions::default());
+    store.put(trace("a"), 0).await.unwrap();
+    let (again, other, missing) = tokio::join!(
+        store.put(trace("a"), 0),
+        store.put(trace("b"), 0),
+        store.delete("no", None),
+    );
+    assert!(matches!(again, Err(StoreError::Failed(_))), "{again:?}");
+    other.unwrap();
+    assert!(matches!(missing, Err(StoreError::NotFound(_))));
+    assert_eq!(ids(&all(&store, 0)), ["a", "b"]);
+}
+
+#[tokio::test]
+async fn keys_see_their_own_traces_only() {
+    let folder = Folder::new();
+    let store = folder.open(StoreOptions::default());
+    // Ids of owners use all 64 bits.
+    let (one, two) = (1, u64::MAX);
+    store.put(trace("a"), one).await.unwrap();
+    store.put(trace("b"), two).await.unwrap();
+    assert!(store.get("b", Some(two)).is_ok());
+    assert!(store.get("b", Some(one)).is_err());
+    assert!(store.delete("b", Some(one)).await.is_err());
+    let update = OutcomeUpdate {
+        outcome: Some(0.0),
+        ..OutcomeUpdate::default()
+    };
+    assert!(store.set_outcome("b", Some(one), update).await.is_err());
+    let filter = Filter {
+        owner: Some(two),
+        ..Filter::default()
+    };
+    assert_eq!(ids(&store.page(&filter, 0).unwrap()), ["b"]);
+}
+
+#[tokio::test]
+async fn filters_hold_together() {
+    let folder = Folder::new();
+    let store = folder.open(StoreOptions::default());
+    for (id, strategy, tags, created, value) in [
+        ("a", "mcts", &["x", "y"][..], 100, 0.9),
+        ("b", "beam", &["x"][..], 200, 0.2),
+        ("c", "mcts", &[][..], 300, 0.5),
+    ] {
+        let mut record = trace(id);
+        record.strategy = strategy.to_owned();
+        record.tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
+        record.created = 4_000_000_000 + created;
+        record.nodes[1].value = value;
+        record.nodes[1].outcome = (id == "a").then_some(1.0);
+        store.put(record, 0).await.unwrap();
+    }
+    let found = |filter: Filter| ids(&store.page(&filter, 0).unwrap());
+    let tags = |tags: &[&str]| Filter {
+        tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+        ..Filter::default()
+    };
+    assert_eq!(found(tags(&["x"])), ["a", "b"]);
+    assert_eq!(found(tags(&["y", "x"])), ["a"]);
+    assert!(found(tags(&["x", "z"])).is_empty());
+    let filter = Filter {
+        strategy: Some("mcts".to_owned()),
+        created_from: Some(4_000_000_100),
+        created_before: Some(4_000_000_300),
+        ..Filter::default()
+    };
+    assert_eq!(found(filter), ["a"]);
+    let filter = Filter {
+        min_value: Some(0.5),
+        has_outcome: Some(false),
+        ..Filter::default()
+    };
+    assert_eq!(found(filter.clone()), ["c"]);
+    let summaries = store.list(&tags(&["x"]), Order::NewestFirst, None, 1);
+    let summaries = summaries.unwrap();
+    assert_eq!((summaries[0].id.as_str(), summaries[0].seq), ("b", 2));
+    let next = store.list(&tags(&["x"]), Order::NewestFirst, Some(2), 9);
+    assert_eq!(next.unwrap()[0].tags, ["x", "y"]);
+    let totals = store.totals().unwrap();
+    assert_eq!((totals.num_traces, totals.num_nodes), (3, 6));
+    assert_eq!(totals.strategies[0], ("mcts".to_owned(), 2));
+    assert_eq!(totals.mean_outcome, Some(1.0));
+}
+
+#[tokio::test]
+async fn the_oldest_go_when_there_is_too_much_or_they_are_too_old() {
+    let folder = Folder::new();
+    let store = folder.open(StoreOptions::default());
+    store.put(trace("a"), 0).await.unwrap();
+    let size = store.totals().unwrap().bytes;
+    store.close();
+    let store = folder.open(StoreOptions {
+        max_bytes: size * 3 + size / 2,
+        ..StoreOptions::default()
+    });
+    for id in ["b", "c", "d", "e"] {
+        store.put(trace(id), 0).await.unwrap();
+    }
+    // Commands are in order: what was deleted after the put of `e` is gone when this one is answered.
+    assert!(store.delete("nothing", None).await.is_err());
+    assert_eq!(ids(&all(&store, 0)), ["c", "d", "e"]);
+    store.close();
+    let store = folder.open(StoreOptions::default());
+    store
+        .put(
+            TraceRecord {
+                created: 1,
+                ..trace("old")
+            },
+            0,
+        )
+        .await
+        .unwrap();
+    assert!(store.delete("nothing", None).await.is_err());
+    assert_eq!(ids(&all(&store, 0)), ["c", "d", "e"]);
+}
+
+#[tokio::test]
+async fn redacted_traces_hold_no_text() {
+    let folder = Folder::new();
+    let store = folder.open(StoreOptions {
+        redact: true,
+        ..StoreOptions::default()
+    });
+    store.put(trace("a"), 0).await.unwrap();
+    let json = String::from_utf8(all(&store, 0)[0].json().unwrap()).unwrap();
+    for word in ["question", "right", "wrong"] {
+        assert!(!json.contains(word), "{json}");
+    }
+    assert!(all(&store, 0)[0].record().unwrap().is_redacted);
+}
+
+#[tokio::test]
+async fn damaged_and_newer_files_are_refused() {
+    let folder = Folder::new();
+    std::fs::create_dir_all(&folder.0).unwrap();
+    std::fs::write(
+        folder.file(),
+        "this is not a database, but it is long enough".repeat(40),
+    )
+    .unwrap();
+    let damaged = TraceStore::open(&folder.file(), StoreOptions::default());
+    assert!(matches!(damaged, Err(StoreError::Damaged { .. })));
+    std::fs::remove_file(folder.file()).unwrap();
+    folder.open(StoreOptions::default()).close();
+    let connection = Connection::open(folder.file()).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    let newer = TraceStore::open(&folder.file(), StoreOptions::default());
+    assert!(matches!(newer, Err(StoreError::TooNew { found: 99, .. })));
+}
+
+/// Pages are bounded, and a reader that takes them one after the other sees each trace once.
+#[tokio::test]
+async fn pages_follow_one_another() {
+    let folder = Folder::new();
+    let store = folder.open(StoreOptions::default());
+    let puts = (0..600).map(|id| store.put(trace(&id.to_string()), 0));
+    for result in futures::future::join_all(puts).await {
+        result.unwrap();
+    }
+    let (mut from, mut seen) = (0, Vec::new());
+    loop {
+        let page = all(&store, from);
+        let Some(last) = page.last() else { break };
+        from = last.seq + 1;
+        seen.extend(ids(&page));
+    }
+    let expected: Vec<String> = (0..600).map(|id| id.to_string()).collect();
+    assert_eq!(seen, expected);
+}

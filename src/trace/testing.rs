@@ -1,0 +1,44 @@
+//! Small traces for tests.
+
+use serde_json::json;
+
+use super::{NodeRecord, SCHEMA, TraceRecord};
+
+/// A node with one token.
+pub fn node(parent: Option<usize>, text: &str, end: Option<&str>) -> NodeRecord {
+    NodeRecord {
+        parent,
+        token_ids: vec![1],
+        text: text.to_owned(),
+        end: end.map(str::to_owned),
+        ..NodeRecord::default()
+    }
+}
+
+/// A chat's trace.
+pub fn trace_of(nodes: Vec<NodeRecord>) -> TraceRecord {
+    TraceRecord {
+        schema: SCHEMA.to_owned(),
+        id: "trace-1".to_owned(),
+        revision: 1,
+        model: "model".to_owned(),
+        identity: Default::default(),
+        created: 0,
+        strategy: "best_of_n".to_owned(),
+        seed: 0,
+        tags: Vec::new(),
+        search: json!({}),
+        sampling: json!({}),
+        request: json!({"messages": [{"role": "user", "content": "question"}]}),
+        prompt_text: "<user>question<assistant>".to_owned(),
+        prompt_token_ids: vec![0],
+        nodes,
+        chosen: Vec::new(),
+        stopped: None,
+        outcome: None,
+        correction: None,
+        usage: Default::default(),
+        timings: Default::default(),
+        is_redacted: false,
+    }
+}
