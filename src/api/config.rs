@@ -30,6 +30,8 @@ pub struct ServerConfig {
     pub cors_allow_origins: Vec<String>,
     /// Keep plain answers too, not only searches.
     pub trace_all: bool,
+    /// Let requests load and unload adapters from folders on this machine.
+    pub enable_lora: bool,
     /// Keys that read the traces of all keys, and nothing else.
     pub trace_keys: Vec<String>,
 }
@@ -45,6 +47,7 @@ impl Default for ServerConfig {
             shutdown_timeout: DEFAULT_SHUTDOWN_TIMEOUT,
             cors_allow_origins: Vec::new(),
             trace_all: false,
+            enable_lora: false,
             trace_keys: Vec::new(),
         }
     }

@@ -128,6 +128,27 @@ impl ApiError {
         }
     }
 
+    pub fn no_adapter(name: &str) -> Self {
+        Self {
+            param: Some("lora_name".to_owned()),
+            code: Some("adapter_not_found"),
+            ..Self::new(
+                StatusCode::NOT_FOUND,
+                format!("there is no adapter {name:?}"),
+            )
+        }
+    }
+
+    pub fn no_adapters() -> Self {
+        Self {
+            code: Some("lora_not_enabled"),
+            ..Self::new(
+                StatusCode::FORBIDDEN,
+                "adapters cannot be changed at run time: start the server with --enable-lora",
+            )
+        }
+    }
+
     /// A key that reads traces and does nothing else.
     pub fn traces_only() -> Self {
         Self {
@@ -199,6 +220,11 @@ impl From<EngineError> for ApiError {
             EngineError::TokenOutOfRange { .. } => Self::invalid("prompt", message),
             EngineError::KvCacheTooSmall { .. } => Self::invalid("max_tokens", message),
             EngineError::ShuttingDown => Self::unavailable(message),
+            EngineError::UnknownAdapter => Self {
+                param: Some("model".to_owned()),
+                code: Some("model_not_found"),
+                ..Self::new(StatusCode::NOT_FOUND, message)
+            },
             EngineError::UnknownRequest(_) => Self::new(StatusCode::NOT_FOUND, message),
             EngineError::PoolingPositions { .. } | EngineError::Model(_) => Self::internal(message),
         }

@@ -1,5 +1,6 @@
 //! The HTTP room: routes, wire types, errors, auth, limits, metrics.
 
+mod adapters;
 mod auth;
 mod body;
 mod branches;
@@ -54,6 +55,8 @@ pub fn router(state: AppState) -> Router {
             get(traces::retrieve).delete(traces::delete),
         )
         .route("/v1/traces/{id}/outcome", post(traces::outcome))
+        .route("/v1/load_lora_adapter", post(adapters::load))
+        .route("/v1/unload_lora_adapter", post(adapters::unload))
         .route("/v1/models", get(openai::models::list))
         .route("/v1/models/{id}", get(openai::models::retrieve))
         .route("/tokenize", post(tokenize::tokenize))

@@ -28,6 +28,8 @@ use super::state::AppState;
         super::traces::retrieve,
         super::traces::delete,
         super::traces::outcome,
+        super::adapters::load,
+        super::adapters::unload,
         super::openai::models::list,
         super::openai::models::retrieve,
         super::tokenize::tokenize,

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio_util::sync::CancellationToken;
 
+use super::adapters::AdapterRegistry;
 use super::branches::Branches;
 use super::config::ServerConfig;
 use super::error::ApiError;
@@ -13,6 +14,7 @@ use super::metrics::Metrics;
 use super::presets::split_model;
 use super::traces::Traces;
 use crate::engine::EngineHandle;
+use crate::model::ModelConfig;
 use crate::reward::RewardResources;
 use crate::text::{ChatTemplate, Tokenizer};
 use crate::trace::{Identity, TraceStore};
@@ -20,6 +22,8 @@ use crate::trace::{Identity, TraceStore};
 /// A loaded model.
 pub struct Served {
     pub engine: EngineHandle,
+    /// What adapters must fit.
+    pub model_config: ModelConfig,
     pub tokenizer: Tokenizer,
     pub chat_template: Option<ChatTemplate>,
     pub rewards: RewardResources,
@@ -32,6 +36,7 @@ struct Inner {
     served: OnceLock<Served>,
     metrics: Metrics,
     branches: Branches,
+    adapters: AdapterRegistry,
     created: u64,
     draining: CancellationToken,
     traces: Option<Traces>,
@@ -60,6 +65,7 @@ impl AppState {
             inner: Arc::new(Inner {
                 metrics: Metrics::new(&model_name),
                 branches: Branches::default(),
+                adapters: AdapterRegistry::default(),
                 config,
                 served: OnceLock::new(),
                 created: unix_time(),
@@ -125,6 +131,10 @@ impl AppState {
 
     pub(super) fn branches(&self) -> &Branches {
         &self.inner.branches
+    }
+
+    pub(super) fn adapters(&self) -> &AdapterRegistry {
+        &self.inner.adapters
     }
 
     /// When the server started, in Unix seconds.

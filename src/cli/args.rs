@@ -247,6 +247,20 @@ pub struct ServeArgs {
     pub value_head: Option<PathBuf>,
     #[command(flatten)]
     pub prm: PrmArgs,
+    /// Let requests load adapters from folders on this machine (/v1/load_lora_adapter)
+    #[arg(long, env = "PONDER_ENABLE_LORA", help_heading = "Adapters")]
+    pub enable_lora: bool,
+    /// Adapters to load at start, as NAME=FOLDER
+    #[arg(
+        long,
+        env = "PONDER_LORA_MODULES",
+        value_name = "NAME=FOLDER",
+        value_parser = parse_module,
+        value_delimiter = ',',
+        num_args = 1..,
+        help_heading = "Adapters"
+    )]
+    pub lora_modules: Vec<(String, PathBuf)>,
     #[command(flatten)]
     pub traces: TraceArgs,
     /// Server that scores answers for the reward `http`
@@ -404,6 +418,16 @@ pub struct BenchServeArgs {
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
+}
+
+/// `NAME=FOLDER`
+fn parse_module(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, folder)) if !name.is_empty() && !folder.is_empty() => {
+            Ok((name.to_owned(), PathBuf::from(folder)))
+        }
+        _ => Err(format!("{text:?} is not NAME=FOLDER")),
+    }
 }
 
 /// `512M`, `4G`, `1000000`

@@ -46,6 +46,7 @@ fn server_config(args: &ServeArgs) -> ServerConfig {
         request_timeout: args.request_timeout(),
         shutdown_timeout: args.shutdown_timeout(),
         cors_allow_origins: args.cors_allow_origin.clone(),
+        enable_lora: args.enable_lora,
         trace_all: args.traces.trace_all,
         trace_keys: keys(&args.traces.trace_api_key),
     }
@@ -144,6 +145,16 @@ async fn serve_model(args: &ServeArgs) -> anyhow::Result<()> {
         started.elapsed().as_secs_f64(),
     ));
     state.set_served(served);
+    for (name, folder) in &args.lora_modules {
+        let loaded = state.load_adapter(name, folder).await;
+        loaded.map_err(|error| {
+            anyhow::anyhow!(
+                "--lora-modules {name}={}: {}",
+                folder.display(),
+                error.message
+            )
+        })?;
+    }
     server.await??;
     engine.shutdown();
     engine.join(args.shutdown_timeout());

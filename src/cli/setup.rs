@@ -111,6 +111,7 @@ pub(super) fn start_with(
         .clone()
         .map(|template| Arc::new(Judge::new(engine.clone(), tokenizer.clone(), template)));
     Ok(Served {
+        model_config: files.config()?,
         engine,
         tokenizer,
         chat_template,

@@ -1,12 +1,12 @@
 //! The engine's door: submit, fork, abort, look at counters.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use futures::stream::{BoxStream, StreamExt};
-use tokio::sync::mpsc as stream;
+use tokio::sync::{mpsc as stream, oneshot};
 
 use super::request::{
     EngineConfig, EngineError, EngineStats, GenerateRequest, GroupId, RequestId, SamplingParams,
@@ -14,7 +14,7 @@ use super::request::{
 };
 use super::stats::SharedStats;
 use super::thread::{Command, EngineThread, Submission};
-use crate::model::{CausalLm, ModelInfo};
+use crate::model::{AdapterId, CausalLm, LoraAdapter, ModelInfo};
 
 /// What the handle and the thread share.
 pub(super) struct Shared {
@@ -27,6 +27,7 @@ pub(super) struct Shared {
     pub is_healthy: AtomicBool,
     pub is_finished: AtomicBool,
     next_id: AtomicU64,
+    next_adapter: AtomicU32,
 }
 
 /// A cloneable handle to the thread that owns the model.
@@ -101,6 +102,7 @@ impl EngineHandle {
             is_healthy: AtomicBool::new(true),
             is_finished: AtomicBool::new(false),
             next_id: AtomicU64::new(0),
+            next_adapter: AtomicU32::new(0),
         });
         let (commands, receiver) = mpsc::channel();
         let engine = EngineThread::new(model, Arc::clone(&shared), receiver);
@@ -170,6 +172,20 @@ impl EngineHandle {
             fork,
         })?;
         Ok(stream)
+    }
+
+    /// Makes an adapter usable by requests, between two steps. It has been read for this model.
+    pub async fn load_adapter(&self, adapter: LoraAdapter) -> Result<AdapterId, EngineError> {
+        let id = AdapterId(self.shared.next_adapter.fetch_add(1, Ordering::Relaxed));
+        let (done, loaded) = oneshot::channel();
+        self.send(Command::LoadAdapter { id, adapter, done })?;
+        loaded.await.map_err(|_| EngineError::ShuttingDown)??;
+        Ok(id)
+    }
+
+    /// No more requests may use the adapter; its memory is free once those that do have ended.
+    pub fn unload_adapter(&self, id: AdapterId) {
+        let _ = self.commands.send(Command::UnloadAdapter(id));
     }
 
     /// A group that no other request belongs to.

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use crate::model::AdapterId;
+
 /// Index into the model's vocabulary.
 pub type TokenId = u32;
 
@@ -173,6 +175,8 @@ pub struct GenerateRequest {
     pub budget: Option<Arc<TokenBudget>>,
     /// Salt of the prefix cache: requests share cached blocks only under the same salt.
     pub cache_salt: u64,
+    /// See [`super::EngineHandle::load_adapter`].
+    pub adapter: Option<AdapterId>,
     /// Under KV pressure the lowest is computed again later, the newest of equals first. 1 for plain requests, a
     /// branch's value in a search: a tree sheds its own worst branches before it disturbs anyone.
     pub priority: f32,
@@ -207,6 +211,7 @@ impl GenerateRequest {
             watcher: None,
             budget: None,
             cache_salt: 0,
+            adapter: None,
             priority: 1.0,
             group: None,
             deadline: None,
@@ -308,6 +313,8 @@ pub enum EngineError {
     ShuttingDown,
     #[error("request {0} is not running")]
     UnknownRequest(u64),
+    #[error("the adapter was unloaded")]
+    UnknownAdapter,
     #[error("the model failed: {0}")]
     Model(String),
 }

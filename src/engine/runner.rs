@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::batch::{ScheduledBatch, ScheduledRows};
 use super::sequence::Sequence;
-use crate::model::{CausalLm, ForwardBatch, ForwardError, SequenceRows};
+use crate::model::{AdapterId, CausalLm, ForwardBatch, ForwardError, LoraAdapter, SequenceRows};
 
 /// The model and the buffers of a step.
 pub(super) struct Runner {
@@ -18,6 +18,7 @@ pub(super) struct Runner {
     logits_of: Vec<LogitsOf>,
     /// Empty between steps; keeps its memory.
     sequences: Vec<SequenceRows<'static>>,
+    adapters: Vec<Option<AdapterId>>,
 }
 
 /// Where the logits of one scheduled sequence lie.
@@ -41,6 +42,7 @@ impl Runner {
             logits: Vec::new(),
             logits_of: Vec::new(),
             sequences: Vec::new(),
+            adapters: Vec::new(),
         }
     }
 
@@ -58,11 +60,13 @@ impl Runner {
         self.slot_mapping.clear();
         self.logits_rows.clear();
         self.logits_of.clear();
+        self.adapters.clear();
         let mut sequences = recycle(std::mem::take(&mut self.sequences));
         for rows in &batch.rows {
             let sequence = &running[rows.running_index];
             let logits_of = self.push_rows(*rows, sequence);
             self.logits_of.push(logits_of);
+            self.adapters.push(sequence.adapter);
             sequences.push(SequenceRows {
                 block_table: &sequence.block_table,
                 num_rows: rows.num_rows,
@@ -74,6 +78,7 @@ impl Runner {
             positions: &self.positions,
             slot_mapping: &self.slot_mapping,
             sequences: &sequences,
+            adapters: &self.adapters,
             logits_rows: &self.logits_rows,
         };
         let result = self.model.forward(&forward, &mut self.logits);
@@ -113,6 +118,18 @@ impl Runner {
             first,
             positions: wanted,
         }
+    }
+
+    pub(super) fn load_adapter(
+        &mut self,
+        id: AdapterId,
+        adapter: &LoraAdapter,
+    ) -> Result<(), ForwardError> {
+        self.model.load_adapter(id, adapter)
+    }
+
+    pub(super) fn unload_adapter(&mut self, id: AdapterId) {
+        self.model.unload_adapter(id);
     }
 
     /// The final hidden state behind row `index` of the last step's logits.

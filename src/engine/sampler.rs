@@ -222,6 +222,7 @@ mod tests {
             block_table: Vec::new(),
             block_hashes: Vec::new(),
             cache_salt: 0,
+            adapter: None,
             num_pending_forks: 0,
             prompt_logprobs: Vec::new(),
             pooling: None,

@@ -8,7 +8,7 @@ use super::request::{
     FinishReason, GroupId, PoolingParams, RequestId, SamplingParams, TokenBudget, TokenId,
     TokenLogprobs, TokenWatcher,
 };
-use crate::model::BlockId;
+use crate::model::{AdapterId, BlockId};
 
 /// Sequences that count as one when waiting sequences take turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,9 @@ pub(super) struct Sequence {
     pub block_table: Vec<BlockId>,
     /// Hash of each full, computed block; the next block's parent is the last.
     pub block_hashes: Vec<PrefixHash>,
+    /// The client's, and the adapter's: KV of other weights is other KV.
     pub cache_salt: PrefixHash,
+    pub adapter: Option<AdapterId>,
     /// Siblings to fork once the prompt is computed.
     pub num_pending_forks: usize,
     pub prompt_logprobs: Vec<Option<TokenLogprobs>>,

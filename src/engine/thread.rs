@@ -7,7 +7,9 @@ use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 
+use super::adapters::{AdapterTable, salted};
 use super::batch::{ScheduledBatch, ScheduledRows};
 use super::handle::{ForkParams, Shared};
 use super::logprobs::token_logprobs;
@@ -16,7 +18,7 @@ use super::runner::{LogitsOf, Runner};
 use super::sampler::Sampler;
 use super::scheduler::Scheduler;
 use super::sequence::{Group, Sequence};
-use crate::model::CausalLm;
+use crate::model::{AdapterId, CausalLm, LoraAdapter};
 
 pub(super) struct Submission {
     pub id: RequestId,
@@ -36,6 +38,12 @@ pub(super) enum Command {
     Abort(RequestId),
     AbortChoice(RequestId, usize),
     AbortAll,
+    LoadAdapter {
+        id: AdapterId,
+        adapter: LoraAdapter,
+        done: oneshot::Sender<Result<(), EngineError>>,
+    },
+    UnloadAdapter(AdapterId),
     Shutdown,
 }
 
@@ -54,6 +62,7 @@ pub(super) struct EngineThread {
     batch: ScheduledBatch,
     sampler: Sampler,
     requests: HashMap<RequestId, OpenRequest>,
+    adapters: AdapterTable,
     is_draining: bool,
     /// This thread's share of `Shared::num_waiting`; the rest is still in the channel.
     num_counted: isize,
@@ -71,6 +80,7 @@ impl EngineThread {
             runner: Runner::new(model, shared.config.block_size),
             sampler: Sampler::default(),
             requests: HashMap::new(),
+            adapters: AdapterTable::default(),
             is_draining: false,
             num_counted: 0,
             shared,
@@ -81,6 +91,7 @@ impl EngineThread {
     pub(super) fn run(mut self) {
         while self.take_commands() {
             self.end_requests();
+            self.drop_adapters();
             let step = catch_unwind(AssertUnwindSafe(|| self.step()));
             if step.is_err() {
                 // The model's state is unknown after a panic: fail everything and stop.
@@ -158,6 +169,18 @@ impl EngineThread {
                 self.finish_where(FinishReason::Abort, |s| s.request == id && s.index == index)
             }
             Command::AbortAll => self.finish_where(FinishReason::Abort, |_| true),
+            Command::LoadAdapter { id, adapter, done } => {
+                let loaded = self.runner.load_adapter(id, &adapter);
+                let loaded = loaded.map_err(|error| EngineError::Model(error.to_string()));
+                if loaded.is_ok() {
+                    self.adapters.add(id);
+                }
+                let _ = done.send(loaded);
+            }
+            Command::UnloadAdapter(id) => {
+                self.adapters.remove(id);
+                self.drop_adapters();
+            }
             Command::Shutdown => self.is_draining = true,
         }
     }
@@ -168,6 +191,13 @@ impl EngineThread {
             sender,
             request,
         } = submission;
+        if let Some(adapter) = request.adapter
+            && !self.adapters.takes_requests(adapter)
+        {
+            self.num_counted += request.n as isize;
+            let _ = sender.send(StreamEvent::Error(EngineError::UnknownAdapter));
+            return;
+        }
         self.open(id, sender, request.n);
         self.scheduler.stats.prompt_tokens += request.prompt_token_ids.len() as u64;
         self.scheduler.add(Sequence {
@@ -180,7 +210,8 @@ impl EngineThread {
             num_computed_tokens: 0,
             block_table: Vec::new(),
             block_hashes: Vec::new(),
-            cache_salt: request.cache_salt,
+            cache_salt: salted(request.cache_salt, request.adapter),
+            adapter: request.adapter,
             num_pending_forks: request.n - 1,
             prompt_logprobs: Vec::new(),
             pooling: request.pooling.map(Arc::new),
@@ -193,6 +224,18 @@ impl EngineThread {
             budget: request.budget,
             ended: None,
         });
+    }
+
+    /// Unloads the adapters that were given up, once nothing uses them.
+    fn drop_adapters(&mut self) {
+        if !self.adapters.has_leaving() {
+            return;
+        }
+        let scheduler = &self.scheduler;
+        let is_used = |id| scheduler.sequences().any(|s| s.adapter == Some(id));
+        for id in self.adapters.take_unused(is_used) {
+            self.runner.unload_adapter(id);
+        }
     }
 
     fn open(&mut self, id: RequestId, sender: UnboundedSender<StreamEvent>, n: usize) {

@@ -1,7 +1,13 @@
 //! The contract between the engine and a model. No tensor type crosses it.
 
+use super::lora::LoraAdapter;
+
 /// Index of a KV block.
 pub type BlockId = u32;
+
+/// Names a loaded adapter. Never used again for another one: cached KV is told apart by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AdapterId(pub u32);
 
 /// The rows of one sequence in a step: its block table covers at least `context_len` tokens, which are those
 /// in the KV cache once the step has run; rows of all sequences are concatenated.
@@ -17,6 +23,8 @@ pub struct ForwardBatch<'a> {
     /// `[num_rows]`, `block_id * block_size + offset` where the row's K and V are written.
     pub slot_mapping: &'a [u32],
     pub sequences: &'a [SequenceRows<'a>],
+    /// The adapter of each sequence.
+    pub adapters: &'a [Option<AdapterId>],
     /// Ascending row indices whose logits are wanted.
     pub logits_rows: &'a [u32],
 }
@@ -71,6 +79,14 @@ pub trait CausalLm: Send {
         batch: &ForwardBatch<'_>,
         logits: &mut Vec<f32>,
     ) -> Result<(), ForwardError>;
+
+    /// Makes an adapter usable in batches. Its layers fit the model.
+    fn load_adapter(&mut self, _id: AdapterId, _adapter: &LoraAdapter) -> Result<(), ForwardError> {
+        let message = "this model takes no adapters".to_owned();
+        Err(ForwardError::Internal(message))
+    }
+
+    fn unload_adapter(&mut self, _id: AdapterId) {}
 
     /// The normalised final hidden state (`[hidden_size]`, what the head reads) behind logits row `index`
     /// of the last step; `None` where the model does not keep it.

@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
-use ponder_kernels::elementwise::{scale, softcap};
+use ponder_kernels::elementwise::{glu, scale, softcap};
 use ponder_kernels::norm::{add_normed, rms_norm_in_place};
 use ponder_kernels::{
     Activations, AttentionParams, AttentionPlan, KvCache, PackedMatrix, Product, RopeTable,
     Rotation, ThreadPool, matmul, matmul_glu, matmul_many, paged_attention, rotate_and_cache,
 };
 
-use super::causal_lm::{BlockId, CausalLm, ForwardBatch, ForwardError, ModelInfo};
+use super::adapted::{Adapters, Input};
+use super::causal_lm::{AdapterId, BlockId, CausalLm, ForwardBatch, ForwardError, ModelInfo};
 use super::config::ModelConfig;
 use super::layers::{ArchitecturePlan, Attention, Layer, Linear, Mlp};
+use super::lora::{LoraAdapter, Target};
 use super::profile::{Operator, OperatorTimes, Stopwatch};
 use super::weights::{LoadError, WeightSource, Weights};
 
@@ -33,6 +35,7 @@ pub struct Decoder {
     local_rope: Option<RopeTable>,
     kv_cache: Option<KvCache>,
     scratch: Scratch,
+    adapters: Adapters,
     pub(super) operator_times: Option<Arc<OperatorTimes>>,
 }
 
@@ -52,6 +55,9 @@ struct Scratch {
     v: Vec<f32>,
     /// `[rows, num_heads * head_dim]`
     attended: Vec<f32>,
+    /// `[rows, intermediate_size]`, where an adapter changes the MLP.
+    gate: Vec<f32>,
+    up: Vec<f32>,
 }
 
 impl Decoder {
@@ -123,6 +129,7 @@ impl Decoder {
             local_rope,
             kv_cache: None,
             scratch: Scratch::default(),
+            adapters: Adapters::default(),
             operator_times: None,
         })
     }
@@ -208,6 +215,7 @@ impl CausalLm for Decoder {
         let times = self.operator_times.clone();
         let mut stopwatch = Stopwatch::start(times.as_deref());
         self.embed(batch.token_ids)?;
+        self.adapters.plan(batch)?;
         let num_kv_heads = self.config.num_kv_heads;
         let plan = &mut self.scratch.attention;
         plan.plan(batch.sequences, num_kv_heads, self.pool.num_threads());
@@ -219,6 +227,9 @@ impl CausalLm for Decoder {
                 config: &self.config,
                 plan: &self.plan,
                 scratch: &mut self.scratch,
+                adapters: &mut self.adapters,
+                index,
+                is_kept: false,
                 stopwatch: &mut stopwatch,
             };
             let cache = self.kv_cache.as_mut().ok_or(ForwardError::NoKvCache)?;
@@ -226,7 +237,7 @@ impl CausalLm for Decoder {
                 (Some(local), true) => local,
                 _ => &self.rope,
             };
-            step.attend(&layer.attention, index, rope, cache, batch);
+            step.attend(&layer.attention, rope, cache, batch);
             if index == last_layer {
                 step.keep_rows(batch.logits_rows);
             }
@@ -240,6 +251,14 @@ impl CausalLm for Decoder {
             stopwatch.mark(Operator::Head);
         }
         Ok(())
+    }
+
+    fn load_adapter(&mut self, id: AdapterId, adapter: &LoraAdapter) -> Result<(), ForwardError> {
+        self.adapters.load(&self.pool, id, adapter)
+    }
+
+    fn unload_adapter(&mut self, id: AdapterId) {
+        self.adapters.unload(id);
     }
 
     fn hidden_state(&self, index: usize) -> Option<Vec<f32>> {
@@ -265,6 +284,11 @@ struct LayerStep<'a, 't> {
     config: &'a ModelConfig,
     plan: &'a ArchitecturePlan,
     scratch: &'a mut Scratch,
+    adapters: &'a mut Adapters,
+    /// Of the layer.
+    index: usize,
+    /// Only the rows whose logits are wanted are left.
+    is_kept: bool,
     stopwatch: &'a mut Stopwatch<'t>,
 }
 
@@ -273,7 +297,6 @@ impl LayerStep<'_, '_> {
     fn attend(
         &mut self,
         layer: &Attention,
-        index: usize,
         rope: &RopeTable,
         cache: &mut KvCache,
         batch: &ForwardBatch<'_>,
@@ -293,6 +316,16 @@ impl LayerStep<'_, '_> {
             product(&layer.v, &mut s.v),
         ];
         matmul_many(pool, &s.activations, products);
+        if self.adapters.are_used() {
+            let input = Input::Normed(&s.x, &layer.norm, config.rms_norm_eps);
+            let outs = [
+                (Target::Q, &mut s.q[..]),
+                (Target::K, &mut s.k[..]),
+                (Target::V, &mut s.v[..]),
+            ];
+            self.adapters
+                .add(pool, self.index, self.is_kept, input, outs);
+        }
         self.stopwatch.mark(Operator::Qkv);
         let rotation = Rotation {
             table: rope,
@@ -304,7 +337,7 @@ impl LayerStep<'_, '_> {
         };
         let slots = batch.slot_mapping;
         rotate_and_cache(
-            pool, &rotation, cache, index, slots, &mut s.q, &mut s.k, &s.v,
+            pool, &rotation, cache, self.index, slots, &mut s.q, &mut s.k, &s.v,
         );
         self.stopwatch.mark(Operator::RotateAndCache);
         let params = AttentionParams {
@@ -320,7 +353,7 @@ impl LayerStep<'_, '_> {
             pool,
             &params,
             cache,
-            index,
+            self.index,
             &s.attention,
             &s.q,
             batch.sequences,
@@ -331,6 +364,7 @@ impl LayerStep<'_, '_> {
 
     /// Past the last layer's attention only the rows whose logits are wanted matter.
     fn keep_rows(&mut self, rows: &[u32]) {
+        self.is_kept = true;
         let width = self.config.num_heads * self.config.head_dim;
         keep_rows(&mut self.scratch.x, self.config.hidden_size, rows);
         keep_rows(&mut self.scratch.attended, width, rows);
@@ -345,7 +379,16 @@ impl LayerStep<'_, '_> {
         let (pool, eps) = (self.pool, self.config.rms_norm_eps);
         let (x, h) = (&mut s.x[..], &mut s.h);
         let residual = Residual { pool, eps, x, h };
-        residual.add(&s.activations, &layer.output, layer.post_norm.as_deref());
+        let post_norm = layer.post_norm.as_deref();
+        if self.adapters.are_used() {
+            let input = Input::Plain(&s.attended, width);
+            let (adapters, index, is_kept) = (&mut *self.adapters, self.index, self.is_kept);
+            residual.add_adapted(&s.activations, &layer.output, post_norm, |h| {
+                adapters.add(pool, index, is_kept, input, [(Target::Output, h)]);
+            });
+        } else {
+            residual.add(&s.activations, &layer.output, post_norm);
+        }
         self.stopwatch.mark(Operator::AttentionOutput);
     }
 
@@ -354,12 +397,46 @@ impl LayerStep<'_, '_> {
         let s = &mut *self.scratch;
         s.activations.load_normed(pool, &s.x, &layer.norm, eps);
         self.stopwatch.mark(Operator::Norm);
+        if self.adapters.are_used() {
+            return self.add_adapted_mlp(layer);
+        }
         let (gate, up) = (&layer.gate.weights, &layer.up.weights);
         matmul_glu(pool, &s.activations, gate, up, self.plan.glu, &mut s.gated);
         self.stopwatch.mark(Operator::GateUp);
         let (x, h) = (&mut s.x[..], &mut s.h);
         let residual = Residual { pool, eps, x, h };
         residual.add(&s.gated, &layer.down, layer.post_norm.as_deref());
+        self.stopwatch.mark(Operator::Down);
+    }
+
+    /// The same with the sums of gate and up before the gate is applied, so that adapters can add to them. Each value
+    /// comes from the same sums as in the fused product: rows without an adapter get the same bits.
+    fn add_adapted_mlp(&mut self, layer: &Mlp) {
+        let (pool, eps) = (self.pool, self.config.rms_norm_eps);
+        let width = self.config.intermediate_size;
+        let (index, is_kept) = (self.index, self.is_kept);
+        let s = &mut *self.scratch;
+        let num_rows = s.x.len() / self.config.hidden_size;
+        s.gate.resize(num_rows * width, 0.0);
+        s.up.resize(num_rows * width, 0.0);
+        let products = [
+            product(&layer.gate, &mut s.gate),
+            product(&layer.up, &mut s.up),
+        ];
+        matmul_many(pool, &s.activations, products);
+        let input = Input::Normed(&s.x, &layer.norm, eps);
+        let outs = [(Target::Gate, &mut s.gate[..]), (Target::Up, &mut s.up[..])];
+        self.adapters.add(pool, index, is_kept, input, outs);
+        glu(self.plan.glu, &mut s.gate, &s.up);
+        s.gated.load(pool, &s.gate, num_rows, width);
+        self.stopwatch.mark(Operator::GateUp);
+        let (x, h) = (&mut s.x[..], &mut s.h);
+        let residual = Residual { pool, eps, x, h };
+        let input = Input::Plain(&s.gate, width);
+        let adapters = &mut *self.adapters;
+        residual.add_adapted(&s.gated, &layer.down, layer.post_norm.as_deref(), |h| {
+            adapters.add(pool, index, is_kept, input, [(Target::Down, h)]);
+        });
         self.stopwatch.mark(Operator::Down);
     }
 }
@@ -382,9 +459,28 @@ impl Residual<'_> {
             };
             return matmul_many(self.pool, input, [product]);
         };
+        self.add_adapted(input, linear, Some(norm), |_| {});
+    }
+
+    /// The same with `adapt` in between: it gets the product before it is normalised and added.
+    fn add_adapted(
+        self,
+        input: &Activations,
+        linear: &Linear,
+        post_norm: Option<&[f32]>,
+        adapt: impl FnOnce(&mut [f32]),
+    ) {
         self.h.resize(self.x.len(), 0.0);
         matmul_many(self.pool, input, [product(linear, self.h)]);
-        add_normed(self.pool, self.x, self.h, norm, self.eps);
+        adapt(self.h);
+        match post_norm {
+            Some(norm) => add_normed(self.pool, self.x, self.h, norm, self.eps),
+            None => {
+                for (x, h) in self.x.iter_mut().zip(self.h.iter()) {
+                    *x += h;
+                }
+            }
+        }
     }
 }
 

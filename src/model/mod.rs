@@ -1,5 +1,6 @@
 //! Models: files, configuration, weights and the forward pass. Knows nothing of scheduling.
 
+mod adapted;
 pub mod catalogue;
 pub mod causal_lm;
 pub mod config;
@@ -9,6 +10,7 @@ mod gemma3;
 pub mod gguf;
 mod layers;
 mod llama;
+pub mod lora;
 pub mod profile;
 mod qwen2;
 mod qwen3;
@@ -25,6 +27,7 @@ pub use causal_lm::*;
 pub use config::{Architecture, ConfigError, ModelConfig};
 pub use decoder::Decoder;
 pub use files::{ModelFiles, OpenError};
+pub use lora::{LoraAdapter, LoraError};
 pub use profile::{Operator, OperatorTimes};
 pub use weights::LoadError;
 

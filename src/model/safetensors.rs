@@ -146,16 +146,11 @@ impl WeightSource for HfWeights<'_> {
         let Some(entry) = entries.get(&hf_name).or_else(|| entries.get(&nested)) else {
             return Ok(None);
         };
-        let dtype = match entry.dtype {
-            safetensors::Dtype::F32 => DType::F32,
-            safetensors::Dtype::F16 => DType::F16,
-            safetensors::Dtype::BF16 => DType::BF16,
-            other => {
-                return Err(LoadError::UnsupportedType {
-                    name: hf_name,
-                    dtype: format!("{other:?}"),
-                });
-            }
+        let Some(dtype) = dtype_of(entry.dtype) else {
+            return Err(LoadError::UnsupportedType {
+                name: hf_name,
+                dtype: format!("{:?}", entry.dtype),
+            });
         };
         let data = &self.folder.maps[entry.file][entry.start..entry.start + entry.len];
         if self.norms_minus_one && name.ends_with("norm.weight") {
@@ -176,6 +171,16 @@ impl WeightSource for HfWeights<'_> {
             shape: entry.shape.clone(),
             data: Cow::Borrowed(data),
         }))
+    }
+}
+
+/// The kernels' name of a type of floats.
+pub(super) fn dtype_of(dtype: safetensors::Dtype) -> Option<DType> {
+    match dtype {
+        safetensors::Dtype::F32 => Some(DType::F32),
+        safetensors::Dtype::F16 => Some(DType::F16),
+        safetensors::Dtype::BF16 => Some(DType::BF16),
+        _ => None,
     }
 }
 

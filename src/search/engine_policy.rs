@@ -14,6 +14,7 @@ use crate::engine::{
     EngineError, EngineHandle, FinishReason, GenerateRequest, GroupId, RequestStream,
     SamplingParams, StreamEvent, TokenBudget, TokenId, TokenLogprobs, TokenWatcher, Watch,
 };
+use crate::model::AdapterId;
 use crate::text::{Detokenizer, StopMatcher, Tokenizer};
 
 /// How long an expansion waits before it tries again to enter a full queue.
@@ -30,6 +31,7 @@ pub struct EnginePolicy {
     pub include_stop: bool,
     pub skip_special: bool,
     pub cache_salt: u64,
+    pub adapter: Option<AdapterId>,
     pub deadline: Option<Instant>,
     pub budget: Arc<TokenBudget>,
     /// Of this search, for its fair share of the engine.
@@ -64,6 +66,7 @@ impl EnginePolicy {
             watcher: Some(Box::new(watcher)),
             budget: Some(Arc::clone(&self.budget)),
             cache_salt: self.cache_salt,
+            adapter: self.adapter,
             priority: expansion.priority,
             group: Some(self.group),
             deadline: self.deadline,

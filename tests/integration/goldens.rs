@@ -51,6 +51,38 @@ struct Case {
     top: Vec<(u32, f32)>,
 }
 
+/// KL(reference, ours) over the reference's likeliest tokens and the rest as one.
+pub fn kl_divergence(top: &[(u32, f32)], logits: &[f32]) -> f64 {
+    divergence_of(top, &logprobs(logits))
+}
+
+fn divergence_of(top: &[(u32, f32)], ours: &[f64]) -> f64 {
+    let mut divergence = 0.0;
+    let (mut rest, mut our_rest) = (1.0_f64, 1.0_f64);
+    for (token_id, logprob) in top {
+        let (p, q) = (f64::from(*logprob).exp(), ours[*token_id as usize]);
+        divergence += p * (f64::from(*logprob) - q);
+        rest -= p;
+        our_rest -= q.exp();
+    }
+    if rest > 1e-6 {
+        divergence += rest * (rest / our_rest.max(1e-9)).ln();
+    }
+    divergence
+}
+
+fn logprobs(logits: &[f32]) -> Vec<f64> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits
+        .iter()
+        .map(|logit| f64::from(logit - max).exp())
+        .sum();
+    logits
+        .iter()
+        .map(|logit| f64::from(logit - max) - sum.ln())
+        .collect()
+}
+
 /// Logprobs of the token after `prompt`.
 fn next_logprobs(model: &mut dyn CausalLm, prompt: &[u32]) -> Vec<f64> {
     let num_blocks = prompt.len().div_ceil(BLOCK_SIZE) as u32;
@@ -66,19 +98,12 @@ fn next_logprobs(model: &mut dyn CausalLm, prompt: &[u32]) -> Vec<f64> {
         positions: &positions,
         slot_mapping: &positions,
         sequences: &[rows],
+        adapters: &[None],
         logits_rows: &[prompt.len() as u32 - 1],
     };
     let mut logits = Vec::new();
     model.forward(&batch, &mut logits).unwrap();
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits
-        .iter()
-        .map(|logit| f64::from(logit - max).exp())
-        .sum();
-    logits
-        .iter()
-        .map(|logit| f64::from(logit - max) - sum.ln())
-        .collect()
+    logprobs(&logits)
 }
 
 #[test]
@@ -94,17 +119,7 @@ fn next_token_distributions_equal_the_reference_within_bounds() {
         let mut divergences = Vec::new();
         for (index, case) in cases.iter().enumerate() {
             let ours = next_logprobs(model.as_mut(), &case.prompt);
-            let mut divergence = 0.0;
-            let (mut rest, mut our_rest) = (1.0_f64, 1.0_f64);
-            for (token_id, logprob) in &case.top {
-                let (p, q) = (f64::from(*logprob).exp(), ours[*token_id as usize]);
-                divergence += p * (f64::from(*logprob) - q);
-                rest -= p;
-                our_rest -= q.exp();
-            }
-            if rest > 1e-6 {
-                divergence += rest * (rest / our_rest.max(1e-9)).ln();
-            }
+            let divergence = divergence_of(&case.top, &ours);
             divergences.push(divergence);
             let best = (0..ours.len())
                 .max_by(|a, b| ours[*a].total_cmp(&ours[*b]))

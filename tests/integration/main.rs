@@ -10,6 +10,7 @@ mod engine;
 mod goldens;
 mod guarantees;
 mod load;
+mod lora;
 mod prm;
 mod process;
 mod sdk;

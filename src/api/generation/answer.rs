@@ -37,6 +37,8 @@ pub(super) struct Answer<'a> {
     echo: Vec<String>,
     prompts: Vec<Vec<u32>>,
     wire: Wire,
+    /// The name that the answer carries.
+    model: String,
     n: usize,
     id: String,
     created: u64,
@@ -89,6 +91,7 @@ impl<'a> Answer<'a> {
             echo: generation.echo,
             prompts: generation.prompts,
             wire: generation.wire,
+            model: generation.target.name,
             n,
             id: format!("{prefix}-{}", uuid::Uuid::new_v4().simple()),
             created: unix_time(),
@@ -267,7 +270,7 @@ impl<'a> Answer<'a> {
     }
 
     pub(super) fn envelope(&self, choices: Vec<Value>, is_chunk: bool) -> Value {
-        let model = self.state.model_name();
+        let model = &self.model;
         envelope(model, &self.id, self.created, self.wire, choices, is_chunk)
     }
 

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::adapters::TargetModel;
 use super::auth::Tenant;
 use super::error::ApiError;
 use super::openai::params::{SharedParams, count};
@@ -47,6 +48,7 @@ pub(super) struct Generation {
     pub wire: Wire,
     /// What is asked, for rewards that read it.
     pub question: String,
+    pub target: TargetModel,
     /// The request's messages and tools; null for completions.
     pub source: Value,
     pub tenant: Tenant,
@@ -138,7 +140,14 @@ fn recorder(
     let num_choices = n * generation.prompts.len();
     let source = std::mem::take(&mut generation.source);
     let asked = (&generation.params, generation.stops.as_slice());
-    let recorder = Recorder::new(generation.tenant, source, asked, tags, num_choices);
+    let target = generation.target.clone();
+    let recorder = Recorder::new(
+        (generation.tenant, target),
+        source,
+        asked,
+        tags,
+        num_choices,
+    );
     Ok(Some(recorder))
 }
 
@@ -157,6 +166,7 @@ fn submit_all(
         let stream = engine.submit(GenerateRequest {
             n,
             cache_salt: generation.tenant.cache_salt(salt),
+            adapter: generation.target.adapter_id(),
             deadline: Some(generation.deadline),
             ..GenerateRequest::new(prompt.clone(), params)
         })?;

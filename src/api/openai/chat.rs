@@ -58,7 +58,7 @@ pub(in crate::api) fn prepare(
     headers: &HeaderMap,
 ) -> Result<Generation, ApiError> {
     let served = state.ready()?;
-    state.check_model(request.model.as_deref())?;
+    let target = state.target(request.model.as_deref())?;
     check_messages(&request.messages)?;
     check_format(&request)?;
     let max_tokens_name = if request.max_completion_tokens.is_some() {
@@ -116,6 +116,7 @@ pub(in crate::api) fn prepare(
         echo: Vec::new(),
         wire: Wire::Chat,
         question,
+        target,
         source,
         tenant,
         deadline: generation::deadline(state, headers)?,

@@ -68,7 +68,7 @@ pub(in crate::api) fn prepare(
     headers: &HeaderMap,
 ) -> Result<Generation, ApiError> {
     let served = state.ready()?;
-    state.check_model(request.model.as_deref())?;
+    let target = state.target(request.model.as_deref())?;
     if request
         .suffix
         .as_ref()
@@ -128,6 +128,7 @@ pub(in crate::api) fn prepare(
         echo,
         wire: Wire::Completion,
         question,
+        target,
         source: Value::Null,
         tenant,
         deadline: generation::deadline(state, headers)?,

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
+use crate::api::adapters::Adapter;
 use crate::api::error::ApiError;
 use crate::api::presets;
 use crate::api::state::AppState;
@@ -22,13 +23,23 @@ fn model(state: &AppState, id: &str) -> Value {
     })
 }
 
+fn adapter(state: &AppState, adapter: &Adapter) -> Value {
+    let mut entry = model(state, &adapter.identity.name);
+    entry["created"] = adapter.created.into();
+    entry["root"] = adapter.path.display().to_string().into();
+    entry["parent"] = state.model_name().into();
+    entry
+}
+
 /// The names that requests may use: the model's, and with `:STRATEGY` the same model with a search.
 #[utoipa::path(get, path = "/v1/models", tag = "openai", responses((status = 200, description = "Models")))]
 pub async fn list(State(state): State<AppState>) -> Json<Value> {
     let names = &state.config().served_model_names;
     let searched = names.iter().take(1).flat_map(|name| presets::names(name));
     let all = names.iter().cloned().chain(searched);
-    let data: Vec<Value> = all.map(|name| model(&state, &name)).collect();
+    let mut data: Vec<Value> = all.map(|name| model(&state, &name)).collect();
+    let adapters = state.adapters().all();
+    data.extend(adapters.iter().map(|loaded| adapter(&state, loaded)));
     Json(json!({"object": "list", "data": data}))
 }
 
@@ -39,6 +50,9 @@ pub async fn retrieve(
     State(state): State<AppState>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
+    if let Some(loaded) = state.adapters().find(&id) {
+        return Ok(Json(adapter(&state, &loaded)));
+    }
     state.check_model(Some(&id))?;
     Ok(Json(model(&state, &id)))
 }

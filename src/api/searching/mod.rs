@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use crate::api::adapters::TargetModel;
 use crate::api::auth::Tenant;
 use crate::api::error::ApiError;
 use crate::api::generation::{Delta, Generation, Wire, envelope};
@@ -44,6 +45,7 @@ struct Job {
     /// The request's messages and tools; null for completions.
     source: Value,
     tenant: Tenant,
+    target: TargetModel,
     /// Whether the tree is kept.
     is_kept: bool,
     tags: Vec<String>,
@@ -133,6 +135,7 @@ impl Job {
     ) -> Self {
         let wire = generation.wire;
         let include_usage = generation.shared.include_usage;
+        let target = generation.target.clone();
         let deadline = spec
             .budget
             .ms
@@ -160,6 +163,7 @@ impl Job {
             include_usage,
             source: Value::Null,
             tenant: Tenant(0),
+            target,
             is_kept: false,
             tags: Vec::new(),
             id: format!("{prefix}-{}", uuid::Uuid::new_v4().simple()),
@@ -251,9 +255,9 @@ impl Job {
         summary
     }
 
-    fn envelope(&self, state: &AppState, choices: Vec<Value>, is_chunk: bool) -> Value {
+    fn envelope(&self, choices: Vec<Value>, is_chunk: bool) -> Value {
         envelope(
-            state.model_name(),
+            &self.target.name,
             &self.id,
             self.created,
             self.wire,
@@ -297,7 +301,7 @@ impl Job {
                 .map_or(Value::Null, |served| self.logprobs(served, answer));
             choices.push(self.choice(index, answer, logprobs));
         }
-        let mut body = self.envelope(state, choices, false);
+        let mut body = self.envelope(choices, false);
         body["usage"] = self.usage(outcome);
         body["search"] = summary;
         self.count(state, outcome);
@@ -337,6 +341,7 @@ pub(in crate::api) fn policy_of(
         stops,
         shared,
         tenant,
+        target,
         deadline: latest,
         ..
     } = generation;
@@ -358,6 +363,7 @@ pub(in crate::api) fn policy_of(
         include_stop: shared.include_stop,
         skip_special: shared.skip_special,
         cache_salt: tenant.cache_salt(shared.cache_salt.as_deref()),
+        adapter: target.adapter_id(),
         deadline: Some(deadline.map_or(latest, |deadline| deadline.min(latest))),
         budget: Arc::new(TokenBudget::new(tokens.unwrap_or(u64::MAX))),
         num_cached_tokens: OnceLock::new(),

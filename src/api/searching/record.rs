@@ -34,10 +34,10 @@ impl Job {
             schema: SCHEMA.to_owned(),
             id: self.trace_id.clone(),
             revision: 1,
-            model: state.model_name().to_owned(),
+            model: self.target.name.clone(),
             identity: state
                 .served()
-                .map(|served| served.identity.clone())
+                .map(|served| traces::identity(served, &self.target))
                 .unwrap_or_default(),
             created: self.created,
             strategy: self.spec.strategy.name().to_owned(),

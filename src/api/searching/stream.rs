@@ -76,7 +76,7 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     async fn chunk(&self, choices: Vec<Value>) {
-        let mut chunk = self.job.envelope(self.state, choices, true);
+        let mut chunk = self.job.envelope(choices, true);
         if self.job.include_usage {
             chunk["usage"] = Value::Null;
         }
@@ -93,7 +93,7 @@ impl Writer<'_> {
             return;
         }
         if self.job.spec.stream_events {
-            let mut chunk = self.job.envelope(self.state, Vec::new(), true);
+            let mut chunk = self.job.envelope(Vec::new(), true);
             chunk["search_event"] = json!(event);
             send(self.sender, &chunk).await;
         }
@@ -144,7 +144,7 @@ impl Writer<'_> {
             self.text(index, rest, Some(finish_reason(answer.end)), logprobs)
                 .await;
         }
-        let mut summary = job.envelope(self.state, Vec::new(), true);
+        let mut summary = job.envelope(Vec::new(), true);
         summary["search"] = job.summary(self.state, outcome).await;
         if job.include_usage {
             summary["usage"] = job.usage(outcome);

@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::api::adapters::TargetModel;
 use crate::api::auth::Tenant;
 use crate::api::error::ApiError;
 use crate::api::openai::params::SharedParams;
-use crate::api::state::{AppState, unix_time};
+use crate::api::state::{AppState, Served, unix_time};
 use crate::engine::SamplingParams;
 use crate::trace::{
-    NodeRecord, PLAIN, SCHEMA, StoreError, Timings, TraceRecord, TraceStore, Usage,
+    Identity, NodeRecord, PLAIN, SCHEMA, StoreError, Timings, TraceRecord, TraceStore, Usage,
 };
 
 /// How long an answer may wait for its trace's commit.
@@ -69,6 +70,17 @@ pub(in crate::api) async fn keep(
             traces.warn(&error);
             None
         }
+    }
+}
+
+/// What made an answer.
+pub(in crate::api) fn identity(served: &Served, target: &TargetModel) -> Identity {
+    Identity {
+        adapter: target
+            .adapter
+            .as_ref()
+            .map(|adapter| adapter.identity.clone()),
+        ..served.identity.clone()
     }
 }
 
@@ -133,6 +145,7 @@ pub(in crate::api) fn rounded(logprob: f32) -> f64 {
 /// Takes down a plain answer while it is written.
 pub(in crate::api) struct Recorder {
     tenant: Tenant,
+    target: TargetModel,
     request: Value,
     sampling: Value,
     seed: u64,
@@ -144,7 +157,7 @@ pub(in crate::api) struct Recorder {
 
 impl Recorder {
     pub fn new(
-        tenant: Tenant,
+        (tenant, target): (Tenant, TargetModel),
         request: Value,
         (params, stops): (&SamplingParams, &[String]),
         tags: Vec<String>,
@@ -158,6 +171,7 @@ impl Recorder {
         };
         Self {
             tenant,
+            target,
             request,
             sampling: sampling_json(params, stops),
             seed: params.seed,
@@ -216,8 +230,8 @@ impl Recorder {
                 schema: SCHEMA.to_owned(),
                 id: new_id(),
                 revision: 1,
-                model: state.model_name().to_owned(),
-                identity: served.identity.clone(),
+                model: self.target.name.clone(),
+                identity: identity(served, &self.target),
                 created: unix_time(),
                 strategy: PLAIN.to_owned(),
                 seed: self.seed,

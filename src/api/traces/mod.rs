@@ -11,7 +11,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-pub(super) use keep::{Recorder, Traces, is_wanted, keep, new_id, rounded, sampling_json, tags};
+pub(super) use keep::{
+    Recorder, Traces, identity, is_wanted, keep, new_id, rounded, sampling_json, tags,
+};
 use query::{Pairs, TraceQuery};
 pub(super) use stream::{__path_stream, stream};
 

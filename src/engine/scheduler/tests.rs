@@ -31,6 +31,7 @@ fn sequence(request: u64, token_ids: Vec<u32>, num_pending_forks: usize) -> Sequ
         block_table: Vec::new(),
         block_hashes: Vec::new(),
         cache_salt: request % 2,
+        adapter: None,
         num_pending_forks,
         prompt_logprobs: Vec::new(),
         pooling: None,
