@@ -15,7 +15,8 @@ use super::body::Body;
 use super::error::ApiError;
 use super::presets::split_model;
 use super::state::{AppState, unix_time};
-use crate::model::{AdapterId, LoraAdapter, LoraError};
+use crate::engine::AdapterId;
+use crate::model::{LoraAdapter, LoraError};
 use crate::trace::AdapterIdentity;
 
 /// Adapters at once.

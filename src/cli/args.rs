@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::bench::search::BenchSearchArgs;
+use super::bench::traces::BenchTracesArgs;
 use super::prm::PrmArgs;
 use super::traces::args::{TraceArgs, TracesCommand};
 use crate::api::config as limits;
@@ -130,6 +131,8 @@ pub enum BenchCommand {
     ValueHead(BenchValueHeadArgs),
     /// Searches on a running server: right answers per second and per token
     Search(BenchSearchArgs),
+    /// The trace store: writes, streams to one reader, size
+    Traces(BenchTracesArgs),
     /// Any OpenAI server: TTFT, inter-token latency, throughput
     Serve(BenchServeArgs),
 }
@@ -347,6 +350,9 @@ pub struct BenchEngineArgs {
     pub batch: Vec<usize>,
     #[arg(long, default_value_t = 3)]
     pub repeats: usize,
+    /// Decode with this adapter (a folder in PEFT's format)
+    #[arg(long, value_name = "FOLDER")]
+    pub lora: Option<PathBuf>,
     /// Time each operator, and show how a step's time divides
     #[arg(long)]
     pub profile: bool,

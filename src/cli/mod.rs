@@ -56,6 +56,7 @@ pub fn run() -> ExitCode {
             BenchCommand::ValueHead(args) => train::evaluate_head(&args),
             BenchCommand::Perplexity(args) => bench::perplexity::run(&args),
             BenchCommand::Search(args) => bench::search::run(&args),
+            BenchCommand::Traces(args) => bench::traces::run(&args),
             BenchCommand::Serve(args) => bench::serve::run(&args),
         },
     };

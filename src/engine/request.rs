@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use crate::model::AdapterId;
+pub use crate::model::AdapterId;
 
 /// Index into the model's vocabulary.
 pub type TokenId = u32;

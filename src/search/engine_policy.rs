@@ -11,10 +11,9 @@ use super::outcome::SearchError;
 use super::policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, Running};
 use super::step::{StepRule, StepWatcher};
 use crate::engine::{
-    EngineError, EngineHandle, FinishReason, GenerateRequest, GroupId, RequestStream,
+    AdapterId, EngineError, EngineHandle, FinishReason, GenerateRequest, GroupId, RequestStream,
     SamplingParams, StreamEvent, TokenBudget, TokenId, TokenLogprobs, TokenWatcher, Watch,
 };
-use crate::model::AdapterId;
 use crate::text::{Detokenizer, StopMatcher, Tokenizer};
 
 /// How long an expansion waits before it tries again to enter a full queue.

@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 use super::{percentile, sorted};
 use crate::cli::args::BenchEngineArgs;
 use crate::cli::setup;
-use crate::engine::{EngineHandle, GenerateRequest, SamplingParams, StreamEvent};
-use crate::model::{Operator, OperatorTimes};
+use crate::engine::{AdapterId, EngineHandle, GenerateRequest, SamplingParams, StreamEvent};
+use crate::model::{LoraAdapter, Operator, OperatorTimes};
 
 pub(in crate::cli) fn run(args: &BenchEngineArgs) -> anyhow::Result<()> {
     let mut engine_args = args.engine.clone();
@@ -21,8 +21,18 @@ pub(in crate::cli) fn run(args: &BenchEngineArgs) -> anyhow::Result<()> {
     let times = args.profile.then(|| Arc::new(OperatorTimes::default()));
     let served = setup::start_with(&engine_args, times.clone())?;
     let load_seconds = started.elapsed().as_secs_f64();
+    let adapter = match &args.lora {
+        Some(folder) => {
+            let read = LoraAdapter::read(folder, &served.model_config);
+            let adapter = read.with_context(|| format!("--lora {}", folder.display()))?;
+            let loading = served.engine.load_adapter(adapter);
+            Some(tokio::runtime::Runtime::new()?.block_on(loading)?)
+        }
+        None => None,
+    };
     let bench = Bench {
         engine: &served.engine,
+        adapter,
         times: times.as_deref(),
     };
     let mut results = Vec::new();
@@ -137,6 +147,7 @@ impl Profile {
 
 struct Bench<'a> {
     engine: &'a EngineHandle,
+    adapter: Option<AdapterId>,
     times: Option<&'a OperatorTimes>,
 }
 
@@ -189,7 +200,10 @@ impl Bench<'_> {
         // Readers only wait; they stamp tokens as they arrive.
         let (sender, receiver) = std::sync::mpsc::channel();
         for sequence in 0..batch {
-            let request = request(self.engine, sequence, prompt_len, output_len, repeat);
+            let request = GenerateRequest {
+                adapter: self.adapter,
+                ..request(self.engine, sequence, prompt_len, output_len, repeat)
+            };
             let mut stream = self.engine.submit(request)?;
             let sender = sender.clone();
             std::thread::spawn(move || {
