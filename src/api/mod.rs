@@ -88,7 +88,7 @@ pub fn router(state: AppState) -> Router {
         };
         let layer = CorsLayer::new()
             .allow_origin(allowed)
-            .allow_methods([Method::GET, Method::POST])
+            .allow_methods([Method::GET, Method::POST, Method::DELETE])
             .allow_headers(tower_http::cors::Any);
         router = router.layer(layer);
     }

@@ -7,6 +7,10 @@ use super::record::TraceRecord;
 /// An outcome from here on counts as right.
 const RIGHT: f64 = 1.0 - 1e-9;
 
+pub(super) fn is_right(outcome: f64) -> bool {
+    outcome >= RIGHT
+}
+
 /// What a value means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Target {
@@ -76,7 +80,7 @@ pub fn infer_process_rewards(trace: &TraceRecord) -> Vec<Option<ProcessReward>> 
     for id in (0..nodes.len()).rev() {
         if let Some(outcome) = nodes[id].outcome {
             is_known[id] = true;
-            if outcome >= RIGHT {
+            if is_right(outcome) {
                 distance[id] = 1.0;
             }
         }

@@ -35,6 +35,10 @@ assert.equal((await chat({ stop: "Paris" })).choices[0].message.content, answer.
 const completion = await client.completions.create({ model, prompt: "The sky is", max_tokens: 3, temperature: 0 });
 assert.ok(completion.choices[0].text.length > 0);
 
+const stored = await chat({ store: true, metadata: { run: "node" } });
+const trace = await client.get(`/traces/${stored.trace_id}`);
+assert.equal(trace.nodes[1].text, stored.choices[0].message.content);
+
 await assert.rejects(chat({ temperature: 7 }), (error) => error instanceof OpenAI.BadRequestError && error.param === "temperature");
 await assert.rejects(chat({ model: "nope" }), OpenAI.NotFoundError);
 await assert.rejects(new OpenAI({ baseURL, apiKey: "wrong", maxRetries: 0 }).models.list(), OpenAI.AuthenticationError);

@@ -187,7 +187,7 @@ impl Reader {
         let mut changes = self.store.changes();
         loop {
             // Before reading: what is written meanwhile is seen as a change.
-            changes.borrow_and_update();
+            let seen = *changes.borrow_and_update();
             let (store, sender, mut work) = (self.store.clone(), self.sender.clone(), self.work);
             let paged = tokio::task::spawn_blocking(move || {
                 let page = work.page(&store, &sender);
@@ -201,7 +201,8 @@ impl Reader {
                 Ok(Page::Sent) => continue,
                 Ok(Page::Done) => return,
                 Ok(Page::Empty) if !self.is_following => return,
-                Ok(Page::Empty) => {}
+                // What the filters left out is not looked at again.
+                Ok(Page::Empty) => self.work.from = self.work.from.max(seen + 1),
                 Err(error) => {
                     let body = ApiError::from(error).body().to_string();
                     let mut line = Vec::new();

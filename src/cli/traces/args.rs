@@ -114,6 +114,16 @@ pub enum TracesCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Add traces from a file, as written by export --format tree
+    Import {
+        /// JSON lines
+        file: PathBuf,
+        #[command(flatten)]
+        store: StoreArgs,
+        /// Label them
+        #[arg(long)]
+        tag: Vec<String>,
+    },
     /// Write traces as training data
     Export(ExportArgs),
 }

@@ -2,6 +2,7 @@
 
 pub(super) mod args;
 mod export;
+mod import;
 mod parquet;
 
 use std::io::Write;
@@ -20,6 +21,7 @@ pub(super) fn run(command: &TracesCommand) -> anyhow::Result<()> {
         } => list(store, filter, *limit, *json),
         TracesCommand::Show { id, store, json } => show(store, id, *json),
         TracesCommand::Stats { store, json } => stats(store, *json),
+        TracesCommand::Import { file, store, tag } => import::run(store, file, tag),
         TracesCommand::Export(args) => export::run(args),
     }
 }

@@ -3,10 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::object;
+use crate::trace::values::is_right;
 use crate::trace::{NodeRecord, TraceRecord};
 
-/// An outcome from here on counts as right.
-const RIGHT: f64 = 1.0 - 1e-9;
 /// Gaps count as wide enough from this much less on: 0.7 - 0.4 is less than 0.3.
 const ROUNDING: f64 = 1e-9;
 
@@ -77,9 +76,7 @@ impl<'a> Tree<'a> {
     }
 
     pub fn is_right(&self, id: usize) -> bool {
-        self.node(id)
-            .outcome
-            .is_some_and(|outcome| outcome >= RIGHT)
+        self.node(id).outcome.is_some_and(is_right)
     }
 
     /// Whether the search looked at a node.
