@@ -15,7 +15,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from datasets import load_dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer, GgufConfig
 
 ROWS = 4
 LENGTH = 256
@@ -34,7 +34,8 @@ def rows(path):
 
 def load(args, kind=AutoModelForCausalLM, **options):
     folder, name = os.path.split(os.path.abspath(args.gguf))
-    model = kind.from_pretrained(folder, gguf_file=name, **options)
+    dequantise = GgufConfig(dequantize=True)
+    model = kind.from_pretrained(folder, gguf_file=name, quantization_config=dequantise, **options)
     model.is_quantized = False  # it was dequantised; the trainer refuses what it takes for a quantised model
     return model, AutoTokenizer.from_pretrained(folder, gguf_file=name)
 

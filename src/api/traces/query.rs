@@ -98,8 +98,10 @@ impl TraceQuery {
         let mut query = Self::default();
         query.filter.owner = scope.0;
         for (name, value) in &pairs.0 {
+            // The SDKs write a list as `tag[]=a&tag[]=b`.
+            let name = name.strip_suffix("[]").unwrap_or(name);
             if !query.take_filter(name, value)? {
-                if !allowed.contains(&name.as_str()) {
+                if !allowed.contains(&name) {
                     let message = format!("there is no parameter {name} here");
                     return Err(ApiError::invalid(name, message));
                 }
@@ -194,7 +196,7 @@ mod tests {
     fn filters_and_cursors_are_read() {
         let query = parse(&[
             ("tag", "a"),
-            ("tag", "b"),
+            ("tag[]", "b"),
             ("min_value", "0.5"),
             ("after", "12-3"),
             ("format", "sft"),

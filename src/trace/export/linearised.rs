@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::Row;
 use super::options::ExportOptions;
-use super::tree::{Tree, is_above, is_same};
+use super::tree::{Tree, is_above};
 
 /// What is said when a wrong branch is left. `{step}` is the last good step.
 const RETURNS: [&str; 5] = [
@@ -67,7 +67,8 @@ fn detours(tree: &Tree, target: usize, options: &ExportOptions) -> Vec<Detour> {
     let mut wrong: Vec<usize> = tree
         .leaves()
         .filter(|id| *id != target && is_wrong(*id))
-        .filter(|id| !is_same(&tree.trace.answer_text(*id), &answer))
+        // What is the beginning of the right answer is no mistake.
+        .filter(|id| !answer.starts_with(tree.trace.answer_text(*id).trim_end()))
         .collect();
     wrong.sort_by(|a, b| value(*b).total_cmp(&value(*a)));
     let mut branches = Vec::new();

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::query::last_seq;
 use super::{Owner, StoreError, StoreOptions};
 use crate::trace::outcome::OutcomeUpdate;
-use crate::trace::record::TraceRecord;
+use crate::trace::record::{PLAIN, TraceRecord};
 
 /// Commands of one commit.
 const MAX_BATCH: usize = 256;
@@ -375,7 +375,11 @@ impl Row {
         let payload = zstd::bulk::compress(&json, COMPRESSION_LEVEL);
         Ok(Self {
             tags: serde_json::to_string(&record.tags).map_err(|error| failed(&error))?,
-            value: record.best().map(|best| record.nodes[best].value),
+            // Nobody valued a plain answer.
+            value: record
+                .best()
+                .filter(|_| record.strategy != PLAIN)
+                .map(|best| record.nodes[best].value),
             outcome: record.chosen_outcome(),
             has_outcome: record.has_outcome(),
             num_nodes: record.nodes.len().saturating_sub(1) as i64,
