@@ -248,4 +248,21 @@ mod tests {
         let long = "ä ".repeat(40);
         assert_eq!(preview(&long), "ä ".repeat(30).trim_end().to_owned() + "…");
     }
+
+    #[test]
+    fn the_beginning_of_the_right_answer_is_no_detour() {
+        let answer = |parent, text, outcome| NodeRecord {
+            outcome: Some(outcome),
+            ..node(Some(parent), text, Some("stop"))
+        };
+        let trace = trace_of(vec![
+            node(None, "", None),
+            node(Some(0), "one\n", None),
+            answer(1, "two", 1.0),
+            answer(0, "one", 0.0),
+        ]);
+        let shapes = shapes(&trace, &ExportOptions::default());
+        assert_eq!(shapes.len(), 1);
+        assert_eq!(shapes[0]["form"], "direct");
+    }
 }
