@@ -9,20 +9,17 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 use utoipa::ToSchema;
-use xxhash_rust::xxh3::xxh3_128;
 
 use super::body::Body;
 use super::error::ApiError;
 use super::presets::split_model;
 use super::state::{AppState, unix_time};
 use crate::engine::AdapterId;
-use crate::model::{LoraAdapter, LoraError};
+use crate::model::LoraAdapter;
 use crate::trace::AdapterIdentity;
 
 /// Adapters at once.
 const MAX_ADAPTERS: usize = 32;
-/// The file by which a trace tells adapters apart.
-const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
 /// A loaded adapter.
 #[derive(Debug, Clone)]
@@ -96,11 +93,7 @@ impl AppState {
         let _changing = self.adapters().changing.lock().await;
         check_name(self, name)?;
         let (path, config) = (folder.to_owned(), served.model_config.clone());
-        let read = tokio::task::spawn_blocking(move || {
-            let adapter = LoraAdapter::read(&path, &config)?;
-            let bytes = std::fs::read(path.join(WEIGHTS_FILE)).unwrap_or_default();
-            Ok::<_, LoraError>((adapter, format!("xxh3-128:{:032x}", xxh3_128(&bytes))))
-        });
+        let read = tokio::task::spawn_blocking(move || LoraAdapter::read_hashed(&path, &config));
         let read = read
             .await
             .map_err(|error| ApiError::internal(error.to_string()))?;
@@ -111,7 +104,7 @@ impl AppState {
             id,
             identity: AdapterIdentity {
                 name: name.to_owned(),
-                hash,
+                hash: format!("xxh3-128:{hash:032x}"),
             },
             path: folder.to_owned(),
             created: unix_time(),

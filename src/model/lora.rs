@@ -7,6 +7,7 @@ use std::path::Path;
 use ponder_kernels::reference;
 use safetensors::SafeTensors;
 use serde::Deserialize;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::config::ModelConfig;
 use super::safetensors::dtype_of;
@@ -174,6 +175,11 @@ struct Half {
 impl LoraAdapter {
     /// Reads a folder and checks that it fits the model.
     pub fn read(folder: &Path, config: &ModelConfig) -> Result<Self, LoraError> {
+        Ok(Self::read_hashed(folder, config)?.0)
+    }
+
+    /// [`Self::read`], with a hash of the weights' bytes.
+    pub fn read_hashed(folder: &Path, config: &ModelConfig) -> Result<(Self, u128), LoraError> {
         let file = |name: &str| {
             let path = folder.join(name);
             std::fs::read(&path).map_err(|error| LoraError::Read {
@@ -181,7 +187,9 @@ impl LoraAdapter {
                 message: error.to_string(),
             })
         };
-        Self::parse(&file(CONFIG_FILE)?, &file(WEIGHTS_FILE)?, config)
+        let weights = file(WEIGHTS_FILE)?;
+        let adapter = Self::parse(&file(CONFIG_FILE)?, &weights, config)?;
+        Ok((adapter, xxh3_128(&weights)))
     }
 
     /// The same from the contents of the two files.
@@ -216,12 +224,6 @@ impl LoraAdapter {
             layers[layer].insert(target, low_rank);
         }
         Ok(Self { layers })
-    }
-
-    /// The largest rank of its parts.
-    pub fn rank(&self) -> usize {
-        let parts = self.layers.iter().flat_map(BTreeMap::values);
-        parts.map(|part| part.rank).max().unwrap_or(0)
     }
 }
 

@@ -184,7 +184,7 @@ fn stream(state: AppState, generation: Generation, mut events: Events, setup: Se
         let Some(served) = state.served() else { return };
         let include_usage = generation.shared.include_usage;
         // Only who asked for a trace gets a chunk about it: some clients stumble over one without choices.
-        let tells_trace = include_usage || generation.shared.store == Some(true);
+        let tells_trace = generation.shared.store == Some(true);
         let mut answer = Answer::new(&state, served, generation, setup);
         loop {
             // Leaving this function drops the engine's streams, which aborts the request.

@@ -151,10 +151,6 @@ impl TraceStore {
         self.read(query::last_seq)
     }
 
-    pub fn path(&self) -> &Path {
-        &self.inner.path
-    }
-
     /// Keeps a trace; returns once it is committed. The queue being full is an error at once.
     pub async fn put(&self, record: TraceRecord, owner: u64) -> Result<(), StoreError> {
         self.ask(|done| Command::Put {
