@@ -13,6 +13,7 @@ use metrics_exporter_prometheus::{
 };
 
 use super::state::AppState;
+use crate::engine::Drafter;
 use crate::search::SearchStats;
 
 // Bucket boundaries are vLLM's (`vllm/v1/metrics/loggers.py`), in seconds.
@@ -167,6 +168,18 @@ impl Metrics {
                     ("num_preemptions_total", stats.num_preemptions),
                 ] {
                     counter!(format!("{prefix}{name}"), self.labels.clone()).absolute(value);
+                }
+                for (drafter, counts) in Drafter::ALL.iter().zip(stats.drafts) {
+                    let mut labels = self.labels.clone();
+                    labels.push(Label::new("drafter", drafter.name()));
+                    for (name, value) in [
+                        ("num_drafts", counts.num_drafts),
+                        ("num_draft_tokens", counts.num_draft_tokens),
+                        ("num_accepted_tokens", counts.num_accepted_tokens),
+                    ] {
+                        let name = format!("{prefix}spec_decode_{name}_total");
+                        counter!(name, labels.clone()).absolute(value);
+                    }
                 }
                 let mut labels = self.labels.clone();
                 labels.push(Label::new("block_size", config.block_size.to_string()));

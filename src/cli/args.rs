@@ -6,11 +6,15 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::bench::search::BenchSearchArgs;
+use super::bench::speculative::BenchSpeculativeArgs;
 use super::bench::traces::BenchTracesArgs;
 use super::prm::PrmArgs;
 use super::traces::args::{TraceArgs, TracesCommand};
 use crate::api::config as limits;
 use crate::engine::config as sizes;
+use crate::engine::{
+    DEFAULT_NUM_SPECULATIVE_TOKENS, DEFAULT_PROMPT_LOOKUP_MIN, Speculative, SpeculativeConfig,
+};
 use crate::model::catalogue::DEFAULT_MODEL;
 
 /// Serve a language model over the OpenAI API from a paged engine.
@@ -131,6 +135,8 @@ pub enum BenchCommand {
     ValueHead(BenchValueHeadArgs),
     /// Searches on a running server: right answers per second and per token
     Search(BenchSearchArgs),
+    /// Decoding with and without drafts: the same answers, sooner
+    Speculative(BenchSpeculativeArgs),
     /// The trace store: writes, streams to one reader, size
     Traces(BenchTracesArgs),
     /// Any OpenAI server: TTFT, inter-token latency, throughput
@@ -182,6 +188,44 @@ pub struct EngineArgs {
         help_heading = "Engine"
     )]
     pub chat_template: Option<PathBuf>,
+    #[command(flatten)]
+    pub speculative: SpeculativeArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct SpeculativeArgs {
+    /// Who drafts tokens that a step then verifies together; answers stay the same, token by token
+    #[arg(long, env = "PONDER_SPECULATIVE", value_parser = parse_speculative, default_value = "auto", hide_possible_values = true, value_name = "off|prompt-lookup|auto", help_heading = "Speculation")]
+    pub speculative: Speculative,
+    /// Tokens that a step verifies of one sequence, at most
+    #[arg(long, env = "PONDER_NUM_SPECULATIVE_TOKENS", default_value_t = DEFAULT_NUM_SPECULATIVE_TOKENS, help_heading = "Speculation")]
+    pub num_speculative_tokens: usize,
+    /// Tokens that must be found again before what followed them is drafted
+    #[arg(long, env = "PONDER_PROMPT_LOOKUP_MIN", default_value_t = DEFAULT_PROMPT_LOOKUP_MIN, help_heading = "Speculation")]
+    pub prompt_lookup_min: usize,
+    /// Draft whenever there is something to draft, whatever it costs
+    #[arg(
+        long,
+        env = "PONDER_SPECULATIVE_IGNORE_COST",
+        help_heading = "Speculation"
+    )]
+    pub speculative_ignore_cost: bool,
+}
+
+impl SpeculativeArgs {
+    pub fn config(&self) -> SpeculativeConfig {
+        SpeculativeConfig {
+            default: self.speculative,
+            num_speculative_tokens: self.num_speculative_tokens,
+            prompt_lookup_min: self.prompt_lookup_min,
+            ignores_costs: self.speculative_ignore_cost,
+        }
+    }
+}
+
+pub fn parse_speculative(text: &str) -> Result<Speculative, String> {
+    let names = Speculative::ALL.map(Speculative::name).join(", ");
+    Speculative::from_name(text).ok_or_else(|| format!("choose one of {names}"))
 }
 
 #[derive(Debug, Clone, Args)]

@@ -96,6 +96,7 @@ pub(super) fn start_with(
         enable_prefix_caching: !args.no_enable_prefix_caching,
         enable_chunked_prefill: !args.no_enable_chunked_prefill,
         max_num_waiting_seqs: args.max_num_queued_seqs,
+        speculative: args.speculative.config(),
     };
     let limit = files.config()?.max_position_embeddings;
     let load_options = LoadOptions {

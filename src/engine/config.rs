@@ -1,6 +1,7 @@
 //! Deriving the engine's sizes from a model and a memory budget.
 
 use super::request::EngineConfig;
+use super::speculative::{MAX_NUM_SPECULATIVE_TOKENS, SpeculativeConfig};
 use crate::model::ModelInfo;
 
 /// Tokens per KV block.
@@ -22,6 +23,7 @@ pub struct EngineOptions {
     pub enable_prefix_caching: bool,
     pub enable_chunked_prefill: bool,
     pub max_num_waiting_seqs: usize,
+    pub speculative: SpeculativeConfig,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +34,8 @@ pub enum ConfigError {
         min: usize,
         actual: usize,
     },
+    #[error("num-speculative-tokens must be at most {limit}, not {actual}")]
+    TooManyDrafts { limit: usize, actual: usize },
     #[error("block size {0} is not a multiple of 16")]
     BlockSize(usize),
     #[error("max-model-len {asked} is more than the model's context of {limit}")]
@@ -52,14 +56,23 @@ impl EngineOptions {
 
     /// Checks every limit and sizes the KV cache; never more blocks than all sequences could use.
     pub fn resolve(&self, info: &ModelInfo) -> Result<EngineConfig, ConfigError> {
+        let num_drafts = self.speculative.num_speculative_tokens;
         for (name, min, actual) in [
             ("max-num-seqs", 1, self.max_num_seqs),
             ("max-num-batched-tokens", 1, self.max_num_batched_tokens),
             ("block-size", 16, self.block_size),
+            ("num-speculative-tokens", 1, num_drafts),
+            ("prompt-lookup-min", 1, self.speculative.prompt_lookup_min),
         ] {
             if actual < min {
                 return Err(ConfigError::TooSmall { name, min, actual });
             }
+        }
+        if num_drafts > MAX_NUM_SPECULATIVE_TOKENS {
+            return Err(ConfigError::TooManyDrafts {
+                limit: MAX_NUM_SPECULATIVE_TOKENS,
+                actual: num_drafts,
+            });
         }
         if !self.block_size.is_multiple_of(16) {
             return Err(ConfigError::BlockSize(self.block_size));
@@ -104,6 +117,7 @@ impl EngineOptions {
             enable_prefix_caching: self.enable_prefix_caching,
             enable_chunked_prefill: self.enable_chunked_prefill,
             max_num_waiting_seqs: self.max_num_waiting_seqs,
+            speculative: self.speculative.clone(),
         })
     }
 }
@@ -119,6 +133,7 @@ impl Default for EngineOptions {
             enable_prefix_caching: true,
             enable_chunked_prefill: true,
             max_num_waiting_seqs: DEFAULT_MAX_NUM_WAITING_SEQS,
+            speculative: SpeculativeConfig::default(),
         }
     }
 }

@@ -12,6 +12,7 @@ use super::request::{
     EngineConfig, EngineError, EngineStats, GenerateRequest, GroupId, RequestId, SamplingParams,
     StreamEvent,
 };
+use super::runner::num_scratch_blocks;
 use super::stats::SharedStats;
 use super::thread::{Command, EngineThread, Submission};
 use crate::model::{AdapterId, CausalLm, LoraAdapter, ModelInfo};
@@ -87,8 +88,9 @@ impl EngineHandle {
         } else {
             config.max_num_batched_tokens.max(config.max_model_len)
         };
+        let num_blocks = config.num_blocks + num_scratch_blocks(config.block_size);
         model
-            .allocate_kv_cache(config.num_blocks, config.block_size, max_num_rows)
+            .allocate_kv_cache(num_blocks, config.block_size, max_num_rows)
             .map_err(|error| EngineError::Model(error.to_string()))?;
         let shared = Arc::new(Shared {
             info: model.info().clone(),

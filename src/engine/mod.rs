@@ -16,9 +16,14 @@ mod runner;
 mod sampler;
 mod scheduler;
 mod sequence;
+mod speculative;
 mod stats;
 mod thread;
 
 pub use config::{ConfigError, EngineOptions};
 pub use handle::{EngineHandle, ForkParams, RequestStream};
 pub use request::*;
+pub use speculative::{
+    DEFAULT_NUM_SPECULATIVE_TOKENS, DEFAULT_PROMPT_LOOKUP_MIN, DraftCounts, Drafter,
+    MAX_NUM_SPECULATIVE_TOKENS, SharedDrafts, Speculative, SpeculativeConfig,
+};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use super::speculative::{DraftCounts, Drafter, Speculative, SpeculativeConfig};
 pub use crate::model::AdapterId;
 
 /// Index into the model's vocabulary.
@@ -183,6 +184,10 @@ pub struct GenerateRequest {
     /// Requests of one search: together they count as one when waiting requests take turns. Others are on their
     /// own. See [`super::EngineHandle::new_group`].
     pub group: Option<GroupId>,
+    /// Who drafts its tokens; the engine's default when `None`. It never changes a token.
+    pub speculative: Option<Speculative>,
+    /// Text that the answer is expected to repeat: prompt lookup looks here too.
+    pub prediction: Vec<TokenId>,
     /// Past this instant every unfinished continuation ends with [`FinishReason::Deadline`].
     pub deadline: Option<Instant>,
 }
@@ -214,6 +219,8 @@ impl GenerateRequest {
             adapter: None,
             priority: 1.0,
             group: None,
+            speculative: None,
+            prediction: Vec::new(),
             deadline: None,
         }
     }
@@ -279,6 +286,8 @@ pub enum StreamEvent {
     Finished {
         index: usize,
         reason: FinishReason,
+        /// What came of the drafts of this continuation.
+        drafts: DraftCounts,
     },
     /// The request failed; no event follows.
     Error(EngineError),
@@ -335,6 +344,7 @@ pub struct EngineConfig {
     pub enable_chunked_prefill: bool,
     /// Sequences (not requests) that may wait for admission before submit answers `Overloaded`.
     pub max_num_waiting_seqs: usize,
+    pub speculative: SpeculativeConfig,
 }
 
 /// Counters and gauges of a running engine, read without stopping it. Counters only grow.
@@ -353,4 +363,6 @@ pub struct EngineStats {
     pub prompt_tokens: u64,
     pub generation_tokens: u64,
     pub num_steps: u64,
+    /// By [`Drafter`].
+    pub drafts: [DraftCounts; Drafter::ALL.len()],
 }

@@ -1,15 +1,24 @@
 //! Turns a scheduled batch into the model's flat arrays and runs it.
 
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use super::batch::{ScheduledBatch, ScheduledRows};
+use super::request::EngineConfig;
 use super::sequence::Sequence;
 use crate::model::{AdapterId, CausalLm, ForwardBatch, ForwardError, LoraAdapter, SequenceRows};
+
+/// Tokens that have a place in the KV cache beside the blocks of sequences.
+const SCRATCH_TOKENS: usize = 64;
+/// Repetitions of which the fastest counts: the first reads weights from memory that may not be there yet.
+const TIMED_STEPS: usize = 2;
 
 /// The model and the buffers of a step.
 pub(super) struct Runner {
     model: Box<dyn CausalLm>,
     block_size: usize,
+    /// The blocks past those of sequences are for measurements.
+    first_scratch_block: usize,
     token_ids: Vec<u32>,
     positions: Vec<u32>,
     slot_mapping: Vec<u32>,
@@ -31,10 +40,11 @@ pub(super) struct LogitsOf {
 }
 
 impl Runner {
-    pub(super) fn new(model: Box<dyn CausalLm>, block_size: usize) -> Self {
+    pub(super) fn new(model: Box<dyn CausalLm>, config: &EngineConfig) -> Self {
         Self {
             model,
-            block_size,
+            block_size: config.block_size,
+            first_scratch_block: config.num_blocks,
             token_ids: Vec::new(),
             positions: Vec::new(),
             slot_mapping: Vec::new(),
@@ -80,6 +90,7 @@ impl Runner {
             sequences: &sequences,
             adapters: &self.adapters,
             logits_rows: &self.logits_rows,
+            skip: None,
         };
         let result = self.model.forward(&forward, &mut self.logits);
         self.sequences = recycle(sequences);
@@ -93,15 +104,16 @@ impl Runner {
         for position in start..end {
             let block = sequence.block_table[position / self.block_size] as usize;
             let slot = block * self.block_size + position % self.block_size;
-            self.token_ids.push(sequence.token_ids[position]);
+            self.token_ids.push(sequence.token_at(position));
             self.positions.push(position as u32);
             self.slot_mapping.push(slot as u32);
         }
-        let is_complete = end == sequence.token_ids.len();
+        let num_tokens = sequence.token_ids.len();
         let wanted = if sequence.wants_prompt_logprobs() {
             start..end
-        } else if is_complete && sequence.pooling.is_none() {
-            end - 1..end
+        } else if end >= num_tokens && sequence.pooling.is_none() {
+            // The newest token's, and those of the draft after it.
+            num_tokens - 1..end
         } else {
             end..end
         };
@@ -118,6 +130,39 @@ impl Runner {
             first,
             positions: wanted,
         }
+    }
+
+    /// How long a step of `rows` decoded tokens takes, at most [`SCRATCH_TOKENS`]; `None` when it fails.
+    pub(super) fn time_rows(&mut self, rows: usize) -> Option<Duration> {
+        let num_blocks = rows.div_ceil(self.block_size);
+        let block_table: Vec<_> = (0..num_blocks)
+            .map(|block| (self.first_scratch_block + block) as u32)
+            .collect();
+        let numbers: Vec<u32> = (0..rows as u32).collect();
+        let first_slot = (self.first_scratch_block * self.block_size) as u32;
+        let slot_mapping: Vec<u32> = numbers.iter().map(|n| first_slot + n).collect();
+        let sequence = SequenceRows {
+            block_table: &block_table,
+            num_rows: rows,
+            context_len: rows,
+        };
+        let vocab_size = self.model.info().vocab_size as u32;
+        let token_ids: Vec<u32> = numbers.iter().map(|n| n * 7919 % vocab_size).collect();
+        let batch = ForwardBatch {
+            token_ids: &token_ids,
+            positions: &numbers,
+            slot_mapping: &slot_mapping,
+            sequences: &[sequence],
+            adapters: &[None],
+            logits_rows: &numbers,
+            skip: None,
+        };
+        let mut times = (0..TIMED_STEPS).map(|_| {
+            let started = Instant::now();
+            self.model.forward(&batch, &mut self.logits).ok()?;
+            Some(started.elapsed())
+        });
+        times.try_fold(Duration::MAX, |least, time| Some(least.min(time?)))
     }
 
     pub(super) fn load_adapter(
@@ -147,6 +192,11 @@ impl Runner {
         let vocab_size = self.model.info().vocab_size;
         &self.logits[index * vocab_size..(index + 1) * vocab_size]
     }
+}
+
+/// Blocks of the KV cache beside those of sequences.
+pub(super) fn num_scratch_blocks(block_size: usize) -> usize {
+    SCRATCH_TOKENS.div_ceil(block_size)
 }
 
 /// An empty vector in the memory of another whose elements borrow from something else: collecting in place

@@ -233,6 +233,7 @@ mod tests {
             deadline: None,
             watcher: None,
             budget: None,
+            draft: Default::default(),
             ended: None,
         }
     }

@@ -141,7 +141,7 @@ impl Scheduler {
 
     /// Rows that the sequence may run now; 0 when the budget is too small for it.
     fn wanted_rows(&self, sequence: &Sequence, budget: usize, batch_is_empty: bool) -> usize {
-        let mut wanted = sequence.num_uncomputed_tokens();
+        let mut wanted = sequence.num_uncomputed_tokens() + sequence.draft.token_ids.len();
         if sequence.wants_prompt_logprobs() {
             wanted = wanted.min(PROMPT_LOGPROB_ROWS);
         }
@@ -164,9 +164,14 @@ impl Scheduler {
         budget: &mut usize,
     ) -> usize {
         let is_empty = batch.rows.is_empty();
-        let num_rows = self.wanted_rows(&self.running[index], *budget, is_empty);
+        let mut num_rows = self.wanted_rows(&self.running[index], *budget, is_empty);
         if num_rows == 0 {
             return index + 1;
+        }
+        if !self.running[index].draft.token_ids.is_empty() && !self.can_reserve(index, num_rows) {
+            // A draft is a guess: nobody is preempted for it.
+            self.running[index].draft.token_ids.clear();
+            num_rows = self.running[index].num_uncomputed_tokens();
         }
         while !self.reserve(index, num_rows, batch) {
             let victim = self.victim();
@@ -220,14 +225,16 @@ impl Scheduler {
         self.blocks.release_all(&mut sequence.block_table);
         sequence.block_hashes.clear();
         sequence.num_computed_tokens = 0;
+        sequence.draft.token_ids.clear();
         self.stats.num_preemptions += 1;
         self.waiting.push_front(sequence);
     }
 
-    /// Makes the blocks of the next `num_rows` tokens exist and belong to this sequence alone.
-    fn reserve(&mut self, index: usize, num_rows: usize, batch: &mut ScheduledBatch) -> bool {
+    /// The index of the block that the next `num_rows` tokens begin in, whether it must be copied before it is written to,
+    /// and how many blocks they need beside those that are there.
+    fn needed_blocks(&self, index: usize, num_rows: usize) -> (usize, bool, usize) {
         let block_size = self.blocks.block_size();
-        let sequence = &mut self.running[index];
+        let sequence = &self.running[index];
         let first_block = sequence.num_computed_tokens / block_size;
         let num_blocks = (sequence.num_computed_tokens + num_rows).div_ceil(block_size);
         let is_copied = sequence
@@ -235,9 +242,21 @@ impl Scheduler {
             .get(first_block)
             .is_some_and(|block| self.blocks.is_shared(*block));
         let num_new = num_blocks.saturating_sub(sequence.block_table.len());
-        if self.blocks.num_available() < num_new + usize::from(is_copied) {
+        (first_block, is_copied, num_new)
+    }
+
+    fn can_reserve(&self, index: usize, num_rows: usize) -> bool {
+        let (_, is_copied, num_new) = self.needed_blocks(index, num_rows);
+        self.blocks.num_available() >= num_new + usize::from(is_copied)
+    }
+
+    /// Makes the blocks of the next `num_rows` tokens exist and belong to this sequence alone.
+    fn reserve(&mut self, index: usize, num_rows: usize, batch: &mut ScheduledBatch) -> bool {
+        if !self.can_reserve(index, num_rows) {
             return false;
         }
+        let (first_block, is_copied, num_new) = self.needed_blocks(index, num_rows);
+        let sequence = &mut self.running[index];
         if is_copied {
             let source = sequence.block_table[first_block];
             let target = self
@@ -376,6 +395,15 @@ impl Scheduler {
                 self.blocks.register(block, hash, parent, token_ids);
             }
             sequence.block_hashes.push(hash);
+        }
+    }
+
+    /// Gives back the blocks that a sequence's computed tokens do not reach: they hold nothing but rejected draft tokens.
+    pub(super) fn release_unused_blocks(&mut self, index: usize) {
+        let sequence = &mut self.running[index];
+        let num_used = sequence.num_computed_tokens.div_ceil(self.blocks.block_size());
+        for block in sequence.block_table.drain(num_used..) {
+            self.blocks.release(block);
         }
     }
 

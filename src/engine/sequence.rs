@@ -8,6 +8,7 @@ use super::request::{
     FinishReason, GroupId, PoolingParams, RequestId, SamplingParams, TokenBudget, TokenId,
     TokenLogprobs, TokenWatcher,
 };
+use super::speculative::Draft;
 use crate::model::{AdapterId, BlockId};
 
 /// Sequences that count as one when waiting sequences take turns.
@@ -52,6 +53,8 @@ pub(super) struct Sequence {
     pub deadline: Option<Instant>,
     pub watcher: Option<Box<dyn TokenWatcher>>,
     pub budget: Option<Arc<TokenBudget>>,
+    /// What it is expected to go on with.
+    pub draft: Draft,
     /// Why it ended before the tokens say so: its watcher or its budget.
     pub ended: Option<FinishReason>,
 }
@@ -63,6 +66,14 @@ impl Sequence {
 
     pub(super) fn num_uncomputed_tokens(&self) -> usize {
         self.token_ids.len() - self.num_computed_tokens
+    }
+
+    /// The token at a position of the sequence or of its draft.
+    pub(super) fn token_at(&self, position: usize) -> TokenId {
+        match position.checked_sub(self.token_ids.len()) {
+            None => self.token_ids[position],
+            Some(offset) => self.draft.token_ids[offset],
+        }
     }
 
     /// All that is left to run is the last sampled token.

@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::request::EngineStats;
+use super::speculative::{DraftCounts, Drafter};
 
-const NUM_FIELDS: usize = 11;
+const NUM_FIELDS: usize = 11 + 3 * Drafter::ALL.len();
 
 /// [`EngineStats`], field by field: a reader may see some fields of one step and some of the next.
 pub(super) struct SharedStats([AtomicU64; NUM_FIELDS]);
@@ -21,25 +22,31 @@ impl SharedStats {
     }
 
     pub(super) fn load(&self) -> EngineStats {
-        let [a, b, c, d, e, f, g, h, i, j, k] = &self.0;
-        let [a, b, c, d, e, f, g, h, i, j, k] =
-            [a, b, c, d, e, f, g, h, i, j, k].map(|field| field.load(Ordering::Acquire));
+        let mut fields = self.0.iter().map(|field| field.load(Ordering::Acquire));
+        // In the order of `fields`.
+        let mut next = || fields.next().unwrap_or_default();
         EngineStats {
-            num_requests_running: a as usize,
-            num_requests_waiting: b as usize,
-            num_blocks: c as usize,
-            num_used_blocks: d as usize,
-            prefix_cache_queries: e,
-            prefix_cache_hits: f,
-            num_preemptions: g,
-            prompt_tokens: h,
-            generation_tokens: i,
-            num_steps: j,
-            num_branches_running: k as usize,
+            num_requests_running: next() as usize,
+            num_requests_waiting: next() as usize,
+            num_branches_running: next() as usize,
+            num_blocks: next() as usize,
+            num_used_blocks: next() as usize,
+            prefix_cache_queries: next(),
+            prefix_cache_hits: next(),
+            num_preemptions: next(),
+            prompt_tokens: next(),
+            generation_tokens: next(),
+            num_steps: next(),
+            drafts: std::array::from_fn(|_| DraftCounts {
+                num_drafts: next(),
+                num_draft_tokens: next(),
+                num_accepted_tokens: next(),
+            }),
         }
     }
 }
 
+/// Every field as a number, in the order in which [`SharedStats::load`] reads them.
 fn fields(stats: &EngineStats) -> [u64; NUM_FIELDS] {
     let EngineStats {
         num_requests_running,
@@ -53,10 +60,19 @@ fn fields(stats: &EngineStats) -> [u64; NUM_FIELDS] {
         prompt_tokens,
         generation_tokens,
         num_steps,
+        drafts,
     } = *stats;
-    [
+    let drafts = drafts.iter().flat_map(|counts| {
+        [
+            counts.num_drafts,
+            counts.num_draft_tokens,
+            counts.num_accepted_tokens,
+        ]
+    });
+    let mut all = [
         num_requests_running as u64,
         num_requests_waiting as u64,
+        num_branches_running as u64,
         num_blocks as u64,
         num_used_blocks as u64,
         prefix_cache_queries,
@@ -65,6 +81,8 @@ fn fields(stats: &EngineStats) -> [u64; NUM_FIELDS] {
         prompt_tokens,
         generation_tokens,
         num_steps,
-        num_branches_running as u64,
     ]
+    .into_iter()
+    .chain(drafts);
+    std::array::from_fn(|_| all.next().unwrap_or_default())
 }

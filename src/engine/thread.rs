@@ -18,6 +18,7 @@ use super::runner::{LogitsOf, Runner};
 use super::sampler::Sampler;
 use super::scheduler::Scheduler;
 use super::sequence::{Group, Sequence};
+use super::speculative::{Draft, DraftCounts, Speculative, Speculator};
 use crate::model::{AdapterId, CausalLm, LoraAdapter};
 
 pub(super) struct Submission {
@@ -61,6 +62,7 @@ pub(super) struct EngineThread {
     runner: Runner,
     batch: ScheduledBatch,
     sampler: Sampler,
+    speculator: Speculator,
     requests: HashMap<RequestId, OpenRequest>,
     adapters: AdapterTable,
     is_draining: bool,
@@ -77,8 +79,9 @@ impl EngineThread {
         Self {
             scheduler: Scheduler::new(shared.config.clone()),
             batch: ScheduledBatch::default(),
-            runner: Runner::new(model, shared.config.block_size),
+            runner: Runner::new(model, &shared.config),
             sampler: Sampler::default(),
+            speculator: Speculator::new(shared.config.speculative.clone()),
             requests: HashMap::new(),
             adapters: AdapterTable::default(),
             is_draining: false,
@@ -115,21 +118,44 @@ impl EngineThread {
 
     /// One step of the engine.
     fn step(&mut self) {
+        self.measure_costs();
+        let started = Instant::now();
+        let running = &mut self.scheduler.running;
+        self.speculator.draft(running, &self.shared.config);
         self.scheduler.schedule(&mut self.batch);
         if self.batch.rows.is_empty() {
             return;
         }
+        let is_decoding = |rows: &ScheduledRows| running_rows(&self.scheduler, *rows).0 == 1;
+        let only_decodes = self.batch.rows.iter().all(is_decoding);
         if let Err(error) = self.runner.run(&self.batch, &self.scheduler.running) {
             return self.fail_all(&error.to_string());
         }
         for index in 0..self.batch.rows.len() {
             let rows = self.batch.rows[index];
-            self.scheduler.commit_rows(rows);
+            let (num_rows, num_drafted) = running_rows(&self.scheduler, rows);
+            self.scheduler
+                .commit_rows(ScheduledRows { num_rows, ..rows });
             let logits = self.runner.logits_of(index);
-            self.commit(rows, &logits);
+            self.commit(rows.running_index, num_drafted, &logits);
+        }
+        if only_decodes {
+            let num_rows = self.batch.rows.iter().map(|rows| rows.num_rows).sum();
+            self.speculator.decoded(num_rows, started.elapsed());
         }
         self.scheduler.stats.num_steps += 1;
+        self.scheduler.stats.drafts = self.speculator.counts;
         self.end_finished();
+    }
+
+    /// Before the first draft: how long steps of a few sizes take.
+    fn measure_costs(&mut self) {
+        let mut sequences = self.scheduler.sequences();
+        if !self.speculator.is_measured()
+            && sequences.any(|sequence| sequence.draft.speculative != Speculative::Off)
+        {
+            self.speculator.measure(&mut self.runner);
+        }
     }
 
     /// Handles what has arrived; waits when there is nothing to do. False ends the thread.
@@ -199,6 +225,7 @@ impl EngineThread {
             return;
         }
         self.open(id, sender, request.n);
+        let default = self.shared.config.speculative.default;
         self.scheduler.stats.prompt_tokens += request.prompt_token_ids.len() as u64;
         self.scheduler.add(Sequence {
             request: id,
@@ -222,6 +249,7 @@ impl EngineThread {
             deadline: request.deadline,
             watcher: request.watcher,
             budget: request.budget,
+            draft: Draft::new(request.speculative.unwrap_or(default), request.prediction),
             ended: None,
         });
     }
@@ -276,13 +304,14 @@ impl EngineThread {
             child.deadline = fork.deadline;
             child.watcher = None;
             child.budget = None;
+            child.draft.counts = DraftCounts::default();
             self.scheduler.add_fork(child);
         }
     }
 
-    /// Takes the logits of one sequence's rows: prompt logprobs, siblings, the next token.
-    fn commit(&mut self, rows: ScheduledRows, logits: &LogitsOf) {
-        let index = rows.running_index;
+    /// Takes the logits of one sequence's rows, the last `num_drafted` of which are of its draft: prompt logprobs, siblings,
+    /// the next tokens.
+    fn commit(&mut self, index: usize, num_drafted: usize, logits: &LogitsOf) {
         if self.scheduler.running[index].wants_prompt_logprobs() {
             self.take_prompt_logprobs(index, logits);
         }
@@ -293,7 +322,7 @@ impl EngineThread {
         if sequence.num_uncomputed_tokens() > 0 || logits.positions.is_empty() {
             return;
         }
-        let row = logits.first + logits.positions.len() - 1;
+        let row = logits.first + logits.positions.len() - 1 - num_drafted;
         self.announce_prompt(index);
         let num_forks = std::mem::take(&mut self.scheduler.running[index].num_pending_forks);
         for branch in 1..=num_forks {
@@ -306,7 +335,40 @@ impl EngineThread {
             let sibling_index = self.scheduler.running.len() - 1;
             self.append_token(sibling_index, row);
         }
-        self.append_token(index, row);
+        self.verify(index, num_drafted, row);
+    }
+
+    /// Samples the next token and, as long as it is what the draft says, the one after it; logits begin at `row`.
+    fn verify(&mut self, index: usize, num_drafted: usize, row: usize) {
+        let max_model_len = self.shared.config.max_model_len;
+        let drafted = std::mem::take(&mut self.scheduler.running[index].draft.token_ids);
+        let (mut num_accepted, mut is_ended) = (0, false);
+        for offset in 0..=num_drafted {
+            let is_appended = self.append_token(index, row + offset);
+            let sequence = &self.scheduler.running[index];
+            is_ended = !is_appended || sequence.finish_reason(max_model_len).is_some();
+            let is_drafted = is_appended && offset < num_drafted;
+            if !is_drafted || sequence.token_ids.last() != Some(&drafted[offset]) {
+                break;
+            }
+            num_accepted += 1;
+            if is_ended {
+                break;
+            }
+        }
+        if num_drafted == 0 {
+            return;
+        }
+        // The newest token's row is the next step's, even where it was accepted and ended the sequence.
+        let sequence = &mut self.scheduler.running[index];
+        let num_rows = sequence.num_uncomputed_tokens().saturating_sub(1);
+        self.speculator
+            .verified(&mut sequence.draft, num_drafted, num_accepted, is_ended);
+        self.scheduler.commit_rows(ScheduledRows {
+            running_index: index,
+            num_rows,
+        });
+        self.scheduler.release_unused_blocks(index);
     }
 
     /// Positions `p` of the step predict prompt token `p + 1`.
@@ -377,12 +439,12 @@ impl EngineThread {
         });
     }
 
-    /// Samples from logits row `row` and appends the token.
-    fn append_token(&mut self, index: usize, row: usize) {
+    /// Samples from logits row `row` and appends the token; false when there is none.
+    fn append_token(&mut self, index: usize, row: usize) -> bool {
         let logits = self.runner.logits(row);
         let sequence = &mut self.scheduler.running[index];
         let Some(request) = self.requests.get(&sequence.request) else {
-            return;
+            return false;
         };
         if sequence
             .budget
@@ -390,7 +452,7 @@ impl EngineThread {
             .is_some_and(|budget| !budget.take())
         {
             sequence.ended = Some(FinishReason::Budget);
-            return;
+            return false;
         }
         let Some(token_id) = self.sampler.sample(sequence, logits) else {
             let message = "the model's logits are not finite numbers".to_owned();
@@ -399,7 +461,7 @@ impl EngineThread {
                 .send(StreamEvent::Error(EngineError::Model(message)));
             // A closed request's sequences are removed at the end of the step.
             self.requests.remove(&sequence.request);
-            return;
+            return false;
         };
         let logprobs = sequence
             .params
@@ -424,6 +486,7 @@ impl EngineThread {
             logprobs,
             hidden_state,
         });
+        true
     }
 
     /// Removes the sequences that ended with their newest token.
@@ -487,6 +550,7 @@ impl EngineThread {
         let _ = request.sender.send(StreamEvent::Finished {
             index: sequence.index,
             reason,
+            drafts: sequence.draft.counts,
         });
         request.num_unfinished -= 1;
         if request.num_unfinished == 0 {
@@ -513,4 +577,11 @@ impl EngineThread {
             .num_waiting
             .fetch_add(difference as usize, Ordering::AcqRel);
     }
+}
+
+/// How many of a sequence's scheduled rows are its own tokens, and how many are of its draft.
+fn running_rows(scheduler: &Scheduler, rows: ScheduledRows) -> (usize, usize) {
+    let num_own = scheduler.running[rows.running_index].num_uncomputed_tokens();
+    let num_own = num_own.min(rows.num_rows);
+    (num_own, rows.num_rows - num_own)
 }

@@ -1,6 +1,7 @@
 //! The contract between the engine and a model. No tensor type crosses it.
 
 use super::lora::LoraAdapter;
+use super::skip::SkipSet;
 
 /// Index of a KV block.
 pub type BlockId = u32;
@@ -27,6 +28,9 @@ pub struct ForwardBatch<'a> {
     pub adapters: &'a [Option<AdapterId>],
     /// Ascending row indices whose logits are wanted.
     pub logits_rows: &'a [u32],
+    /// Sub-layers left out of this step; `None` for the model itself. Nothing that such a step writes to the cache may outlive
+    /// the draft that it is for.
+    pub skip: Option<&'a SkipSet>,
 }
 
 /// What the engine needs to know of a model.

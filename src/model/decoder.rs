@@ -14,6 +14,7 @@ use super::causal_lm::{AdapterId, BlockId, CausalLm, ForwardBatch, ForwardError,
 use super::config::ModelConfig;
 use super::layers::{ArchitecturePlan, Attention, Layer, Linear, Mlp};
 use super::lora::{LoraAdapter, Target};
+use super::skip::SubLayer;
 use super::profile::{Operator, OperatorTimes, Stopwatch};
 use super::weights::{LoadError, WeightSource, Weights};
 
@@ -237,12 +238,17 @@ impl CausalLm for Decoder {
                 (Some(local), true) => local,
                 _ => &self.rope,
             };
-            step.attend(&layer.attention, rope, cache, batch);
-            if index == last_layer {
-                step.keep_rows(batch.logits_rows);
+            let skips = |sub_layer| batch.skip.is_some_and(|skip| skip.skips(sub_layer));
+            if !skips(SubLayer::Attention(index)) {
+                step.attend(&layer.attention, rope, cache, batch);
+                if index == last_layer {
+                    step.keep_rows(batch.logits_rows);
+                }
+                step.add_attention(&layer.attention);
             }
-            step.add_attention(&layer.attention);
-            step.add_mlp(&layer.mlp);
+            if !skips(SubLayer::Mlp(index)) {
+                step.add_mlp(&layer.mlp);
+            }
         }
         if batch.logits_rows.is_empty() {
             logits.clear();

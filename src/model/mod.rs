@@ -15,6 +15,7 @@ pub mod profile;
 mod qwen2;
 mod qwen3;
 pub mod safetensors;
+pub mod skip;
 #[doc(hidden)]
 pub mod testing;
 mod weights;
@@ -28,6 +29,7 @@ pub use config::{Architecture, ConfigError, ModelConfig};
 pub use decoder::Decoder;
 pub use files::{ModelFiles, OpenError};
 pub use lora::{LoraAdapter, LoraError};
+pub use skip::{SkipSet, SubLayer};
 pub use profile::{Operator, OperatorTimes};
 pub use weights::LoadError;
 

@@ -12,7 +12,7 @@ use super::policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, R
 use super::step::{StepRule, StepWatcher};
 use crate::engine::{
     AdapterId, EngineError, EngineHandle, FinishReason, GenerateRequest, GroupId, RequestStream,
-    SamplingParams, StreamEvent, TokenBudget, TokenId, TokenLogprobs, TokenWatcher, Watch,
+    SamplingParams, SharedDrafts, Speculative, StreamEvent, TokenBudget, TokenId, TokenLogprobs, TokenWatcher, Watch,
 };
 use crate::text::{Detokenizer, StopMatcher, Tokenizer};
 
@@ -32,11 +32,16 @@ pub struct EnginePolicy {
     pub cache_salt: u64,
     pub adapter: Option<AdapterId>,
     pub deadline: Option<Instant>,
+    /// See [`GenerateRequest::speculative`] and [`GenerateRequest::prediction`].
+    pub speculative: Option<Speculative>,
+    pub prediction: Vec<TokenId>,
     pub budget: Arc<TokenBudget>,
     /// Of this search, for its fair share of the engine.
     pub group: GroupId,
     /// Tokens of the prompt that the prefix cache had; set when the first samples start.
     pub num_cached_tokens: OnceLock<usize>,
+    /// What came of the drafts of all samples that ended.
+    pub drafts: SharedDrafts,
 }
 
 impl EnginePolicy {
@@ -69,6 +74,8 @@ impl EnginePolicy {
             priority: expansion.priority,
             group: Some(self.group),
             deadline: self.deadline,
+            speculative: self.speculative,
+            prediction: self.prediction.clone(),
             ..GenerateRequest::new(prompt, params)
         }
     }
@@ -291,7 +298,12 @@ impl EngineRunning<'_> {
                 let at = sample.token_ids.len();
                 sample.taps.extend(hidden_state.map(|state| (at, state)));
             }
-            StreamEvent::Finished { index, reason } => {
+            StreamEvent::Finished {
+                index,
+                reason,
+                drafts,
+            } => {
+                self.policy.drafts.add(drafts);
                 self.samples[first + index].finished = Some(reason);
             }
             StreamEvent::Pooled { .. } => {}

@@ -18,6 +18,7 @@ fn config() -> EngineConfig {
         enable_prefix_caching: true,
         enable_chunked_prefill: true,
         max_num_waiting_seqs: 1000,
+        speculative: Default::default(),
     }
 }
 
@@ -59,7 +60,7 @@ fn collect(mut stream: RequestStream, n: usize) -> Result<Answer, EngineError> {
             StreamEvent::Token {
                 index, token_id, ..
             } => tokens[index].push(token_id),
-            StreamEvent::Finished { index, reason } => reasons[index] = reason,
+            StreamEvent::Finished { index, reason, .. } => reasons[index] = reason,
             StreamEvent::Error(error) => return Err(error),
         }
     }

@@ -100,6 +100,7 @@ fn next_logprobs(model: &mut dyn CausalLm, prompt: &[u32]) -> Vec<f64> {
         sequences: &[rows],
         adapters: &[None],
         logits_rows: &[prompt.len() as u32 - 1],
+        skip: None,
     };
     let mut logits = Vec::new();
     model.forward(&batch, &mut logits).unwrap();

@@ -69,6 +69,7 @@ fn next_logits(model: &mut dyn CausalLm, prompts: &[(&[u32], Option<AdapterId>)]
         sequences: &sequences,
         adapters: &adapters,
         logits_rows: &logits_rows,
+        skip: None,
     };
     let mut logits = Vec::new();
     model.forward(&batch, &mut logits).unwrap();
@@ -191,6 +192,7 @@ fn a_row_does_not_depend_on_the_adapters_beside_it() {
         sequences: &[sequence],
         adapters: &[Some(one)],
         logits_rows: &[0],
+        skip: None,
     };
     assert!(model.forward(&batch, &mut Vec::new()).is_err());
 }

@@ -16,6 +16,7 @@ mod process;
 mod sdk;
 mod search;
 mod server;
+mod speculative;
 mod support;
 mod tidy;
 mod trace_process;

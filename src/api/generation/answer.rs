@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 use super::{Delta, Generation, Setup, Wire, envelope};
 use crate::api::error::ApiError;
 use crate::api::openai::params::SharedParams;
+use crate::api::openai::speculation::completion_details;
 use crate::api::openai::{chat, completions};
 use crate::api::state::{AppState, Served, unix_time};
 use crate::api::traces::Recorder;
-use crate::engine::{FinishReason, RequestId, SamplingParams, StreamEvent, TokenLogprobs};
+use crate::engine::{DraftCounts, FinishReason, RequestId, SamplingParams, StreamEvent, TokenLogprobs};
 use crate::text::{Detokenizer, StopMatcher};
 
 /// One choice on its way from tokens to text.
@@ -50,6 +51,7 @@ pub(super) struct Answer<'a> {
     recorder: Option<Recorder>,
     num_prompt_tokens: usize,
     num_cached_tokens: usize,
+    drafts: DraftCounts,
     started: Instant,
     last_token: Option<Instant>,
 }
@@ -101,6 +103,7 @@ impl<'a> Answer<'a> {
             recorder,
             num_prompt_tokens: 0,
             num_cached_tokens: 0,
+            drafts: DraftCounts::default(),
             started: Instant::now(),
             last_token: None,
         }
@@ -133,7 +136,12 @@ impl<'a> Answer<'a> {
                 self.take_token(choice, prompt, index, token_id, logprobs);
                 Ok(Some(choice))
             }
-            StreamEvent::Finished { index, reason } => {
+            StreamEvent::Finished {
+                index,
+                reason,
+                drafts,
+            } => {
+                self.drafts += drafts;
                 if reason == FinishReason::Deadline {
                     return Err(ApiError::deadline());
                 }
@@ -260,12 +268,7 @@ impl<'a> Answer<'a> {
             "completion_tokens": completion,
             "total_tokens": self.num_prompt_tokens + completion,
             "prompt_tokens_details": {"cached_tokens": self.num_cached_tokens, "audio_tokens": 0},
-            "completion_tokens_details": {
-                "reasoning_tokens": 0,
-                "audio_tokens": 0,
-                "accepted_prediction_tokens": 0,
-                "rejected_prediction_tokens": 0,
-            },
+            "completion_tokens_details": completion_details(0, self.drafts),
         })
     }
 

@@ -18,6 +18,7 @@ use super::adapters::TargetModel;
 use super::auth::Tenant;
 use super::error::ApiError;
 use super::openai::params::{SharedParams, count};
+use super::openai::speculation::Speculation;
 use super::state::AppState;
 use super::traces::{self, Recorder};
 use super::{presets, searching};
@@ -42,6 +43,7 @@ pub(super) struct Generation {
     pub prompts: Vec<Vec<u32>>,
     pub params: SamplingParams,
     pub stops: Vec<String>,
+    pub speculation: Speculation,
     pub shared: SharedParams,
     /// The prompts' texts when they are to be echoed.
     pub echo: Vec<String>,
@@ -168,6 +170,8 @@ fn submit_all(
             cache_salt: generation.tenant.cache_salt(salt),
             adapter: generation.target.adapter_id(),
             deadline: Some(generation.deadline),
+            speculative: generation.speculation.speculative,
+            prediction: generation.speculation.prediction.clone(),
             ..GenerateRequest::new(prompt.clone(), params)
         })?;
         let index = ids.len();

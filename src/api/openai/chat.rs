@@ -6,6 +6,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
+use super::speculation::Speculation;
 use super::params::{count, generation_request};
 use crate::api::auth::Tenant;
 use crate::api::body::Body;
@@ -81,6 +82,7 @@ pub(in crate::api) fn prepare(
         wants_logprobs.then_some(top_logprobs),
         max_tokens_name,
     )?;
+    let speculation = Speculation::new(&shared, &served.tokenizer)?;
     params.prompt_logprobs = match request.prompt_logprobs {
         Some(_) => Some(count(
             "prompt_logprobs",
@@ -109,6 +111,7 @@ pub(in crate::api) fn prepare(
     // The template writes the model's own BOS where it belongs.
     let prompt_token_ids = served.tokenizer.encode(&prompt, false, true)?;
     Ok(Generation {
+        speculation,
         prompts: vec![prompt_token_ids],
         params,
         stops: shared.stops()?,

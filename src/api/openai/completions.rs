@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use super::speculation::Speculation;
 use super::params::{count, generation_request};
 use crate::api::auth::Tenant;
 use crate::api::body::Body;
@@ -95,6 +96,7 @@ pub(in crate::api) fn prepare(
     request.max_tokens = request.max_tokens.or(Some(DEFAULT_MAX_TOKENS));
     let shared = request.shared();
     let mut params = shared.sampling(&served.tokenizer, logprobs, "max_tokens")?;
+    let speculation = Speculation::new(&shared, &served.tokenizer)?;
     params.prompt_logprobs = match request.prompt_logprobs {
         Some(_) => Some(count(
             "prompt_logprobs",
@@ -121,6 +123,7 @@ pub(in crate::api) fn prepare(
         .first()
         .map_or_else(String::new, |ids| served.tokenizer.decode(ids, true));
     Ok(Generation {
+        speculation,
         prompts,
         params,
         stops: shared.stops()?,

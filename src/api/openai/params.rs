@@ -79,8 +79,12 @@ macro_rules! generation_request {
             /// More compute for a better answer: an object, or a strategy's name.
             #[schema(value_type = Option<crate::search::SearchRequest>)]
             pub search: Option<serde_json::Value>,
-            #[schema(value_type = Option<Object>)]
+            /// Who drafts tokens: `off`, `prompt-lookup` or `auto`. It changes how fast the answer comes, not one token of it.
+            #[schema(value_type = Option<String>)]
             pub speculative: Option<serde_json::Value>,
+            /// Text that the answer is expected to repeat: `{"type": "content", "content": "…"}`.
+            #[schema(value_type = Option<Object>)]
+            pub prediction: Option<serde_json::Value>,
             #[schema(value_type = Option<Object>)]
             pub router_adaptation: Option<serde_json::Value>,
             #[schema(value_type = Option<Object>)]
@@ -118,10 +122,11 @@ macro_rules! generation_request {
                     model: self.model.clone(),
                     reasoning_effort: self.reasoning_effort.clone(),
                     search: self.search.clone(),
+                    speculative: self.speculative.clone(),
+                    prediction: self.prediction.clone(),
                     store: self.store,
                     metadata: self.metadata.clone(),
                     extensions: [
-                        ("speculative", self.speculative.clone()),
                         ("router_adaptation", self.router_adaptation.clone()),
                         ("adaptation", self.adaptation.clone()),
                     ],
@@ -159,9 +164,11 @@ pub(crate) struct SharedParams {
     pub model: Option<String>,
     pub reasoning_effort: Option<String>,
     pub search: Option<Value>,
+    pub speculative: Option<Value>,
+    pub prediction: Option<Value>,
     pub store: Option<bool>,
     pub metadata: Option<BTreeMap<String, String>>,
-    pub extensions: [(&'static str, Option<Value>); 3],
+    pub extensions: [(&'static str, Option<Value>); 2],
 }
 
 fn in_range(

@@ -16,10 +16,11 @@ use crate::api::auth::Tenant;
 use crate::api::error::ApiError;
 use crate::api::generation::{Delta, Generation, Wire, envelope};
 use crate::api::openai::params::count;
+use crate::api::openai::speculation::completion_details;
 use crate::api::openai::{chat, completions};
 use crate::api::state::{AppState, Served, unix_time};
 use crate::api::traces;
-use crate::engine::{TokenBudget, TokenLogprobs};
+use crate::engine::{SharedDrafts, TokenBudget, TokenLogprobs};
 use crate::reward::{self, RewardContext, Scorer, Weighted};
 use crate::search::{
     End, EnginePolicy, Ranked, Recording, ReplayPolicy, Search, SearchError, SearchEvent,
@@ -220,12 +221,10 @@ impl Job {
                 "cached_tokens": self.num_cached_tokens(),
                 "audio_tokens": 0,
             },
-            "completion_tokens_details": {
-                "reasoning_tokens": all.saturating_sub(kept),
-                "audio_tokens": 0,
-                "accepted_prediction_tokens": 0,
-                "rejected_prediction_tokens": 0,
-            },
+            "completion_tokens_details": completion_details(
+                all.saturating_sub(kept),
+                self.policy.drafts.total(),
+            ),
         })
     }
 
@@ -340,6 +339,7 @@ pub(in crate::api) fn policy_of(
         mut params,
         stops,
         shared,
+        speculation,
         tenant,
         target,
         deadline: latest,
@@ -356,6 +356,9 @@ pub(in crate::api) fn policy_of(
     EnginePolicy {
         engine: served.engine.clone(),
         group: served.engine.new_group(),
+        speculative: speculation.speculative,
+        prediction: speculation.prediction,
+        drafts: SharedDrafts::default(),
         tokenizer: served.tokenizer.clone(),
         prompt_token_ids,
         params,

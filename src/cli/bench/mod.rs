@@ -4,6 +4,7 @@ pub(super) mod engine;
 pub(super) mod perplexity;
 pub mod search;
 pub(super) mod serve;
+pub mod speculative;
 pub mod traces;
 
 /// The value below which `share` of the sorted values lie.

@@ -16,6 +16,7 @@ fn config(num_blocks: usize, chunked: bool) -> EngineConfig {
         enable_prefix_caching: true,
         enable_chunked_prefill: chunked,
         max_num_waiting_seqs: 100,
+        speculative: Default::default(),
     }
 }
 
@@ -42,6 +43,7 @@ fn sequence(request: u64, token_ids: Vec<u32>, num_pending_forks: usize) -> Sequ
         deadline: None,
         watcher: None,
         budget: None,
+        draft: Default::default(),
         ended: None,
     }
 }

@@ -1,0 +1,83 @@
+//! `speculative` and OpenAI's `prediction`: what a request says of how its tokens are drafted.
+
+use serde_json::{Value, json};
+
+use super::params::SharedParams;
+use crate::api::error::ApiError;
+use crate::engine::{DraftCounts, Speculative};
+use crate::text::Tokenizer;
+
+/// Who drafts, and from what text besides.
+#[derive(Debug, Clone, Default)]
+pub(in crate::api) struct Speculation {
+    /// The server's default when `None`.
+    pub speculative: Option<Speculative>,
+    pub prediction: Vec<u32>,
+}
+
+impl Speculation {
+    pub fn new(shared: &SharedParams, tokenizer: &Tokenizer) -> Result<Self, ApiError> {
+        let prediction = match prediction_text(shared.prediction.as_ref())? {
+            Some(text) => tokenizer.encode(&text, false, false)?,
+            None => Vec::new(),
+        };
+        Ok(Self {
+            speculative: speculative(shared.speculative.as_ref())?,
+            prediction,
+        })
+    }
+}
+
+fn speculative(value: Option<&Value>) -> Result<Option<Speculative>, ApiError> {
+    let chosen = match value {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Bool(false)) => Some(Speculative::Off),
+        Some(Value::String(name)) => Speculative::from_name(name),
+        Some(_) => None,
+    };
+    chosen.map(Some).ok_or_else(|| {
+        let names = Speculative::ALL.map(Speculative::name).join(", ");
+        ApiError::invalid("speculative", format!("speculative must be one of {names}"))
+    })
+}
+
+/// OpenAI's predicted output: `{"type": "content", "content": "…" or [{"type": "text", "text": "…"}]}`.
+fn prediction_text(value: Option<&Value>) -> Result<Option<String>, ApiError> {
+    let invalid = |at: &str, message: &str| Err(ApiError::invalid(at, message));
+    let object = match value {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Object(object)) => object,
+        Some(_) => return invalid("prediction", "prediction must be an object"),
+    };
+    if object.get("type").and_then(Value::as_str) != Some("content") {
+        return invalid("prediction.type", "prediction.type must be \"content\"");
+    }
+    match object.get("content") {
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(Value::Array(parts)) => {
+            let text = |part: &Value| part.get("text")?.as_str().map(str::to_owned);
+            let texts: Option<Vec<_>> = parts.iter().map(text).collect();
+            match texts {
+                Some(texts) => Ok(Some(texts.concat())),
+                None => invalid(
+                    "prediction.content",
+                    "every part of prediction.content must be {\"type\": \"text\", \"text\": …}",
+                ),
+            }
+        }
+        _ => invalid(
+            "prediction.content",
+            "prediction.content must be a string or an array of text parts",
+        ),
+    }
+}
+
+/// `completion_tokens_details` of a usage.
+pub(in crate::api) fn completion_details(num_reasoning: usize, drafts: DraftCounts) -> Value {
+    json!({
+        "reasoning_tokens": num_reasoning,
+        "audio_tokens": 0,
+        "accepted_prediction_tokens": drafts.num_accepted_tokens,
+        "rejected_prediction_tokens": drafts.num_draft_tokens - drafts.num_accepted_tokens,
+    })
+}

@@ -1,0 +1,90 @@
+//! How likely a draft token is to be accepted, learned from those before it.
+
+/// Kinds of evidence that are told apart: the tokens that agreed before a draft token, this many or more together.
+pub(super) const NUM_KINDS: usize = 16;
+/// Trials that an estimate remembers.
+const MEMORY: f32 = 64.0;
+/// Trials that the estimate for all sequences counts for in that of one.
+const PRIOR_TRIALS: f32 = 4.0;
+
+/// Of every kind of evidence, how many tokens were tried and accepted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::engine) struct AcceptanceTable {
+    tried: [f32; NUM_KINDS],
+    accepted: [f32; NUM_KINDS],
+}
+
+impl Default for AcceptanceTable {
+    fn default() -> Self {
+        Self {
+            tried: [0.0; NUM_KINDS],
+            accepted: [0.0; NUM_KINDS],
+        }
+    }
+}
+
+impl AcceptanceTable {
+    /// Before anything is known: the longer the match, the likelier the next token.
+    pub(super) fn prior() -> Self {
+        let mut table = Self::default();
+        for kind in 0..NUM_KINDS {
+            table.tried[kind] = PRIOR_TRIALS;
+            table.accepted[kind] = PRIOR_TRIALS * (1.0 - 0.8_f32.powi(kind as i32)).min(0.9);
+        }
+        table
+    }
+
+    /// Counts one token that was verified after all before it were accepted.
+    pub(super) fn observe(&mut self, kind: usize, is_accepted: bool) {
+        let kind = kind.min(NUM_KINDS - 1);
+        if self.tried[kind] >= MEMORY {
+            self.tried[kind] *= 0.5;
+            self.accepted[kind] *= 0.5;
+        }
+        self.tried[kind] += 1.0;
+        self.accepted[kind] += f32::from(u8::from(is_accepted));
+    }
+
+    fn share(&self, kind: usize) -> f32 {
+        self.accepted[kind] / self.tried[kind].max(f32::MIN_POSITIVE)
+    }
+
+    /// The probability that a sequence's next draft token is accepted, given the estimate `all` for all sequences.
+    pub(super) fn probability(&self, kind: usize, all: &Self) -> f32 {
+        let kind = kind.min(NUM_KINDS - 1);
+        let prior = all.share(kind) * PRIOR_TRIALS;
+        (self.accepted[kind] + prior) / (self.tried[kind] + PRIOR_TRIALS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sequence_starts_at_what_all_show_and_learns_its_own() {
+        let mut all = AcceptanceTable::prior();
+        for trial in 0..400 {
+            all.observe(3, trial % 4 == 0);
+        }
+        let mut own = AcceptanceTable::default();
+        assert!((own.probability(3, &all) - 0.25).abs() < 0.05);
+        for _ in 0..40 {
+            own.observe(3, true);
+        }
+        assert!(own.probability(3, &all) > 0.9);
+        assert_eq!(own.probability(5, &all), all.share(5));
+    }
+
+    #[test]
+    fn old_trials_are_forgotten() {
+        let mut table = AcceptanceTable::prior();
+        for _ in 0..1000 {
+            table.observe(2, true);
+        }
+        for _ in 0..200 {
+            table.observe(2, false);
+        }
+        assert!(table.share(2) < 0.1, "{}", table.share(2));
+    }
+}

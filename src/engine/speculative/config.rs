@@ -1,0 +1,119 @@
+//! What an operator or a request chooses.
+
+use std::sync::{Mutex, PoisonError};
+
+/// Draft tokens of one sequence in one step, at most: with the row they follow they fill one tile of sixteen rows.
+pub const DEFAULT_NUM_SPECULATIVE_TOKENS: usize = 15;
+/// More would be verified in vain, and each takes a row of logits.
+pub const MAX_NUM_SPECULATIVE_TOKENS: usize = 63;
+/// Fewer tokens in a row are found too often in a text to say how it goes on.
+pub const DEFAULT_PROMPT_LOOKUP_MIN: usize = 2;
+
+/// Who drafts the tokens of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Speculative {
+    /// Nobody: every step yields one token.
+    #[default]
+    Off,
+    /// What followed the same tokens earlier in the prompt, the answer or the request's prediction.
+    PromptLookup,
+    /// Whichever is expected to be fastest, and nobody when drafting would not pay.
+    Auto,
+}
+
+impl Speculative {
+    pub const ALL: [Self; 3] = [Self::Off, Self::PromptLookup, Self::Auto];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::PromptLookup => "prompt-lookup",
+            Self::Auto => "auto",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|choice| choice.name() == name)
+    }
+}
+
+/// How an engine drafts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SpeculativeConfig {
+    /// For requests that choose nothing.
+    pub default: Speculative,
+    /// Draft tokens of one sequence in one step, at most.
+    pub num_speculative_tokens: usize,
+    /// Tokens that must be found again before what followed them is drafted.
+    pub prompt_lookup_min: usize,
+    /// Draft whenever there is something to draft, whatever it costs (tests and measurements).
+    pub ignores_costs: bool,
+}
+
+impl Default for SpeculativeConfig {
+    fn default() -> Self {
+        Self {
+            default: Speculative::Off,
+            num_speculative_tokens: DEFAULT_NUM_SPECULATIVE_TOKENS,
+            prompt_lookup_min: DEFAULT_PROMPT_LOOKUP_MIN,
+            ignores_costs: false,
+        }
+    }
+}
+
+/// Who drafted a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Drafter {
+    PromptLookup,
+}
+
+impl Drafter {
+    pub const ALL: [Self; 1] = [Self::PromptLookup];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PromptLookup => "prompt-lookup",
+        }
+    }
+}
+
+/// What came of drafts. Counters only grow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DraftCounts {
+    /// Steps that verified a draft of a sequence.
+    pub num_drafts: u64,
+    /// Tokens in them.
+    pub num_draft_tokens: u64,
+    /// Those of the tokens that the model chose too.
+    pub num_accepted_tokens: u64,
+}
+
+impl std::ops::AddAssign for DraftCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.num_drafts += other.num_drafts;
+        self.num_draft_tokens += other.num_draft_tokens;
+        self.num_accepted_tokens += other.num_accepted_tokens;
+    }
+}
+
+/// [`DraftCounts`] that several readers of streams add to.
+#[derive(Debug, Default)]
+pub struct SharedDrafts(Mutex<DraftCounts>);
+
+impl SharedDrafts {
+    pub fn add(&self, counts: DraftCounts) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) += counts;
+    }
+
+    pub fn total(&self) -> DraftCounts {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl DraftCounts {
+    pub(in crate::engine) fn count(&mut self, num_draft_tokens: usize, num_accepted: usize) {
+        self.num_drafts += 1;
+        self.num_draft_tokens += num_draft_tokens as u64;
+        self.num_accepted_tokens += num_accepted as u64;
+    }
+}

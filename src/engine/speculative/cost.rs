@@ -1,0 +1,101 @@
+//! What a step costs by its rows, measured on this machine and model.
+
+use std::time::Duration;
+
+/// Row counts that are measured at the start; between them costs are interpolated, beyond them extrapolated.
+pub(super) const MEASURED_ROWS: [usize; 8] = [1, 2, 4, 8, 16, 17, 24, 32];
+/// Share of a new measurement in what is remembered.
+const NEW_SHARE: f64 = 0.1;
+/// A step that took this many times what was expected was disturbed, and teaches nothing.
+const OUTLIER: f64 = 2.0;
+
+/// Seconds of a step that only decodes, by its number of rows.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct StepCosts {
+    /// `(rows, seconds)`, ascending in rows.
+    points: Vec<(usize, f64)>,
+}
+
+impl StepCosts {
+    /// Every row costs the same: before anything is measured drafting never looks cheap.
+    pub(super) fn unmeasured() -> Self {
+        Self::new([(1, Duration::from_millis(1)), (2, Duration::from_millis(2))])
+    }
+
+    pub(super) fn new(points: impl IntoIterator<Item = (usize, Duration)>) -> Self {
+        let points = points
+            .into_iter()
+            .map(|(rows, time)| (rows, time.as_secs_f64().max(1e-9)));
+        Self {
+            points: points.collect(),
+        }
+    }
+
+    /// Seconds of a step of `rows` rows.
+    pub(super) fn seconds(&self, rows: usize) -> f64 {
+        let after = self.points.iter().position(|(at, _)| *at >= rows);
+        let after = after.unwrap_or(self.points.len() - 1).max(1);
+        let ((r0, t0), (r1, t1)) = (self.points[after - 1], self.points[after]);
+        let slope = (t1 - t0) / (r1 - r0) as f64;
+        // Noise must not make a line that falls below zero.
+        (t0 + slope * (rows as f64 - r0 as f64)).max(t0.min(t1))
+    }
+
+    /// Learns from a step: costs grow with the contexts that are read, all of them alike, and a measured count of rows
+    /// also learns its own.
+    pub(super) fn observe(&mut self, rows: usize, elapsed: Duration) {
+        let expected = self.seconds(rows);
+        let ratio = elapsed.as_secs_f64() / expected;
+        if !(1.0 / OUTLIER..OUTLIER).contains(&ratio) {
+            return;
+        }
+        let own = self.points.iter().position(|(at, _)| *at == rows);
+        for (index, (_, seconds)) in self.points.iter_mut().enumerate() {
+            let share = if own == Some(index) {
+                NEW_SHARE
+            } else {
+                NEW_SHARE / 4.0
+            };
+            *seconds *= 1.0 + share * (ratio - 1.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(value: u64) -> Duration {
+        Duration::from_millis(value)
+    }
+
+    fn costs() -> StepCosts {
+        StepCosts::new([(1, ms(10)), (4, ms(16)), (16, ms(40))])
+    }
+
+    #[test]
+    fn costs_are_interpolated_and_extrapolated() {
+        let near = |rows, expected: f64| {
+            let seconds = costs().seconds(rows);
+            assert!((seconds - expected).abs() < 1e-9, "{rows}: {seconds}");
+        };
+        near(1, 0.010);
+        near(2, 0.012);
+        near(4, 0.016);
+        near(10, 0.028);
+        near(20, 0.048);
+    }
+
+    #[test]
+    fn a_measured_count_learns_most_and_a_disturbed_step_teaches_nothing() {
+        let mut costs = costs();
+        for _ in 0..100 {
+            costs.observe(4, ms(20));
+        }
+        assert!((costs.seconds(4) - 0.020).abs() < 1e-4);
+        assert!(costs.seconds(1) > 0.0105 && costs.seconds(1) < 0.0125);
+        let before = costs.clone();
+        costs.observe(4, ms(90));
+        assert_eq!(costs, before);
+    }
+}
