@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::bench::search::BenchSearchArgs;
 use super::bench::speculative::BenchSpeculativeArgs;
+use super::bench::swift::BenchSwiftArgs;
 use super::bench::traces::BenchTracesArgs;
 use super::prm::PrmArgs;
 use super::traces::args::{TraceArgs, TracesCommand};
@@ -15,6 +16,7 @@ use crate::engine::config as sizes;
 use crate::engine::{
     DEFAULT_NUM_SPECULATIVE_TOKENS, DEFAULT_PROMPT_LOOKUP_MIN, Speculative, SpeculativeConfig,
 };
+use crate::model::SkipSet;
 use crate::model::catalogue::DEFAULT_MODEL;
 
 /// Serve a language model over the OpenAI API from a paged engine.
@@ -135,6 +137,8 @@ pub enum BenchCommand {
     ValueHead(BenchValueHeadArgs),
     /// Searches on a running server: right answers per second and per token
     Search(BenchSearchArgs),
+    /// What a draft by the model itself may leave out, and what it would gain
+    Swift(BenchSwiftArgs),
     /// Decoding with and without drafts: the same answers, sooner
     Speculative(BenchSpeculativeArgs),
     /// The trace store: writes, streams to one reader, size
@@ -195,7 +199,7 @@ pub struct EngineArgs {
 #[derive(Debug, Clone, Args)]
 pub struct SpeculativeArgs {
     /// Who drafts tokens that a step then verifies together; answers stay the same, token by token
-    #[arg(long, env = "PONDER_SPECULATIVE", value_parser = parse_speculative, default_value = "auto", hide_possible_values = true, value_name = "off|prompt-lookup|auto", help_heading = "Speculation")]
+    #[arg(long, env = "PONDER_SPECULATIVE", value_parser = parse_speculative, default_value = "auto", hide_possible_values = true, value_name = "off|prompt-lookup|swift|draft-model|auto", help_heading = "Speculation")]
     pub speculative: Speculative,
     /// Tokens that a step verifies of one sequence, at most
     #[arg(long, env = "PONDER_NUM_SPECULATIVE_TOKENS", default_value_t = DEFAULT_NUM_SPECULATIVE_TOKENS, help_heading = "Speculation")]
@@ -203,6 +207,22 @@ pub struct SpeculativeArgs {
     /// Tokens that must be found again before what followed them is drafted
     #[arg(long, env = "PONDER_PROMPT_LOOKUP_MIN", default_value_t = DEFAULT_PROMPT_LOOKUP_MIN, help_heading = "Speculation")]
     pub prompt_lookup_min: usize,
+    /// Small model with the same tokenizer that drafts
+    #[arg(
+        long,
+        env = "PONDER_DRAFT_MODEL",
+        value_name = "MODEL",
+        help_heading = "Speculation"
+    )]
+    pub draft_model: Option<String>,
+    /// Sub-layers that a SWIFT draft leaves out, from `ponder bench swift --out` [default: MODEL.skip.json beside the model]
+    #[arg(
+        long,
+        env = "PONDER_SKIP_SET",
+        value_name = "FILE",
+        help_heading = "Speculation"
+    )]
+    pub skip_set: Option<PathBuf>,
     /// Draft whenever there is something to draft, whatever it costs
     #[arg(
         long,
@@ -213,11 +233,12 @@ pub struct SpeculativeArgs {
 }
 
 impl SpeculativeArgs {
-    pub fn config(&self) -> SpeculativeConfig {
+    pub fn config(&self, skip_set: Option<SkipSet>) -> SpeculativeConfig {
         SpeculativeConfig {
             default: self.speculative,
             num_speculative_tokens: self.num_speculative_tokens,
             prompt_lookup_min: self.prompt_lookup_min,
+            skip_set,
             ignores_costs: self.speculative_ignore_cost,
         }
     }

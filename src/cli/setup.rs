@@ -1,10 +1,11 @@
 //! From flags to a running engine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
-use anyhow::Context;
+use anyhow::{Context, bail, ensure};
+use ponder_kernels::ThreadPool;
 
 use super::args::EngineArgs;
 use super::identity::identity;
@@ -12,7 +13,7 @@ use super::progress::Bar;
 use crate::api::Served;
 use crate::engine::{EngineHandle, EngineOptions, GenerateRequest, SamplingParams, StreamEvent};
 use crate::model::catalogue::{self, Source};
-use crate::model::{LoadOptions, ModelFiles, OperatorTimes, load};
+use crate::model::{CausalLm, LoadOptions, ModelFiles, OperatorTimes, SkipSet, load};
 use crate::reward::{Judge, RewardResources};
 use crate::text::{ChatTemplate, Tokenizer};
 
@@ -96,17 +97,36 @@ pub(super) fn start_with(
         enable_prefix_caching: !args.no_enable_prefix_caching,
         enable_chunked_prefill: !args.no_enable_chunked_prefill,
         max_num_waiting_seqs: args.max_num_queued_seqs,
-        speculative: args.speculative.config(),
+        speculative: args.speculative.config(skip_set(args, &path, &files)?),
     };
     let limit = files.config()?.max_position_embeddings;
+    let max_model_len = options.served_model_len(limit);
     let load_options = LoadOptions {
         num_threads: num_threads(args),
-        max_model_len: Some(options.served_model_len(limit)),
+        max_model_len: Some(max_model_len),
         operator_times,
+        ..LoadOptions::default()
+    };
+    let pool = load_options.pool();
+    let load_options = LoadOptions {
+        pool: Some(Arc::clone(&pool)),
+        ..load_options
     };
     let model = load(&files, load_options)?;
-    let config = options.resolve(model.info())?;
-    let engine = EngineHandle::start(model, config)?;
+    let draft_model = match &args.speculative.draft_model {
+        Some(name) => {
+            let loaded = draft_model(name, &tokenizer, pool, max_model_len);
+            Some(loaded.with_context(|| format!("--draft-model {name}"))?)
+        }
+        None => None,
+    };
+    let mut info = model.info().clone();
+    // A block holds the KV of both.
+    let draft_info = draft_model.as_ref().map(|model| model.info());
+    info.kv_bytes_per_token += draft_info.map_or(0, |info| info.kv_bytes_per_token);
+    let config = options.resolve(&info)?;
+    let engine = EngineHandle::start_with(model, draft_model, config)?;
+    check_drafter(&engine)?;
     warm_up(&engine)?;
     let judge = chat_template
         .clone()
@@ -122,6 +142,76 @@ pub(super) fn start_with(
             ..RewardResources::default()
         },
     })
+}
+
+/// The set that `--skip-set` names, or that lies beside the model.
+fn skip_set(
+    args: &EngineArgs,
+    model: &Path,
+    files: &ModelFiles,
+) -> anyhow::Result<Option<SkipSet>> {
+    let (path, is_asked) = match &args.speculative.skip_set {
+        Some(path) => (path.clone(), true),
+        None => (skip_set_path(model), false),
+    };
+    if !is_asked && !path.exists() {
+        return Ok(None);
+    }
+    let num_layers = files.config()?.num_layers;
+    let read = || -> anyhow::Result<SkipSet> {
+        let set: SkipSet = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
+        ensure!(
+            set.fits(num_layers),
+            "it is not made for a model of {num_layers} layers"
+        );
+        Ok(set)
+    };
+    read()
+        .map(Some)
+        .with_context(|| format!("skip set {}", path.display()))
+}
+
+/// Where a model's own skip set is looked for.
+pub(super) fn skip_set_path(model: &Path) -> PathBuf {
+    if model.is_dir() {
+        return model.join("skip.json");
+    }
+    model.with_extension("skip.json")
+}
+
+/// Loads a small model whose tokens mean the same.
+fn draft_model(
+    name: &str,
+    tokenizer: &Tokenizer,
+    pool: Arc<ThreadPool>,
+    max_model_len: usize,
+) -> anyhow::Result<Box<dyn CausalLm>> {
+    let files = ModelFiles::open(&locate(name)?)?;
+    let own = Tokenizer::from_files(&files)?;
+    let ids = 0..tokenizer.vocab_size().min(own.vocab_size()) as u32;
+    let differs = |id: &u32| tokenizer.token_text(*id) != own.token_text(*id);
+    if let Some(id) = ids.clone().find(differs) {
+        bail!(
+            "its tokenizer is another one: token {id} is {:?} there and {:?} here",
+            own.token_text(id),
+            tokenizer.token_text(id)
+        );
+    }
+    let options = LoadOptions {
+        max_model_len: Some(max_model_len),
+        pool: Some(pool),
+        ..LoadOptions::default()
+    };
+    Ok(load(&files, options)?)
+}
+
+/// A drafter that is the default must be there.
+fn check_drafter(engine: &EngineHandle) -> anyhow::Result<()> {
+    let default = engine.config().speculative.default;
+    if let Some(reason) = engine.lacks(default) {
+        bail!("--speculative {}: {reason}", default.name());
+    }
+    Ok(())
 }
 
 /// Touches every weight once, so that the first request doesn't wait for page faults.

@@ -13,6 +13,7 @@ use super::request::{
     StreamEvent,
 };
 use super::runner::num_scratch_blocks;
+use super::speculative::Speculative;
 use super::stats::SharedStats;
 use super::thread::{Command, EngineThread, Submission};
 use crate::model::{AdapterId, CausalLm, LoraAdapter, ModelInfo};
@@ -21,6 +22,7 @@ use crate::model::{AdapterId, CausalLm, LoraAdapter, ModelInfo};
 pub(super) struct Shared {
     pub config: EngineConfig,
     pub info: ModelInfo,
+    pub has_draft_model: bool,
     pub stats: SharedStats,
     /// Sequences submitted but not yet admitted by the scheduler.
     pub num_waiting: AtomicUsize,
@@ -82,18 +84,33 @@ impl RequestStream {
 
 impl EngineHandle {
     /// Allocates the KV cache and starts the engine's thread.
-    pub fn start(mut model: Box<dyn CausalLm>, config: EngineConfig) -> Result<Self, EngineError> {
+    pub fn start(model: Box<dyn CausalLm>, config: EngineConfig) -> Result<Self, EngineError> {
+        Self::start_with(model, None, config)
+    }
+
+    /// [`Self::start`] with a small model that drafts ([`super::Speculative::DraftModel`]). Its tokens must mean the same.
+    pub fn start_with(
+        mut model: Box<dyn CausalLm>,
+        mut draft_model: Option<Box<dyn CausalLm>>,
+        config: EngineConfig,
+    ) -> Result<Self, EngineError> {
         let max_num_rows = if config.enable_chunked_prefill {
             config.max_num_batched_tokens
         } else {
             config.max_num_batched_tokens.max(config.max_model_len)
         };
         let num_blocks = config.num_blocks + num_scratch_blocks(config.block_size);
-        model
-            .allocate_kv_cache(num_blocks, config.block_size, max_num_rows)
-            .map_err(|error| EngineError::Model(error.to_string()))?;
+        for model in [Some(&mut model), draft_model.as_mut()]
+            .into_iter()
+            .flatten()
+        {
+            model
+                .allocate_kv_cache(num_blocks, config.block_size, max_num_rows)
+                .map_err(|error| EngineError::Model(error.to_string()))?;
+        }
         let shared = Arc::new(Shared {
             info: model.info().clone(),
+            has_draft_model: draft_model.is_some(),
             stats: SharedStats::new(EngineStats {
                 num_blocks: config.num_blocks,
                 ..EngineStats::default()
@@ -107,7 +124,7 @@ impl EngineHandle {
             next_adapter: AtomicU32::new(0),
         });
         let (commands, receiver) = mpsc::channel();
-        let engine = EngineThread::new(model, Arc::clone(&shared), receiver);
+        let engine = EngineThread::new(model, draft_model, Arc::clone(&shared), receiver);
         let thread = std::thread::Builder::new()
             .name("ponder-engine".to_owned())
             .spawn(move || engine.run())
@@ -125,6 +142,20 @@ impl EngineHandle {
 
     pub fn model_info(&self) -> &ModelInfo {
         &self.shared.info
+    }
+
+    /// What this engine would need to draft as asked; `None` when nothing is missing.
+    pub fn lacks(&self, speculative: Speculative) -> Option<&'static str> {
+        let config = &self.shared.config.speculative;
+        match speculative {
+            Speculative::Swift if config.skip_set.is_none() => {
+                Some("no skip set is known for this model; `ponder bench swift` makes one")
+            }
+            Speculative::DraftModel if !self.shared.has_draft_model => {
+                Some("no draft model is loaded; start with --draft-model")
+            }
+            _ => None,
+        }
     }
 
     /// Counters and gauges as of the last step; what waits is counted as of now.
@@ -267,6 +298,7 @@ impl EngineHandle {
             .prompt_token_ids
             .iter()
             .chain(pooled)
+            .chain(&request.prediction)
             .find(|id| **id as usize >= vocab_size)
         {
             Some(token_id) => Err(EngineError::TokenOutOfRange {

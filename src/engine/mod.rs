@@ -23,6 +23,7 @@ mod thread;
 pub use config::{ConfigError, EngineOptions};
 pub use handle::{EngineHandle, ForkParams, RequestStream};
 pub use request::*;
+pub use speculative::skip_search;
 pub use speculative::{
     DEFAULT_NUM_SPECULATIVE_TOKENS, DEFAULT_PROMPT_LOOKUP_MIN, DraftCounts, Drafter,
     MAX_NUM_SPECULATIVE_TOKENS, SharedDrafts, Speculative, SpeculativeConfig,

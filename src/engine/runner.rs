@@ -1,17 +1,18 @@
 //! Turns a scheduled batch into the model's flat arrays and runs it.
 
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::batch::{ScheduledBatch, ScheduledRows};
 use super::request::EngineConfig;
 use super::sequence::Sequence;
-use crate::model::{AdapterId, CausalLm, ForwardBatch, ForwardError, LoraAdapter, SequenceRows};
+use super::speculative::skip_search::{Scratch, time_rows};
+use crate::model::{
+    AdapterId, CausalLm, ForwardBatch, ForwardError, LoraAdapter, SequenceRows, SkipSet,
+};
 
 /// Tokens that have a place in the KV cache beside the blocks of sequences.
 const SCRATCH_TOKENS: usize = 64;
-/// Repetitions of which the fastest counts: the first reads weights from memory that may not be there yet.
-const TIMED_STEPS: usize = 2;
 
 /// The model and the buffers of a step.
 pub(super) struct Runner {
@@ -28,6 +29,14 @@ pub(super) struct Runner {
     /// Empty between steps; keeps its memory.
     sequences: Vec<SequenceRows<'static>>,
     adapters: Vec<Option<AdapterId>>,
+}
+
+/// Positions of a running sequence that a draft computes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DraftRows {
+    pub running_index: usize,
+    pub start: usize,
+    pub end: usize,
 }
 
 /// Where the logits of one scheduled sequence lie.
@@ -62,15 +71,7 @@ impl Runner {
         batch: &ScheduledBatch,
         running: &[Sequence],
     ) -> Result<(), ForwardError> {
-        if !batch.block_copies.is_empty() {
-            self.model.copy_blocks(&batch.block_copies)?;
-        }
-        self.token_ids.clear();
-        self.positions.clear();
-        self.slot_mapping.clear();
-        self.logits_rows.clear();
-        self.logits_of.clear();
-        self.adapters.clear();
+        self.clear();
         let mut sequences = recycle(std::mem::take(&mut self.sequences));
         for rows in &batch.rows {
             let sequence = &running[rows.running_index];
@@ -83,6 +84,23 @@ impl Runner {
                 context_len: sequence.num_computed_tokens + rows.num_rows,
             });
         }
+        self.forward(sequences, None)
+    }
+
+    fn clear(&mut self) {
+        self.token_ids.clear();
+        self.positions.clear();
+        self.slot_mapping.clear();
+        self.logits_rows.clear();
+        self.logits_of.clear();
+        self.adapters.clear();
+    }
+
+    fn forward(
+        &mut self,
+        sequences: Vec<SequenceRows<'_>>,
+        skip: Option<&SkipSet>,
+    ) -> Result<(), ForwardError> {
         let forward = ForwardBatch {
             token_ids: &self.token_ids,
             positions: &self.positions,
@@ -90,17 +108,48 @@ impl Runner {
             sequences: &sequences,
             adapters: &self.adapters,
             logits_rows: &self.logits_rows,
-            skip: None,
+            skip,
         };
         let result = self.model.forward(&forward, &mut self.logits);
         self.sequences = recycle(sequences);
         result
     }
 
-    fn push_rows(&mut self, rows: ScheduledRows, sequence: &Sequence) -> LogitsOf {
-        let start = sequence.num_computed_tokens;
-        let end = start + rows.num_rows;
-        let first_row = self.token_ids.len();
+    /// Computes rows of a draft; [`Self::logits`] then has one row for each sequence, that of its last token.
+    pub(super) fn run_draft(
+        &mut self,
+        rows: &[DraftRows],
+        running: &[Sequence],
+        skip: Option<&SkipSet>,
+        is_other_model: bool,
+    ) -> Result<(), ForwardError> {
+        self.clear();
+        let mut sequences = recycle(std::mem::take(&mut self.sequences));
+        for rows in rows {
+            let sequence = &running[rows.running_index];
+            self.push_tokens(sequence, rows.start, rows.end);
+            self.logits_rows.push(self.token_ids.len() as u32 - 1);
+            // Adapters are made for the target.
+            self.adapters
+                .push(sequence.adapter.filter(|_| !is_other_model));
+            sequences.push(SequenceRows {
+                block_table: &sequence.block_table,
+                num_rows: rows.end - rows.start,
+                context_len: rows.end,
+            });
+        }
+        self.forward(sequences, skip)
+    }
+
+    /// Copies the blocks that the batch's rows will be written to.
+    pub(super) fn copy_blocks(&mut self, batch: &ScheduledBatch) -> Result<(), ForwardError> {
+        if batch.block_copies.is_empty() {
+            return Ok(());
+        }
+        self.model.copy_blocks(&batch.block_copies)
+    }
+
+    fn push_tokens(&mut self, sequence: &Sequence, start: usize, end: usize) {
         for position in start..end {
             let block = sequence.block_table[position / self.block_size] as usize;
             let slot = block * self.block_size + position % self.block_size;
@@ -108,6 +157,13 @@ impl Runner {
             self.positions.push(position as u32);
             self.slot_mapping.push(slot as u32);
         }
+    }
+
+    fn push_rows(&mut self, rows: ScheduledRows, sequence: &Sequence) -> LogitsOf {
+        let start = sequence.num_computed_tokens;
+        let end = start + rows.num_rows;
+        let first_row = self.token_ids.len();
+        self.push_tokens(sequence, start, end);
         let num_tokens = sequence.token_ids.len();
         let wanted = if sequence.wants_prompt_logprobs() {
             start..end
@@ -133,36 +189,12 @@ impl Runner {
     }
 
     /// How long a step of `rows` decoded tokens takes, at most [`SCRATCH_TOKENS`]; `None` when it fails.
-    pub(super) fn time_rows(&mut self, rows: usize) -> Option<Duration> {
-        let num_blocks = rows.div_ceil(self.block_size);
-        let block_table: Vec<_> = (0..num_blocks)
-            .map(|block| (self.first_scratch_block + block) as u32)
-            .collect();
-        let numbers: Vec<u32> = (0..rows as u32).collect();
-        let first_slot = (self.first_scratch_block * self.block_size) as u32;
-        let slot_mapping: Vec<u32> = numbers.iter().map(|n| first_slot + n).collect();
-        let sequence = SequenceRows {
-            block_table: &block_table,
-            num_rows: rows,
-            context_len: rows,
+    pub(super) fn time_rows(&mut self, rows: usize, skip: Option<&SkipSet>) -> Option<Duration> {
+        let scratch = Scratch {
+            first_block: self.first_scratch_block,
+            block_size: self.block_size,
         };
-        let vocab_size = self.model.info().vocab_size as u32;
-        let token_ids: Vec<u32> = numbers.iter().map(|n| n * 7919 % vocab_size).collect();
-        let batch = ForwardBatch {
-            token_ids: &token_ids,
-            positions: &numbers,
-            slot_mapping: &slot_mapping,
-            sequences: &[sequence],
-            adapters: &[None],
-            logits_rows: &numbers,
-            skip: None,
-        };
-        let mut times = (0..TIMED_STEPS).map(|_| {
-            let started = Instant::now();
-            self.model.forward(&batch, &mut self.logits).ok()?;
-            Some(started.elapsed())
-        });
-        times.try_fold(Duration::MAX, |least, time| Some(least.min(time?)))
+        time_rows(&mut *self.model, rows, skip, scratch, &mut self.logits)
     }
 
     pub(super) fn load_adapter(

@@ -109,6 +109,14 @@ impl Sampler {
     }
 }
 
+/// The probability of a token under unmodified logits.
+pub(super) fn confidence(row: &[f32], token_id: TokenId) -> f32 {
+    let logit = row[token_id as usize];
+    // Of what is drafted the largest logit is most often the token's own.
+    let max = logits::argmax(row).map_or(logit, |(_, max)| max);
+    (f64::from((logit - max).exp()) / logits::sum_exp(row, max)) as f32
+}
+
 fn has_penalties(params: &SamplingParams) -> bool {
     params.repetition_penalty != 1.0
         || params.presence_penalty != 0.0

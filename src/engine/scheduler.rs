@@ -141,7 +141,7 @@ impl Scheduler {
 
     /// Rows that the sequence may run now; 0 when the budget is too small for it.
     fn wanted_rows(&self, sequence: &Sequence, budget: usize, batch_is_empty: bool) -> usize {
-        let mut wanted = sequence.num_uncomputed_tokens() + sequence.draft.token_ids.len();
+        let mut wanted = sequence.num_uncomputed_tokens() + sequence.draft.num_rows();
         if sequence.wants_prompt_logprobs() {
             wanted = wanted.min(PROMPT_LOGPROB_ROWS);
         }
@@ -168,9 +168,9 @@ impl Scheduler {
         if num_rows == 0 {
             return index + 1;
         }
-        if !self.running[index].draft.token_ids.is_empty() && !self.can_reserve(index, num_rows) {
+        if self.running[index].draft.num_rows() > 0 && !self.can_reserve(index, num_rows) {
             // A draft is a guess: nobody is preempted for it.
-            self.running[index].draft.token_ids.clear();
+            self.running[index].draft.clear();
             num_rows = self.running[index].num_uncomputed_tokens();
         }
         while !self.reserve(index, num_rows, batch) {
@@ -225,7 +225,7 @@ impl Scheduler {
         self.blocks.release_all(&mut sequence.block_table);
         sequence.block_hashes.clear();
         sequence.num_computed_tokens = 0;
-        sequence.draft.token_ids.clear();
+        sequence.draft.clear();
         self.stats.num_preemptions += 1;
         self.waiting.push_front(sequence);
     }
@@ -322,6 +322,8 @@ impl Scheduler {
             .expect("found above; this is a bug");
         let num_queries = sequence.token_ids.len() as u64;
         self.attach_cached_blocks(&mut sequence);
+        // Whoever left the blocks there most likely had the same draft model; where not, its drafts are worse.
+        sequence.draft.num_computed_tokens = sequence.num_computed_tokens;
         let num_rows = self.wanted_rows(&sequence, *budget, batch.rows.is_empty());
         let num_hits = sequence.num_computed_tokens;
         self.running.push(sequence);

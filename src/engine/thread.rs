@@ -18,8 +18,8 @@ use super::runner::{LogitsOf, Runner};
 use super::sampler::Sampler;
 use super::scheduler::Scheduler;
 use super::sequence::{Group, Sequence};
-use super::speculative::{Draft, DraftCounts, Speculative, Speculator};
-use crate::model::{AdapterId, CausalLm, LoraAdapter};
+use super::speculative::{Draft, DraftCounts, Drafter, Speculative, Speculator};
+use crate::model::{AdapterId, CausalLm, ForwardError, LoraAdapter};
 
 pub(super) struct Submission {
     pub id: RequestId,
@@ -60,6 +60,8 @@ pub(super) struct EngineThread {
     commands: mpsc::Receiver<Command>,
     scheduler: Scheduler,
     runner: Runner,
+    /// A small model that drafts. Its KV lies in blocks of the same numbers.
+    draft_runner: Option<Runner>,
     batch: ScheduledBatch,
     sampler: Sampler,
     speculator: Speculator,
@@ -73,15 +75,19 @@ pub(super) struct EngineThread {
 impl EngineThread {
     pub(super) fn new(
         model: Box<dyn CausalLm>,
+        draft_model: Option<Box<dyn CausalLm>>,
         shared: Arc<Shared>,
         commands: mpsc::Receiver<Command>,
     ) -> Self {
+        let speculative = shared.config.speculative.clone();
+        let speculator = Speculator::new(speculative, draft_model.is_some());
         Self {
             scheduler: Scheduler::new(shared.config.clone()),
             batch: ScheduledBatch::default(),
             runner: Runner::new(model, &shared.config),
+            draft_runner: draft_model.map(|model| Runner::new(model, &shared.config)),
             sampler: Sampler::default(),
-            speculator: Speculator::new(shared.config.speculative.clone()),
+            speculator,
             requests: HashMap::new(),
             adapters: AdapterTable::default(),
             is_draining: false,
@@ -119,16 +125,19 @@ impl EngineThread {
     /// One step of the engine.
     fn step(&mut self) {
         self.measure_costs();
-        let started = Instant::now();
         let running = &mut self.scheduler.running;
-        self.speculator.draft(running, &self.shared.config);
+        self.speculator.plan(running, &self.shared.config);
         self.scheduler.schedule(&mut self.batch);
         if self.batch.rows.is_empty() {
             return;
         }
         let is_decoding = |rows: &ScheduledRows| running_rows(&self.scheduler, *rows).0 == 1;
         let only_decodes = self.batch.rows.iter().all(is_decoding);
-        if let Err(error) = self.runner.run(&self.batch, &self.scheduler.running) {
+        if let Err(error) = self.draft() {
+            return self.fail_all(&error.to_string());
+        }
+        let started = Instant::now();
+        if let Err(error) = self.run_batch() {
             return self.fail_all(&error.to_string());
         }
         for index in 0..self.batch.rows.len() {
@@ -148,13 +157,36 @@ impl EngineThread {
         self.end_finished();
     }
 
+    /// Lets models draft what was planned.
+    fn draft(&mut self) -> Result<(), ForwardError> {
+        self.runner.copy_blocks(&self.batch)?;
+        let (speculator, sampler) = (&mut self.speculator, &mut self.sampler);
+        let (running, batch) = (&mut self.scheduler.running, &mut self.batch);
+        if let Some(runner) = &mut self.draft_runner {
+            runner.copy_blocks(batch)?;
+            speculator.draft_with(Drafter::DraftModel, runner, sampler, running, batch)?;
+        }
+        let runner = &mut self.runner;
+        speculator.draft_with(Drafter::Swift, runner, sampler, running, batch)
+    }
+
+    fn run_batch(&mut self) -> Result<(), ForwardError> {
+        let running = &mut self.scheduler.running;
+        self.runner.run(&self.batch, running)?;
+        match &mut self.draft_runner {
+            Some(runner) => Speculator::follow_prompts(runner, running, &self.batch),
+            None => Ok(()),
+        }
+    }
+
     /// Before the first draft: how long steps of a few sizes take.
     fn measure_costs(&mut self) {
         let mut sequences = self.scheduler.sequences();
         if !self.speculator.is_measured()
             && sequences.any(|sequence| sequence.draft.speculative != Speculative::Off)
         {
-            self.speculator.measure(&mut self.runner);
+            self.speculator
+                .measure(&mut self.runner, self.draft_runner.as_mut());
         }
     }
 
@@ -369,6 +401,10 @@ impl EngineThread {
             num_rows,
         });
         self.scheduler.release_unused_blocks(index);
+        let sequence = &mut self.scheduler.running[index];
+        let num_computed = sequence.num_computed_tokens;
+        let draft = &mut sequence.draft;
+        draft.num_computed_tokens = draft.num_computed_tokens.min(num_computed);
     }
 
     /// Positions `p` of the step predict prompt token `p + 1`.

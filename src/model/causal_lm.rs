@@ -2,6 +2,7 @@
 
 use super::lora::LoraAdapter;
 use super::skip::SkipSet;
+use super::skip_search::{Probe, SkipCosts};
 
 /// Index of a KV block.
 pub type BlockId = u32;
@@ -91,6 +92,18 @@ pub trait CausalLm: Send {
     }
 
     fn unload_adapter(&mut self, _id: AdapterId) {}
+
+    /// For every number of saved units the sub-layers whose loss changes hidden states least. It writes to blocks from
+    /// `first_scratch` on, `probes.len() * (costs.most + 1)` of them.
+    fn skip_sets(
+        &mut self,
+        _probes: &[Probe<'_>],
+        _costs: SkipCosts,
+        _first_scratch: BlockId,
+    ) -> Result<Vec<Option<SkipSet>>, ForwardError> {
+        let message = "this model's sub-layers cannot be left out".to_owned();
+        Err(ForwardError::Internal(message))
+    }
 
     /// The normalised final hidden state (`[hidden_size]`, what the head reads) behind logits row `index`
     /// of the last step; `None` where the model does not keep it.

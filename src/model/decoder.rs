@@ -14,7 +14,8 @@ use super::causal_lm::{AdapterId, BlockId, CausalLm, ForwardBatch, ForwardError,
 use super::config::ModelConfig;
 use super::layers::{ArchitecturePlan, Attention, Layer, Linear, Mlp};
 use super::lora::{LoraAdapter, Target};
-use super::skip::SubLayer;
+use super::skip::{SkipSet, SubLayer};
+use super::skip_search::{Probe, SkipCosts};
 use super::profile::{Operator, OperatorTimes, Stopwatch};
 use super::weights::{LoadError, WeightSource, Weights};
 
@@ -23,32 +24,32 @@ const KV_VALUE_BYTES: usize = 2;
 
 /// A decoder-only transformer of any supported architecture.
 pub struct Decoder {
-    pool: Arc<ThreadPool>,
-    config: ModelConfig,
-    plan: ArchitecturePlan,
+    pub(super) pool: Arc<ThreadPool>,
+    pub(super) config: ModelConfig,
+    pub(super) plan: ArchitecturePlan,
     info: ModelInfo,
     embeddings: PackedMatrix,
-    layers: Vec<Layer>,
+    pub(super) layers: Vec<Layer>,
     output_norm: Vec<f32>,
     /// Absent when the head is tied to the embeddings.
     head: Option<PackedMatrix>,
-    rope: RopeTable,
-    local_rope: Option<RopeTable>,
-    kv_cache: Option<KvCache>,
-    scratch: Scratch,
-    adapters: Adapters,
+    pub(super) rope: RopeTable,
+    pub(super) local_rope: Option<RopeTable>,
+    pub(super) kv_cache: Option<KvCache>,
+    pub(super) scratch: Scratch,
+    pub(super) adapters: Adapters,
     pub(super) operator_times: Option<Arc<OperatorTimes>>,
 }
 
 /// Rows of one step. Buffers grow to the largest step and stay.
 #[derive(Default)]
-struct Scratch {
+pub(super) struct Scratch {
     activations: Activations,
     /// What the MLP's down projection reads.
     gated: Activations,
-    attention: AttentionPlan,
+    pub(super) attention: AttentionPlan,
     /// `[rows, hidden_size]`, the residual stream.
-    x: Vec<f32>,
+    pub(super) x: Vec<f32>,
     /// `[rows, hidden_size]`, a sub-layer's output where it is normalised before it is added.
     h: Vec<f32>,
     q: Vec<f32>,
@@ -135,7 +136,7 @@ impl Decoder {
         })
     }
 
-    fn embed(&mut self, token_ids: &[u32]) -> Result<(), ForwardError> {
+    pub(super) fn embed(&mut self, token_ids: &[u32]) -> Result<(), ForwardError> {
         let hidden = self.config.hidden_size;
         let x = &mut self.scratch.x;
         x.resize(token_ids.len() * hidden, 0.0);
@@ -259,6 +260,15 @@ impl CausalLm for Decoder {
         Ok(())
     }
 
+    fn skip_sets(
+        &mut self,
+        probes: &[Probe<'_>],
+        costs: SkipCosts,
+        first_scratch: BlockId,
+    ) -> Result<Vec<Option<SkipSet>>, ForwardError> {
+        self.search_skip_sets(probes, costs, first_scratch)
+    }
+
     fn load_adapter(&mut self, id: AdapterId, adapter: &LoraAdapter) -> Result<(), ForwardError> {
         self.adapters.load(&self.pool, id, adapter)
     }
@@ -285,22 +295,22 @@ impl CausalLm for Decoder {
 }
 
 /// One layer over the rows in the scratch.
-struct LayerStep<'a, 't> {
-    pool: &'a ThreadPool,
-    config: &'a ModelConfig,
-    plan: &'a ArchitecturePlan,
-    scratch: &'a mut Scratch,
-    adapters: &'a mut Adapters,
+pub(super) struct LayerStep<'a, 't> {
+    pub pool: &'a ThreadPool,
+    pub config: &'a ModelConfig,
+    pub plan: &'a ArchitecturePlan,
+    pub scratch: &'a mut Scratch,
+    pub adapters: &'a mut Adapters,
     /// Of the layer.
-    index: usize,
+    pub index: usize,
     /// Only the rows whose logits are wanted are left.
-    is_kept: bool,
-    stopwatch: &'a mut Stopwatch<'t>,
+    pub is_kept: bool,
+    pub stopwatch: &'a mut Stopwatch<'t>,
 }
 
 impl LayerStep<'_, '_> {
     /// Norm, QKV, rotation, KV write and attention; leaves the result in `attended`.
-    fn attend(
+    pub(super) fn attend(
         &mut self,
         layer: &Attention,
         rope: &RopeTable,
@@ -376,7 +386,7 @@ impl LayerStep<'_, '_> {
         keep_rows(&mut self.scratch.attended, width, rows);
     }
 
-    fn add_attention(&mut self, layer: &Attention) {
+    pub(super) fn add_attention(&mut self, layer: &Attention) {
         let s = &mut *self.scratch;
         let width = self.config.num_heads * self.config.head_dim;
         let num_rows = s.attended.len() / width;
@@ -398,7 +408,7 @@ impl LayerStep<'_, '_> {
         self.stopwatch.mark(Operator::AttentionOutput);
     }
 
-    fn add_mlp(&mut self, layer: &Mlp) {
+    pub(super) fn add_mlp(&mut self, layer: &Mlp) {
         let (pool, eps) = (self.pool, self.config.rms_norm_eps);
         let s = &mut *self.scratch;
         s.activations.load_normed(pool, &s.x, &layer.norm, eps);

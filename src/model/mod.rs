@@ -16,6 +16,7 @@ mod qwen2;
 mod qwen3;
 pub mod safetensors;
 pub mod skip;
+mod skip_search;
 #[doc(hidden)]
 pub mod testing;
 mod weights;
@@ -30,22 +31,34 @@ pub use decoder::Decoder;
 pub use files::{ModelFiles, OpenError};
 pub use lora::{LoraAdapter, LoraError};
 pub use skip::{SkipSet, SubLayer};
+pub use skip_search::{Probe, SkipCosts};
 pub use profile::{Operator, OperatorTimes};
 pub use weights::LoadError;
 
 /// How to load a model.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct LoadOptions {
+    /// Of the pool that is made when there is no `pool`.
     pub num_threads: usize,
+    /// Threads shared with another model: the two must not run at once.
+    pub pool: Option<Arc<ThreadPool>>,
     /// Positions to prepare for; the model's own context length when absent.
     pub max_model_len: Option<usize>,
     /// Where to count the time of each operator.
     pub operator_times: Option<Arc<OperatorTimes>>,
 }
 
+impl LoadOptions {
+    /// The threads that were given, or new ones.
+    pub fn pool(&self) -> Arc<ThreadPool> {
+        let new = || Arc::new(ThreadPool::new(self.num_threads.max(1)));
+        self.pool.clone().unwrap_or_else(new)
+    }
+}
+
 /// Reads the configuration, repacks the weights and plans the forward pass.
 pub fn load(files: &ModelFiles, options: LoadOptions) -> Result<Box<dyn CausalLm>, LoadError> {
-    let pool = Arc::new(ThreadPool::new(options.num_threads));
+    let pool = options.pool();
     let config = files.config()?;
     let mut decoder = match files {
         ModelFiles::Gguf(file) => Decoder::load(pool, config, file, options.max_model_len)?,

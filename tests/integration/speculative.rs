@@ -1,11 +1,17 @@
 //! Speculation changes how fast an answer comes, and not one token of it.
 
+use std::path::Path;
+
 use ponder::engine::fake_model::{FakeModel, Fault};
 use ponder::engine::{
     DraftCounts, Drafter, EngineConfig, EngineHandle, FinishReason, GenerateRequest, RequestStream,
     SamplingParams, Speculative, SpeculativeConfig, StreamEvent, TokenLogprobs,
 };
+use ponder::model::{ModelFiles, SkipSet, SubLayer};
+use ponder::text::Tokenizer;
 use proptest::prelude::*;
+
+use crate::support::{default_files, load_model, models};
 
 const VOCAB_SIZE: usize = 50;
 
@@ -320,4 +326,119 @@ proptest! {
         let (answer, _) = collect(engine.submit(request).unwrap(), 1);
         prop_assert_eq!(answer, plain);
     }
+}
+
+/// A hundred prompts: pieces of this repository's own documents.
+fn document_prompts(files: &ModelFiles) -> Vec<Vec<u32>> {
+    let tokenizer = Tokenizer::from_files(files).unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let names = ["README.md", "ARCHITECTURE.md", "docs/api.md"];
+    let texts = names.map(|name| std::fs::read_to_string(root.join(name)).unwrap());
+    let token_ids = tokenizer.encode(&texts.concat(), true, false).unwrap();
+    let pieces = token_ids.chunks_exact(token_ids.len() / 100);
+    pieces
+        .take(100)
+        .enumerate()
+        .map(|(i, piece)| piece[..8 + i % 50].to_vec())
+        .collect()
+}
+
+/// A set that leaves enough for some of a draft to be right.
+fn some_skips(num_layers: usize) -> SkipSet {
+    let odd = (3..num_layers - 2).step_by(4);
+    SkipSet::new(num_layers, odd.map(SubLayer::Mlp))
+}
+
+fn real_config(speculative: SpeculativeConfig) -> EngineConfig {
+    EngineConfig {
+        max_model_len: 256,
+        num_blocks: 600,
+        speculative,
+        ..config()
+    }
+}
+
+fn real_request(prompt: &[u32], temperature: f32) -> GenerateRequest {
+    let params = SamplingParams {
+        max_tokens: 20,
+        temperature,
+        seed: 11,
+        ignore_eos: true,
+        ..SamplingParams::default()
+    };
+    GenerateRequest::new(prompt.to_vec(), params)
+}
+
+/// Every drafter, one request at a time and sixteen together, with blocks to spare and preempted: the same tokens.
+#[test]
+fn real_answers_are_the_same_whoever_drafts() {
+    for (entry, files) in models() {
+        let load = || load_model(&files, 256);
+        let num_layers = load().info().num_layers;
+        let prompts = document_prompts(&files);
+        let requests: Vec<_> = (prompts.iter().enumerate())
+            .map(|(i, prompt)| real_request(prompt, [0.0, 0.0, 0.8][i % 3]))
+            .collect();
+        let plain = real_config(SpeculativeConfig::default());
+        let plain = run(&EngineHandle::start(load(), plain).unwrap(), &requests).0;
+        for drafter in Drafter::ALL {
+            let speculative = SpeculativeConfig {
+                default: Speculative::from_name(drafter.name()).unwrap(),
+                prompt_lookup_min: 1,
+                num_speculative_tokens: 4,
+                skip_set: Some(some_skips(num_layers)),
+                ignores_costs: true,
+            };
+            let roomy = real_config(speculative);
+            let tight = EngineConfig {
+                num_blocks: 60,
+                ..roomy.clone()
+            };
+            // The model drafts for itself: what is drafted is right, and KV of the draft must be kept apart.
+            let start = |config: EngineConfig| {
+                let draft_model = (drafter == Drafter::DraftModel).then(load);
+                EngineHandle::start_with(load(), draft_model, config).unwrap()
+            };
+            let name = format!("{}, {}", entry.name, drafter.name());
+            let engine = start(roomy);
+            let (answers, counts) = run(&engine, &requests);
+            assert_eq!(answers, plain, "{name}: together");
+            assert!(counts.num_accepted_tokens > 0, "{name}: {counts:?}");
+            if drafter == Drafter::DraftModel {
+                let rejected = counts.num_draft_tokens - counts.num_accepted_tokens;
+                assert!(rejected * 50 < counts.num_draft_tokens, "{name}: {counts:?}");
+            } else {
+                assert!(counts.num_accepted_tokens < counts.num_draft_tokens, "{name}");
+            }
+            for (request, plain) in requests.iter().zip(&plain).step_by(9) {
+                let alone = run(&engine, std::slice::from_ref(request)).0;
+                assert_eq!(&alone[0], plain, "{name}: alone");
+            }
+            let engine = start(tight);
+            assert_eq!(run(&engine, &requests).0, plain, "{name}: preempted");
+            assert!(engine.stats().num_preemptions > 0, "{name}");
+        }
+    }
+}
+
+/// One row of the model without nothing is a row of the model: a draft that skips nothing is always right.
+#[test]
+fn a_draft_that_skips_nothing_is_accepted() {
+    let files = default_files();
+    let speculative = SpeculativeConfig {
+        default: Speculative::Swift,
+        num_speculative_tokens: 6,
+        skip_set: Some(SkipSet::default()),
+        ignores_costs: true,
+        ..SpeculativeConfig::default()
+    };
+    let engine = EngineHandle::start(load_model(&files, 256), real_config(speculative)).unwrap();
+    let requests: Vec<_> = document_prompts(&files)
+        .iter()
+        .step_by(5)
+        .map(|prompt| real_request(prompt, 0.9))
+        .collect();
+    let (_, counts) = run(&engine, &requests);
+    assert!(counts.num_draft_tokens > 200);
+    assert_eq!(counts.num_accepted_tokens, counts.num_draft_tokens);
 }

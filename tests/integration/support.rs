@@ -34,6 +34,7 @@ pub fn load_model(files: &ModelFiles, max_model_len: usize) -> Box<dyn CausalLm>
         num_threads: 2,
         max_model_len: Some(max_model_len),
         operator_times: None,
+        ..LoadOptions::default()
     };
     load(files, options).expect("the model loads")
 }

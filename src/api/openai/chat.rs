@@ -82,7 +82,7 @@ pub(in crate::api) fn prepare(
         wants_logprobs.then_some(top_logprobs),
         max_tokens_name,
     )?;
-    let speculation = Speculation::new(&shared, &served.tokenizer)?;
+    let speculation = Speculation::new(&shared, served)?;
     params.prompt_logprobs = match request.prompt_logprobs {
         Some(_) => Some(count(
             "prompt_logprobs",

@@ -96,7 +96,7 @@ pub(in crate::api) fn prepare(
     request.max_tokens = request.max_tokens.or(Some(DEFAULT_MAX_TOKENS));
     let shared = request.shared();
     let mut params = shared.sampling(&served.tokenizer, logprobs, "max_tokens")?;
-    let speculation = Speculation::new(&shared, &served.tokenizer)?;
+    let speculation = Speculation::new(&shared, served)?;
     params.prompt_logprobs = match request.prompt_logprobs {
         Some(_) => Some(count(
             "prompt_logprobs",

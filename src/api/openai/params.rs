@@ -79,7 +79,7 @@ macro_rules! generation_request {
             /// More compute for a better answer: an object, or a strategy's name.
             #[schema(value_type = Option<crate::search::SearchRequest>)]
             pub search: Option<serde_json::Value>,
-            /// Who drafts tokens: `off`, `prompt-lookup` or `auto`. It changes how fast the answer comes, not one token of it.
+            /// Who drafts tokens: `off`, `prompt-lookup`, `swift`, `draft-model` or `auto`. It changes how fast the answer comes, not one token of it.
             #[schema(value_type = Option<String>)]
             pub speculative: Option<serde_json::Value>,
             /// Text that the answer is expected to repeat: `{"type": "content", "content": "…"}`.

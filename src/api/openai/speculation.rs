@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::params::SharedParams;
 use crate::api::error::ApiError;
+use crate::api::state::Served;
 use crate::engine::{DraftCounts, Speculative};
-use crate::text::Tokenizer;
 
 /// Who drafts, and from what text besides.
 #[derive(Debug, Clone, Default)]
@@ -16,13 +16,19 @@ pub(in crate::api) struct Speculation {
 }
 
 impl Speculation {
-    pub fn new(shared: &SharedParams, tokenizer: &Tokenizer) -> Result<Self, ApiError> {
+    pub fn new(shared: &SharedParams, served: &Served) -> Result<Self, ApiError> {
+        let tokenizer = &served.tokenizer;
         let prediction = match prediction_text(shared.prediction.as_ref())? {
             Some(text) => tokenizer.encode(&text, false, false)?,
             None => Vec::new(),
         };
+        let speculative = speculative(shared.speculative.as_ref())?;
+        let lacks = speculative.and_then(|chosen| served.engine.lacks(chosen));
+        if let Some(reason) = lacks {
+            return Err(ApiError::invalid("speculative", reason));
+        }
         Ok(Self {
-            speculative: speculative(shared.speculative.as_ref())?,
+            speculative,
             prediction,
         })
     }

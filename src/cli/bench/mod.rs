@@ -1,10 +1,12 @@
 //! Measurements that anyone can start.
 
+mod bayes;
 pub(super) mod engine;
 pub(super) mod perplexity;
 pub mod search;
 pub(super) mod serve;
 pub mod speculative;
+pub mod swift;
 pub mod traces;
 
 /// The value below which `share` of the sorted values lie.

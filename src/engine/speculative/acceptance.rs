@@ -1,6 +1,7 @@
 //! How likely a draft token is to be accepted, learned from those before it.
 
-/// Kinds of evidence that are told apart: the tokens that agreed before a draft token, this many or more together.
+/// Kinds of evidence that are told apart: the tokens that agreed before a looked-up token (this many or more together), or
+/// how sure the model was that drafted it.
 pub(super) const NUM_KINDS: usize = 16;
 /// Trials that an estimate remembers.
 const MEMORY: f32 = 64.0;
@@ -24,14 +25,34 @@ impl Default for AcceptanceTable {
 }
 
 impl AcceptanceTable {
-    /// Before anything is known: the longer the match, the likelier the next token.
-    pub(super) fn prior() -> Self {
+    /// Before anything is known of a looked-up token: the longer the match, the likelier.
+    pub(super) fn prior_of_matches() -> Self {
+        Self::with_prior(|kind| (1.0 - 0.8_f32.powi(kind as i32)).min(0.9))
+    }
+
+    /// Before anything is known of a model's draft: it is as likely as the model says, or a little less.
+    pub(super) fn prior_of_confidence() -> Self {
+        Self::with_prior(|kind| 0.1 + 0.8 * (kind as f32 + 0.5) / NUM_KINDS as f32)
+    }
+
+    fn with_prior(probability: impl Fn(usize) -> f32) -> Self {
         let mut table = Self::default();
         for kind in 0..NUM_KINDS {
             table.tried[kind] = PRIOR_TRIALS;
-            table.accepted[kind] = PRIOR_TRIALS * (1.0 - 0.8_f32.powi(kind as i32)).min(0.9);
+            table.accepted[kind] = PRIOR_TRIALS * probability(kind);
         }
         table
+    }
+
+    /// The kind of a token that was drafted with this probability.
+    pub(super) fn kind_of(confidence: f32) -> usize {
+        ((confidence * NUM_KINDS as f32) as usize).min(NUM_KINDS - 1)
+    }
+
+    /// The share of all tokens that were accepted.
+    pub(super) fn mean(&self) -> f32 {
+        let sum = |values: &[f32]| values.iter().sum::<f32>();
+        sum(&self.accepted) / sum(&self.tried).max(f32::MIN_POSITIVE)
     }
 
     /// Counts one token that was verified after all before it were accepted.
@@ -63,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_sequence_starts_at_what_all_show_and_learns_its_own() {
-        let mut all = AcceptanceTable::prior();
+        let mut all = AcceptanceTable::prior_of_matches();
         for trial in 0..400 {
             all.observe(3, trial % 4 == 0);
         }
@@ -78,7 +99,7 @@ mod tests {
 
     #[test]
     fn old_trials_are_forgotten() {
-        let mut table = AcceptanceTable::prior();
+        let mut table = AcceptanceTable::prior_of_matches();
         for _ in 0..1000 {
             table.observe(2, true);
         }

@@ -2,6 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use crate::model::SkipSet;
+
 /// Draft tokens of one sequence in one step, at most: with the row they follow they fill one tile of sixteen rows.
 pub const DEFAULT_NUM_SPECULATIVE_TOKENS: usize = 15;
 /// More would be verified in vain, and each takes a row of logits.
@@ -17,23 +19,46 @@ pub enum Speculative {
     Off,
     /// What followed the same tokens earlier in the prompt, the answer or the request's prediction.
     PromptLookup,
+    /// The model itself without some of its sub-layers.
+    Swift,
+    /// A small model with the same tokenizer.
+    DraftModel,
     /// Whichever is expected to be fastest, and nobody when drafting would not pay.
     Auto,
 }
 
 impl Speculative {
-    pub const ALL: [Self; 3] = [Self::Off, Self::PromptLookup, Self::Auto];
+    pub const ALL: [Self; 5] = [
+        Self::Off,
+        Self::PromptLookup,
+        Self::Swift,
+        Self::DraftModel,
+        Self::Auto,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Off => "off",
             Self::PromptLookup => "prompt-lookup",
+            Self::Swift => "swift",
+            Self::DraftModel => "draft-model",
             Self::Auto => "auto",
         }
     }
 
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|choice| choice.name() == name)
+    }
+
+    /// Whether this drafter may draft.
+    pub(in crate::engine) fn allows(self, drafter: Drafter) -> bool {
+        match self {
+            Self::Off => false,
+            Self::Auto => true,
+            Self::PromptLookup => drafter == Drafter::PromptLookup,
+            Self::Swift => drafter == Drafter::Swift,
+            Self::DraftModel => drafter == Drafter::DraftModel,
+        }
     }
 }
 
@@ -46,6 +71,8 @@ pub struct SpeculativeConfig {
     pub num_speculative_tokens: usize,
     /// Tokens that must be found again before what followed them is drafted.
     pub prompt_lookup_min: usize,
+    /// Sub-layers that a SWIFT draft leaves out.
+    pub skip_set: Option<SkipSet>,
     /// Draft whenever there is something to draft, whatever it costs (tests and measurements).
     pub ignores_costs: bool,
 }
@@ -56,6 +83,7 @@ impl Default for SpeculativeConfig {
             default: Speculative::Off,
             num_speculative_tokens: DEFAULT_NUM_SPECULATIVE_TOKENS,
             prompt_lookup_min: DEFAULT_PROMPT_LOOKUP_MIN,
+            skip_set: None,
             ignores_costs: false,
         }
     }
@@ -65,14 +93,18 @@ impl Default for SpeculativeConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Drafter {
     PromptLookup,
+    Swift,
+    DraftModel,
 }
 
 impl Drafter {
-    pub const ALL: [Self; 1] = [Self::PromptLookup];
+    pub const ALL: [Self; 3] = [Self::PromptLookup, Self::Swift, Self::DraftModel];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::PromptLookup => "prompt-lookup",
+            Self::Swift => "swift",
+            Self::DraftModel => "draft-model",
         }
     }
 }

@@ -31,6 +31,12 @@ impl StepCosts {
         }
     }
 
+    /// Of what could be measured, when that is enough.
+    pub(super) fn measured<const N: usize>(points: [Option<(usize, Duration)>; N]) -> Option<Self> {
+        let costs = Self::new(points.into_iter().flatten());
+        (costs.points.len() > 1).then_some(costs)
+    }
+
     /// Seconds of a step of `rows` rows.
     pub(super) fn seconds(&self, rows: usize) -> f64 {
         let after = self.points.iter().position(|(at, _)| *at >= rows);

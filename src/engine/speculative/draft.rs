@@ -15,13 +15,17 @@ pub(in crate::engine) struct Draft {
     pub prediction: Option<Arc<[TokenId]>>,
     /// To be verified in this step; empty between steps.
     pub token_ids: Vec<TokenId>,
-    pub drafter: Option<Drafter>,
-    /// Tokens that agreed before the first draft token.
-    pub match_len: usize,
+    /// Tokens that a model will draft once the step is scheduled.
+    pub num_planned: usize,
+    /// Tokens whose KV the draft model has.
+    pub num_computed_tokens: usize,
+    pub(super) drafter: Option<Drafter>,
+    /// What speaks for each of `token_ids`, see [`AcceptanceTable`].
+    pub(super) kinds: Vec<usize>,
     /// Steps since something was drafted, though something could have been.
-    pub num_idle_steps: u32,
+    pub(super) num_idle_steps: u32,
     pub counts: DraftCounts,
-    pub(super) acceptance: AcceptanceTable,
+    pub(super) acceptance: [AcceptanceTable; Drafter::ALL.len()],
 }
 
 impl Draft {
@@ -31,5 +35,18 @@ impl Draft {
             prediction: (!prediction.is_empty()).then(|| prediction.into()),
             ..Self::default()
         }
+    }
+
+    /// Rows that the draft takes in the step.
+    pub(in crate::engine) fn num_rows(&self) -> usize {
+        self.token_ids.len() + self.num_planned
+    }
+
+    /// Drafts nothing in this step.
+    pub(in crate::engine) fn clear(&mut self) {
+        self.token_ids.clear();
+        self.kinds.clear();
+        self.num_planned = 0;
+        self.drafter = None;
     }
 }

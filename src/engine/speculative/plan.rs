@@ -1,0 +1,202 @@
+//! Before a step is scheduled: which sequences draft how many tokens.
+
+use super::prompt_lookup::{longest_match, predicted};
+use super::{Drafter, Speculative, Speculator};
+use crate::engine::request::EngineConfig;
+use crate::engine::sequence::Sequence;
+
+/// Drafting must promise this many times the tokens a second of a plain step: estimates are noisy.
+const LEAST_GAIN: f64 = 1.02;
+/// After this many steps without a draft a sequence tries one token: what is being written may have changed.
+const RETRY_AFTER: u32 = 64;
+/// With more sequences a step of theirs is no longer bound by memory, and a model's drafts cost as much as the tokens they save.
+const MOST_SEQUENCES_FOR_MODELS: usize = 8;
+
+/// One looked-up token that may be verified.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Candidate {
+    running_index: usize,
+    /// That it is accepted, with all before it.
+    probability: f64,
+}
+
+/// What a step is expected to be without a model's drafts.
+#[derive(Debug, Clone, Copy)]
+struct Outlook {
+    num_tokens: f64,
+    num_rows: usize,
+}
+
+impl Speculator {
+    /// Looks up drafts for the sequences that decode and plans those of models. `config` bounds the rows of a step.
+    pub(in crate::engine) fn plan(&mut self, running: &mut [Sequence], config: &EngineConfig) {
+        let num_decoding = running.iter().filter(|s| s.is_decoding()).count();
+        let room = config.max_num_batched_tokens.saturating_sub(num_decoding);
+        self.candidates.clear();
+        let mut may_draft = false;
+        for index in 0..running.len() {
+            let sequence = &mut running[index];
+            sequence.draft.clear();
+            if sequence.draft.speculative == Speculative::Off || !sequence.is_decoding() {
+                continue;
+            }
+            may_draft = true;
+            let most = self.config.num_speculative_tokens.min(room / num_decoding);
+            let most = most.min(most_useful(sequence, config.max_model_len));
+            if sequence.draft.speculative.allows(Drafter::PromptLookup) {
+                self.look_up(sequence, index, most);
+            }
+        }
+        if !may_draft {
+            return;
+        }
+        let num_prompt_rows: usize = running
+            .iter()
+            .filter(|sequence| !sequence.is_decoding())
+            .map(Sequence::num_uncomputed_tokens)
+            .sum();
+        let num_other_rows = num_prompt_rows.min(config.max_num_batched_tokens - num_decoding);
+        let mut outlook = Outlook {
+            num_tokens: num_decoding as f64,
+            num_rows: num_decoding + num_other_rows,
+        };
+        if !self.config.ignores_costs {
+            outlook = self.keep_what_pays(running, outlook);
+        }
+        let is_light = num_decoding <= MOST_SEQUENCES_FOR_MODELS && num_other_rows == 0;
+        if is_light || self.config.ignores_costs {
+            for drafter in [Drafter::DraftModel, Drafter::Swift] {
+                self.plan_model(drafter, running, outlook, config);
+            }
+        }
+    }
+
+    /// Drafts at most `most` tokens that followed the sequence's newest ones before.
+    fn look_up(&mut self, sequence: &mut Sequence, running_index: usize, most: usize) {
+        let least = self.config.prompt_lookup_min;
+        let recent = &sequence.token_ids;
+        let own = longest_match(recent, recent).map(|found| (found, &recent[..]));
+        let prediction = sequence.draft.prediction.as_deref();
+        let output = &recent[sequence.num_prompt_tokens..];
+        let predicted = prediction.and_then(|text| Some((predicted(text, output)?, text)));
+        let found = [predicted, own].into_iter().flatten();
+        let Some((found, text)) = found
+            .reduce(|a, b| if b.0.len > a.0.len { b } else { a })
+            .filter(|(found, _)| found.len >= least && most > 0)
+        else {
+            return;
+        };
+        let token_ids = &text[found.next..];
+        let token_ids = token_ids[..token_ids.len().min(most)].to_vec();
+        let mut probability = 1.0;
+        for offset in 0..token_ids.len() {
+            let kind = found.len + offset;
+            probability *= self.probability(&sequence.draft, Drafter::PromptLookup, kind);
+            sequence.draft.kinds.push(kind);
+            self.candidates.push(Candidate {
+                running_index,
+                probability,
+            });
+        }
+        sequence.draft.drafter = Some(Drafter::PromptLookup);
+        sequence.draft.token_ids = token_ids;
+    }
+
+    /// Shortens looked-up drafts to the likeliest tokens that make the step yield most tokens a second.
+    fn keep_what_pays(&mut self, running: &mut [Sequence], plain: Outlook) -> Outlook {
+        // Stable, so that a sequence's tokens stay in order: their probabilities never rise.
+        self.candidates
+            .sort_by(|a, b| b.probability.total_cmp(&a.probability));
+        let mut best = self.rate(plain) * LEAST_GAIN;
+        let (mut outlook, mut num_kept) = (plain, 0);
+        let mut next = plain;
+        for (index, candidate) in self.candidates.iter().enumerate() {
+            next.num_tokens += candidate.probability;
+            next.num_rows += 1;
+            let rate = self.rate(next);
+            if rate > best {
+                (best, outlook, num_kept) = (rate, next, index + 1);
+            }
+        }
+        let mut kept = vec![0; running.len()];
+        for candidate in &self.candidates[..num_kept] {
+            kept[candidate.running_index] += 1;
+        }
+        for (sequence, kept) in running.iter_mut().zip(kept) {
+            let draft = &mut sequence.draft;
+            if draft.token_ids.is_empty() {
+                continue;
+            }
+            let kept = kept.max(usize::from(draft.num_idle_steps >= RETRY_AFTER));
+            if kept == 0 {
+                draft.num_idle_steps += 1;
+                draft.clear();
+            }
+            draft.token_ids.truncate(kept);
+        }
+        outlook
+    }
+
+    /// Tokens a second.
+    fn rate(&self, outlook: Outlook) -> f64 {
+        outlook.num_tokens / self.costs.seconds(outlook.num_rows)
+    }
+
+    /// Plans as many tokens of a model's draft as promise most tokens a second, for the sequences that nothing was looked up for.
+    /// How many are drafted is decided as they come: see [`super::model_draft`].
+    fn plan_model(
+        &self,
+        drafter: Drafter,
+        running: &mut [Sequence],
+        outlook: Outlook,
+        config: &EngineConfig,
+    ) {
+        let Some(draft_costs) = &self.draft_costs[drafter as usize] else {
+            return;
+        };
+        let may_draft = |sequence: &Sequence| {
+            sequence.is_decoding()
+                && sequence.draft.speculative.allows(drafter)
+                && sequence.draft.num_rows() == 0
+        };
+        let num_drafting = running.iter().filter(|s| may_draft(s)).count();
+        if num_drafting == 0 {
+            return;
+        }
+        let room = config.max_num_batched_tokens - outlook.num_rows.min(config.max_num_batched_tokens);
+        let most = self.config.num_speculative_tokens.min(room / num_drafting);
+        let draft_seconds = draft_costs.seconds(num_drafting);
+        let all = f64::from(self.acceptance[drafter as usize].mean());
+        let pays = self.config.ignores_costs || {
+            let mut best = 0.0_f64;
+            let (mut probability, mut num_tokens) = (1.0, outlook.num_tokens);
+            for len in 1..=most {
+                probability *= all;
+                num_tokens += probability * num_drafting as f64;
+                let verify = self.costs.seconds(outlook.num_rows + len * num_drafting);
+                best = best.max(num_tokens / (verify + len as f64 * draft_seconds));
+            }
+            best > self.rate(outlook) * LEAST_GAIN
+        };
+        for sequence in running.iter_mut().filter(|s| may_draft(s)) {
+            let is_retry = sequence.draft.num_idle_steps >= RETRY_AFTER;
+            let most = most.min(most_useful(sequence, config.max_model_len));
+            let draft = &mut sequence.draft;
+            if pays || is_retry {
+                draft.num_planned = if pays { most } else { most.min(1) };
+                draft.drafter = Some(drafter);
+            } else {
+                draft.num_idle_steps += 1;
+            }
+        }
+    }
+}
+
+/// Draft tokens that can still become part of the answer: the last token needs none after it.
+fn most_useful(sequence: &Sequence, max_model_len: usize) -> usize {
+    let num_tokens = sequence.token_ids.len();
+    let left = sequence.params.max_tokens;
+    let left = left.saturating_sub(sequence.num_output_tokens());
+    let left = left.min(max_model_len.saturating_sub(num_tokens));
+    left.saturating_sub(1)
+}
