@@ -116,6 +116,7 @@ fn attention(criterion: &mut Criterion, pool: &ThreadPool) {
                 block_table: table,
                 num_rows: 1,
                 context_len: CONTEXT,
+                leaves: &[],
             })
             .collect();
         let q = vec![0.2; count * 14 * 64];

@@ -8,6 +8,8 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use half::f16;
+
 use crate::cpu::{self, QueryState, TILE_TOKENS, TileInput};
 use crate::kv_cache::KvCache;
 use crate::partition::{Chunks, SharedSlice};
@@ -32,12 +34,16 @@ pub struct AttentionParams {
     pub softcap: Option<f32>,
 }
 
-/// The rows of one sequence: the last `num_rows` of its `context_len` tokens.
+/// The rows of one sequence: the last `num_rows` of its `context_len` tokens. The very last of them may be leaves of a tree of draft
+/// tokens: other tokens for a position that one of the rows before has too.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionRows<'a> {
     pub block_table: &'a [u32],
     pub num_rows: usize,
     pub context_len: usize,
+    /// The position of each leaf, one a row at the end. A leaf sees the tokens before its position and itself: its own key and value,
+    /// which lie where its row is in the context, take the place of those at its position.
+    pub leaves: &'a [u32],
 }
 
 /// One row of the batch.
@@ -48,6 +54,8 @@ struct PlannedRow {
     sequence: usize,
     /// Position in its sequence: it sees the tokens up to here.
     position: usize,
+    /// Where a leaf's own key and value lie: the token's index in the context.
+    own: Option<usize>,
 }
 
 /// Which rows are attended together. Made once a step and used by every layer; buffers are reused.
@@ -88,12 +96,16 @@ impl AttentionPlan {
             let first_block = sequence.block_table.first();
             let mut is_new = previous != first_block;
             previous = first_block;
+            let first_leaf = sequence.num_rows - sequence.leaves.len();
             for row in 0..sequence.num_rows {
                 let at = self.rows.len();
+                let place = sequence.context_len - sequence.num_rows + row;
+                let leaf = row.checked_sub(first_leaf);
                 self.rows.push(PlannedRow {
                     row: first_row + row,
                     sequence: *index,
-                    position: sequence.context_len - sequence.num_rows + row,
+                    position: leaf.map_or(place, |leaf| sequence.leaves[leaf] as usize),
+                    own: leaf.map(|_| place),
                 });
                 match self.units.last_mut() {
                     Some(unit) if !is_new && unit.len() < per_unit => unit.end = at + 1,
@@ -170,6 +182,12 @@ pub fn paged_attention(
             sequence.context_len <= sequence.block_table.len() * kv_cache.block_size()
                 && sequence.num_rows <= sequence.context_len,
             "the block table covers the context"
+        );
+        let num_others = sequence.context_len - sequence.leaves.len();
+        assert!(
+            sequence.leaves.len() <= sequence.num_rows
+                && sequence.leaves.iter().all(|at| (*at as usize) < num_others),
+            "leaves stand beside rows of their sequence"
         );
     }
     let call = Call {
@@ -269,8 +287,13 @@ impl Call<'_> {
             let to = (row.position + 1).saturating_sub(start);
             from.min(TILE_TOKENS)..to.min(TILE_TOKENS)
         };
+        // A leaf changes the tile of its position, for itself alone.
+        let leaf_of = |row: &PlannedRow| {
+            let is_here = (start..start + TILE_TOKENS).contains(&row.position);
+            row.own.filter(|_| is_here)
+        };
         let mut at = 0;
-        for run in rows.chunk_by(|a, b| block_of(a) == block_of(b)) {
+        for run in rows.chunk_by(|a, b| block_of(a) == block_of(b) && leaf_of(a) == leaf_of(b)) {
             let states = at * group..(at + run.len()) * group;
             at += run.len();
             let mut is_needed = false;
@@ -295,6 +318,9 @@ impl Call<'_> {
                 &mut scratch.keys,
                 &mut scratch.values,
             );
+            if let Some(own) = leaf_of(&run[0]) {
+                self.put_leaf(&run[0], own, kv_head, scratch);
+            }
             let tile = TileInput {
                 keys: &scratch.keys,
                 values: &scratch.values,
@@ -306,6 +332,25 @@ impl Call<'_> {
             let outs = &mut scratch.outs[states.start * head_dim..states.end * head_dim];
             cpu::attend_tile(&tile, &mut scratch.states[states], outs);
         }
+    }
+
+    /// Puts a leaf's own key and value into the tile, at its position.
+    fn put_leaf(&self, row: &PlannedRow, own: usize, kv_head: usize, scratch: &mut Scratch) {
+        let (block_size, head_dim) = (self.kv_cache.block_size(), self.kv_cache.head_dim());
+        let block = self.sequences[row.sequence].block_table[own / block_size] as usize;
+        let (from, to) = (own % block_size, row.position % TILE_TOKENS);
+        let keys = self.kv_cache.keys(self.layer, block, kv_head);
+        for (source, target) in keys
+            .chunks_exact(block_size)
+            .zip(scratch.keys.chunks_exact_mut(TILE_TOKENS))
+        {
+            target[to] = f16::from_bits(source[from]).to_f32();
+        }
+        let values = self.kv_cache.values(self.layer, block, kv_head);
+        cpu::widen_halves(
+            &values[from * head_dim..][..head_dim],
+            &mut scratch.values[to * head_dim..][..head_dim],
+        );
     }
 
     /// Asks for the next tile while this one is attended: block by block, the hardware doesn't see a

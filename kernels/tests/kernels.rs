@@ -256,6 +256,7 @@ impl AttentionCase {
                 block_table: &table,
                 num_rows: end - start,
                 context_len: end,
+                leaves: &[],
             };
             let range = start * width..end * width;
             let mut plan = AttentionPlan::default();
@@ -340,6 +341,70 @@ fn attention_does_not_depend_on_chunks_blocks_or_threads() {
     assert_eq!(whole, case.paged(&three, 32, 13));
 }
 
+/// A leaf gets what it would get if it stood in its place, bit for bit, and changes nothing for the rows beside it.
+#[test]
+fn leaves_are_attended_as_if_they_stood_at_their_position() {
+    const FIRST_ROW: usize = 62;
+    const FIRST_LEAF: usize = 72;
+    let leaves = [63, 64, 70, 71, 70];
+    for (block_size, window) in [(16, None), (32, Some(20))] {
+        let case = AttentionCase::new(6, 2, 32, window);
+        let (p, pool) = (case.params, ThreadPool::new(2));
+        let (width, kv_width) = (p.num_heads * p.head_dim, p.num_kv_heads * p.head_dim);
+        let table: Vec<u32> = (0..5).collect();
+        let slots: Vec<u32> = (0..case.length as u32).collect();
+        let attend = |cache: &KvCache, rows: AttentionRows<'_>, q: &[f32]| {
+            let mut plan = AttentionPlan::default();
+            plan.plan(&[rows], p.num_kv_heads, pool.num_threads());
+            let mut out = vec![f32::NAN; q.len()];
+            paged_attention(&pool, &p, cache, 0, &plan, q, &[rows], &mut out);
+            out
+        };
+        let new_cache = || KvCache::new(1, 5, block_size, p.num_kv_heads, p.head_dim).unwrap();
+        let mut cache = new_cache();
+        cache.write(&pool, 0, &slots, &case.k, &case.v);
+        let rows = AttentionRows {
+            block_table: &table,
+            num_rows: case.length - FIRST_ROW,
+            context_len: case.length,
+            leaves: &leaves,
+        };
+        let out = attend(&cache, rows, &case.q[FIRST_ROW * width..]);
+        let plain = AttentionRows {
+            num_rows: FIRST_LEAF - FIRST_ROW,
+            context_len: FIRST_LEAF,
+            leaves: &[],
+            ..rows
+        };
+        let plain = attend(
+            &cache,
+            plain,
+            &case.q[FIRST_ROW * width..FIRST_LEAF * width],
+        );
+        assert_eq!(out[..plain.len()], plain);
+        for (index, position) in leaves.into_iter().enumerate() {
+            let (own, position) = (FIRST_LEAF + index, position as usize);
+            let (mut k, mut v) = (case.k.clone(), case.v.clone());
+            k.copy_within(own * kv_width..(own + 1) * kv_width, position * kv_width);
+            v.copy_within(own * kv_width..(own + 1) * kv_width, position * kv_width);
+            let mut cache = new_cache();
+            cache.write(&pool, 0, &slots, &k, &v);
+            let alone = AttentionRows {
+                num_rows: 1,
+                context_len: position + 1,
+                leaves: &[],
+                ..rows
+            };
+            let alone = attend(&cache, alone, &case.q[own * width..(own + 1) * width]);
+            assert_eq!(
+                out[(own - FIRST_ROW) * width..][..width],
+                alone,
+                "leaf {index}"
+            );
+        }
+    }
+}
+
 /// A tree of sequences: some share all blocks but the last, some only the first, one shares none.
 #[test]
 fn rows_that_share_blocks_are_attended_as_if_alone() {
@@ -375,6 +440,7 @@ fn rows_that_share_blocks_are_attended_as_if_alone() {
             block_table,
             num_rows,
             context_len,
+            leaves: &[],
         })
         .collect();
     let width = 6 * 32;
@@ -522,6 +588,7 @@ fn copied_blocks_hold_the_same_keys() {
                 block_table: &[block],
                 num_rows: 1,
                 context_len: 16,
+                leaves: &[],
             };
             let mut out = vec![0.0; 16];
             let mut plan = AttentionPlan::default();

@@ -213,6 +213,7 @@ async fn print_answer(
     let mut bytes = response.bytes_stream();
     let (mut buffer, mut answer) = (Vec::new(), String::new());
     let (mut first, mut num_tokens) = (None, 0);
+    let (mut num_accepted, mut num_drafted) = (0_u64, 0_u64);
     loop {
         let chunk = tokio::select! {
             chunk = bytes.next() => chunk,
@@ -243,8 +244,13 @@ async fn print_answer(
                 std::io::stdout().flush()?;
                 answer.push_str(text);
             }
-            if let Some(count) = event["usage"]["completion_tokens"].as_u64() {
+            let usage = &event["usage"];
+            if let Some(count) = usage["completion_tokens"].as_u64() {
                 num_tokens = count;
+                let details = &usage["completion_tokens_details"];
+                let of = |name: &str| details[name].as_u64().unwrap_or(0);
+                num_accepted = of("accepted_prediction_tokens");
+                num_drafted = num_accepted + of("rejected_prediction_tokens");
             }
         }
     }
@@ -258,7 +264,13 @@ async fn print_answer(
         let first = first.unwrap_or(started);
         let rate = num_tokens as f64 / first.elapsed().as_secs_f64().max(1e-9);
         let ttft = (first - started).as_secs_f64();
-        eprintln!("\x1b[2m{num_tokens} tokens, {rate:.0} tok/s, first after {ttft:.2} s\x1b[0m");
+        let drafts = match num_drafted {
+            0 => String::new(),
+            _ => format!(", {num_accepted} of {num_drafted} drafted tokens accepted"),
+        };
+        eprintln!(
+            "\x1b[2m{num_tokens} tokens, {rate:.0} tok/s, first after {ttft:.2} s{drafts}\x1b[0m"
+        );
     }
     Ok(answer)
 }

@@ -10,12 +10,13 @@ use ponder_sandbox::{Limits, Sandbox};
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
-use super::args::ServeArgs;
+use super::args::{EngineArgs, ServeArgs};
 use super::identity::hash;
 use super::traces::args::TraceArgs;
 use super::{prm, setup};
 use crate::api::config::DEFAULT_MAX_BODY_BYTES;
 use crate::api::{AppState, Served, ServerConfig, serve};
+use crate::engine::EngineHandle;
 use crate::reward::{PythonRunner, RewardServer, ValueHead};
 use crate::trace::TraceStore;
 
@@ -158,10 +159,22 @@ async fn serve_model(args: &ServeArgs) -> anyhow::Result<()> {
     server.await??;
     engine.shutdown();
     engine.join(args.shutdown_timeout());
+    keep_skip_set(&args.engine, &engine);
     if let Some(store) = store {
         store.close();
     }
     Ok(())
+}
+
+/// Keeps what SWIFT's search found beside the model, for the next start.
+fn keep_skip_set(args: &EngineArgs, engine: &EngineHandle) {
+    let Some(found) = engine.found_skip_set() else {
+        return;
+    };
+    let kept = setup::keep_skip_set(args, &found);
+    if let Err(error) = kept {
+        tracing::warn!("the skip set was not kept: {error:#}");
+    }
 }
 
 /// A line on stderr in one write. Whoever read it may be gone, which is no reason to stop serving

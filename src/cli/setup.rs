@@ -171,8 +171,20 @@ fn skip_set(
         .with_context(|| format!("skip set {}", path.display()))
 }
 
+/// Writes a skip set to where the next start looks for it.
+pub(super) fn keep_skip_set(args: &EngineArgs, set: &SkipSet) -> anyhow::Result<()> {
+    let path = match &args.speculative.skip_set {
+        Some(path) => path.clone(),
+        None => skip_set_path(&locate(&args.model)?),
+    };
+    // A reader sees the old file or the new one.
+    let new = path.with_extension("json.new");
+    std::fs::write(&new, serde_json::to_string(set)?)?;
+    Ok(std::fs::rename(&new, &path)?)
+}
+
 /// Where a model's own skip set is looked for.
-pub(super) fn skip_set_path(model: &Path) -> PathBuf {
+fn skip_set_path(model: &Path) -> PathBuf {
     if model.is_dir() {
         return model.join("skip.json");
     }

@@ -22,9 +22,15 @@ pub struct FakeModel {
     block_size: usize,
     slots: Vec<Option<u32>>,
     fault: Fault,
+    salt: u64,
 }
 
 impl FakeModel {
+    /// A model that says other things.
+    pub fn salted(self, salt: u64) -> Self {
+        Self { salt, ..self }
+    }
+
     pub fn new(vocab_size: usize, fault: Fault) -> Self {
         Self {
             info: ModelInfo {
@@ -39,6 +45,7 @@ impl FakeModel {
             block_size: 0,
             slots: Vec::new(),
             fault,
+            salt: 0,
         }
     }
 }
@@ -94,13 +101,20 @@ impl CausalLm for FakeModel {
         let mut row = 0_u32;
         for sequence in batch.sequences {
             let first = sequence.context_len - sequence.num_rows;
-            let mut hash = 0;
+            let num_others = sequence.context_len - sequence.leaves.len();
+            // The hash of what each position sees, itself left out.
+            let mut before = Vec::new();
+            let mut hash = self.salt;
             for position in 0..sequence.context_len {
                 let block = sequence.block_table[position / self.block_size] as usize;
                 let slot = block * self.block_size + position % self.block_size;
                 let token_id = self.slots[slot].ok_or_else(|| {
                     ForwardError::Internal(format!("position {position} was never written"))
                 })?;
+                if let Some(leaf) = position.checked_sub(num_others) {
+                    hash = before[sequence.leaves[leaf] as usize];
+                }
+                before.push(hash);
                 hash = mix(hash, u64::from(token_id) + 1);
                 if position >= first {
                     if batch.logits_rows.contains(&row) {

@@ -1,7 +1,7 @@
 //! The engine's door: submit, fork, abort, look at counters.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,13 +16,15 @@ use super::runner::num_scratch_blocks;
 use super::speculative::Speculative;
 use super::stats::SharedStats;
 use super::thread::{Command, EngineThread, Submission};
-use crate::model::{AdapterId, CausalLm, LoraAdapter, ModelInfo};
+use crate::model::{AdapterId, CausalLm, LoraAdapter, ModelInfo, SkipSet};
 
 /// What the handle and the thread share.
 pub(super) struct Shared {
     pub config: EngineConfig,
     pub info: ModelInfo,
     pub has_draft_model: bool,
+    /// The one that SWIFT's search found, when it found one.
+    pub skip_set: Mutex<Option<SkipSet>>,
     pub stats: SharedStats,
     /// Sequences submitted but not yet admitted by the scheduler.
     pub num_waiting: AtomicUsize,
@@ -111,6 +113,7 @@ impl EngineHandle {
         let shared = Arc::new(Shared {
             info: model.info().clone(),
             has_draft_model: draft_model.is_some(),
+            skip_set: Mutex::new(None),
             stats: SharedStats::new(EngineStats {
                 num_blocks: config.num_blocks,
                 ..EngineStats::default()
@@ -144,13 +147,15 @@ impl EngineHandle {
         &self.shared.info
     }
 
+    /// The skip set that SWIFT's search found while serving, if it found a better one.
+    pub fn found_skip_set(&self) -> Option<SkipSet> {
+        let found = self.shared.skip_set.lock();
+        found.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What this engine would need to draft as asked; `None` when nothing is missing.
     pub fn lacks(&self, speculative: Speculative) -> Option<&'static str> {
-        let config = &self.shared.config.speculative;
         match speculative {
-            Speculative::Swift if config.skip_set.is_none() => {
-                Some("no skip set is known for this model; `ponder bench swift` makes one")
-            }
             Speculative::DraftModel if !self.shared.has_draft_model => {
                 Some("no draft model is loaded; start with --draft-model")
             }

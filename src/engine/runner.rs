@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::batch::{ScheduledBatch, ScheduledRows};
 use super::request::EngineConfig;
 use super::sequence::Sequence;
-use super::speculative::skip_search::{Scratch, time_rows};
+use super::speculative::skip_search::{Scratch, Window, matchness, time_rows};
 use crate::model::{
-    AdapterId, CausalLm, ForwardBatch, ForwardError, LoraAdapter, SequenceRows, SkipSet,
+    AdapterId, BlockId, CausalLm, ForwardBatch, ForwardError, LoraAdapter, SequenceRows, SkipSet,
 };
 
 /// Tokens that have a place in the KV cache beside the blocks of sequences.
@@ -82,6 +82,7 @@ impl Runner {
                 block_table: &sequence.block_table,
                 num_rows: rows.num_rows,
                 context_len: sequence.num_computed_tokens + rows.num_rows,
+                leaves: &sequence.draft.leaf_positions,
             });
         }
         self.forward(sequences, None)
@@ -136,6 +137,7 @@ impl Runner {
                 block_table: &sequence.block_table,
                 num_rows: rows.end - rows.start,
                 context_len: rows.end,
+                leaves: &[],
             });
         }
         self.forward(sequences, skip)
@@ -150,10 +152,11 @@ impl Runner {
     }
 
     fn push_tokens(&mut self, sequence: &Sequence, start: usize, end: usize) {
-        for position in start..end {
-            let block = sequence.block_table[position / self.block_size] as usize;
-            let slot = block * self.block_size + position % self.block_size;
-            self.token_ids.push(sequence.token_at(position));
+        for index in start..end {
+            let block = sequence.block_table[index / self.block_size] as usize;
+            let slot = block * self.block_size + index % self.block_size;
+            let (token_id, position) = sequence.token_at(index);
+            self.token_ids.push(token_id);
             self.positions.push(position as u32);
             self.slot_mapping.push(slot as u32);
         }
@@ -186,6 +189,34 @@ impl Runner {
             first,
             positions: wanted,
         }
+    }
+
+    pub(super) fn num_layers(&self) -> usize {
+        self.model.info().num_layers
+    }
+
+    /// How many of the newest `window` tokens of a sequence the model without `skip` predicts. The sequence has that many.
+    pub(super) fn matchness(
+        &mut self,
+        sequence: &Sequence,
+        window: usize,
+        skip: &SkipSet,
+    ) -> Result<f64, ForwardError> {
+        let end = sequence.num_computed_tokens + 1;
+        let first_compared = end - 1 - window;
+        let start = first_compared / self.block_size * self.block_size;
+        let num_own = (end - start).div_ceil(self.block_size);
+        let own = self.first_scratch_block..self.first_scratch_block + num_own;
+        let kept = sequence.block_table[..start / self.block_size].iter();
+        let block_table: Vec<_> = kept.copied().chain(own.map(|b| b as BlockId)).collect();
+        let window = Window {
+            token_ids: &sequence.token_ids[..end],
+            start,
+            first_compared,
+            block_table: &block_table,
+            block_size: self.block_size,
+        };
+        matchness(&mut *self.model, &window, Some(skip), &mut self.logits)
     }
 
     /// How long a step of `rows` decoded tokens takes, at most [`SCRATCH_TOKENS`]; `None` when it fails.

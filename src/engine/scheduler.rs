@@ -69,7 +69,7 @@ impl Scheduler {
         self.waiting.iter().map(Sequence::width).sum()
     }
 
-    pub(super) fn sequences(&self) -> impl Iterator<Item = &Sequence> {
+    pub(super) fn sequences(&self) -> impl Iterator<Item = &Sequence> + Clone {
         self.running.iter().chain(&self.waiting)
     }
 
@@ -322,7 +322,7 @@ impl Scheduler {
             .expect("found above; this is a bug");
         let num_queries = sequence.token_ids.len() as u64;
         self.attach_cached_blocks(&mut sequence);
-        // Whoever left the blocks there most likely had the same draft model; where not, its drafts are worse.
+        // The salt sees to it that a draft model has followed the cached blocks.
         sequence.draft.num_computed_tokens = sequence.num_computed_tokens;
         let num_rows = self.wanted_rows(&sequence, *budget, batch.rows.is_empty());
         let num_hits = sequence.num_computed_tokens;
@@ -403,7 +403,9 @@ impl Scheduler {
     /// Gives back the blocks that a sequence's computed tokens do not reach: they hold nothing but rejected draft tokens.
     pub(super) fn release_unused_blocks(&mut self, index: usize) {
         let sequence = &mut self.running[index];
-        let num_used = sequence.num_computed_tokens.div_ceil(self.blocks.block_size());
+        let num_used = sequence
+            .num_computed_tokens
+            .div_ceil(self.blocks.block_size());
         for block in sequence.block_table.drain(num_used..) {
             self.blocks.release(block);
         }

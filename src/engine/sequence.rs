@@ -68,17 +68,23 @@ impl Sequence {
         self.token_ids.len() - self.num_computed_tokens
     }
 
-    /// The token at a position of the sequence or of its draft.
-    pub(super) fn token_at(&self, position: usize) -> TokenId {
-        match position.checked_sub(self.token_ids.len()) {
-            None => self.token_ids[position],
-            Some(offset) => self.draft.token_ids[offset],
+    /// The token at an index of the sequence, its draft and the draft's leaves, one after the other, and its position.
+    pub(super) fn token_at(&self, index: usize) -> (TokenId, usize) {
+        let Some(offset) = index.checked_sub(self.token_ids.len()) else {
+            return (self.token_ids[index], index);
+        };
+        match offset.checked_sub(self.draft.token_ids.len()) {
+            None => (self.draft.token_ids[offset], index),
+            Some(leaf) => {
+                let leaf = self.draft.leaves[leaf];
+                (leaf.token_id, self.token_ids.len() + leaf.depth)
+            }
         }
     }
 
-    /// All that is left to run is the last sampled token.
+    /// All that is left to run is the last sampled token, and the one before it where that was a leaf of a draft.
     pub(super) fn is_decoding(&self) -> bool {
-        self.num_uncomputed_tokens() == 1 && self.num_output_tokens() > 0
+        self.num_uncomputed_tokens() <= 2 && self.num_output_tokens() > 0
     }
 
     /// Sequences that this one stands for: itself and the siblings it will fork.

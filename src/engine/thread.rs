@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, mpsc};
-use std::time::Instant;
+use std::sync::{Arc, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
@@ -18,7 +18,7 @@ use super::runner::{LogitsOf, Runner};
 use super::sampler::Sampler;
 use super::scheduler::Scheduler;
 use super::sequence::{Group, Sequence};
-use super::speculative::{Draft, DraftCounts, Drafter, Speculative, Speculator};
+use super::speculative::{Draft, DraftCounts, Drafter, Leaf, Speculator, Verdict};
 use crate::model::{AdapterId, CausalLm, ForwardError, LoraAdapter};
 
 pub(super) struct Submission {
@@ -124,14 +124,18 @@ impl EngineThread {
 
     /// One step of the engine.
     fn step(&mut self) {
-        self.measure_costs();
+        let draft_runner = self.draft_runner.as_mut();
+        let sequences = self.scheduler.sequences();
+        self.speculator
+            .prepare(&mut self.runner, draft_runner, sequences);
         let running = &mut self.scheduler.running;
         self.speculator.plan(running, &self.shared.config);
         self.scheduler.schedule(&mut self.batch);
         if self.batch.rows.is_empty() {
             return;
         }
-        let is_decoding = |rows: &ScheduledRows| running_rows(&self.scheduler, *rows).0 == 1;
+        let running = &self.scheduler.running;
+        let is_decoding = |rows: &ScheduledRows| running[rows.running_index].is_decoding();
         let only_decodes = self.batch.rows.iter().all(is_decoding);
         if let Err(error) = self.draft() {
             return self.fail_all(&error.to_string());
@@ -148,9 +152,8 @@ impl EngineThread {
             let logits = self.runner.logits_of(index);
             self.commit(rows.running_index, num_drafted, &logits);
         }
-        if only_decodes {
-            let num_rows = self.batch.rows.iter().map(|rows| rows.num_rows).sum();
-            self.speculator.decoded(num_rows, started.elapsed());
+        if only_decodes && let Err(error) = self.learn(started.elapsed()) {
+            return self.fail_all(&error.to_string());
         }
         self.scheduler.stats.num_steps += 1;
         self.scheduler.stats.drafts = self.speculator.counts;
@@ -179,15 +182,22 @@ impl EngineThread {
         }
     }
 
-    /// Before the first draft: how long steps of a few sizes take.
-    fn measure_costs(&mut self) {
-        let mut sequences = self.scheduler.sequences();
-        if !self.speculator.is_measured()
-            && sequences.any(|sequence| sequence.draft.speculative != Speculative::Off)
-        {
-            self.speculator
-                .measure(&mut self.runner, self.draft_runner.as_mut());
+    /// After a step that only decoded: what it teaches about costs, and SWIFT's search.
+    fn learn(&mut self, elapsed: Duration) -> Result<(), ForwardError> {
+        let num_rows = self.batch.rows.iter().map(|rows| rows.num_rows).sum();
+        self.speculator.decoded(num_rows, elapsed);
+        let running = &self.scheduler.running;
+        let speculator = &mut self.speculator;
+        if speculator.search_skips(&mut self.runner, running, elapsed)? {
+            speculator.measure_swift(&mut self.runner);
+            let skip_set = speculator.skip_set().cloned();
+            *self
+                .shared
+                .skip_set
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = skip_set;
         }
+        Ok(())
     }
 
     /// Handles what has arrived; waits when there is nothing to do. False ends the thread.
@@ -258,6 +268,10 @@ impl EngineThread {
         }
         self.open(id, sender, request.n);
         let default = self.shared.config.speculative.default;
+        let speculative = request.speculative.unwrap_or(default);
+        let is_followed = self.draft_runner.is_some()
+            && request.pooling.is_none()
+            && speculative.allows(Drafter::DraftModel);
         self.scheduler.stats.prompt_tokens += request.prompt_token_ids.len() as u64;
         self.scheduler.add(Sequence {
             request: id,
@@ -269,7 +283,7 @@ impl EngineThread {
             num_computed_tokens: 0,
             block_table: Vec::new(),
             block_hashes: Vec::new(),
-            cache_salt: salted(request.cache_salt, request.adapter),
+            cache_salt: salted(request.cache_salt, request.adapter, is_followed),
             adapter: request.adapter,
             num_pending_forks: request.n - 1,
             prompt_logprobs: Vec::new(),
@@ -281,7 +295,7 @@ impl EngineThread {
             deadline: request.deadline,
             watcher: request.watcher,
             budget: request.budget,
-            draft: Draft::new(request.speculative.unwrap_or(default), request.prediction),
+            draft: Draft::new(speculative, request.prediction),
             ended: None,
         });
     }
@@ -370,32 +384,53 @@ impl EngineThread {
         self.verify(index, num_drafted, row);
     }
 
-    /// Samples the next token and, as long as it is what the draft says, the one after it; logits begin at `row`.
+    /// Samples the next token and, as long as it is what the draft says, the one after it. Of `num_drafted` rows after `row` the
+    /// last ones are leaves.
     fn verify(&mut self, index: usize, num_drafted: usize, row: usize) {
         let max_model_len = self.shared.config.max_model_len;
-        let drafted = std::mem::take(&mut self.scheduler.running[index].draft.token_ids);
-        let (mut num_accepted, mut is_ended) = (0, false);
-        for offset in 0..=num_drafted {
-            let is_appended = self.append_token(index, row + offset);
+        let draft = &mut self.scheduler.running[index].draft;
+        let drafted = std::mem::take(&mut draft.token_ids);
+        let leaves = draft.leaves.clone();
+        let mut verdict = Verdict {
+            num_draft_tokens: drafted.len(),
+            num_accepted: 0,
+            leaf: None,
+            is_ended: false,
+        };
+        loop {
+            let depth = verdict.num_accepted;
+            let is_appended = self.append_token(index, row + depth);
             let sequence = &self.scheduler.running[index];
-            is_ended = !is_appended || sequence.finish_reason(max_model_len).is_some();
-            let is_drafted = is_appended && offset < num_drafted;
-            if !is_drafted || sequence.token_ids.last() != Some(&drafted[offset]) {
+            verdict.is_ended = !is_appended || sequence.finish_reason(max_model_len).is_some();
+            let newest = sequence.token_ids.last().filter(|_| is_appended);
+            if depth < drafted.len() && newest == Some(&drafted[depth]) {
+                verdict.num_accepted += 1;
+            } else {
+                let is_leaf = |leaf: &Leaf| leaf.depth == depth && newest == Some(&leaf.token_id);
+                verdict.leaf = leaves.iter().position(is_leaf);
                 break;
             }
-            num_accepted += 1;
-            if is_ended {
+            if verdict.is_ended {
                 break;
             }
         }
-        if num_drafted == 0 {
-            return;
+        if let Some(leaf) = verdict.leaf.filter(|_| !verdict.is_ended) {
+            self.append_token(index, row + 1 + drafted.len() + leaf);
         }
-        // The newest token's row is the next step's, even where it was accepted and ended the sequence.
+        if num_drafted > 0 {
+            self.settle(index, verdict);
+        }
+    }
+
+    /// Keeps what a verified draft has computed, and nothing else.
+    fn settle(&mut self, index: usize, verdict: Verdict) {
         let sequence = &mut self.scheduler.running[index];
-        let num_rows = sequence.num_uncomputed_tokens().saturating_sub(1);
-        self.speculator
-            .verified(&mut sequence.draft, num_drafted, num_accepted, is_ended);
+        self.speculator.verified(&mut sequence.draft, verdict);
+        sequence.draft.clear();
+        // The newest token's row is the next step's, even where it was accepted and ended the sequence. A leaf's key and value do
+        // not lie at its position, so its row is computed once more.
+        let num_appended = sequence.num_uncomputed_tokens();
+        let num_rows = verdict.num_accepted.min(num_appended.saturating_sub(1));
         self.scheduler.commit_rows(ScheduledRows {
             running_index: index,
             num_rows,

@@ -14,9 +14,9 @@ use super::causal_lm::{AdapterId, BlockId, CausalLm, ForwardBatch, ForwardError,
 use super::config::ModelConfig;
 use super::layers::{ArchitecturePlan, Attention, Layer, Linear, Mlp};
 use super::lora::{LoraAdapter, Target};
+use super::profile::{Operator, OperatorTimes, Stopwatch};
 use super::skip::{SkipSet, SubLayer};
 use super::skip_search::{Probe, SkipCosts};
-use super::profile::{Operator, OperatorTimes, Stopwatch};
 use super::weights::{LoadError, WeightSource, Weights};
 
 /// Bytes of one f16 value in the KV cache.

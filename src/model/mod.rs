@@ -30,9 +30,9 @@ pub use config::{Architecture, ConfigError, ModelConfig};
 pub use decoder::Decoder;
 pub use files::{ModelFiles, OpenError};
 pub use lora::{LoraAdapter, LoraError};
+pub use profile::{Operator, OperatorTimes};
 pub use skip::{SkipSet, SubLayer};
 pub use skip_search::{Probe, SkipCosts};
-pub use profile::{Operator, OperatorTimes};
 pub use weights::LoadError;
 
 /// How to load a model.

@@ -79,7 +79,10 @@ mod tests {
 
     #[test]
     fn the_first_and_the_last_layer_are_kept() {
-        let all = SkipSet::new(4, (0..4).flat_map(|l| [SubLayer::Mlp(l), SubLayer::Attention(l)]));
+        let all = SkipSet::new(
+            4,
+            (0..4).flat_map(|l| [SubLayer::Mlp(l), SubLayer::Attention(l)]),
+        );
         assert_eq!(all.sub_layers().collect::<Vec<_>>(), SkipSet::candidates(4));
         assert_eq!(all.len(), 4);
         assert!(all.skips(SubLayer::Mlp(2)) && !all.skips(SubLayer::Mlp(3)));

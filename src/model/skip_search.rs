@@ -55,7 +55,8 @@ impl Decoder {
             rows: self.scratch.x.clone(),
         });
         let num_layers = self.layers.len();
-        let all = (0..num_layers).flat_map(|layer| [SubLayer::Attention(layer), SubLayer::Mlp(layer)]);
+        let all =
+            (0..num_layers).flat_map(|layer| [SubLayer::Attention(layer), SubLayer::Mlp(layer)]);
         for sub_layer in all {
             let kept = self.apply(sub_layer, &states, probes, first_scratch)?;
             let cost = match sub_layer {
@@ -63,7 +64,12 @@ impl Decoder {
                 SubLayer::Mlp(_) => costs.mlp,
             };
             let is_skippable = !SkipSet::new(num_layers, [sub_layer]).is_empty();
-            states = advance(states, kept, is_skippable.then_some((sub_layer, cost)), probes.len());
+            states = advance(
+                states,
+                kept,
+                is_skippable.then_some((sub_layer, cost)),
+                probes.len(),
+            );
         }
         let set = |state: State| SkipSet::new(num_layers, state.skipped);
         Ok(states.into_iter().map(|state| state.map(set)).collect())
@@ -102,6 +108,7 @@ impl Decoder {
                 block_table,
                 num_rows: 1,
                 context_len: *position as usize + 1,
+                leaves: &[],
             })
             .collect();
         let adapters = vec![None; num_rows];
@@ -150,7 +157,11 @@ impl Decoder {
                 rows: rows.to_vec(),
             })
         };
-        let mut after = present.into_iter().map(after).collect::<Vec<_>>().into_iter();
+        let mut after = present
+            .into_iter()
+            .map(after)
+            .collect::<Vec<_>>()
+            .into_iter();
         Ok(states
             .iter()
             .map(|state| state.as_ref().and_then(|_| after.next().flatten()))
@@ -173,7 +184,9 @@ fn advance(
     };
     let score = |state: &State| similarity(&state.rows, &whole, num_probes);
     let best = kept.into_iter().enumerate().map(|(saved, kept)| {
-        let skipped = saved.checked_sub(cost).and_then(|from| before[from].clone());
+        let skipped = saved
+            .checked_sub(cost)
+            .and_then(|from| before[from].clone());
         let skipped = skipped.map(|mut state| {
             state.skipped.push(sub_layer);
             state

@@ -12,7 +12,8 @@ use super::policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, R
 use super::step::{StepRule, StepWatcher};
 use crate::engine::{
     AdapterId, EngineError, EngineHandle, FinishReason, GenerateRequest, GroupId, RequestStream,
-    SamplingParams, SharedDrafts, Speculative, StreamEvent, TokenBudget, TokenId, TokenLogprobs, TokenWatcher, Watch,
+    SamplingParams, SharedDrafts, Speculative, StreamEvent, TokenBudget, TokenId, TokenLogprobs,
+    TokenWatcher, Watch,
 };
 use crate::text::{Detokenizer, StopMatcher, Tokenizer};
 

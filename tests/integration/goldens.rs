@@ -92,6 +92,7 @@ fn next_logprobs(model: &mut dyn CausalLm, prompt: &[u32]) -> Vec<f64> {
         block_table: &block_table,
         num_rows: prompt.len(),
         context_len: prompt.len(),
+        leaves: &[],
     };
     let batch = ForwardBatch {
         token_ids: prompt,

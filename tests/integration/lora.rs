@@ -59,6 +59,7 @@ fn next_logits(model: &mut dyn CausalLm, prompts: &[(&[u32], Option<AdapterId>)]
             block_table: table,
             num_rows: prompt.len(),
             context_len: prompt.len(),
+            leaves: &[],
         })
         .collect();
     let adapters: Vec<Option<AdapterId>> = prompts.iter().map(|(_, adapter)| *adapter).collect();
@@ -184,6 +185,7 @@ fn a_row_does_not_depend_on_the_adapters_beside_it() {
         block_table: &[0],
         num_rows: 1,
         context_len: 1,
+        leaves: &[],
     };
     let batch = ForwardBatch {
         token_ids: &[1],

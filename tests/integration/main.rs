@@ -4,6 +4,7 @@ mod api;
 mod api_branches;
 mod api_resume;
 mod api_search;
+mod api_speculative;
 mod api_traces;
 mod bench_search;
 mod engine;

@@ -7,7 +7,7 @@ use ponder::engine::{
     DraftCounts, Drafter, EngineConfig, EngineHandle, FinishReason, GenerateRequest, RequestStream,
     SamplingParams, Speculative, SpeculativeConfig, StreamEvent, TokenLogprobs,
 };
-use ponder::model::{ModelFiles, SkipSet, SubLayer};
+use ponder::model::{CausalLm, ModelFiles, SkipSet, SubLayer};
 use ponder::text::Tokenizer;
 use proptest::prelude::*;
 
@@ -169,7 +169,7 @@ fn answers_are_the_same_with_drafts_that_are_right_and_wrong() {
             assert_eq!(answers, plain, "{name}, round {round}");
             let num_rejected = counts.num_draft_tokens - counts.num_accepted_tokens;
             assert!(
-                counts.num_accepted_tokens > 40 && num_rejected > 40,
+                counts.num_accepted_tokens > 20 && num_rejected > 20,
                 "{name}: {counts:?}"
             );
         }
@@ -180,7 +180,64 @@ fn answers_are_the_same_with_drafts_that_are_right_and_wrong() {
         assert!(by_drafter.num_accepted_tokens > 80, "{by_drafter:?}");
         engine.shutdown();
         assert!(engine.join(std::time::Duration::from_secs(20)));
-        assert_eq!(engine.stats().num_used_blocks, 0, "{name}: no block is lost");
+        assert_eq!(
+            engine.stats().num_used_blocks,
+            0,
+            "{name}: no block is lost"
+        );
+    }
+}
+
+/// A draft model that says other things: of its tokens and of the leaves beside them some are right.
+#[test]
+fn answers_are_the_same_with_trees_of_draft_tokens() {
+    const VOCAB_SIZE: usize = 6;
+    let model = || FakeModel::new(VOCAB_SIZE, Fault::None);
+    let requests: Vec<GenerateRequest> = (0..24_u32)
+        .map(|i| {
+            let params = SamplingParams {
+                temperature: [0.0, 0.7, 1.4][i as usize % 3],
+                top_k: [0, 3][i as usize % 2],
+                seed: u64::from(i),
+                max_tokens: 50,
+                logprobs: Some(1),
+                eos_token_ids: vec![(i / 4) % 8],
+                min_tokens: 8,
+                ..SamplingParams::default()
+            };
+            let prompt = (0..1 + i * 3).map(|j| (i + j) % VOCAB_SIZE as u32);
+            GenerateRequest {
+                n: 1 + i as usize % 2,
+                ..GenerateRequest::new(prompt.collect(), params)
+            }
+        })
+        .collect();
+    let plain = EngineHandle::start(Box::new(model()), off()).unwrap();
+    let plain = run(&plain, &requests).0;
+    for num_blocks in [400, 30] {
+        let config = EngineConfig {
+            num_blocks,
+            speculative: SpeculativeConfig {
+                default: Speculative::DraftModel,
+                num_speculative_tokens: 9,
+                ..config().speculative
+            },
+            ..config()
+        };
+        let draft_model: Box<dyn CausalLm> = Box::new(model().salted(5));
+        let engine = EngineHandle::start_with(Box::new(model()), Some(draft_model), config);
+        let engine = engine.unwrap();
+        for round in 0..2 {
+            let (answers, counts) = run(&engine, &requests);
+            assert_eq!(answers, plain, "{num_blocks} blocks, round {round}");
+            // By chance one in six of the first tokens, and as many of the leaves beside them.
+            let per_draft = counts.num_accepted_tokens as f64 / counts.num_drafts as f64;
+            assert!((0.25..1.2).contains(&per_draft), "{counts:?}");
+        }
+        assert_eq!(engine.stats().num_preemptions > 0, num_blocks == 30);
+        engine.shutdown();
+        assert!(engine.join(std::time::Duration::from_secs(20)));
+        assert_eq!(engine.stats().num_used_blocks, 0);
     }
 }
 
@@ -405,10 +462,14 @@ fn real_answers_are_the_same_whoever_drafts() {
             assert_eq!(answers, plain, "{name}: together");
             assert!(counts.num_accepted_tokens > 0, "{name}: {counts:?}");
             if drafter == Drafter::DraftModel {
-                let rejected = counts.num_draft_tokens - counts.num_accepted_tokens;
-                assert!(rejected * 50 < counts.num_draft_tokens, "{name}: {counts:?}");
+                // One in four draft tokens is a leaf beside one that is right.
+                let accepted = 10 * counts.num_accepted_tokens;
+                assert!(accepted > 7 * counts.num_draft_tokens, "{name}: {counts:?}");
             } else {
-                assert!(counts.num_accepted_tokens < counts.num_draft_tokens, "{name}");
+                assert!(
+                    counts.num_accepted_tokens < counts.num_draft_tokens,
+                    "{name}"
+                );
             }
             for (request, plain) in requests.iter().zip(&plain).step_by(9) {
                 let alone = run(&engine, std::slice::from_ref(request)).0;
@@ -440,5 +501,7 @@ fn a_draft_that_skips_nothing_is_accepted() {
         .collect();
     let (_, counts) = run(&engine, &requests);
     assert!(counts.num_draft_tokens > 200);
-    assert_eq!(counts.num_accepted_tokens, counts.num_draft_tokens);
+    // One in three is a leaf beside the token that is right.
+    let least = counts.num_draft_tokens * 2;
+    assert!(counts.num_accepted_tokens * 3 >= least, "{counts:?}");
 }

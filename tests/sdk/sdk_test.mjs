@@ -25,6 +25,10 @@ for await (const chunk of await chat({ stream: true, stream_options: { include_u
 assert.equal(text, answer);
 assert.equal(usage.completion_tokens, whole.usage.completion_tokens);
 
+const predicted = await chat({ prediction: { type: "content", content: answer } });
+assert.equal(predicted.choices[0].message.content, answer);
+assert.ok(predicted.usage.completion_tokens_details.rejected_prediction_tokens >= 0);
+
 const sampled = () => chat({ n: 2, temperature: 1, seed: 3 });
 const contents = (result) => result.choices.map((choice) => choice.message.content);
 assert.deepEqual(contents(await sampled()), contents(await sampled()));

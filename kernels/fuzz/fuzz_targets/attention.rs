@@ -55,6 +55,7 @@ fuzz_target!(|input: Input| {
             block_table,
             num_rows: *num_rows,
             context_len: *context_len,
+            leaves: &[],
         })
         .collect();
     let width = params.num_heads * params.head_dim;

@@ -11,7 +11,9 @@ use crate::api::openai::speculation::completion_details;
 use crate::api::openai::{chat, completions};
 use crate::api::state::{AppState, Served, unix_time};
 use crate::api::traces::Recorder;
-use crate::engine::{DraftCounts, FinishReason, RequestId, SamplingParams, StreamEvent, TokenLogprobs};
+use crate::engine::{
+    DraftCounts, FinishReason, RequestId, SamplingParams, StreamEvent, TokenLogprobs,
+};
 use crate::text::{Detokenizer, StopMatcher};
 
 /// One choice on its way from tokens to text.

@@ -6,8 +6,8 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
-use super::speculation::Speculation;
 use super::params::{count, generation_request};
+use super::speculation::Speculation;
 use crate::api::auth::Tenant;
 use crate::api::body::Body;
 use crate::api::config::MAX_LOGPROBS;

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use super::speculation::Speculation;
 use super::params::{count, generation_request};
+use super::speculation::Speculation;
 use crate::api::auth::Tenant;
 use crate::api::body::Body;
 use crate::api::config::{MAX_LOGPROBS, MAX_PROMPTS};

@@ -31,7 +31,11 @@ impl Process {
         let targets: Vec<f64> = centred.iter().map(|score| score / scale).collect();
         let weights = backward(&factor, &forward(&factor, &targets));
         let bound = |point: &[bool]| {
-            let kernel: Vec<f64> = self.points.iter().map(|other| matern(point, other)).collect();
+            let kernel: Vec<f64> = self
+                .points
+                .iter()
+                .map(|other| matern(point, other))
+                .collect();
             let mean: f64 = kernel.iter().zip(&weights).map(|(k, w)| k * w).sum();
             let solved = forward(&factor, &kernel);
             let variance = 1.0 - solved.iter().map(|value| value * value).sum::<f64>();

@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use super::{percentile, sorted};
 use crate::cli::args::BenchEngineArgs;
 use crate::cli::setup;
-use crate::engine::{AdapterId, EngineHandle, GenerateRequest, SamplingParams, StreamEvent};
+use crate::engine::{
+    AdapterId, EngineHandle, GenerateRequest, SamplingParams, Speculative, StreamEvent,
+};
 use crate::model::{LoraAdapter, Operator, OperatorTimes};
 
 pub(in crate::cli) fn run(args: &BenchEngineArgs) -> anyhow::Result<()> {
@@ -275,5 +277,9 @@ fn request(
         ignore_eos: true,
         ..SamplingParams::default()
     };
-    GenerateRequest::new((0..prompt_len).map(token).collect(), params)
+    GenerateRequest {
+        // Made-up prompts repeat themselves; what decoding costs is measured here.
+        speculative: Some(Speculative::Off),
+        ..GenerateRequest::new((0..prompt_len).map(token).collect(), params)
+    }
 }

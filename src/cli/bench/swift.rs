@@ -101,7 +101,10 @@ pub(in crate::cli) fn run(args: &BenchSwiftArgs) -> anyhow::Result<()> {
         let odd = SkipSet::new(lab.num_layers, odd.take(num_skipped));
         let score = lab.agreement(&odd, true)?;
         measured.push(lab.measure("every other", odd, score)?);
-        for (method, interval) in [("random", usize::MAX), ("bayes", args.bayes_interval.max(1))] {
+        for (method, interval) in [
+            ("random", usize::MAX),
+            ("bayes", args.bayes_interval.max(1)),
+        ] {
             let (skip, score) = lab.search(num_skipped, args.candidates, interval, &bar)?;
             measured.push(lab.measure(method, skip, score)?);
         }
@@ -114,7 +117,9 @@ pub(in crate::cli) fn run(args: &BenchSwiftArgs) -> anyhow::Result<()> {
         bar.advance();
     }
     drop(bar);
-    let best = measured[1..].iter().max_by(|a, b| a.speedup.total_cmp(&b.speedup));
+    let best = measured[1..]
+        .iter()
+        .max_by(|a, b| a.speedup.total_cmp(&b.speedup));
     if let (Some(path), Some(best)) = (&args.out, best) {
         let text = serde_json::to_string(&best.skip)?;
         std::fs::write(path, text).with_context(|| format!("--out {}", path.display()))?;
@@ -207,6 +212,7 @@ impl Lab {
                     block_table: &block_table,
                     num_rows: positions.len(),
                     context_len: token_ids.len(),
+                    leaves: &[],
                 }],
                 adapters: &[None],
                 logits_rows: &[positions.len() as u32 - 1],
@@ -307,8 +313,9 @@ impl Lab {
     /// A set for every number of saved units, up to half of them all.
     fn knapsack(&mut self) -> anyhow::Result<Vec<Option<SkipSet>>> {
         let inner = SkipSet::candidates(self.num_layers);
-        let (attention, mlp): (Vec<_>, Vec<_>) =
-            inner.into_iter().partition(|s| matches!(s, SubLayer::Attention(_)));
+        let (attention, mlp): (Vec<_>, Vec<_>) = inner
+            .into_iter()
+            .partition(|s| matches!(s, SubLayer::Attention(_)));
         let mut saves = |sub_layers: Vec<SubLayer>| -> anyhow::Result<f64> {
             let skip = SkipSet::new(self.num_layers, sub_layers);
             let saved = self.seconds(1, None)? - self.seconds(1, Some(&skip))?;
@@ -340,7 +347,11 @@ impl Lab {
 
     fn report(&self, args: &BenchSwiftArgs, measured: &[Measured]) -> anyhow::Result<()> {
         let num_sub_layers = SkipSet::candidates(self.num_layers).len();
-        let verify: Vec<f64> = self.step_seconds.iter().map(|t| t / self.step_seconds[0]).collect();
+        let verify: Vec<f64> = self
+            .step_seconds
+            .iter()
+            .map(|t| t / self.step_seconds[0])
+            .collect();
         if args.json {
             let rows: Vec<Value> = measured
                 .iter()

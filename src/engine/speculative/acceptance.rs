@@ -5,6 +5,12 @@
 pub(super) const NUM_KINDS: usize = 16;
 /// Trials that an estimate remembers.
 const MEMORY: f32 = 64.0;
+/// Share of a token in what is known of the latest ones.
+const RECENT_SHARE: f32 = 0.05;
+/// Trials of a sequence that say too little.
+const FEW_TRIALS: u32 = 12;
+/// Acceptance before anything is known.
+const FIRST_GUESS: f32 = 0.7;
 /// Trials that the estimate for all sequences counts for in that of one.
 const PRIOR_TRIALS: f32 = 4.0;
 
@@ -13,6 +19,9 @@ const PRIOR_TRIALS: f32 = 4.0;
 pub(in crate::engine) struct AcceptanceTable {
     tried: [f32; NUM_KINDS],
     accepted: [f32; NUM_KINDS],
+    /// The share of the latest tokens that were accepted, whatever spoke for them, and how many there were.
+    recent: f32,
+    num_tried: u32,
 }
 
 impl Default for AcceptanceTable {
@@ -20,6 +29,8 @@ impl Default for AcceptanceTable {
         Self {
             tried: [0.0; NUM_KINDS],
             accepted: [0.0; NUM_KINDS],
+            recent: FIRST_GUESS,
+            num_tried: 0,
         }
     }
 }
@@ -49,10 +60,12 @@ impl AcceptanceTable {
         ((confidence * NUM_KINDS as f32) as usize).min(NUM_KINDS - 1)
     }
 
-    /// The share of all tokens that were accepted.
-    pub(super) fn mean(&self) -> f32 {
-        let sum = |values: &[f32]| values.iter().sum::<f32>();
-        sum(&self.accepted) / sum(&self.tried).max(f32::MIN_POSITIVE)
+    /// The share of a sequence's latest tokens that were accepted, or that of all sequences' while it has few.
+    pub(super) fn recent(&self, all: &Self) -> f32 {
+        if self.num_tried < FEW_TRIALS {
+            return all.recent;
+        }
+        self.recent
     }
 
     /// Counts one token that was verified after all before it were accepted.
@@ -62,11 +75,15 @@ impl AcceptanceTable {
             self.tried[kind] *= 0.5;
             self.accepted[kind] *= 0.5;
         }
+        let accepted = f32::from(u8::from(is_accepted));
         self.tried[kind] += 1.0;
-        self.accepted[kind] += f32::from(u8::from(is_accepted));
+        self.accepted[kind] += accepted;
+        self.recent += RECENT_SHARE * (accepted - self.recent);
+        self.num_tried = self.num_tried.saturating_add(1);
     }
 
-    fn share(&self, kind: usize) -> f32 {
+    /// The share of the tokens with this evidence that were accepted.
+    pub(super) fn share(&self, kind: usize) -> f32 {
         self.accepted[kind] / self.tried[kind].max(f32::MIN_POSITIVE)
     }
 

@@ -6,6 +6,28 @@ use super::acceptance::AcceptanceTable;
 use super::config::{DraftCounts, Drafter, Speculative};
 use crate::engine::request::TokenId;
 
+/// A token that a draft might have had instead of one of its own: with them a draft is a caterpillar (SWIFT, section 3.3).
+#[derive(Debug, Clone, Copy)]
+pub(in crate::engine) struct Leaf {
+    /// Draft tokens before it.
+    pub depth: usize,
+    pub token_id: TokenId,
+    /// What speaks for it, see [`AcceptanceTable`].
+    pub(super) kind: usize,
+}
+
+/// What came of verifying a draft.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::engine) struct Verdict {
+    pub num_draft_tokens: usize,
+    /// Of the draft's own tokens.
+    pub num_accepted: usize,
+    /// Which leaf was accepted after them.
+    pub leaf: Option<usize>,
+    /// Whether the sequence ended with its newest token.
+    pub is_ended: bool,
+}
+
 /// The tokens that a sequence is expected to go on with, and what came of earlier ones.
 #[derive(Debug, Clone, Default)]
 pub(in crate::engine) struct Draft {
@@ -15,6 +37,10 @@ pub(in crate::engine) struct Draft {
     pub prediction: Option<Arc<[TokenId]>>,
     /// To be verified in this step; empty between steps.
     pub token_ids: Vec<TokenId>,
+    /// Other tokens for positions of the draft, verified beside it.
+    pub leaves: Vec<Leaf>,
+    /// Their positions in the sequence.
+    pub leaf_positions: Vec<u32>,
     /// Tokens that a model will draft once the step is scheduled.
     pub num_planned: usize,
     /// Tokens whose KV the draft model has.
@@ -39,13 +65,15 @@ impl Draft {
 
     /// Rows that the draft takes in the step.
     pub(in crate::engine) fn num_rows(&self) -> usize {
-        self.token_ids.len() + self.num_planned
+        self.token_ids.len() + self.leaves.len() + self.num_planned
     }
 
     /// Drafts nothing in this step.
     pub(in crate::engine) fn clear(&mut self) {
         self.token_ids.clear();
         self.kinds.clear();
+        self.leaves.clear();
+        self.leaf_positions.clear();
         self.num_planned = 0;
         self.drafter = None;
     }

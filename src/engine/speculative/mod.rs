@@ -16,6 +16,7 @@ mod model_draft;
 mod plan;
 mod prompt_lookup;
 pub mod skip_search;
+mod swift;
 
 use std::time::Duration;
 
@@ -23,12 +24,15 @@ pub use config::{
     DEFAULT_NUM_SPECULATIVE_TOKENS, DEFAULT_PROMPT_LOOKUP_MIN, DraftCounts, Drafter,
     MAX_NUM_SPECULATIVE_TOKENS, SharedDrafts, Speculative, SpeculativeConfig,
 };
-pub(super) use draft::Draft;
+pub(super) use draft::{Draft, Leaf, Verdict};
 
 use super::runner::Runner;
+use super::sequence::Sequence;
+use crate::model::SkipSet;
 use acceptance::AcceptanceTable;
 use cost::{MEASURED_ROWS, StepCosts};
 use plan::Candidate;
+use swift::Swift;
 
 /// Rows of a draft step that are measured: it has one for each sequence.
 const MEASURED_DRAFT_ROWS: [usize; 3] = [1, 4, 8];
@@ -40,8 +44,11 @@ pub(super) struct Speculator {
     costs: StepCosts,
     /// Of the steps of drafters that are models and there.
     draft_costs: [Option<StepCosts>; Drafter::ALL.len()],
+    /// Once a request asks for it, or when a set was given.
+    swift: Option<Swift>,
     is_measured: bool,
     acceptance: [AcceptanceTable; Drafter::ALL.len()],
+    leaf_acceptance: AcceptanceTable,
     candidates: Vec<Candidate>,
     pub counts: [DraftCounts; Drafter::ALL.len()],
 }
@@ -49,9 +56,6 @@ pub(super) struct Speculator {
 impl Speculator {
     pub(super) fn new(config: SpeculativeConfig, has_draft_model: bool) -> Self {
         let mut draft_costs = [const { None }; Drafter::ALL.len()];
-        if config.skip_set.is_some() {
-            draft_costs[Drafter::Swift as usize] = Some(StepCosts::unmeasured());
-        }
         if has_draft_model {
             draft_costs[Drafter::DraftModel as usize] = Some(StepCosts::unmeasured());
         }
@@ -60,31 +64,67 @@ impl Speculator {
             config,
             costs: StepCosts::unmeasured(),
             draft_costs,
+            swift: None,
             is_measured: false,
             acceptance: [AcceptanceTable::prior_of_matches(), sure, sure],
+            leaf_acceptance: sure,
             candidates: Vec::new(),
             counts: Default::default(),
         }
     }
 
-    pub(super) fn is_measured(&self) -> bool {
-        self.is_measured
+    /// Before a step: measures steps of a few sizes, of the model and of what drafts for it, once they are needed.
+    pub(super) fn prepare<'s>(
+        &mut self,
+        runner: &mut Runner,
+        draft_runner: Option<&mut Runner>,
+        mut sequences: impl Iterator<Item = &'s Sequence> + Clone,
+    ) {
+        let asks = |s: &Sequence, speculative| s.draft.speculative == speculative;
+        let mut all = sequences.clone();
+        if !self.is_measured && all.any(|s| !asks(s, Speculative::Off)) {
+            self.is_measured = true;
+            self.measure(runner, draft_runner);
+            if self.config.skip_set.is_some() {
+                self.start_swift(runner);
+            }
+        }
+        if self.swift.is_none() && sequences.any(|s| asks(s, Speculative::Swift)) {
+            self.start_swift(runner);
+        }
     }
 
-    /// Measures steps of a few sizes, of the model and of what drafts for it.
-    pub(super) fn measure(&mut self, runner: &mut Runner, draft_runner: Option<&mut Runner>) {
-        self.is_measured = true;
+    fn start_swift(&mut self, runner: &mut Runner) {
+        let stored = self.config.skip_set.clone();
+        self.swift = Some(Swift::new(stored, runner.num_layers()));
+        self.measure_swift(runner);
+    }
+
+    /// What a draft step costs without the sub-layers of the set in use.
+    pub(super) fn measure_swift(&mut self, runner: &mut Runner) {
+        let Some(swift) = &self.swift else { return };
+        let costs = &mut self.draft_costs[Drafter::Swift as usize];
+        let time = |rows| Some((rows, runner.time_rows(rows, Some(&swift.skip))?));
+        let measured = if self.config.ignores_costs {
+            None
+        } else {
+            StepCosts::measured(MEASURED_DRAFT_ROWS.map(time))
+        };
+        *costs = Some(measured.unwrap_or_else(StepCosts::unmeasured));
+    }
+
+    /// The sub-layers that SWIFT's drafts leave out now.
+    pub(super) fn skip_set(&self) -> Option<&SkipSet> {
+        self.swift.as_ref().map(|swift| &swift.skip)
+    }
+
+    fn measure(&mut self, runner: &mut Runner, draft_runner: Option<&mut Runner>) {
         if self.config.ignores_costs {
             return;
         }
         let measured = MEASURED_ROWS.map(|rows| Some((rows, runner.time_rows(rows, None)?)));
         if let Some(costs) = StepCosts::measured(measured) {
             self.costs = costs;
-        }
-        let skip = self.config.skip_set.as_ref();
-        if let Some(costs) = &mut self.draft_costs[Drafter::Swift as usize] {
-            let time = |rows| Some((rows, runner.time_rows(rows, skip)?));
-            *costs = StepCosts::measured(MEASURED_DRAFT_ROWS.map(time)).unwrap_or(costs.clone());
         }
         if let (Some(costs), Some(runner)) = (
             &mut self.draft_costs[Drafter::DraftModel as usize],
@@ -95,19 +135,27 @@ impl Speculator {
         }
     }
 
-    /// Learns from a draft of `num_draft_tokens` of which `num_accepted` were.
-    pub(super) fn verified(
-        &mut self,
-        draft: &mut Draft,
-        num_draft_tokens: usize,
-        num_accepted: usize,
-        is_ended: bool,
-    ) {
+    /// Learns from a draft's verification.
+    pub(super) fn verified(&mut self, draft: &mut Draft, verdict: Verdict) {
+        let Verdict {
+            num_draft_tokens,
+            num_accepted,
+            leaf,
+            is_ended,
+        } = verdict;
         let Some(drafter) = draft.drafter.take() else {
             return;
         };
-        draft.counts.count(num_draft_tokens, num_accepted);
-        self.counts[drafter as usize].count(num_draft_tokens, num_accepted);
+        let num_all = num_draft_tokens + draft.leaves.len();
+        let num_all_accepted = num_accepted + usize::from(leaf.is_some());
+        draft.counts.count(num_all, num_all_accepted);
+        self.counts[drafter as usize].count(num_all, num_all_accepted);
+        for (index, of) in draft.leaves.iter().enumerate() {
+            // The others' place in the text was not reached.
+            if of.depth <= num_accepted && !(is_ended && of.depth == num_accepted) {
+                self.leaf_acceptance.observe(of.kind, leaf == Some(index));
+            }
+        }
         // Of what follows the answer's end nothing was tried.
         let num_tried = num_draft_tokens.min(num_accepted + usize::from(!is_ended));
         for (offset, kind) in draft.kinds.drain(..).take(num_tried).enumerate() {
@@ -121,6 +169,12 @@ impl Speculator {
     /// Learns from a step that only decoded.
     pub(super) fn decoded(&mut self, num_rows: usize, elapsed: Duration) {
         self.costs.observe(num_rows, elapsed);
+    }
+
+    /// That one more draft token of a sequence is accepted, whatever will speak for it.
+    fn recent(&self, draft: &Draft, drafter: Drafter) -> f64 {
+        let all = &self.acceptance[drafter as usize];
+        f64::from(draft.acceptance[drafter as usize].recent(all))
     }
 
     /// That a sequence's draft token with this evidence is accepted once all before it are.

@@ -1,7 +1,8 @@
 //! Drafts by a model: the target without some sub-layers (SWIFT, section 3.3), or a small one beside it.
 
-use super::{AcceptanceTable, Drafter, Speculator};
+use super::{AcceptanceTable, Drafter, Leaf, Speculator};
 use crate::engine::batch::ScheduledBatch;
+use crate::engine::request::TokenId;
 use crate::engine::runner::{DraftRows, Runner};
 use crate::engine::sampler::{Sampler, confidence};
 use crate::engine::sequence::Sequence;
@@ -9,6 +10,17 @@ use crate::model::ForwardError;
 
 /// Rows that a draft model catches up with at once.
 const CATCH_UP_ROWS: usize = 256;
+
+/// Tokens beside a drafted one that may become leaves.
+const MOST_LEAVES: usize = 3;
+/// Of the rows of a draft that ignores costs, one in three is a leaf.
+const LEAF_SHARE: usize = 3;
+
+/// A token that may become a leaf, and the chance that it is accepted, with all before it.
+struct Other {
+    leaf: Leaf,
+    probability: f64,
+}
 
 /// A sequence that is drafted for.
 struct Drafting {
@@ -20,6 +32,8 @@ struct Drafting {
     /// The first position that the drafter has not computed.
     start: usize,
     most: usize,
+    /// Likely tokens beside those drafted.
+    others: Vec<Other>,
     /// That all tokens drafted so far are accepted.
     probability: f64,
     /// Draft tokens that are expected to be accepted.
@@ -42,9 +56,11 @@ impl Speculator {
         let num_drafting = all.len();
         let mut active: Vec<usize> = (0..num_drafting).collect();
         while !active.is_empty() {
-            let rows: Vec<DraftRows> = active.iter().map(|at| next_rows(&all[*at], running)).collect();
-            let skip = self.config.skip_set.as_ref();
-            let skip = skip.filter(|_| drafter == Drafter::Swift);
+            let rows: Vec<DraftRows> = active
+                .iter()
+                .map(|at| next_rows(&all[*at], running))
+                .collect();
+            let skip = self.skip_set().filter(|_| drafter == Drafter::Swift);
             runner.run_draft(&rows, running, skip, drafter == Drafter::DraftModel)?;
             let mut still_active = Vec::new();
             for (row, at) in active.into_iter().enumerate() {
@@ -61,49 +77,129 @@ impl Speculator {
                     continue;
                 };
                 let kind = AcceptanceTable::kind_of(confidence(logits, token_id));
+                self.note_others(drafting, &sequence.draft, logits, token_id);
                 drafting.probability *= self.probability(&sequence.draft, drafter, kind);
                 drafting.expected += drafting.probability;
                 sequence.draft.kinds.push(kind);
                 // The sampler of the next token sees it as part of the text.
                 sequence.token_ids.push(token_id);
                 let len = sequence.token_ids.len() - drafting.num_tokens;
-                if len < drafting.most && self.goes_on(drafter, drafting, len, num_drafting) {
+                let recent = self.recent(&sequence.draft, drafter);
+                if len < self.most_in_line(drafting)
+                    && self.goes_on(drafter, drafting, (len, recent), num_drafting)
+                {
                     still_active.push(at);
                 }
             }
             active = still_active;
         }
-        for drafting in all {
+        for mut drafting in all {
+            let leaves = self.choose_leaves(drafter, &mut drafting, running, num_drafting);
             let sequence = &mut running[drafting.running_index];
             let drafted = sequence.token_ids.split_off(drafting.num_tokens);
             let rows = &mut batch.rows[drafting.batch_index];
-            rows.num_rows = sequence.num_uncomputed_tokens() + drafted.len();
+            rows.num_rows = sequence.num_uncomputed_tokens() + drafted.len() + leaves.len();
             if drafter == Drafter::DraftModel {
                 sequence.draft.num_computed_tokens = drafting.start;
             }
             sequence.draft.num_planned = 0;
+            let position = |leaf: &Leaf| (drafting.num_tokens + leaf.depth) as u32;
+            sequence.draft.leaf_positions = leaves.iter().map(position).collect();
+            sequence.draft.leaves = leaves;
             sequence.draft.token_ids = drafted;
         }
         Ok(())
     }
 
+    fn most_in_line(&self, drafting: &Drafting) -> usize {
+        if self.config.ignores_costs {
+            return drafting.most - drafting.most / LEAF_SHARE;
+        }
+        drafting.most
+    }
+
+    /// Notes the likeliest tokens beside the next draft token.
+    fn note_others(
+        &self,
+        drafting: &mut Drafting,
+        draft: &super::Draft,
+        logits: &[f32],
+        token_id: TokenId,
+    ) {
+        let depth = draft.kinds.len();
+        let others = ponder_kernels::logits::top(logits, 1 + MOST_LEAVES);
+        for other in others.into_iter().filter(|other| *other != token_id) {
+            let kind = AcceptanceTable::kind_of(confidence(logits, other));
+            let chance = f64::from(self.leaf_acceptance.share(kind));
+            drafting.others.push(Other {
+                leaf: Leaf {
+                    depth,
+                    token_id: other,
+                    kind,
+                },
+                probability: drafting.probability * chance,
+            });
+        }
+    }
+
+    /// The likeliest leaves, as many as raise the tokens a second: each takes a row now, and one more when it is accepted.
+    fn choose_leaves(
+        &self,
+        drafter: Drafter,
+        drafting: &mut Drafting,
+        running: &[Sequence],
+        num_drafting: usize,
+    ) -> Vec<Leaf> {
+        let len = running[drafting.running_index].token_ids.len() - drafting.num_tokens;
+        let most = drafting.most.saturating_sub(len);
+        let others = &mut drafting.others;
+        others.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+        let mut leaves = Vec::new();
+        let mut expected = 1.0 + drafting.expected;
+        for other in others.iter().take(most) {
+            if !self.config.ignores_costs {
+                let num_rows = 1 + len + leaves.len();
+                let seconds =
+                    |rows: usize| self.costs.seconds(num_drafting * rows) / num_drafting as f64;
+                let drafted = self.draft_seconds(drafter, num_drafting) * len as f64;
+                let now = seconds(num_rows) + drafted;
+                let again = other.probability * (seconds(2) - seconds(1)).max(0.0);
+                let with = seconds(num_rows + 1) + drafted + again;
+                if (expected + other.probability) / with <= expected / now {
+                    break;
+                }
+            }
+            expected += other.probability;
+            leaves.push(other.leaf);
+        }
+        leaves
+    }
+
+    /// Seconds of a draft step, for each of the sequences that are drafted for.
+    fn draft_seconds(&self, drafter: Drafter, num_drafting: usize) -> f64 {
+        let costs = self.draft_costs[drafter as usize].as_ref();
+        costs.map_or(0.0, |costs| costs.seconds(num_drafting)) / num_drafting as f64
+    }
+
     /// Whether one more draft token raises the tokens a second of the sequence's step, taken by itself: what it costs to draft
     /// and to verify, against the chance that it is accepted.
-    fn goes_on(&self, drafter: Drafter, drafting: &Drafting, len: usize, num_drafting: usize) -> bool {
+    fn goes_on(
+        &self,
+        drafter: Drafter,
+        drafting: &Drafting,
+        (len, recent): (usize, f64),
+        num_drafting: usize,
+    ) -> bool {
         if self.config.ignores_costs {
             return true;
         }
-        let Some(costs) = &self.draft_costs[drafter as usize] else {
-            return false;
-        };
-        let draft_seconds = costs.seconds(num_drafting) / num_drafting as f64;
+        let draft_seconds = self.draft_seconds(drafter, num_drafting);
         let seconds = |len: usize| {
             let verify = self.costs.seconds(num_drafting * (1 + len)) / num_drafting as f64;
             verify + len as f64 * draft_seconds
         };
-        let mean = f64::from(self.acceptance[drafter as usize].mean());
         let now = (1.0 + drafting.expected) / seconds(len);
-        let next = (1.0 + drafting.expected + drafting.probability * mean) / seconds(len + 1);
+        let next = (1.0 + drafting.expected + drafting.probability * recent) / seconds(len + 1);
         next > now
     }
 
@@ -143,7 +239,9 @@ fn planned(drafter: Drafter, running: &mut [Sequence], batch: &ScheduledBatch) -
     let mut all = Vec::new();
     for (batch_index, rows) in batch.rows.iter().enumerate() {
         let sequence = &mut running[rows.running_index];
-        let most = rows.num_rows.saturating_sub(sequence.num_uncomputed_tokens());
+        let most = rows
+            .num_rows
+            .saturating_sub(sequence.num_uncomputed_tokens());
         if sequence.draft.num_planned == 0 || sequence.draft.drafter != Some(drafter) {
             continue;
         }
@@ -162,6 +260,7 @@ fn planned(drafter: Drafter, running: &mut [Sequence], batch: &ScheduledBatch) -
             num_tokens: sequence.token_ids.len(),
             start,
             most,
+            others: Vec::new(),
             probability: 1.0,
             expected: 0.0,
         });

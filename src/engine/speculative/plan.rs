@@ -31,7 +31,10 @@ impl Speculator {
     /// Looks up drafts for the sequences that decode and plans those of models. `config` bounds the rows of a step.
     pub(in crate::engine) fn plan(&mut self, running: &mut [Sequence], config: &EngineConfig) {
         let num_decoding = running.iter().filter(|s| s.is_decoding()).count();
-        let room = config.max_num_batched_tokens.saturating_sub(num_decoding);
+        // A sequence has one or two rows of its own.
+        let room = config
+            .max_num_batched_tokens
+            .saturating_sub(2 * num_decoding);
         self.candidates.clear();
         let mut may_draft = false;
         for index in 0..running.len() {
@@ -55,20 +58,70 @@ impl Speculator {
             .filter(|sequence| !sequence.is_decoding())
             .map(Sequence::num_uncomputed_tokens)
             .sum();
-        let num_other_rows = num_prompt_rows.min(config.max_num_batched_tokens - num_decoding);
-        let mut outlook = Outlook {
+        let decoding = running.iter().filter(|s| s.is_decoding());
+        let num_decoding_rows: usize = decoding.map(Sequence::num_uncomputed_tokens).sum();
+        let num_other_rows = num_prompt_rows.min(room);
+        let plain = Outlook {
             num_tokens: num_decoding as f64,
-            num_rows: num_decoding + num_other_rows,
+            num_rows: num_decoding_rows + num_other_rows,
         };
+        let mut outlook = plain;
         if !self.config.ignores_costs {
-            outlook = self.keep_what_pays(running, outlook);
+            outlook = self.keep_what_pays(running, plain);
         }
         let is_light = num_decoding <= MOST_SEQUENCES_FOR_MODELS && num_other_rows == 0;
-        if is_light || self.config.ignores_costs {
-            for drafter in [Drafter::DraftModel, Drafter::Swift] {
-                self.plan_model(drafter, running, outlook, config);
+        if !is_light && !self.config.ignores_costs {
+            return;
+        }
+        for drafter in [Drafter::DraftModel, Drafter::Swift] {
+            if num_decoding == 1 && !self.config.ignores_costs {
+                self.drop_worse(drafter, running, &mut outlook, plain);
+            }
+            self.plan_model(drafter, running, outlook, (room, config.max_model_len));
+        }
+    }
+
+    /// Takes a looked-up draft back where a model's promises more.
+    fn drop_worse(
+        &self,
+        drafter: Drafter,
+        running: &mut [Sequence],
+        outlook: &mut Outlook,
+        plain: Outlook,
+    ) {
+        let most = self.config.num_speculative_tokens;
+        for sequence in running.iter_mut().filter(|s| s.is_decoding()) {
+            let draft = &mut sequence.draft;
+            if draft.token_ids.is_empty() || !draft.speculative.allows(drafter) {
+                continue;
+            }
+            let recent = self.recent(draft, drafter);
+            let best = self.model_rate(drafter, plain, (1, most), recent);
+            if best.is_some_and(|best| best > self.rate(*outlook)) {
+                draft.clear();
+                *outlook = plain;
             }
         }
+    }
+
+    /// The most tokens a second that drafts of a model promise, for `num_drafting` sequences and at most `most` tokens each.
+    fn model_rate(
+        &self,
+        drafter: Drafter,
+        outlook: Outlook,
+        (num_drafting, most): (usize, usize),
+        recent: f64,
+    ) -> Option<f64> {
+        let draft_seconds = self.draft_costs[drafter as usize].as_ref()?;
+        let draft_seconds = draft_seconds.seconds(num_drafting);
+        let (mut probability, mut num_tokens) = (1.0, outlook.num_tokens);
+        let rates = (1..=most).map(|len| {
+            probability *= recent;
+            num_tokens += probability * num_drafting as f64;
+            let verify = self.costs.seconds(outlook.num_rows + len * num_drafting);
+            num_tokens / (verify + len as f64 * draft_seconds)
+        });
+        rates.reduce(f64::max)
     }
 
     /// Drafts at most `most` tokens that followed the sequence's newest ones before.
@@ -142,18 +195,18 @@ impl Speculator {
         outlook.num_tokens / self.costs.seconds(outlook.num_rows)
     }
 
-    /// Plans as many tokens of a model's draft as promise most tokens a second, for the sequences that nothing was looked up for.
-    /// How many are drafted is decided as they come: see [`super::model_draft`].
+    /// Lets a model draft for the sequences that nothing was looked up for, if that pays. How many tokens it drafts is decided as
+    /// they come: see [`super::model_draft`].
     fn plan_model(
         &self,
         drafter: Drafter,
         running: &mut [Sequence],
         outlook: Outlook,
-        config: &EngineConfig,
+        (room, max_model_len): (usize, usize),
     ) {
-        let Some(draft_costs) = &self.draft_costs[drafter as usize] else {
+        if self.draft_costs[drafter as usize].is_none() {
             return;
-        };
+        }
         let may_draft = |sequence: &Sequence| {
             sequence.is_decoding()
                 && sequence.draft.speculative.allows(drafter)
@@ -163,24 +216,14 @@ impl Speculator {
         if num_drafting == 0 {
             return;
         }
-        let room = config.max_num_batched_tokens - outlook.num_rows.min(config.max_num_batched_tokens);
         let most = self.config.num_speculative_tokens.min(room / num_drafting);
-        let draft_seconds = draft_costs.seconds(num_drafting);
-        let all = f64::from(self.acceptance[drafter as usize].mean());
-        let pays = self.config.ignores_costs || {
-            let mut best = 0.0_f64;
-            let (mut probability, mut num_tokens) = (1.0, outlook.num_tokens);
-            for len in 1..=most {
-                probability *= all;
-                num_tokens += probability * num_drafting as f64;
-                let verify = self.costs.seconds(outlook.num_rows + len * num_drafting);
-                best = best.max(num_tokens / (verify + len as f64 * draft_seconds));
-            }
-            best > self.rate(outlook) * LEAST_GAIN
-        };
         for sequence in running.iter_mut().filter(|s| may_draft(s)) {
+            let recent = self.recent(&sequence.draft, drafter);
+            let best = self.model_rate(drafter, outlook, (num_drafting, most), recent);
+            let pays = self.config.ignores_costs
+                || best.is_some_and(|best| best > self.rate(outlook) * LEAST_GAIN);
             let is_retry = sequence.draft.num_idle_steps >= RETRY_AFTER;
-            let most = most.min(most_useful(sequence, config.max_model_len));
+            let most = most.min(most_useful(sequence, max_model_len));
             let draft = &mut sequence.draft;
             if pays || is_retry {
                 draft.num_planned = if pays { most } else { most.min(1) };

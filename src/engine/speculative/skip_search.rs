@@ -45,6 +45,7 @@ pub fn time_rows(
             block_table: &block_table,
             num_rows: rows,
             context_len: rows,
+            leaves: &[],
         }],
         adapters: &[None],
         logits_rows: &numbers,
@@ -86,7 +87,9 @@ pub fn matchness(
 ) -> Result<f64, ForwardError> {
     // The last token predicts nothing that is known.
     let end = window.token_ids.len() - 1;
-    let positions: Vec<u32> = (window.start..end).map(|position| position as u32).collect();
+    let positions: Vec<u32> = (window.start..end)
+        .map(|position| position as u32)
+        .collect();
     let slot = |position: &u32| {
         let position = *position as usize;
         let block = window.block_table[position / window.block_size] as usize;
@@ -103,6 +106,7 @@ pub fn matchness(
             block_table: window.block_table,
             num_rows: positions.len(),
             context_len: end,
+            leaves: &[],
         }],
         adapters: &[None],
         logits_rows: &logits_rows,
