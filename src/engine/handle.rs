@@ -102,6 +102,11 @@ impl EngineHandle {
             config.max_num_batched_tokens.max(config.max_model_len)
         };
         let num_blocks = config.num_blocks + num_scratch_blocks(config.block_size);
+        let vocab_size = model.info().vocab_size;
+        if (draft_model.iter()).any(|draft| draft.info().vocab_size != vocab_size) {
+            let message = format!("the draft model's vocabulary is not one of {vocab_size} tokens");
+            return Err(EngineError::Model(message));
+        }
         for model in [Some(&mut model), draft_model.as_mut()]
             .into_iter()
             .flatten()

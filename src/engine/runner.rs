@@ -20,6 +20,8 @@ pub(super) struct Runner {
     block_size: usize,
     /// The blocks past those of sequences are for measurements.
     first_scratch_block: usize,
+    /// There are positions for so many tokens.
+    max_model_len: usize,
     token_ids: Vec<u32>,
     positions: Vec<u32>,
     slot_mapping: Vec<u32>,
@@ -54,6 +56,7 @@ impl Runner {
             model,
             block_size: config.block_size,
             first_scratch_block: config.num_blocks,
+            max_model_len: config.max_model_len,
             token_ids: Vec::new(),
             positions: Vec::new(),
             slot_mapping: Vec::new(),
@@ -219,8 +222,11 @@ impl Runner {
         matchness(&mut *self.model, &window, Some(skip), &mut self.logits)
     }
 
-    /// How long a step of `rows` decoded tokens takes, at most [`SCRATCH_TOKENS`]; `None` when it fails.
+    /// How long a step of `rows` decoded tokens takes, at most [`SCRATCH_TOKENS`]; `None` when it fails or there is no room.
     pub(super) fn time_rows(&mut self, rows: usize, skip: Option<&SkipSet>) -> Option<Duration> {
+        if rows > self.max_model_len {
+            return None;
+        }
         let scratch = Scratch {
             first_block: self.first_scratch_block,
             block_size: self.block_size,

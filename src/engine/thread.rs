@@ -1,10 +1,12 @@
-//! The loop. One thread owns the model and the KV cache; a step is schedule → run → sample → commit.
+//! The loop. One thread owns the model and the KV cache; a step is plan → schedule → draft → run → sample → commit.
+
+mod speculate;
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, mpsc};
+use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
@@ -18,8 +20,9 @@ use super::runner::{LogitsOf, Runner};
 use super::sampler::Sampler;
 use super::scheduler::Scheduler;
 use super::sequence::{Group, Sequence};
-use super::speculative::{Draft, DraftCounts, Drafter, Leaf, Speculator, Verdict};
-use crate::model::{AdapterId, CausalLm, ForwardError, LoraAdapter};
+use super::speculative::{Draft, DraftCounts, Drafter, Speculator};
+use crate::model::{AdapterId, CausalLm, LoraAdapter};
+use speculate::running_rows;
 
 pub(super) struct Submission {
     pub id: RequestId,
@@ -158,46 +161,6 @@ impl EngineThread {
         self.scheduler.stats.num_steps += 1;
         self.scheduler.stats.drafts = self.speculator.counts;
         self.end_finished();
-    }
-
-    /// Lets models draft what was planned.
-    fn draft(&mut self) -> Result<(), ForwardError> {
-        self.runner.copy_blocks(&self.batch)?;
-        let (speculator, sampler) = (&mut self.speculator, &mut self.sampler);
-        let (running, batch) = (&mut self.scheduler.running, &mut self.batch);
-        if let Some(runner) = &mut self.draft_runner {
-            runner.copy_blocks(batch)?;
-            speculator.draft_with(Drafter::DraftModel, runner, sampler, running, batch)?;
-        }
-        let runner = &mut self.runner;
-        speculator.draft_with(Drafter::Swift, runner, sampler, running, batch)
-    }
-
-    fn run_batch(&mut self) -> Result<(), ForwardError> {
-        let running = &mut self.scheduler.running;
-        self.runner.run(&self.batch, running)?;
-        match &mut self.draft_runner {
-            Some(runner) => Speculator::follow_prompts(runner, running, &self.batch),
-            None => Ok(()),
-        }
-    }
-
-    /// After a step that only decoded: what it teaches about costs, and SWIFT's search.
-    fn learn(&mut self, elapsed: Duration) -> Result<(), ForwardError> {
-        let num_rows = self.batch.rows.iter().map(|rows| rows.num_rows).sum();
-        self.speculator.decoded(num_rows, elapsed);
-        let running = &self.scheduler.running;
-        let speculator = &mut self.speculator;
-        if speculator.search_skips(&mut self.runner, running, elapsed)? {
-            speculator.measure_swift(&mut self.runner);
-            let skip_set = speculator.skip_set().cloned();
-            *self
-                .shared
-                .skip_set
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = skip_set;
-        }
-        Ok(())
     }
 
     /// Handles what has arrived; waits when there is nothing to do. False ends the thread.
@@ -382,64 +345,6 @@ impl EngineThread {
             self.append_token(sibling_index, row);
         }
         self.verify(index, num_drafted, row);
-    }
-
-    /// Samples the next token and, as long as it is what the draft says, the one after it. Of `num_drafted` rows after `row` the
-    /// last ones are leaves.
-    fn verify(&mut self, index: usize, num_drafted: usize, row: usize) {
-        let max_model_len = self.shared.config.max_model_len;
-        let draft = &mut self.scheduler.running[index].draft;
-        let drafted = std::mem::take(&mut draft.token_ids);
-        let leaves = draft.leaves.clone();
-        let mut verdict = Verdict {
-            num_draft_tokens: drafted.len(),
-            num_accepted: 0,
-            leaf: None,
-            is_ended: false,
-        };
-        loop {
-            let depth = verdict.num_accepted;
-            let is_appended = self.append_token(index, row + depth);
-            let sequence = &self.scheduler.running[index];
-            verdict.is_ended = !is_appended || sequence.finish_reason(max_model_len).is_some();
-            let newest = sequence.token_ids.last().filter(|_| is_appended);
-            if depth < drafted.len() && newest == Some(&drafted[depth]) {
-                verdict.num_accepted += 1;
-            } else {
-                let is_leaf = |leaf: &Leaf| leaf.depth == depth && newest == Some(&leaf.token_id);
-                verdict.leaf = leaves.iter().position(is_leaf);
-                break;
-            }
-            if verdict.is_ended {
-                break;
-            }
-        }
-        if let Some(leaf) = verdict.leaf.filter(|_| !verdict.is_ended) {
-            self.append_token(index, row + 1 + drafted.len() + leaf);
-        }
-        if num_drafted > 0 {
-            self.settle(index, verdict);
-        }
-    }
-
-    /// Keeps what a verified draft has computed, and nothing else.
-    fn settle(&mut self, index: usize, verdict: Verdict) {
-        let sequence = &mut self.scheduler.running[index];
-        self.speculator.verified(&mut sequence.draft, verdict);
-        sequence.draft.clear();
-        // The newest token's row is the next step's, even where it was accepted and ended the sequence. A leaf's key and value do
-        // not lie at its position, so its row is computed once more.
-        let num_appended = sequence.num_uncomputed_tokens();
-        let num_rows = verdict.num_accepted.min(num_appended.saturating_sub(1));
-        self.scheduler.commit_rows(ScheduledRows {
-            running_index: index,
-            num_rows,
-        });
-        self.scheduler.release_unused_blocks(index);
-        let sequence = &mut self.scheduler.running[index];
-        let num_computed = sequence.num_computed_tokens;
-        let draft = &mut sequence.draft;
-        draft.num_computed_tokens = draft.num_computed_tokens.min(num_computed);
     }
 
     /// Positions `p` of the step predict prompt token `p + 1`.
@@ -648,11 +553,4 @@ impl EngineThread {
             .num_waiting
             .fetch_add(difference as usize, Ordering::AcqRel);
     }
-}
-
-/// How many of a sequence's scheduled rows are its own tokens, and how many are of its draft.
-fn running_rows(scheduler: &Scheduler, rows: ScheduledRows) -> (usize, usize) {
-    let num_own = scheduler.running[rows.running_index].num_uncomputed_tokens();
-    let num_own = num_own.min(rows.num_rows);
-    (num_own, rows.num_rows - num_own)
 }

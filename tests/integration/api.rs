@@ -163,7 +163,7 @@ fn bad_input_names_the_parameter() {
         ("top_logprobs", json!(50)),
         ("response_format", json!({"type": "json_object"})),
         ("tool_choice", json!("required")),
-        ("speculative", json!("swift")),
+        ("speculative", json!("fastest")),
     ] {
         let field = key.split('[').next().unwrap();
         let (status, body) = server.post(CHAT, with(good.clone(), field, value.clone()));

@@ -50,6 +50,8 @@ pub(in crate::engine) struct Draft {
     pub(super) kinds: Vec<usize>,
     /// Steps since something was drafted, though something could have been.
     pub(super) num_idle_steps: u32,
+    /// Steps since something was looked up.
+    pub(super) num_steps_without_lookup: u32,
     pub counts: DraftCounts,
     pub(super) acceptance: [AcceptanceTable; Drafter::ALL.len()],
 }

@@ -34,8 +34,10 @@ use cost::{MEASURED_ROWS, StepCosts};
 use plan::Candidate;
 use swift::Swift;
 
-/// Rows of a draft step that are measured: it has one for each sequence.
-const MEASURED_DRAFT_ROWS: [usize; 3] = [1, 4, 8];
+/// Rows of a draft step that are measured: it has one for each sequence, and more where a draft model catches up.
+const MEASURED_DRAFT_ROWS: [usize; 4] = [1, 4, 8, 32];
+/// The same without sub-layers of the model.
+const MEASURED_SWIFT_ROWS: [usize; 2] = [1, 8];
 
 /// Decides what is drafted, and learns from what came of it.
 pub(super) struct Speculator {
@@ -108,7 +110,7 @@ impl Speculator {
         let measured = if self.config.ignores_costs {
             None
         } else {
-            StepCosts::measured(MEASURED_DRAFT_ROWS.map(time))
+            StepCosts::measured(MEASURED_SWIFT_ROWS.map(time))
         };
         *costs = Some(measured.unwrap_or_else(StepCosts::unmeasured));
     }

@@ -37,8 +37,7 @@ impl Speculator {
             .saturating_sub(2 * num_decoding);
         self.candidates.clear();
         let mut may_draft = false;
-        for index in 0..running.len() {
-            let sequence = &mut running[index];
+        for (index, sequence) in running.iter_mut().enumerate() {
             sequence.draft.clear();
             if sequence.draft.speculative == Speculative::Off || !sequence.is_decoding() {
                 continue;
@@ -69,6 +68,13 @@ impl Speculator {
         if !self.config.ignores_costs {
             outlook = self.keep_what_pays(running, plain);
         }
+        for sequence in running.iter_mut() {
+            let draft = &mut sequence.draft;
+            draft.num_steps_without_lookup = match draft.token_ids.is_empty() {
+                true => draft.num_steps_without_lookup.saturating_add(1),
+                false => 0,
+            };
+        }
         let is_light = num_decoding <= MOST_SEQUENCES_FOR_MODELS && num_other_rows == 0;
         if !is_light && !self.config.ignores_costs {
             return;
@@ -91,14 +97,13 @@ impl Speculator {
     ) {
         let most = self.config.num_speculative_tokens;
         for sequence in running.iter_mut().filter(|s| s.is_decoding()) {
-            let draft = &mut sequence.draft;
+            let draft = &sequence.draft;
             if draft.token_ids.is_empty() || !draft.speculative.allows(drafter) {
                 continue;
             }
-            let recent = self.recent(draft, drafter);
-            let best = self.model_rate(drafter, plain, (1, most), recent);
+            let best = self.model_rate(drafter, plain, (1, most), sequence);
             if best.is_some_and(|best| best > self.rate(*outlook)) {
-                draft.clear();
+                sequence.draft.clear();
                 *outlook = plain;
             }
         }
@@ -110,18 +115,45 @@ impl Speculator {
         drafter: Drafter,
         outlook: Outlook,
         (num_drafting, most): (usize, usize),
-        recent: f64,
+        sequence: &Sequence,
     ) -> Option<f64> {
-        let draft_seconds = self.draft_costs[drafter as usize].as_ref()?;
-        let draft_seconds = draft_seconds.seconds(num_drafting);
-        let (mut probability, mut num_tokens) = (1.0, outlook.num_tokens);
-        let rates = (1..=most).map(|len| {
-            probability *= recent;
-            num_tokens += probability * num_drafting as f64;
-            let verify = self.costs.seconds(outlook.num_rows + len * num_drafting);
-            num_tokens / (verify + len as f64 * draft_seconds)
-        });
+        let recent = self.recent(&sequence.draft, drafter);
+        let draft_costs = self.draft_costs[drafter as usize].as_ref()?;
+        let draft_seconds = draft_costs.seconds(num_drafting);
+        let num_behind = match drafter {
+            Drafter::DraftModel => sequence.token_ids.len() - sequence.draft.num_computed_tokens,
+            Drafter::Swift | Drafter::PromptLookup => 1,
+        };
+        let catch_up = draft_costs.seconds(num_behind) - draft_costs.seconds(1);
+        // A draft model that has fallen behind must first compute what was looked up meanwhile. That pays if it is needed for a
+        // while: as long as it has been needed already.
+        let num_sharing = 1 + sequence.draft.num_steps_without_lookup;
+        let catch_up = catch_up.max(0.0) / f64::from(num_sharing);
+        let rates = (1..=most).scan(
+            (1.0, outlook.num_tokens),
+            |(probability, num_tokens), len| {
+                *probability *= recent;
+                *num_tokens += *probability * num_drafting as f64;
+                let verify = self.costs.seconds(outlook.num_rows + len * num_drafting);
+                Some(*num_tokens / (verify + len as f64 * draft_seconds + catch_up))
+            },
+        );
         rates.reduce(f64::max)
+    }
+
+    /// Whether a model's drafts for one sequence would pay if so many of their tokens were accepted.
+    pub(super) fn could_pay(&self, drafter: Drafter, acceptance: f64) -> bool {
+        let Some(draft_costs) = &self.draft_costs[drafter as usize] else {
+            return false;
+        };
+        let (mut probability, mut num_tokens) = (1.0, 1.0);
+        let plain = self.costs.seconds(1);
+        (1..=self.config.num_speculative_tokens).any(|len| {
+            probability *= acceptance;
+            num_tokens += probability;
+            let seconds = self.costs.seconds(1 + len) + len as f64 * draft_costs.seconds(1);
+            num_tokens / seconds > LEAST_GAIN / plain
+        })
     }
 
     /// Drafts at most `most` tokens that followed the sequence's newest ones before.
@@ -218,8 +250,7 @@ impl Speculator {
         }
         let most = self.config.num_speculative_tokens.min(room / num_drafting);
         for sequence in running.iter_mut().filter(|s| may_draft(s)) {
-            let recent = self.recent(&sequence.draft, drafter);
-            let best = self.model_rate(drafter, outlook, (num_drafting, most), recent);
+            let best = self.model_rate(drafter, outlook, (num_drafting, most), sequence);
             let pays = self.config.ignores_costs
                 || best.is_some_and(|best| best > self.rate(outlook) * LEAST_GAIN);
             let is_retry = sequence.draft.num_idle_steps >= RETRY_AFTER;

@@ -15,7 +15,9 @@ use crate::model::{ForwardError, SkipSet, SubLayer};
 /// Tokens that a candidate must predict (`context_window` of SWIFT).
 const WINDOW: usize = 32;
 /// Share of the time that the search may take.
-const TIME_SHARE: f64 = 0.05;
+const TIME_SHARE: f64 = 0.02;
+/// What the first candidate is taken to cost before one was tried: there must be time for it.
+const FIRST_SEARCH: Duration = Duration::from_millis(250);
 /// Candidates in a row without a better one that end the search (`max_tolerance_iter`, for candidates that cost more here).
 const TOLERANCE: u32 = 60;
 /// A set this good is not searched further (`max_score`).
@@ -46,7 +48,7 @@ impl Swift {
             num_fruitless: 0,
             is_good_enough: false,
             settled_at: None,
-            searched: Duration::ZERO,
+            searched: FIRST_SEARCH,
             decoded: Duration::ZERO,
             random: 0,
         }
@@ -120,10 +122,14 @@ impl Speculator {
     ) -> Result<bool, ForwardError> {
         let all = &self.acceptance[Drafter::Swift as usize];
         let acceptance = all.recent(all);
+        let is_worthwhile = self.could_pay(Drafter::Swift, GOOD_ENOUGH);
         let Some(swift) = &mut self.swift else {
             return Ok(false);
         };
         swift.decoded += elapsed;
+        if !is_worthwhile {
+            return Ok(false);
+        }
         let is_early = swift.searched.as_secs_f64() > TIME_SHARE * swift.decoded.as_secs_f64();
         if is_early || !swift.is_searching(acceptance) {
             return Ok(false);
@@ -141,8 +147,14 @@ impl Speculator {
         let candidate = swift.candidate();
         let own = runner.matchness(sequence, WINDOW, &swift.skip)?;
         let other = runner.matchness(sequence, WINDOW, &candidate)?;
-        swift.searched += started.elapsed();
-        Ok(swift.compare(own, other, candidate))
+        let is_better = swift.compare(own, other, candidate);
+        if is_better {
+            self.measure_swift(runner);
+        }
+        if let Some(swift) = &mut self.swift {
+            swift.searched += started.elapsed();
+        }
+        Ok(is_better)
     }
 }
 
