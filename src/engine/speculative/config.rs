@@ -54,7 +54,8 @@ impl Speculative {
     pub(in crate::engine) fn allows(self, drafter: Drafter) -> bool {
         match self {
             Self::Off => false,
-            Self::Auto => true,
+            // SWIFT has not been the fastest on any model measured so far (docs/benchmarks.md).
+            Self::Auto => drafter != Drafter::Swift,
             Self::PromptLookup => drafter == Drafter::PromptLookup,
             Self::Swift => drafter == Drafter::Swift,
             Self::DraftModel => drafter == Drafter::DraftModel,

@@ -46,7 +46,7 @@ pub(super) struct Speculator {
     costs: StepCosts,
     /// Of the steps of drafters that are models and there.
     draft_costs: [Option<StepCosts>; Drafter::ALL.len()],
-    /// Once a request asks for it, or when a set was given.
+    /// Once a request asks for it.
     swift: Option<Swift>,
     is_measured: bool,
     acceptance: [AcceptanceTable; Drafter::ALL.len()],
@@ -87,9 +87,6 @@ impl Speculator {
         if !self.is_measured && all.any(|s| !asks(s, Speculative::Off)) {
             self.is_measured = true;
             self.measure(runner, draft_runner);
-            if self.config.skip_set.is_some() {
-                self.start_swift(runner);
-            }
         }
         if self.swift.is_none() && sequences.any(|s| asks(s, Speculative::Swift)) {
             self.start_swift(runner);
