@@ -26,15 +26,15 @@ const KV_VALUE_BYTES: usize = 2;
 pub struct Decoder {
     pub(super) pool: Arc<ThreadPool>,
     pub(super) config: ModelConfig,
-    pub(super) plan: ArchitecturePlan,
+    plan: ArchitecturePlan,
     info: ModelInfo,
     embeddings: PackedMatrix,
     pub(super) layers: Vec<Layer>,
     output_norm: Vec<f32>,
     /// Absent when the head is tied to the embeddings.
     head: Option<PackedMatrix>,
-    pub(super) rope: RopeTable,
-    pub(super) local_rope: Option<RopeTable>,
+    rope: RopeTable,
+    local_rope: Option<RopeTable>,
     pub(super) kv_cache: Option<KvCache>,
     pub(super) scratch: Scratch,
     pub(super) adapters: Adapters,
@@ -153,6 +153,44 @@ impl Decoder {
         Ok(())
     }
 
+    /// One sub-layer over the rows in `x`, planned before. Past the attention of the last layer only the `kept` rows are left.
+    pub(super) fn run_sub_layer(
+        &mut self,
+        sub_layer: SubLayer,
+        batch: &ForwardBatch<'_>,
+        kept: Option<&[u32]>,
+        stopwatch: &mut Stopwatch<'_>,
+    ) -> Result<(), ForwardError> {
+        let (SubLayer::Attention(index) | SubLayer::Mlp(index)) = sub_layer;
+        let layer = &self.layers[index];
+        let mut step = LayerStep {
+            pool: &self.pool,
+            config: &self.config,
+            plan: &self.plan,
+            scratch: &mut self.scratch,
+            adapters: &mut self.adapters,
+            index,
+            is_kept: false,
+            stopwatch,
+        };
+        if let SubLayer::Mlp(_) = sub_layer {
+            step.is_kept = kept.is_some();
+            step.add_mlp(&layer.mlp);
+            return Ok(());
+        }
+        let cache = self.kv_cache.as_mut().ok_or(ForwardError::NoKvCache)?;
+        let rope = match (&self.local_rope, layer.attention.is_local) {
+            (Some(local), true) => local,
+            _ => &self.rope,
+        };
+        step.attend(&layer.attention, rope, cache, batch);
+        if let Some(rows) = kept {
+            step.keep_rows(rows);
+        }
+        step.add_attention(&layer.attention);
+        Ok(())
+    }
+
     /// Final norm and head over the rows left in `x`.
     fn project(&mut self, logits: &mut Vec<f32>) {
         let (hidden, eps) = (self.config.hidden_size, self.config.rms_norm_eps);
@@ -223,32 +261,12 @@ impl CausalLm for Decoder {
         plan.plan(batch.sequences, num_kv_heads, self.pool.num_threads());
         stopwatch.mark(Operator::Embed);
         let last_layer = self.layers.len() - 1;
-        for (index, layer) in self.layers.iter().enumerate() {
-            let mut step = LayerStep {
-                pool: &self.pool,
-                config: &self.config,
-                plan: &self.plan,
-                scratch: &mut self.scratch,
-                adapters: &mut self.adapters,
-                index,
-                is_kept: false,
-                stopwatch: &mut stopwatch,
-            };
-            let cache = self.kv_cache.as_mut().ok_or(ForwardError::NoKvCache)?;
-            let rope = match (&self.local_rope, layer.attention.is_local) {
-                (Some(local), true) => local,
-                _ => &self.rope,
-            };
-            let skips = |sub_layer| batch.skip.is_some_and(|skip| skip.skips(sub_layer));
-            if !skips(SubLayer::Attention(index)) {
-                step.attend(&layer.attention, rope, cache, batch);
-                if index == last_layer {
-                    step.keep_rows(batch.logits_rows);
+        for index in 0..self.layers.len() {
+            let kept = (index == last_layer).then_some(batch.logits_rows);
+            for sub_layer in [SubLayer::Attention(index), SubLayer::Mlp(index)] {
+                if batch.skip.is_none_or(|skip| !skip.skips(sub_layer)) {
+                    self.run_sub_layer(sub_layer, batch, kept, &mut stopwatch)?;
                 }
-                step.add_attention(&layer.attention);
-            }
-            if !skips(SubLayer::Mlp(index)) {
-                step.add_mlp(&layer.mlp);
             }
         }
         if batch.logits_rows.is_empty() {
@@ -295,22 +313,22 @@ impl CausalLm for Decoder {
 }
 
 /// One layer over the rows in the scratch.
-pub(super) struct LayerStep<'a, 't> {
-    pub pool: &'a ThreadPool,
-    pub config: &'a ModelConfig,
-    pub plan: &'a ArchitecturePlan,
-    pub scratch: &'a mut Scratch,
-    pub adapters: &'a mut Adapters,
+struct LayerStep<'a, 't> {
+    pool: &'a ThreadPool,
+    config: &'a ModelConfig,
+    plan: &'a ArchitecturePlan,
+    scratch: &'a mut Scratch,
+    adapters: &'a mut Adapters,
     /// Of the layer.
-    pub index: usize,
+    index: usize,
     /// Only the rows whose logits are wanted are left.
-    pub is_kept: bool,
-    pub stopwatch: &'a mut Stopwatch<'t>,
+    is_kept: bool,
+    stopwatch: &'a mut Stopwatch<'t>,
 }
 
 impl LayerStep<'_, '_> {
     /// Norm, QKV, rotation, KV write and attention; leaves the result in `attended`.
-    pub(super) fn attend(
+    fn attend(
         &mut self,
         layer: &Attention,
         rope: &RopeTable,
@@ -386,7 +404,7 @@ impl LayerStep<'_, '_> {
         keep_rows(&mut self.scratch.attended, width, rows);
     }
 
-    pub(super) fn add_attention(&mut self, layer: &Attention) {
+    fn add_attention(&mut self, layer: &Attention) {
         let s = &mut *self.scratch;
         let width = self.config.num_heads * self.config.head_dim;
         let num_rows = s.attended.len() / width;
@@ -408,7 +426,7 @@ impl LayerStep<'_, '_> {
         self.stopwatch.mark(Operator::AttentionOutput);
     }
 
-    pub(super) fn add_mlp(&mut self, layer: &Mlp) {
+    fn add_mlp(&mut self, layer: &Mlp) {
         let (pool, eps) = (self.pool, self.config.rms_norm_eps);
         let s = &mut *self.scratch;
         s.activations.load_normed(pool, &s.x, &layer.norm, eps);

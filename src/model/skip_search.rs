@@ -5,7 +5,7 @@
 use ponder_kernels::AttentionPlan;
 
 use super::causal_lm::{BlockId, ForwardBatch, ForwardError, SequenceRows};
-use super::decoder::{Decoder, LayerStep};
+use super::decoder::Decoder;
 use super::profile::Stopwatch;
 use super::skip::{SkipSet, SubLayer};
 
@@ -89,7 +89,8 @@ impl Decoder {
             self.scratch.x.extend_from_slice(&state.rows);
         }
         let num_rows = present.len() * probes.len();
-        let cache = self.kv_cache.as_mut().ok_or(ForwardError::NoKvCache)?;
+        let cache = self.kv_cache.as_ref().ok_or(ForwardError::NoKvCache)?;
+        let block_size = cache.block_size();
         // A row's table: what is before its probe, and a block of its own.
         let tables: Vec<Vec<BlockId>> = (0..num_rows)
             .map(|row| {
@@ -99,7 +100,7 @@ impl Decoder {
             .collect();
         let position = |row: usize| probes[row % probes.len()].position as u32;
         let positions: Vec<u32> = (0..num_rows).map(position).collect();
-        let own_slot = |row: usize| (first_scratch as usize + row) * cache.block_size();
+        let own_slot = |row: usize| (first_scratch as usize + row) * block_size;
         let slot_mapping: Vec<u32> = (0..num_rows).map(|row| own_slot(row) as u32).collect();
         let sequences: Vec<SequenceRows<'_>> = tables
             .iter()
@@ -127,28 +128,7 @@ impl Decoder {
         let plan: &mut AttentionPlan = &mut self.scratch.attention;
         plan.plan(&sequences, num_kv_heads, self.pool.num_threads());
         let mut stopwatch = Stopwatch::start(None);
-        let (SubLayer::Attention(index) | SubLayer::Mlp(index)) = sub_layer;
-        let layer = &self.layers[index];
-        let mut step = LayerStep {
-            pool: &self.pool,
-            config: &self.config,
-            plan: &self.plan,
-            scratch: &mut self.scratch,
-            adapters: &mut self.adapters,
-            index,
-            is_kept: false,
-            stopwatch: &mut stopwatch,
-        };
-        if let SubLayer::Attention(_) = sub_layer {
-            let rope = match (&self.local_rope, layer.attention.is_local) {
-                (Some(local), true) => local,
-                _ => &self.rope,
-            };
-            step.attend(&layer.attention, rope, cache, &batch);
-            step.add_attention(&layer.attention);
-        } else {
-            step.add_mlp(&layer.mlp);
-        }
+        self.run_sub_layer(sub_layer, &batch, None, &mut stopwatch)?;
         let width = probes.len() * self.config.hidden_size;
         let mut rows = self.scratch.x.chunks_exact(width);
         let after = |state: &State| {
