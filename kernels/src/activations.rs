@@ -177,6 +177,41 @@ impl Activations {
         });
     }
 
+    /// Copies rows of `source`, in the order of `rows`: the same codes, not rounded again.
+    ///
+    /// # Panics
+    /// When a row does not exist, or floats are kept here that `source` lacks.
+    pub fn gather(&mut self, pool: &ThreadPool, source: &Activations, rows: &[u32]) {
+        let width = source.in_features;
+        let blocks = width / BLOCK_INPUTS;
+        assert!(
+            source.keeps_values || !self.keeps_values,
+            "the source keeps no values"
+        );
+        let is_known = |row: &u32| (*row as usize) < source.num_rows;
+        assert!(rows.iter().all(is_known), "rows of the source");
+        let is_blocks = width.is_multiple_of(BLOCK_INPUTS);
+        let target = self.start(rows.len(), width);
+        for_rows(pool, rows.len(), |index| {
+            let row = rows[index] as usize;
+            // SAFETY: each row is taken once.
+            unsafe {
+                if let Some(values) = &target.values {
+                    let from = &source.values[row * width..][..width];
+                    values.slice_mut(index * width, width).copy_from_slice(from);
+                }
+                if is_blocks {
+                    let codes = target.codes.slice_mut(index * width, width);
+                    codes.copy_from_slice(&source.codes()[row * width..][..width]);
+                    let infos = target.infos.slice_mut(index * blocks, blocks);
+                    infos.copy_from_slice(&source.infos[row * blocks..][..blocks]);
+                    let corrections = target.corrections.slice_mut(index * blocks, blocks);
+                    corrections.copy_from_slice(&source.corrections[row * blocks..][..blocks]);
+                }
+            }
+        });
+    }
+
     /// `[num_rows, in_features]`, or more.
     pub(crate) fn codes(&self) -> &[i8] {
         self.codes.signed()

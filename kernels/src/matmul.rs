@@ -12,11 +12,11 @@ use crate::partition::{Chunks, SharedSlice};
 use crate::pool::ThreadPool;
 
 /// Activation rows that one pass over a panel works on: their codes stay in the second-level cache.
-const ROW_BLOCK: usize = 64;
+pub(crate) const ROW_BLOCK: usize = 64;
 /// Chunks a thread gets of a product, so that a slow thread doesn't hold up the others.
 const CHUNKS_PER_THREAD: usize = 8;
 /// Panels whose outputs form one block of the next product's activations.
-const PANELS_PER_BLOCK: usize = BLOCK_INPUTS / PANEL_ROWS;
+pub(crate) const PANELS_PER_BLOCK: usize = BLOCK_INPUTS / PANEL_ROWS;
 
 /// One product of a [`matmul_many`] call.
 pub struct Product<'a> {
@@ -40,17 +40,26 @@ pub enum Glu {
 
 /// A thread's buffers.
 #[derive(Default)]
-struct Scratch {
-    decoded: DecodedPanel,
+pub(crate) struct Scratch {
+    pub decoded: DecodedPanel,
     /// `[MAX_PANELS, ROW_BLOCK, PANEL_ROWS]`
-    tiles: Vec<f32>,
+    pub tiles: Vec<f32>,
     /// `[ROW_BLOCK, BLOCK_INPUTS]`
     gate: Vec<f32>,
     up: Vec<f32>,
 }
 
+impl Scratch {
+    /// Room for the largest pass over a panel.
+    pub(crate) fn grow(&mut self) {
+        self.tiles.resize(MAX_PANELS * ROW_BLOCK * PANEL_ROWS, 0.0);
+        self.gate.resize(ROW_BLOCK * BLOCK_INPUTS, 0.0);
+        self.up.resize(ROW_BLOCK * BLOCK_INPUTS, 0.0);
+    }
+}
+
 thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    pub(crate) static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 struct Plan<'a> {
@@ -130,13 +139,13 @@ pub fn matmul_many<const N: usize>(pool: &ThreadPool, x: &Activations, products:
     });
 }
 
-fn per_chunk(pool: &ThreadPool, count: usize) -> usize {
+pub(crate) fn per_chunk(pool: &ThreadPool, count: usize) -> usize {
     count
         .div_ceil(pool.num_threads() * CHUNKS_PER_THREAD)
         .max(1)
 }
 
-fn check_inputs(x: &Activations, weights: &PackedMatrix) {
+pub(crate) fn check_inputs(x: &Activations, weights: &PackedMatrix) {
     assert_eq!(weights.in_features(), x.in_features(), "inner sizes differ");
     assert!(
         weights.is_quantised() || x.has_values(),
@@ -146,9 +155,7 @@ fn check_inputs(x: &Activations, weights: &PackedMatrix) {
 
 fn run_chunk(x: &Activations, plan: &Plan<'_>, first: usize, count: usize, scratch: &mut Scratch) {
     let last = (first + count).min(plan.weights.num_panels());
-    scratch
-        .tiles
-        .resize(MAX_PANELS * ROW_BLOCK * PANEL_ROWS, 0.0);
+    scratch.grow();
     for row_start in (0..x.num_rows()).step_by(ROW_BLOCK) {
         let rows = row_start..(row_start + ROW_BLOCK).min(x.num_rows());
         for panel in (first..last).step_by(MAX_PANELS) {
@@ -233,17 +240,20 @@ pub fn matmul_glu(
     let chunks = Chunks::new(num_blocks.div_ceil(blocks_per_chunk));
     pool.run(&|_, _| {
         SCRATCH.with_borrow_mut(|scratch| {
-            scratch
-                .tiles
-                .resize(MAX_PANELS * ROW_BLOCK * PANEL_ROWS, 0.0);
-            scratch.gate.resize(ROW_BLOCK * BLOCK_INPUTS, 0.0);
-            scratch.up.resize(ROW_BLOCK * BLOCK_INPUTS, 0.0);
+            scratch.grow();
             while let Some(chunk) = chunks.take() {
                 let first = chunk * blocks_per_chunk;
                 let last = (first + blocks_per_chunk).min(num_blocks);
                 for row_start in (0..x.num_rows()).step_by(ROW_BLOCK) {
+                    let rows = row_start..(row_start + ROW_BLOCK).min(x.num_rows());
                     for block in first..last {
-                        glu_block(x, [gate, up], glu, block, row_start, scratch, &shared);
+                        let cell = GluCell {
+                            weights: [gate, up],
+                            first_panel: 0,
+                            block,
+                            rows: rows.clone(),
+                        };
+                        cell.run(x, glu, scratch, &shared);
                     }
                 }
             }
@@ -251,45 +261,50 @@ pub fn matmul_glu(
     });
 }
 
-/// One block of 32 outputs over one block of rows.
-fn glu_block(
-    x: &Activations,
-    weights: [&PackedMatrix; 2],
-    glu: Glu,
-    block: usize,
-    row_start: usize,
-    scratch: &mut Scratch,
-    out: &SharedRows<'_>,
-) {
-    let rows = row_start..(row_start + ROW_BLOCK).min(x.num_rows());
-    for (weights, wide) in weights
-        .into_iter()
-        .zip([&mut scratch.gate, &mut scratch.up])
-    {
-        let panels = block * PANELS_PER_BLOCK..(block + 1) * PANELS_PER_BLOCK;
-        let tiles = &mut scratch.tiles[..PANELS_PER_BLOCK * rows.len() * PANEL_ROWS];
-        cpu::panels_product(
-            x,
-            weights,
-            panels,
-            rows.clone(),
-            &mut scratch.decoded,
-            tiles,
-        );
-        let tiles = tiles.chunks_exact(rows.len() * PANEL_ROWS);
-        for (part, tile) in tiles.enumerate() {
-            let (cells, _) = wide.as_chunks_mut::<PANEL_ROWS>();
-            let cells = cells.iter_mut().skip(part).step_by(PANELS_PER_BLOCK);
-            for (cell, values) in cells.zip(tile.as_chunks::<PANEL_ROWS>().0) {
-                *cell = *values;
+/// One block of 32 outputs of a gated product over at most [`ROW_BLOCK`] rows.
+pub(crate) struct GluCell<'a> {
+    /// Gate and up.
+    pub weights: [&'a PackedMatrix; 2],
+    /// Where the matrices' outputs begin: those of an expert among others.
+    pub first_panel: usize,
+    pub block: usize,
+    pub rows: Range<usize>,
+}
+
+impl GluCell<'_> {
+    pub(crate) fn run(
+        self,
+        x: &Activations,
+        glu: Glu,
+        scratch: &mut Scratch,
+        out: &SharedRows<'_>,
+    ) {
+        let rows = self.rows;
+        for (weights, wide) in self
+            .weights
+            .into_iter()
+            .zip([&mut scratch.gate, &mut scratch.up])
+        {
+            let first = self.first_panel + self.block * PANELS_PER_BLOCK;
+            let tiles = &mut scratch.tiles[..PANELS_PER_BLOCK * rows.len() * PANEL_ROWS];
+            let panels = first..first + PANELS_PER_BLOCK;
+            let decoded = &mut scratch.decoded;
+            cpu::panels_product(x, weights, panels, rows.clone(), decoded, tiles);
+            let tiles = tiles.chunks_exact(rows.len() * PANEL_ROWS);
+            for (part, tile) in tiles.enumerate() {
+                let (cells, _) = wide.as_chunks_mut::<PANEL_ROWS>();
+                let cells = cells.iter_mut().skip(part).step_by(PANELS_PER_BLOCK);
+                for (cell, values) in cells.zip(tile.as_chunks::<PANEL_ROWS>().0) {
+                    *cell = *values;
+                }
             }
         }
-    }
-    let cells = rows.len() * BLOCK_INPUTS;
-    elementwise::glu(glu, &mut scratch.gate[..cells], &scratch.up[..cells]);
-    for (row, values) in rows.zip(scratch.gate.chunks_exact(BLOCK_INPUTS)) {
-        // SAFETY: a (row, block) cell is written by the one chunk that owns the block.
-        unsafe { out.store(row, block * BLOCK_INPUTS, values) };
+        let cells = rows.len() * BLOCK_INPUTS;
+        elementwise::glu(glu, &mut scratch.gate[..cells], &scratch.up[..cells]);
+        for (row, values) in rows.zip(scratch.gate.chunks_exact(BLOCK_INPUTS)) {
+            // SAFETY: a (row, block) cell is written by the one chunk that owns the block.
+            unsafe { out.store(row, self.block * BLOCK_INPUTS, values) };
+        }
     }
 }
 

@@ -111,6 +111,7 @@ impl Runner {
             slot_mapping: &self.slot_mapping,
             sequences: &sequences,
             adapters: &self.adapters,
+            steering: &[],
             logits_rows: &self.logits_rows,
             skip,
         };

@@ -3,6 +3,7 @@
 use super::lora::LoraAdapter;
 use super::skip::SkipSet;
 use super::skip_search::{Probe, SkipCosts};
+use super::steering::Steering;
 
 /// Index of a KV block.
 pub type BlockId = u32;
@@ -27,6 +28,8 @@ pub struct ForwardBatch<'a> {
     pub sequences: &'a [SequenceRows<'a>],
     /// The adapter of each sequence.
     pub adapters: &'a [Option<AdapterId>],
+    /// What adaptation changes for each sequence; empty when it changes nothing.
+    pub steering: &'a [Option<&'a Steering>],
     /// Ascending row indices whose logits are wanted.
     pub logits_rows: &'a [u32],
     /// Sub-layers left out of this step; `None` for the model itself. Nothing that such a step writes to the cache may outlive

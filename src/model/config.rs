@@ -3,6 +3,9 @@
 use serde_json::Value;
 
 use super::gguf::GgufFile;
+use super::mla::MlaConfig;
+use super::moe::MoeConfig;
+use super::rope_scaling::RopeScaling;
 
 /// Decoder families that the native engine runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,10 +14,17 @@ pub enum Architecture {
     Qwen2,
     Qwen3,
     Gemma3,
+    Olmoe,
+    Qwen2Moe,
+    Qwen3Moe,
+    Mixtral,
+    GraniteMoe,
+    DeepseekV2,
 }
 
 impl Architecture {
-    pub const SUPPORTED: &'static str = "llama, qwen2, qwen3, gemma3";
+    pub const SUPPORTED: &'static str = "llama, qwen2, qwen3, gemma3, olmoe, qwen2_moe, qwen3_moe, \
+        mixtral, granitemoe, deepseek_v2";
 
     fn from_name(name: &str) -> Result<Self, ConfigError> {
         match name {
@@ -22,6 +32,12 @@ impl Architecture {
             "qwen2" => Ok(Self::Qwen2),
             "qwen3" => Ok(Self::Qwen3),
             "gemma3" | "gemma3_text" => Ok(Self::Gemma3),
+            "olmoe" => Ok(Self::Olmoe),
+            "qwen2moe" | "qwen2_moe" => Ok(Self::Qwen2Moe),
+            "qwen3moe" | "qwen3_moe" => Ok(Self::Qwen3Moe),
+            "mixtral" => Ok(Self::Mixtral),
+            "granitemoe" => Ok(Self::GraniteMoe),
+            "deepseek2" | "deepseek_v2" => Ok(Self::DeepseekV2),
             _ => Err(ConfigError::UnsupportedArchitecture(name.to_owned())),
         }
     }
@@ -32,6 +48,12 @@ impl Architecture {
             Self::Qwen2 => "qwen2",
             Self::Qwen3 => "qwen3",
             Self::Gemma3 => "gemma3",
+            Self::Olmoe => "olmoe",
+            Self::Qwen2Moe => "qwen2_moe",
+            Self::Qwen3Moe => "qwen3_moe",
+            Self::Mixtral => "mixtral",
+            Self::GraniteMoe => "granitemoe",
+            Self::DeepseekV2 => "deepseek_v2",
         }
     }
 }
@@ -44,7 +66,7 @@ pub enum ConfigError {
     Missing(String),
     #[error("the model's configuration is inconsistent: {0}")]
     Invalid(String),
-    #[error("RoPE scaling {0:?} is not supported (linear and llama3 are)")]
+    #[error("RoPE scaling {0:?} is not supported (linear, llama3 and yarn are)")]
     UnsupportedRopeScaling(String),
 }
 
@@ -73,6 +95,16 @@ pub struct ModelConfig {
     pub final_softcap: Option<f32>,
     /// Q and K rows are stored for adjacent-pair rotation (llama weights in GGUF files).
     pub rope_adjacent_pairs: bool,
+    /// Of models with mixture-of-experts layers.
+    pub moe: Option<MoeConfig>,
+    /// Of models whose attention reads a latent vector.
+    pub mla: Option<MlaConfig>,
+    /// Multiplies embeddings (Granite).
+    pub embedding_scale: f32,
+    /// Multiplies what a sub-layer adds to the residual stream (Granite).
+    pub residual_scale: f32,
+    /// Divides the logits (Granite).
+    pub logits_divisor: f32,
 }
 
 impl ModelConfig {
@@ -82,7 +114,14 @@ impl ModelConfig {
         let name = metadata
             .get_str("general.architecture")
             .ok_or_else(|| missing("general.architecture"))?;
-        let architecture = Architecture::from_name(name)?;
+        let mut architecture = Architecture::from_name(name)?;
+        if architecture == Architecture::Llama
+            && metadata
+                .get_u32("llama.expert_count")
+                .is_some_and(|count| count > 0)
+        {
+            architecture = Architecture::Mixtral;
+        }
         let key = |part: &str| format!("{name}.{part}");
         let size = |part: &str| {
             let value = metadata.get_u32(&key(part)).map(|value| value as usize);
@@ -97,19 +136,11 @@ impl ModelConfig {
         let (embeddings, _) = file
             .tensor("token_embd.weight")
             .ok_or_else(|| missing("token_embd.weight"))?;
-        let scaling = metadata
-            .get_str(&key("rope.scaling.type"))
-            .unwrap_or("none");
-        let rope_linear_scale = match scaling {
-            "none" => 1.0,
-            "linear" => metadata.get_f32(&key("rope.scaling.factor")).unwrap_or(1.0),
-            other => return Err(ConfigError::UnsupportedRopeScaling(other.to_owned())),
-        };
-        let rope_freq_factors = file.tensor("rope_freqs.weight").map(|(info, data)| {
-            let mut factors = vec![0.0; info.dimensions.iter().product()];
-            ponder_kernels::reference::dequantize(info.dtype, data, &mut factors);
-            factors
-        });
+        let rope_theta = metadata.get_f32(&key("rope.freq_base")).unwrap_or(10_000.0);
+        let mla = MlaConfig::from_gguf(metadata, name, architecture)?;
+        let head_dim = mla.as_ref().map_or(head_dim, MlaConfig::head_dim);
+        let rotary_dim = mla.as_ref().map_or(head_dim, |mla| mla.rope_head_dim);
+        let scaling = RopeScaling::from_gguf(file, name, rotary_dim, rope_theta)?;
         let num_layers = size("block_count")?;
         let config = Self {
             architecture,
@@ -118,27 +149,49 @@ impl ModelConfig {
             intermediate_size: size("feed_forward_length")?,
             num_layers,
             num_heads,
-            num_kv_heads: size("attention.head_count_kv").unwrap_or(num_heads),
+            num_kv_heads: match mla {
+                Some(_) => num_heads,
+                None => size("attention.head_count_kv").unwrap_or(num_heads),
+            },
             head_dim,
             max_position_embeddings: size("context_length")?,
             rms_norm_eps: metadata
                 .get_f32(&key("attention.layer_norm_rms_epsilon"))
                 .ok_or_else(|| missing("attention.layer_norm_rms_epsilon"))?,
-            rope_theta: metadata.get_f32(&key("rope.freq_base")).unwrap_or(10_000.0),
-            rope_linear_scale,
-            rope_freq_factors,
-            sliding_window: size("attention.sliding_window").ok(),
-            attention_scale: attention_scale(
-                architecture,
-                num_layers,
-                hidden_size,
-                num_heads,
-                head_dim,
-            ),
+            rope_theta,
+            rope_linear_scale: scaling.linear,
+            rope_freq_factors: scaling.factors,
+            sliding_window: size("attention.sliding_window")
+                .ok()
+                .filter(|window| *window > 0),
+            attention_scale: scaling.score_scale
+                * metadata
+                    .get_f32(&key("attention.scale"))
+                    .unwrap_or_else(|| {
+                        attention_scale(architecture, num_layers, hidden_size, num_heads, head_dim)
+                    }),
             attention_softcap: metadata.get_f32(&key("attn_logit_softcapping")),
             final_softcap: metadata.get_f32(&key("final_logit_softcapping")),
-            rope_adjacent_pairs: architecture == Architecture::Llama,
+            // What conversion to GGUF permutes; DeepSeek's weights come that way.
+            rope_adjacent_pairs: matches!(
+                architecture,
+                Architecture::Llama
+                    | Architecture::Mixtral
+                    | Architecture::GraniteMoe
+                    | Architecture::DeepseekV2
+            ),
+            moe: MoeConfig::from_gguf(file, name, architecture)?,
+            mla,
+            embedding_scale: metadata.get_f32(&key("embedding_scale")).unwrap_or(1.0),
+            residual_scale: metadata.get_f32(&key("residual_scale")).unwrap_or(1.0),
+            logits_divisor: metadata.get_f32(&key("logit_scale")).unwrap_or(1.0),
         };
+        if metadata
+            .get_f32(&key("attention.clamp_kqv"))
+            .is_some_and(|limit| limit > 0.0)
+        {
+            return Err(clamped());
+        }
         config.checked()
     }
 
@@ -166,9 +219,21 @@ impl ModelConfig {
             .or_else(|| hidden_size.checked_div(num_heads))
             .unwrap_or(0);
         let num_layers = need("num_hidden_layers")?;
-        let rope_theta = number("rope_theta").unwrap_or(10_000.0);
-        let (rope_linear_scale, rope_freq_factors) =
-            hf_rope_scaling(json.get("rope_scaling"), head_dim, rope_theta)?;
+        let mla = MlaConfig::from_hf(json, architecture)?;
+        let head_dim = mla.as_ref().map_or(head_dim, MlaConfig::head_dim);
+        let rotary_dim = mla.as_ref().map_or(head_dim, |mla| mla.rope_head_dim);
+        // transformers 5 writes `rope_parameters`, with the base inside.
+        let rope = json
+            .get("rope_parameters")
+            .or_else(|| json.get("rope_scaling"));
+        let nested = rope.and_then(|rope| rope.get("rope_theta")?.as_f64());
+        let rope_theta = number("rope_theta")
+            .or(nested.map(|theta| theta as f32))
+            .unwrap_or(10_000.0);
+        let scaling = RopeScaling::from_hf(rope, rotary_dim, rope_theta)?;
+        if number("clip_qkv").is_some() {
+            return Err(clamped());
+        }
         let config = Self {
             architecture,
             vocab_size: need("vocab_size")?,
@@ -176,23 +241,40 @@ impl ModelConfig {
             intermediate_size: need("intermediate_size")?,
             num_layers,
             num_heads,
-            num_kv_heads: size("num_key_value_heads").unwrap_or(num_heads),
+            num_kv_heads: match mla {
+                Some(_) => num_heads,
+                None => size("num_key_value_heads").unwrap_or(num_heads),
+            },
             head_dim,
             max_position_embeddings: need("max_position_embeddings")?,
             rms_norm_eps: number("rms_norm_eps").unwrap_or(1e-6),
             rope_theta,
-            rope_linear_scale,
-            rope_freq_factors,
-            sliding_window: size("sliding_window"),
-            attention_scale: match number("query_pre_attn_scalar") {
-                Some(scalar) if architecture == Architecture::Gemma3 => 1.0 / scalar.sqrt(),
-                _ => 1.0 / (head_dim as f32).sqrt(),
-            },
+            rope_linear_scale: scaling.linear,
+            rope_freq_factors: scaling.factors,
+            sliding_window: size("sliding_window").filter(|window| *window > 0),
+            attention_scale: scaling.score_scale
+                * match (architecture, number("query_pre_attn_scalar")) {
+                    (Architecture::Gemma3, Some(scalar)) => 1.0 / scalar.sqrt(),
+                    (Architecture::GraniteMoe, _) => number("attention_multiplier").unwrap_or(1.0),
+                    _ => 1.0 / (head_dim as f32).sqrt(),
+                },
             attention_softcap: number("attn_logit_softcapping"),
             final_softcap: number("final_logit_softcapping"),
-            rope_adjacent_pairs: false,
+            rope_adjacent_pairs: architecture == Architecture::DeepseekV2,
+            moe: MoeConfig::from_hf(json, architecture)?,
+            mla,
+            embedding_scale: number("embedding_multiplier").unwrap_or(1.0),
+            residual_scale: number("residual_multiplier").unwrap_or(1.0),
+            logits_divisor: number("logits_scaling").unwrap_or(1.0),
         };
         config.checked()
+    }
+
+    /// Elements of a head that are rotated.
+    pub fn rotary_dim(&self) -> usize {
+        self.mla
+            .as_ref()
+            .map_or(self.head_dim, |mla| mla.rope_head_dim)
     }
 
     fn checked(self) -> Result<Self, ConfigError> {
@@ -221,15 +303,30 @@ impl ModelConfig {
                 self.num_heads, self.num_kv_heads
             ));
         }
+        let is_moe = !matches!(
+            self.architecture,
+            Architecture::Llama | Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Gemma3
+        );
+        if is_moe != self.moe.is_some() {
+            return invalid(format!("{} and experts", self.architecture.name()));
+        }
+        if self.logits_divisor == 0.0 {
+            return invalid("logits are divided by 0".to_owned());
+        }
         if !self.head_dim.is_multiple_of(2) {
             return invalid(format!("head_dim {} is odd", self.head_dim));
         }
         let factors = self.rope_freq_factors.as_ref().map(Vec::len);
-        if factors.is_some_and(|len| len < self.head_dim / 2) {
+        let rotary_dim = self.rotary_dim();
+        if factors.is_some_and(|len| len < rotary_dim / 2) {
             return invalid("too few RoPE frequency factors".to_owned());
         }
         Ok(self)
     }
+}
+
+fn clamped() -> ConfigError {
+    ConfigError::Invalid("clamping Q, K and V is not supported".to_owned())
 }
 
 /// Gemma 3's 27B scales by the hidden size per head, every other model by the head size.
@@ -246,65 +343,4 @@ fn attention_scale(
         _ => head_dim,
     };
     1.0 / (width.max(1) as f32).sqrt()
-}
-
-type RopeScaling = (f32, Option<Vec<f32>>);
-
-fn hf_rope_scaling(
-    scaling: Option<&Value>,
-    head_dim: usize,
-    theta: f32,
-) -> Result<RopeScaling, ConfigError> {
-    let Some(scaling) = scaling.filter(|scaling| scaling.is_object()) else {
-        return Ok((1.0, None));
-    };
-    let number = |key: &str| {
-        let value = scaling.get(key).and_then(Value::as_f64);
-        value.ok_or_else(|| ConfigError::Missing(format!("rope_scaling.{key}")))
-    };
-    let kind = scaling
-        .get("rope_type")
-        .or_else(|| scaling.get("type"))
-        .and_then(Value::as_str)
-        .unwrap_or("default");
-    match kind {
-        "default" => Ok((1.0, None)),
-        "linear" => Ok((number("factor")? as f32, None)),
-        "llama3" => {
-            let (factor, low, high) = (
-                number("factor")?,
-                number("low_freq_factor")?,
-                number("high_freq_factor")?,
-            );
-            let original = number("original_max_position_embeddings")?;
-            let factors = (0..head_dim / 2)
-                .map(|i| llama3_factor(i, head_dim, theta, factor, low, high, original) as f32)
-                .collect();
-            Ok((1.0, Some(factors)))
-        }
-        other => Err(ConfigError::UnsupportedRopeScaling(other.to_owned())),
-    }
-}
-
-/// Long wavelengths are stretched by `factor`, short ones kept, those between blended (the rule of
-/// transformers' `_compute_llama3_parameters`).
-fn llama3_factor(
-    index: usize,
-    head_dim: usize,
-    theta: f32,
-    factor: f64,
-    low: f64,
-    high: f64,
-    original: f64,
-) -> f64 {
-    let frequency = f64::from(theta).powf(-2.0 * index as f64 / head_dim as f64);
-    let wavelength = 2.0 * std::f64::consts::PI / frequency;
-    if wavelength < original / high {
-        1.0
-    } else if wavelength > original / low {
-        factor
-    } else {
-        let smooth = (original / wavelength - low) / (high - low);
-        1.0 / ((1.0 - smooth) / factor + smooth)
-    }
 }

@@ -4,7 +4,7 @@
 use ponder_kernels::{Glu, RopeKind};
 
 use super::config::ModelConfig;
-use super::layers::ArchitecturePlan;
+use super::layers::{ArchitecturePlan, QkNorm};
 
 /// Every sixth layer sees the whole context.
 const GLOBAL_EVERY: usize = 6;
@@ -15,7 +15,7 @@ pub(super) fn plan(config: &ModelConfig) -> ArchitecturePlan {
     ArchitecturePlan {
         rope_kind: RopeKind::Neox,
         qkv_bias: false,
-        qk_norm: true,
+        qk_norm: QkNorm::Heads,
         post_norms: true,
         glu: Glu::GeluTanh,
         embedding_scale: (config.hidden_size as f32).sqrt(),

@@ -4,7 +4,7 @@
 use ponder_kernels::{Glu, RopeKind};
 
 use super::config::ModelConfig;
-use super::layers::ArchitecturePlan;
+use super::layers::{ArchitecturePlan, QkNorm};
 
 pub(super) fn plan(config: &ModelConfig) -> ArchitecturePlan {
     ArchitecturePlan {
@@ -14,10 +14,10 @@ pub(super) fn plan(config: &ModelConfig) -> ArchitecturePlan {
             RopeKind::Neox
         },
         qkv_bias: false,
-        qk_norm: false,
+        qk_norm: QkNorm::None,
         post_norms: false,
         glu: Glu::Silu,
-        embedding_scale: 1.0,
+        embedding_scale: config.embedding_scale,
         local_rope_theta: None,
         is_local: |_| false,
     }

@@ -237,7 +237,13 @@ fn place(name: &str, config: &ModelConfig) -> Option<(usize, Target, usize)> {
         "B.weight" | "B.default.weight" => 1,
         _ => return None,
     };
-    let target = Target::ALL.into_iter().find(|t| t.module() == module)?;
+    let is_there = |target: &Target| match target {
+        Target::Q | Target::K | Target::V => config.mla.is_none(),
+        Target::Output => true,
+        Target::Gate | Target::Up | Target::Down => config.moe.is_none(),
+    };
+    let target = Target::ALL.into_iter().find(|t| t.module() == module);
+    let target = target.filter(is_there)?;
     let layer = layer
         .parse()
         .ok()

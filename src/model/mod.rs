@@ -8,15 +8,21 @@ pub mod decoder;
 pub mod files;
 mod gemma3;
 pub mod gguf;
+mod layer_step;
 mod layers;
 mod llama;
 pub mod lora;
+mod mla;
+mod moe;
+mod olmoe;
 pub mod profile;
 mod qwen2;
 mod qwen3;
+mod rope_scaling;
 pub mod safetensors;
 pub mod skip;
 mod skip_search;
+pub mod steering;
 #[doc(hidden)]
 pub mod testing;
 mod weights;
@@ -30,9 +36,12 @@ pub use config::{Architecture, ConfigError, ModelConfig};
 pub use decoder::Decoder;
 pub use files::{ModelFiles, OpenError};
 pub use lora::{LoraAdapter, LoraError};
+pub use mla::MlaConfig;
+pub use moe::{LayerRouting, MoeConfig};
 pub use profile::{Operator, OperatorTimes};
 pub use skip::{SkipSet, SubLayer};
 pub use skip_search::{Probe, SkipCosts};
+pub use steering::Steering;
 pub use weights::LoadError;
 
 /// How to load a model.
@@ -58,6 +67,11 @@ impl LoadOptions {
 
 /// Reads the configuration, repacks the weights and plans the forward pass.
 pub fn load(files: &ModelFiles, options: LoadOptions) -> Result<Box<dyn CausalLm>, LoadError> {
+    Ok(Box::new(load_decoder(files, options)?))
+}
+
+/// [`load`], for those who look inside.
+pub fn load_decoder(files: &ModelFiles, options: LoadOptions) -> Result<Decoder, LoadError> {
     let pool = options.pool();
     let config = files.config()?;
     let mut decoder = match files {
@@ -68,5 +82,5 @@ pub fn load(files: &ModelFiles, options: LoadOptions) -> Result<Box<dyn CausalLm
         }
     };
     decoder.operator_times = options.operator_times;
-    Ok(Box::new(decoder))
+    Ok(decoder)
 }

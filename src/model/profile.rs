@@ -23,12 +23,16 @@ pub enum Operator {
     GateUp,
     /// Down with the residual add.
     Down,
+    /// Router logits of a mixture-of-experts layer.
+    Router,
+    /// Its experts, with the residual add.
+    Experts,
     /// The final norm and the logits of the rows that want them.
     Head,
 }
 
 impl Operator {
-    pub const ALL: [Operator; 10] = [
+    pub const ALL: [Operator; 12] = [
         Operator::Embed,
         Operator::Norm,
         Operator::Qkv,
@@ -38,6 +42,8 @@ impl Operator {
         Operator::AttentionOutput,
         Operator::GateUp,
         Operator::Down,
+        Operator::Router,
+        Operator::Experts,
         Operator::Head,
     ];
 
@@ -52,6 +58,8 @@ impl Operator {
             Operator::AttentionOutput => "attention output",
             Operator::GateUp => "gate, up, act",
             Operator::Down => "down",
+            Operator::Router => "router",
+            Operator::Experts => "experts",
             Operator::Head => "head",
         }
     }

@@ -3,13 +3,13 @@
 use ponder_kernels::RopeKind;
 
 use super::config::ModelConfig;
-use super::layers::ArchitecturePlan;
+use super::layers::{ArchitecturePlan, QkNorm};
 use super::llama;
 
 pub(super) fn plan(config: &ModelConfig) -> ArchitecturePlan {
     ArchitecturePlan {
         rope_kind: RopeKind::Neox,
-        qk_norm: true,
+        qk_norm: QkNorm::Heads,
         ..llama::plan(config)
     }
 }

@@ -136,41 +136,148 @@ impl<'a> HfWeights<'a> {
     }
 }
 
-impl WeightSource for HfWeights<'_> {
-    fn tensor(&self, name: &str) -> Result<Option<RawTensor<'_>>, LoadError> {
-        let Some(hf_name) = hf_name(name, self.architecture) else {
-            return Ok(None);
-        };
-        let nested = format!("language_model.{hf_name}");
+impl HfWeights<'_> {
+    fn entry(&self, hf_name: &str) -> Option<&Entry> {
         let entries = &self.folder.entries;
-        let Some(entry) = entries.get(&hf_name).or_else(|| entries.get(&nested)) else {
+        let nested = || entries.get(&format!("language_model.{hf_name}"));
+        entries.get(hf_name).or_else(nested)
+    }
+
+    fn raw(&self, hf_name: &str) -> Result<Option<RawTensor<'_>>, LoadError> {
+        let Some(entry) = self.entry(hf_name) else {
             return Ok(None);
         };
         let Some(dtype) = dtype_of(entry.dtype) else {
             return Err(LoadError::UnsupportedType {
-                name: hf_name,
+                name: hf_name.to_owned(),
                 dtype: format!("{:?}", entry.dtype),
             });
         };
         let data = &self.folder.maps[entry.file][entry.start..entry.start + entry.len];
-        if self.norms_minus_one && name.ends_with("norm.weight") {
-            let mut values = vec![0.0; entry.shape.iter().product()];
-            ponder_kernels::reference::dequantize(dtype, data, &mut values);
-            let data = values
-                .iter()
-                .flat_map(|value| (value + 1.0).to_le_bytes())
-                .collect();
-            return Ok(Some(RawTensor {
-                dtype: DType::F32,
-                shape: entry.shape.clone(),
-                data: Cow::Owned(data),
-            }));
-        }
         Ok(Some(RawTensor {
             dtype,
             shape: entry.shape.clone(),
             data: Cow::Borrowed(data),
         }))
+    }
+
+    /// One matrix of every expert as one tensor: released checkpoints hold each alone, or gate and up of all together.
+    fn experts(&self, names: &ExpertNames) -> Result<Option<RawTensor<'_>>, LoadError> {
+        if let Some(joined) = self.raw(&names.joined)? {
+            return Ok(Some(match names.half {
+                Some(half) => halved(joined, half),
+                None => joined,
+            }));
+        }
+        let Some(mut all) = self.raw(&names.of(0))? else {
+            return Ok(None);
+        };
+        let mut data = all.data.into_owned();
+        let mut count = 1;
+        while let Some(next) = self.raw(&names.of(count))? {
+            if next.shape != all.shape || next.dtype != all.dtype {
+                return Err(LoadError::WrongShape {
+                    name: names.of(count),
+                    expected: all.shape,
+                    actual: next.shape,
+                });
+            }
+            data.extend_from_slice(&next.data);
+            count += 1;
+        }
+        all.shape.insert(0, count);
+        all.data = Cow::Owned(data);
+        Ok(Some(all))
+    }
+}
+
+/// The first or second half of every expert's outputs, of `[num_experts, 2 * out_features, in_features]`.
+fn halved(joined: RawTensor<'_>, half: usize) -> RawTensor<'static> {
+    let [experts, outputs] = [0, 1].map(|axis| joined.shape.get(axis).copied().unwrap_or(0));
+    let half_len = joined.data.len() / (2 * experts).max(1);
+    let halves = joined.data.chunks_exact(half_len.max(1));
+    let data = halves.skip(half).step_by(2).flatten().copied().collect();
+    let mut shape = joined.shape;
+    if let Some(width) = shape.get_mut(1) {
+        *width = outputs / 2;
+    }
+    RawTensor {
+        dtype: joined.dtype,
+        shape,
+        data: Cow::Owned(data),
+    }
+}
+
+/// Under which names experts may lie.
+struct ExpertNames {
+    /// All experts in one tensor.
+    joined: String,
+    /// Which half of its outputs.
+    half: Option<usize>,
+    /// Around the number of an expert that lies alone.
+    alone: [String; 2],
+}
+
+impl ExpertNames {
+    fn of(&self, expert: usize) -> String {
+        let [before, after] = &self.alone;
+        format!("{before}{expert}{after}")
+    }
+
+    /// Those of `blk.N.ffn_{gate,up,down}_exps.weight`.
+    fn new(name: &str, architecture: Architecture) -> Option<Self> {
+        let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
+        let part = part.strip_suffix("_exps.weight")?;
+        let index = ["ffn_gate", "ffn_up", "ffn_down"]
+            .iter()
+            .position(|p| *p == part)?;
+        let half = (index < 2).then_some(index);
+        let is_mixtral = architecture == Architecture::Mixtral;
+        let own = match is_mixtral {
+            true => ["w1", "w3", "w2"][index],
+            false => ["gate_proj", "up_proj", "down_proj"][index],
+        };
+        let moe = format!("model.layers.{layer}.{}", moe_module(architecture));
+        let joined = match (architecture, half) {
+            (Architecture::GraniteMoe, Some(_)) => "input_linear.weight",
+            (Architecture::GraniteMoe, None) => "output_linear.weight",
+            (_, Some(_)) => "experts.gate_up_proj",
+            (_, None) => "experts.down_proj",
+        };
+        Some(Self {
+            joined: format!("{moe}.{joined}"),
+            half,
+            alone: [format!("{moe}.experts."), format!(".{own}.weight")],
+        })
+    }
+}
+
+fn moe_module(architecture: Architecture) -> &'static str {
+    match architecture {
+        Architecture::Mixtral | Architecture::GraniteMoe => "block_sparse_moe",
+        _ => "mlp",
+    }
+}
+
+impl WeightSource for HfWeights<'_> {
+    fn tensor(&self, name: &str) -> Result<Option<RawTensor<'_>>, LoadError> {
+        if let Some(names) = ExpertNames::new(name, self.architecture) {
+            return self.experts(&names);
+        }
+        let Some(hf_name) = hf_name(name, self.architecture) else {
+            return Ok(None);
+        };
+        let Some(mut tensor) = self.raw(&hf_name)? else {
+            return Ok(None);
+        };
+        if self.norms_minus_one && name.ends_with("norm.weight") {
+            let mut values = vec![0.0; tensor.shape.iter().product()];
+            ponder_kernels::reference::dequantize(tensor.dtype, &tensor.data, &mut values);
+            let bytes = values.iter().flat_map(|value| (value + 1.0).to_le_bytes());
+            tensor.dtype = DType::F32;
+            tensor.data = Cow::Owned(bytes.collect());
+        }
+        Ok(Some(tensor))
     }
 }
 
@@ -195,7 +302,34 @@ fn hf_name(name: &str, architecture: Architecture) -> Option<String> {
     let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
     let (part, kind) = part.rsplit_once('.')?;
     let is_gemma = architecture == Architecture::Gemma3;
+    let moe = moe_module(architecture);
     let part = match part {
+        "ffn_gate_inp" if architecture == Architecture::GraniteMoe => {
+            return Some(format!("model.layers.{layer}.{moe}.router.layer.{kind}"));
+        }
+        "ffn_gate_inp" => return Some(format!("model.layers.{layer}.{moe}.gate.{kind}")),
+        "exp_probs_b" => {
+            return Some(format!(
+                "model.layers.{layer}.{moe}.gate.e_score_correction_bias"
+            ));
+        }
+        "ffn_gate_inp_shexp" => "mlp.shared_expert_gate",
+        "ffn_gate_shexp" | "ffn_up_shexp" | "ffn_down_shexp" => {
+            let shared = match architecture {
+                Architecture::DeepseekV2 => "shared_experts",
+                _ => "shared_expert",
+            };
+            let own = part.trim_start_matches("ffn_").trim_end_matches("_shexp");
+            return Some(format!(
+                "model.layers.{layer}.mlp.{shared}.{own}_proj.{kind}"
+            ));
+        }
+        "attn_q_a" => "self_attn.q_a_proj",
+        "attn_q_a_norm" => "self_attn.q_a_layernorm",
+        "attn_q_b" => "self_attn.q_b_proj",
+        "attn_kv_a_mqa" => "self_attn.kv_a_proj_with_mqa",
+        "attn_kv_a_norm" => "self_attn.kv_a_layernorm",
+        "attn_kv_b" => "self_attn.kv_b_proj",
         "attn_q" => "self_attn.q_proj",
         "attn_k" => "self_attn.k_proj",
         "attn_v" => "self_attn.v_proj",

@@ -120,6 +120,7 @@ impl Decoder {
             slot_mapping: &slot_mapping,
             sequences: &sequences,
             adapters: &adapters,
+            steering: &[],
             logits_rows: &[],
             skip: None,
         };

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use ponder_kernels::{DType, KernelError, PackedMatrix, ThreadPool, reference};
+use ponder_kernels::{DType, ExpertMatrix, KernelError, PackedMatrix, ThreadPool, reference};
 
 use super::config::ConfigError;
 use super::gguf::GgufFile;
@@ -64,7 +64,11 @@ pub(super) struct Weights<'a, S: ?Sized> {
 }
 
 impl<S: WeightSource + ?Sized> Weights<'_, S> {
-    fn tensor(&self, name: &str, expected: &[usize]) -> Result<RawTensor<'_>, LoadError> {
+    pub(super) fn tensor(
+        &self,
+        name: &str,
+        expected: &[usize],
+    ) -> Result<RawTensor<'_>, LoadError> {
         let tensor = self
             .source
             .tensor(name)?
@@ -91,18 +95,56 @@ impl<S: WeightSource + ?Sized> Weights<'_, S> {
         in_features: usize,
     ) -> Result<PackedMatrix, LoadError> {
         let tensor = self.tensor(name, &[out_features, in_features])?;
-        let packed = PackedMatrix::pack(
-            self.pool,
-            tensor.dtype,
-            &tensor.data,
-            out_features,
-            in_features,
-        );
+        self.pack(name, tensor.dtype, &tensor.data, out_features, in_features)
+    }
+
+    /// Packs the bytes of tensor `name`, whose file pages are not needed any more.
+    pub(super) fn pack(
+        &self,
+        name: &str,
+        dtype: DType,
+        data: &[u8],
+        out_features: usize,
+        in_features: usize,
+    ) -> Result<PackedMatrix, LoadError> {
+        let packed = PackedMatrix::pack(self.pool, dtype, data, out_features, in_features);
         self.source.release(name);
         packed.map_err(|source| LoadError::Kernel {
             name: name.to_owned(),
             source,
         })
+    }
+
+    /// A packed `[parts, out_features, in_features]` tensor as one matrix, part after part.
+    pub(super) fn stacked(
+        &self,
+        name: &str,
+        [parts, out_features, in_features]: [usize; 3],
+    ) -> Result<PackedMatrix, LoadError> {
+        let tensor = self.tensor(name, &[parts, out_features, in_features])?;
+        let outputs = parts * out_features;
+        self.pack(name, tensor.dtype, &tensor.data, outputs, in_features)
+    }
+
+    /// One matrix of every expert, `[num_experts, out_features, in_features]`.
+    pub(super) fn experts(&self, name: &str, shape: [usize; 3]) -> Result<ExpertMatrix, LoadError> {
+        let tensor = self.tensor(name, &shape)?;
+        let [experts, outputs, inputs] = shape;
+        let (dtype, data) = (tensor.dtype, &tensor.data);
+        let packed = ExpertMatrix::pack(self.pool, dtype, data, experts, outputs, inputs);
+        self.source.release(name);
+        packed.map_err(|source| LoadError::Kernel {
+            name: name.to_owned(),
+            source,
+        })
+    }
+
+    /// A vector as a matrix of one row; files hold it as either.
+    pub(super) fn row(&self, name: &str, in_features: usize) -> Result<PackedMatrix, LoadError> {
+        let is_vector = (self.source.tensor(name)?).is_some_and(|tensor| tensor.shape.len() == 1);
+        let shape = [1, in_features];
+        let tensor = self.tensor(name, &shape[usize::from(is_vector)..])?;
+        self.pack(name, tensor.dtype, &tensor.data, 1, in_features)
     }
 
     /// A vector as f32.

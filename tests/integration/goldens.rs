@@ -100,6 +100,7 @@ fn next_logprobs(model: &mut dyn CausalLm, prompt: &[u32]) -> Vec<f64> {
         slot_mapping: &positions,
         sequences: &[rows],
         adapters: &[None],
+        steering: &[],
         logits_rows: &[prompt.len() as u32 - 1],
         skip: None,
     };

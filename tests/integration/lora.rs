@@ -69,6 +69,7 @@ fn next_logits(model: &mut dyn CausalLm, prompts: &[(&[u32], Option<AdapterId>)]
         slot_mapping: &slots,
         sequences: &sequences,
         adapters: &adapters,
+        steering: &[],
         logits_rows: &logits_rows,
         skip: None,
     };
@@ -193,6 +194,7 @@ fn a_row_does_not_depend_on_the_adapters_beside_it() {
         slot_mapping: &[0],
         sequences: &[sequence],
         adapters: &[Some(one)],
+        steering: &[],
         logits_rows: &[0],
         skip: None,
     };

@@ -12,6 +12,7 @@ mod goldens;
 mod guarantees;
 mod load;
 mod lora;
+mod moe;
 mod prm;
 mod process;
 mod sdk;

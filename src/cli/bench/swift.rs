@@ -215,6 +215,7 @@ impl Lab {
                     leaves: &[],
                 }],
                 adapters: &[None],
+                steering: &[],
                 logits_rows: &[positions.len() as u32 - 1],
                 skip: None,
             };

@@ -48,6 +48,7 @@ pub fn time_rows(
             leaves: &[],
         }],
         adapters: &[None],
+        steering: &[],
         logits_rows: &numbers,
         skip,
     };
@@ -109,6 +110,7 @@ pub fn matchness(
             leaves: &[],
         }],
         adapters: &[None],
+        steering: &[],
         logits_rows: &logits_rows,
         skip,
     };

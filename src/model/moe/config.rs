@@ -1,0 +1,178 @@
+//! The sizes and conventions of mixture-of-experts layers.
+
+use ponder_kernels::{Gating, GroupScore, Groups, Scoring};
+use serde_json::Value;
+
+use crate::model::config::{Architecture, ConfigError};
+use crate::model::gguf::GgufFile;
+
+/// Most groups of experts; DeepSeek-V3 has 8.
+const MAX_GROUPS: usize = 64;
+
+/// What a model's mixture-of-experts layers share. Which layers are such shows in the weights: they have a router.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MoeConfig {
+    pub num_experts: usize,
+    /// Outputs of an expert's gate.
+    pub intermediate_size: usize,
+    /// Outputs of the gate of what every row goes through beside its experts.
+    pub shared_intermediate_size: Option<usize>,
+    pub gating: Gating,
+}
+
+/// Whether a family divides the chosen experts' weights by their sum where its files do not say.
+fn normalises(architecture: Architecture) -> bool {
+    matches!(
+        architecture,
+        Architecture::Mixtral | Architecture::Qwen3Moe | Architecture::GraniteMoe
+    )
+}
+
+impl MoeConfig {
+    pub(in crate::model) fn from_gguf(
+        file: &GgufFile,
+        name: &str,
+        architecture: Architecture,
+    ) -> Result<Option<Self>, ConfigError> {
+        let metadata = file.metadata();
+        let size = |part: &str| {
+            let value = metadata.get_u32(&format!("{name}.{part}"));
+            value.map(|value| value as usize).filter(|value| *value > 0)
+        };
+        let Some(num_experts) = size("expert_count") else {
+            return Ok(None);
+        };
+        let missing = |part: &str| ConfigError::Missing(format!("{name}.{part}"));
+        // Files disagree on the keys of widths; tensors cannot. Dimensions are innermost first.
+        let num_layers = size("block_count").unwrap_or(0).min(1024);
+        let width = |part: &str| {
+            let tensor = |layer| file.tensor(&format!("blk.{layer}.{part}.weight"));
+            let (info, _) = (0..num_layers).find_map(tensor)?;
+            info.dimensions.get(1).copied()
+        };
+        const SIGMOID: u32 = 2;
+        let scoring = match metadata.get_u32(&format!("{name}.expert_gating_func")) {
+            Some(SIGMOID) => Scoring::Sigmoid,
+            _ => Scoring::Softmax,
+        };
+        let groups = size("expert_group_count").filter(|count| *count > 1);
+        let groups = groups.map(|count| Groups {
+            count,
+            num_chosen: size("expert_group_used_count").unwrap_or(count),
+            score: group_score(scoring),
+        });
+        let gating = Gating {
+            num_experts_per_tok: size("expert_used_count")
+                .ok_or_else(|| missing("expert_used_count"))?,
+            scoring,
+            normalise: metadata
+                .get_bool(&format!("{name}.expert_weights_norm"))
+                .unwrap_or(normalises(architecture)),
+            scale: metadata
+                .get_f32(&format!("{name}.expert_weights_scale"))
+                .filter(|scale| *scale != 0.0)
+                .unwrap_or(1.0),
+            groups,
+        };
+        let config = Self {
+            num_experts,
+            intermediate_size: width("ffn_gate_exps")
+                .ok_or_else(|| ConfigError::Missing("blk.*.ffn_gate_exps.weight".to_owned()))?,
+            shared_intermediate_size: width("ffn_gate_shexp"),
+            gating,
+        };
+        config.checked().map(Some)
+    }
+
+    pub(in crate::model) fn from_hf(
+        json: &Value,
+        architecture: Architecture,
+    ) -> Result<Option<Self>, ConfigError> {
+        let size = |key: &str| {
+            let value = json.get(key).and_then(Value::as_u64);
+            value.and_then(|value| usize::try_from(value).ok())
+        };
+        let flag = |key: &str| json.get(key).and_then(Value::as_bool);
+        let text = |key: &str| json.get(key).and_then(Value::as_str);
+        let num_experts = ["num_experts", "num_local_experts", "n_routed_experts"];
+        let Some(num_experts) = num_experts.into_iter().find_map(size) else {
+            return Ok(None);
+        };
+        let missing = |key: &str| ConfigError::Missing(key.to_owned());
+        let intermediate_size = size("moe_intermediate_size")
+            .or_else(|| size("intermediate_size"))
+            .ok_or_else(|| missing("moe_intermediate_size"))?;
+        let scoring = match text("scoring_func") {
+            Some("sigmoid") => Scoring::Sigmoid,
+            _ => Scoring::Softmax,
+        };
+        let is_grouped = text("topk_method").is_none_or(|method| method != "greedy");
+        let groups = size("n_group").filter(|count| *count > 1 && is_grouped);
+        let groups = groups.map(|count| Groups {
+            count,
+            num_chosen: size("topk_group").unwrap_or(count),
+            score: group_score(scoring),
+        });
+        let scale = json.get("routed_scaling_factor").and_then(Value::as_f64);
+        let gating = Gating {
+            num_experts_per_tok: size("num_experts_per_tok")
+                .ok_or_else(|| missing("num_experts_per_tok"))?,
+            scoring,
+            // DeepSeek-V2's implementation ignores the key.
+            normalise: flag("norm_topk_prob")
+                .filter(|_| architecture != Architecture::DeepseekV2 || scoring == Scoring::Sigmoid)
+                .unwrap_or(normalises(architecture)),
+            scale: scale.unwrap_or(1.0) as f32,
+            groups,
+        };
+        let shared = match architecture {
+            Architecture::DeepseekV2 => {
+                size("n_shared_experts").map(|count| count * intermediate_size)
+            }
+            Architecture::Qwen2Moe => size("shared_expert_intermediate_size"),
+            _ => None,
+        };
+        let config = Self {
+            num_experts,
+            intermediate_size,
+            shared_intermediate_size: shared.filter(|size| *size > 0),
+            gating,
+        };
+        config.checked().map(Some)
+    }
+
+    fn checked(self) -> Result<Self, ConfigError> {
+        let invalid = |text: String| Err(ConfigError::Invalid(text));
+        let Self {
+            num_experts,
+            gating,
+            ..
+        } = &self;
+        if *num_experts > 1 << 16 || self.intermediate_size > 1 << 28 {
+            return invalid(format!(
+                "{num_experts} experts of {}",
+                self.intermediate_size
+            ));
+        }
+        let chosen = gating.num_experts_per_tok;
+        let mut available = *num_experts;
+        if let Some(groups) = gating.groups {
+            let is_whole = num_experts.is_multiple_of(groups.count);
+            if !is_whole || groups.count > MAX_GROUPS || groups.num_chosen > groups.count {
+                return invalid(format!("{num_experts} experts in {groups:?}"));
+            }
+            available = num_experts / groups.count * groups.num_chosen;
+        }
+        if !(1..=available).contains(&chosen) {
+            return invalid(format!("{chosen} of {available} experts a token"));
+        }
+        Ok(self)
+    }
+}
+
+fn group_score(scoring: Scoring) -> GroupScore {
+    match scoring {
+        Scoring::Softmax => GroupScore::Best,
+        Scoring::Sigmoid => GroupScore::BestTwo,
+    }
+}

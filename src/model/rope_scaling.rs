@@ -1,0 +1,214 @@
+//! Ways to serve longer contexts than a model was first trained for: what becomes of its rotary frequencies.
+
+use serde_json::Value;
+
+use super::config::ConfigError;
+use super::gguf::GgufFile;
+
+/// Rotations within the original context above which YaRN leaves a frequency alone, and below which it stretches it fully
+/// (Peng et al. 2023, section 3.2).
+const YARN_BETA_FAST: f64 = 32.0;
+const YARN_BETA_SLOW: f64 = 1.0;
+
+/// How rotary frequencies and attention's scores change.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct RopeScaling {
+    /// Divides positions.
+    pub linear: f32,
+    /// `[rotary_dim / 2]`, divide the frequencies one by one.
+    pub factors: Option<Vec<f32>>,
+    /// Multiplies q·k.
+    pub score_scale: f32,
+}
+
+const NONE: RopeScaling = RopeScaling {
+    linear: 1.0,
+    factors: None,
+    score_scale: 1.0,
+};
+
+impl RopeScaling {
+    /// Reads `rope_scaling` or `rope_parameters` of a `config.json`.
+    pub(super) fn from_hf(
+        scaling: Option<&Value>,
+        rotary_dim: usize,
+        theta: f32,
+    ) -> Result<Self, ConfigError> {
+        let Some(scaling) = scaling.filter(|scaling| scaling.is_object()) else {
+            return Ok(NONE);
+        };
+        let optional = |key: &str| scaling.get(key).and_then(Value::as_f64);
+        let number = |key: &str| {
+            optional(key).ok_or_else(|| ConfigError::Missing(format!("rope_scaling.{key}")))
+        };
+        let kind = scaling
+            .get("rope_type")
+            .or_else(|| scaling.get("type"))
+            .and_then(Value::as_str)
+            .unwrap_or("default");
+        match kind {
+            "default" => Ok(NONE),
+            "linear" => Ok(Self {
+                linear: number("factor")? as f32,
+                ..NONE
+            }),
+            "llama3" => {
+                let (factor, low, high) = (
+                    number("factor")?,
+                    number("low_freq_factor")?,
+                    number("high_freq_factor")?,
+                );
+                let original = number("original_max_position_embeddings")?;
+                let factors = (0..rotary_dim / 2)
+                    .map(|i| {
+                        llama3_factor(i, rotary_dim, theta, factor, low, high, original) as f32
+                    })
+                    .collect();
+                Ok(Self {
+                    factors: Some(factors),
+                    ..NONE
+                })
+            }
+            "yarn" => {
+                let factor = number("factor")?;
+                let all_dims = optional("mscale_all_dim").filter(|scale| *scale != 0.0);
+                let heads = optional("mscale").filter(|scale| *scale != 0.0);
+                if let (Some(all_dims), Some(heads)) = (all_dims, heads)
+                    && all_dims != heads
+                {
+                    let message = format!("yarn with mscale {heads} and mscale_all_dim {all_dims}");
+                    return Err(ConfigError::UnsupportedRopeScaling(message));
+                }
+                Ok(Self {
+                    linear: 1.0,
+                    factors: Some(yarn_factors(
+                        rotary_dim,
+                        theta,
+                        factor,
+                        number("original_max_position_embeddings")?,
+                        optional("beta_fast").unwrap_or(YARN_BETA_FAST),
+                        optional("beta_slow").unwrap_or(YARN_BETA_SLOW),
+                    )),
+                    // DeepSeek scales all of q·k by `mscale_all_dim`; others rotate all dimensions, so that both are one.
+                    score_scale: magnitude(factor, all_dims.unwrap_or(1.0)).powi(2) as f32,
+                })
+            }
+            other => Err(ConfigError::UnsupportedRopeScaling(other.to_owned())),
+        }
+    }
+
+    /// Reads the metadata of architecture `name` and the factors some files carry as a tensor.
+    pub(super) fn from_gguf(
+        file: &GgufFile,
+        name: &str,
+        rotary_dim: usize,
+        theta: f32,
+    ) -> Result<Self, ConfigError> {
+        let number = |part: &str| {
+            file.metadata()
+                .get_f32(&format!("{name}.rope.scaling.{part}"))
+        };
+        let factors = file.tensor("rope_freqs.weight").map(|(info, data)| {
+            let mut factors = vec![0.0; info.dimensions.iter().product()];
+            ponder_kernels::reference::dequantize(info.dtype, data, &mut factors);
+            factors
+        });
+        let kind = file
+            .metadata()
+            .get_str(&format!("{name}.rope.scaling.type"));
+        match kind.unwrap_or("none") {
+            "none" => Ok(Self { factors, ..NONE }),
+            "linear" => Ok(Self {
+                linear: number("factor").unwrap_or(1.0),
+                factors,
+                ..NONE
+            }),
+            "yarn" => {
+                let missing =
+                    |part: &str| ConfigError::Missing(format!("{name}.rope.scaling.{part}"));
+                let factor = f64::from(number("factor").ok_or_else(|| missing("factor"))?);
+                let key = format!("{name}.rope.scaling.original_context_length");
+                let original = file.metadata().get_u32(&key);
+                let original = original.ok_or_else(|| missing("original_context_length"))?;
+                let factors = yarn_factors(
+                    rotary_dim,
+                    theta,
+                    factor,
+                    f64::from(original),
+                    number("yarn_beta_fast").map_or(YARN_BETA_FAST, f64::from),
+                    number("yarn_beta_slow").map_or(YARN_BETA_SLOW, f64::from),
+                );
+                // Files hold `0.1 * mscale_all_dim`.
+                let all_dims = number("yarn_log_multiplier").filter(|scale| *scale != 0.0);
+                let all_dims = all_dims.map_or(1.0, |scale| f64::from(scale) / MAGNITUDE_SLOPE);
+                Ok(Self {
+                    linear: 1.0,
+                    factors: Some(factors),
+                    score_scale: magnitude(factor, all_dims).powi(2) as f32,
+                })
+            }
+            other => Err(ConfigError::UnsupportedRopeScaling(other.to_owned())),
+        }
+    }
+}
+
+/// What YaRN multiplies queries and keys by (section 3.4).
+fn magnitude(factor: f64, scale: f64) -> f64 {
+    if factor <= 1.0 {
+        return 1.0;
+    }
+    MAGNITUDE_SLOPE * scale * factor.ln() + 1.0
+}
+
+const MAGNITUDE_SLOPE: f64 = 0.1;
+
+/// Frequencies that turn often in the original context are kept, those that turn less than once are divided by `factor`, those
+/// between are blended (section 3.2).
+fn yarn_factors(
+    rotary_dim: usize,
+    theta: f32,
+    factor: f64,
+    original: f64,
+    beta_fast: f64,
+    beta_slow: f64,
+) -> Vec<f32> {
+    let dim = rotary_dim as f64;
+    let theta = f64::from(theta);
+    let turning = |rotations: f64| {
+        dim * (original / (rotations * 2.0 * std::f64::consts::PI)).ln() / (2.0 * theta.ln())
+    };
+    let low = turning(beta_fast).floor().max(0.0);
+    let mut high = turning(beta_slow).ceil().min(dim - 1.0);
+    if low == high {
+        high += 0.001;
+    }
+    (0..rotary_dim / 2)
+        .map(|index| {
+            let stretched = ((index as f64 - low) / (high - low)).clamp(0.0, 1.0);
+            (1.0 / (stretched / factor + 1.0 - stretched)) as f32
+        })
+        .collect()
+}
+
+/// Long wavelengths are stretched by `factor`, short ones kept, those between blended (the rule of
+/// transformers' `_compute_llama3_parameters`).
+fn llama3_factor(
+    index: usize,
+    head_dim: usize,
+    theta: f32,
+    factor: f64,
+    low: f64,
+    high: f64,
+    original: f64,
+) -> f64 {
+    let frequency = f64::from(theta).powf(-2.0 * index as f64 / head_dim as f64);
+    let wavelength = 2.0 * std::f64::consts::PI / frequency;
+    if wavelength < original / high {
+        1.0
+    } else if wavelength > original / low {
+        factor
+    } else {
+        let smooth = (original / wavelength - low) / (high - low);
+        1.0 / ((1.0 - smooth) / factor + smooth)
+    }
+}

@@ -1,0 +1,167 @@
+//! Mixture-of-experts architectures against transformers' implementations (see `tests/goldens/moe/make.py`).
+
+use std::path::{Path, PathBuf};
+
+use ponder::model::{CausalLm, Decoder, ForwardBatch, LoadOptions, ModelFiles, SequenceRows};
+use serde::Deserialize;
+
+const BLOCK_SIZE: usize = 16;
+/// Largest difference of a logit, of the largest: the KV cache holds 16-bit floats.
+const LOGITS_TOLERANCE: f32 = 1e-3;
+const GATE_TOLERANCE: f32 = 2e-3;
+const ROUTER_LOGIT_TOLERANCE: f32 = 1e-2;
+
+#[derive(Deserialize)]
+struct Golden {
+    token_ids: Vec<u32>,
+    /// `[tokens, vocab]`
+    logits: Vec<Vec<f32>>,
+    moe_layers: Vec<GoldenLayer>,
+}
+
+#[derive(Deserialize)]
+struct GoldenLayer {
+    layer: usize,
+    router_logits: Vec<Vec<f32>>,
+    experts: Vec<Vec<u32>>,
+    gates: Vec<Vec<f32>>,
+}
+
+pub fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/goldens/moe")
+        .join(name)
+}
+
+pub fn load(path: &Path) -> Decoder {
+    let files = ModelFiles::open(path).unwrap();
+    let options = LoadOptions {
+        num_threads: 2,
+        ..LoadOptions::default()
+    };
+    let mut model = ponder::model::load_decoder(&files, options)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    model.allocate_kv_cache(8, BLOCK_SIZE, 64).unwrap();
+    model
+}
+
+/// A step over all tokens of a sequence that lies in the first blocks, with the logits of each.
+pub fn with_batch<R>(token_ids: &[u32], run: impl FnOnce(&ForwardBatch<'_>) -> R) -> R {
+    let block_table: Vec<u32> = (0..token_ids.len().div_ceil(BLOCK_SIZE) as u32).collect();
+    let positions: Vec<u32> = (0..token_ids.len() as u32).collect();
+    let rows = SequenceRows {
+        block_table: &block_table,
+        num_rows: token_ids.len(),
+        context_len: token_ids.len(),
+        leaves: &[],
+    };
+    run(&ForwardBatch {
+        token_ids,
+        positions: &positions,
+        slot_mapping: &positions,
+        sequences: &[rows],
+        adapters: &[None],
+        steering: &[],
+        logits_rows: &positions,
+        skip: None,
+    })
+}
+
+fn equals_golden(name: &str, file: &str) {
+    let folder = folder(name);
+    let text = std::fs::read_to_string(folder.join("golden.json")).unwrap();
+    let golden: Golden = serde_json::from_str(&text).unwrap();
+    let mut model = load(&folder.join(file));
+    let mut logits = Vec::new();
+    let routing = with_batch(&golden.token_ids, |batch| {
+        model.forward_routed(batch, &mut logits).unwrap()
+    });
+    assert_eq!(
+        routing.len(),
+        golden.moe_layers.len(),
+        "{name}: layers with experts"
+    );
+    for (ours, expected) in routing.iter().zip(&golden.moe_layers) {
+        let place = format!("{name}/{file} layer {}", expected.layer);
+        assert_eq!(ours.layer, expected.layer, "{place}");
+        assert_eq!(ours.experts, expected.experts.concat(), "{place}");
+        for (a, b) in ours.gates.iter().zip(expected.gates.concat()) {
+            assert!(
+                (a - b).abs() < GATE_TOLERANCE,
+                "{place}: gate {a} is not {b}"
+            );
+        }
+        for (a, b) in ours
+            .router_logits
+            .iter()
+            .zip(expected.router_logits.concat())
+        {
+            assert!(
+                (a - b).abs() < ROUTER_LOGIT_TOLERANCE,
+                "{place}: router logit {a} is not {b}"
+            );
+        }
+    }
+    let expected = golden.logits.concat();
+    assert_eq!(logits.len(), expected.len());
+    let spread = expected.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+    let worst = logits.iter().zip(&expected).map(|(a, b)| (a - b).abs());
+    let worst = worst.fold(0.0, f32::max);
+    println!("{name}/{file}: {worst} of {spread}");
+    assert!(
+        worst < LOGITS_TOLERANCE * spread,
+        "{name}/{file}: {worst} of {spread}"
+    );
+}
+
+macro_rules! architectures {
+    ($($name:ident: $($file:literal)*;)*) => {$(
+        #[test]
+        fn $name() {
+            equals_golden(stringify!($name), "");
+            $(equals_golden(stringify!($name), $file);)*
+        }
+    )*};
+}
+
+architectures! {
+    olmoe: "model.gguf";
+    qwen2_moe: "model.gguf";
+    qwen3_moe: "model.gguf";
+    mixtral: "model.gguf";
+    granitemoe: "model.gguf";
+    deepseek_v2: "model.gguf" "model-kv_b.gguf";
+    deepseek_v2_grouped: "model.gguf";
+}
+
+#[test]
+fn rows_do_not_depend_on_the_rows_beside_them() {
+    let golden = std::fs::read_to_string(folder("qwen2_moe").join("golden.json")).unwrap();
+    let golden: Golden = serde_json::from_str(&golden).unwrap();
+    for name in ["qwen2_moe", "deepseek_v2", "granitemoe"] {
+        let mut model = load(&folder(name));
+        let (mut together, mut alone) = (Vec::new(), Vec::new());
+        with_batch(&golden.token_ids, |batch| {
+            model.forward(batch, &mut together).unwrap();
+            for row in 0..batch.token_ids.len() {
+                let sequence = SequenceRows {
+                    num_rows: 1,
+                    context_len: row + 1,
+                    ..batch.sequences[0]
+                };
+                let one = ForwardBatch {
+                    token_ids: &batch.token_ids[row..row + 1],
+                    positions: &batch.positions[row..row + 1],
+                    slot_mapping: &batch.slot_mapping[row..row + 1],
+                    sequences: &[sequence],
+                    logits_rows: &[0],
+                    ..*batch
+                };
+                let mut logits = Vec::new();
+                model.forward(&one, &mut logits).unwrap();
+                alone.extend(logits);
+            }
+        });
+        assert_eq!(together, alone, "{name}");
+    }
+}
