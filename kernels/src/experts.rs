@@ -152,20 +152,20 @@ pub fn experts_glu(
     });
 }
 
-/// `out = x · down_e` of each row's expert `e`; `x` and `out` (`[rows, out_features]`) are sorted by expert.
+/// `out = x · weights_e` of each row's expert `e`; `x` and `out` (`[rows, out_features]`) are sorted by expert.
 ///
 /// # Panics
 /// When shapes do not fit.
-pub fn experts_down(
+pub fn experts_matmul(
     pool: &ThreadPool,
     x: &Activations,
     routes: &Routes,
-    down: &ExpertMatrix,
+    weights: &ExpertMatrix,
     out: &mut [f32],
 ) {
-    check_inputs(x, &down.matrix);
-    check_rows(x, routes, down);
-    let width = down.out_features();
+    check_inputs(x, &weights.matrix);
+    check_rows(x, routes, weights);
+    let width = weights.out_features();
     assert_eq!(out.len(), x.num_rows() * width, "out is [rows, out]");
     let out = SharedSlice::new(out);
     let cut = Cut::new(pool, routes, width / PANEL_ROWS);
@@ -175,14 +175,21 @@ pub fn experts_down(
             scratch.grow();
             while let Some(chunk) = chunks.take() {
                 let (expert, columns) = cut.part(chunk);
-                let first_panel = down.first_panel(expert);
+                let first_panel = weights.first_panel(expert);
                 for rows in row_blocks(routes.rows_of(expert)) {
                     for first in columns.clone().step_by(MAX_PANELS) {
                         let last = (first + MAX_PANELS).min(columns.end);
                         let panels = first_panel + first..first_panel + last;
                         let tiles = &mut scratch.tiles[..panels.len() * rows.len() * PANEL_ROWS];
                         let decoded = &mut scratch.decoded;
-                        cpu::panels_product(x, &down.matrix, panels, rows.clone(), decoded, tiles);
+                        cpu::panels_product(
+                            x,
+                            &weights.matrix,
+                            panels,
+                            rows.clone(),
+                            decoded,
+                            tiles,
+                        );
                         let tiles = tiles.as_chunks::<PANEL_ROWS>().0;
                         for (index, row) in rows.clone().enumerate() {
                             let start = row * width + first * PANEL_ROWS;

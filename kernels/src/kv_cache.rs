@@ -106,6 +106,36 @@ impl KvCache {
             [..self.block_size * self.head_dim]
     }
 
+    /// Reads keys and values of one layer and KV head back: those of `slots`, each `[slots, head_dim]`.
+    ///
+    /// # Panics
+    /// When a slot does not exist.
+    pub fn read(
+        &self,
+        layer: usize,
+        kv_head: usize,
+        slots: &[u32],
+        keys: &mut Vec<f32>,
+        values: &mut Vec<f32>,
+    ) {
+        keys.clear();
+        values.clear();
+        let float = |bits: &u16| f16::from_bits(*bits).to_f32();
+        for slot in slots {
+            let (block, offset) = (
+                *slot as usize / self.block_size,
+                *slot as usize % self.block_size,
+            );
+            assert!(block < self.num_blocks, "no such block");
+            let tile = self.keys(layer, block, kv_head);
+            let column = tile[offset..].iter().step_by(self.block_size);
+            keys.extend(column.map(float));
+            let tile = self.values(layer, block, kv_head);
+            let row = &tile[offset * self.head_dim..][..self.head_dim];
+            values.extend(row.iter().map(float));
+        }
+    }
+
     /// Writes rows of one layer; `k` and `v` are `[num_rows, num_kv_heads * head_dim]`, and row `i` goes
     /// to `slot_mapping[i] = block * block_size + offset`. Slots must differ from each other.
     ///

@@ -27,12 +27,13 @@ pub mod pool;
 pub mod reference;
 pub mod roofline;
 pub mod rope;
+pub mod transposed;
 
 pub use activations::Activations;
 pub use attention::{AttentionParams, AttentionPlan, AttentionRows, paged_attention};
 pub use dtype::DType;
 pub use error::KernelError;
-pub use experts::{ExpertMatrix, experts_down, experts_glu};
+pub use experts::{ExpertMatrix, experts_glu, experts_matmul};
 pub use gating::{Gating, GroupScore, Groups, Routes, Scoring};
 pub use kv_cache::KvCache;
 pub use mapped_file::MappedFile;
@@ -41,6 +42,7 @@ pub use matrix::PackedMatrix;
 pub use pool::ThreadPool;
 pub use roofline::Roofline;
 pub use rope::{RopeKind, RopeTable, Rotation, rotate_and_cache};
+pub use transposed::{experts_transposed, matmul_transposed};
 
 /// The instruction set the kernels run with on this machine.
 pub fn isa() -> &'static str {

@@ -81,6 +81,25 @@ impl RopeTable {
         }
     }
 
+    /// The transpose of the rotation: what becomes of a gradient of rotated heads.
+    ///
+    /// # Panics
+    /// When the position is outside the table.
+    pub fn rotate_back(&self, kind: RopeKind, row: &mut [f32], head_dim: usize, position: u32) {
+        let half = self.half_dim;
+        let angles = &self.angles[position as usize * half..][..half];
+        for head in row.chunks_exact_mut(head_dim) {
+            for (pair, (cos, sin)) in angles.iter().enumerate() {
+                let (low, high) = match kind {
+                    RopeKind::Norm => (2 * pair, 2 * pair + 1),
+                    RopeKind::Neox => (pair, half + pair),
+                };
+                let (a, b) = (head[low], head[high]);
+                (head[low], head[high]) = (a * cos + b * sin, b * cos - a * sin);
+            }
+        }
+    }
+
     fn check(&self, head_dim: usize, positions: &[u32]) {
         assert!(
             2 * self.half_dim <= head_dim,

@@ -158,7 +158,7 @@ fn grouped(
     sorted.gather(pool, &input, routes.rows());
     experts_glu(pool, &sorted, &routes, gate, up, Glu::Silu, &mut gated);
     let mut results = vec![f32::NAN; rows * CHOSEN * HIDDEN];
-    experts_down(pool, &gated, &routes, down, &mut results);
+    experts_matmul(pool, &gated, &routes, down, &mut results);
     let mut out = x.to_vec();
     routes.combine(pool, &results, 0.5, &mut out);
     out
@@ -210,4 +210,50 @@ fn an_expert_without_whole_panels_is_refused() {
     let bytes = vec![0; 2 * 24 * 32 * 4];
     assert!(ExpertMatrix::pack(&pool, DType::F32, &bytes, 2, 24, 32).is_err());
     assert!(ExpertMatrix::pack(&pool, DType::F32, &bytes, usize::MAX, 16, 32).is_err());
+}
+
+#[test]
+fn transposed_products_are_those_of_the_weights_read_back() {
+    let pool = ThreadPool::new(2);
+    for dtype in [DType::Q4_0, DType::Q8_0, DType::Q6K, DType::F32] {
+        let (outputs, inputs, rows) = (WIDTH, HIDDEN, 9);
+        let (alone, together) = experts(&pool, dtype, outputs, inputs, 8);
+        let read = |matrix: &PackedMatrix, row: usize| {
+            let mut values = vec![0.0; inputs];
+            matrix.dequantize_row(row, &mut values);
+            values
+        };
+        let expected = |matrix: &PackedMatrix, x: &[f32]| -> Vec<f32> {
+            let mut out = vec![0.0; inputs];
+            for (j, factor) in x.iter().enumerate() {
+                for (out, weight) in out.iter_mut().zip(read(matrix, j)) {
+                    *out += factor * weight;
+                }
+            }
+            out
+        };
+        let is_close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4);
+        let x = Random(11).values(rows * outputs);
+        let mut out = vec![1.0; rows * inputs];
+        matmul_transposed(&pool, &x, &alone[0], &mut out);
+        for (row, out) in out.chunks_exact(inputs).enumerate() {
+            let mut wanted = expected(&alone[0], &x[row * outputs..][..outputs]);
+            wanted.iter_mut().for_each(|value| *value += 1.0);
+            assert!(is_close(out, &wanted), "{}", dtype.name());
+        }
+        let mut routes = Routes::default();
+        let logits = Random(12).values(rows * EXPERTS);
+        let convention = gating(Scoring::Softmax, false, 1.0);
+        routes.plan(&pool, &convention, &logits, EXPERTS, None);
+        let x = Random(13).values(rows * CHOSEN * outputs);
+        let mut out = vec![0.0; rows * CHOSEN * inputs];
+        experts_transposed(&pool, &x, &routes, &together, &mut out);
+        for expert in 0..EXPERTS {
+            for slot in routes.rows_of(expert) {
+                let wanted = expected(&alone[expert], &x[slot * outputs..][..outputs]);
+                let out = &out[slot * inputs..][..inputs];
+                assert!(is_close(out, &wanted), "{} expert {expert}", dtype.name());
+            }
+        }
+    }
 }

@@ -1,5 +1,8 @@
 //! The contract between the engine and a model. No tensor type crosses it.
 
+use std::ops::Range;
+
+use super::adapt::AdaptationPhase;
 use super::lora::LoraAdapter;
 use super::skip::SkipSet;
 use super::skip_search::{Probe, SkipCosts};
@@ -35,6 +38,22 @@ pub struct ForwardBatch<'a> {
     /// Sub-layers left out of this step; `None` for the model itself. Nothing that such a step writes to the cache may outlive
     /// the draft that it is for.
     pub skip: Option<&'a SkipSet>,
+}
+
+impl ForwardBatch<'_> {
+    /// The rows of each sequence, and where those of them whose logits are wanted lie among all such.
+    pub fn ranges(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> + '_ {
+        let (mut first, mut first_kept) = (0, 0);
+        self.sequences.iter().map(move |sequence| {
+            let rows = first..first + sequence.num_rows;
+            first = rows.end;
+            let own = self.logits_rows[first_kept..].iter();
+            let num_kept = own.take_while(|row| (**row as usize) < rows.end).count();
+            let kept = first_kept..first_kept + num_kept;
+            first_kept = kept.end;
+            (rows, kept)
+        })
+    }
 }
 
 /// What the engine needs to know of a model.
@@ -87,6 +106,18 @@ pub trait CausalLm: Send {
         batch: &ForwardBatch<'_>,
         logits: &mut Vec<f32>,
     ) -> Result<(), ForwardError>;
+
+    /// One step of test-time adaptation. `batch` has the rows of one sequence's window; row `i` predicts `targets[i]`. Keys and
+    /// values of the window are written; its other sequences' are not touched.
+    fn adapt(
+        &mut self,
+        _batch: &ForwardBatch<'_>,
+        _targets: &[u32],
+        _phase: &mut AdaptationPhase,
+    ) -> Result<(), ForwardError> {
+        let message = "this model cannot be adapted".to_owned();
+        Err(ForwardError::Internal(message))
+    }
 
     /// Makes an adapter usable in batches. Its layers fit the model.
     fn load_adapter(&mut self, _id: AdapterId, _adapter: &LoraAdapter) -> Result<(), ForwardError> {

@@ -6,6 +6,7 @@ use ponder_kernels::elementwise::{scale, softcap};
 use ponder_kernels::norm::rms_norm_in_place;
 use ponder_kernels::{Activations, KvCache, PackedMatrix, RopeTable, ThreadPool, matmul};
 
+use super::adapt::{AdaptationPhase, add_offset};
 use super::adapted::Adapters;
 use super::causal_lm::{AdapterId, BlockId, CausalLm, ForwardBatch, ForwardError, ModelInfo};
 use super::config::ModelConfig;
@@ -25,15 +26,15 @@ const KV_VALUE_BYTES: usize = 2;
 pub struct Decoder {
     pub(super) pool: Arc<ThreadPool>,
     pub(super) config: ModelConfig,
-    plan: ArchitecturePlan,
+    pub(super) plan: ArchitecturePlan,
     info: ModelInfo,
-    embeddings: PackedMatrix,
+    pub(super) embeddings: PackedMatrix,
     pub(super) layers: Vec<Layer>,
-    output_norm: Vec<f32>,
+    pub(super) output_norm: Vec<f32>,
     /// Absent when the head is tied to the embeddings.
-    head: Option<PackedMatrix>,
-    rope: RopeTable,
-    local_rope: Option<RopeTable>,
+    pub(super) head: Option<PackedMatrix>,
+    pub(super) rope: RopeTable,
+    pub(super) local_rope: Option<RopeTable>,
     pub(super) kv_cache: Option<KvCache>,
     pub(super) scratch: Scratch,
     pub(super) adapters: Adapters,
@@ -155,8 +156,62 @@ impl Decoder {
         stopwatch: &mut Stopwatch<'_>,
     ) -> Result<(), ForwardError> {
         let (SubLayer::Attention(index) | SubLayer::Mlp(index)) = sub_layer;
+        if let SubLayer::Attention(_) = sub_layer {
+            self.attend(index, batch, stopwatch)?;
+        }
+        let parts = self.layer(index, stopwatch);
+        let (layer, mut step) = (parts.layer, parts.step);
+        match (sub_layer, &layer.feed_forward) {
+            (SubLayer::Attention(_), _) => {
+                if let Some(rows) = kept {
+                    step.keep_rows(rows);
+                }
+                step.add_attention(&layer.attention);
+            }
+            (SubLayer::Mlp(_), FeedForward::Mlp(mlp)) => {
+                step.is_kept = kept.is_some();
+                step.add_mlp(mlp);
+            }
+            (SubLayer::Mlp(_), FeedForward::Moe(moe)) => {
+                step.is_kept = kept.is_some();
+                step.add_moe(moe, batch);
+                if let Some(routing) = &mut self.routing {
+                    routing.push(self.scratch.moe.routing(index));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A layer's attention up to its result; its queries stay in the scratch.
+    pub(super) fn attend(
+        &mut self,
+        index: usize,
+        batch: &ForwardBatch<'_>,
+        stopwatch: &mut Stopwatch<'_>,
+    ) -> Result<(), ForwardError> {
+        let LayerParts {
+            layer,
+            mut step,
+            rope,
+            cache,
+        } = self.layer(index, stopwatch);
+        let cache = cache.as_mut().ok_or(ForwardError::NoKvCache)?;
+        step.attend(&layer.attention, rope, cache, batch);
+        Ok(())
+    }
+
+    fn layer<'a, 't>(
+        &'a mut self,
+        index: usize,
+        stopwatch: &'a mut Stopwatch<'t>,
+    ) -> LayerParts<'a, 't> {
         let layer = &self.layers[index];
-        let mut step = LayerStep {
+        let rope = match (&self.local_rope, layer.attention.is_local) {
+            (Some(local), true) => local,
+            _ => &self.rope,
+        };
+        let step = LayerStep {
             pool: &self.pool,
             config: &self.config,
             plan: &self.plan,
@@ -166,30 +221,12 @@ impl Decoder {
             is_kept: false,
             stopwatch,
         };
-        if let SubLayer::Mlp(_) = sub_layer {
-            step.is_kept = kept.is_some();
-            match &layer.feed_forward {
-                FeedForward::Mlp(mlp) => step.add_mlp(mlp),
-                FeedForward::Moe(moe) => {
-                    step.add_moe(moe, batch);
-                    if let Some(routing) = &mut self.routing {
-                        routing.push(self.scratch.moe.routing(index));
-                    }
-                }
-            }
-            return Ok(());
+        LayerParts {
+            layer,
+            step,
+            rope,
+            cache: &mut self.kv_cache,
         }
-        let cache = self.kv_cache.as_mut().ok_or(ForwardError::NoKvCache)?;
-        let rope = match (&self.local_rope, layer.attention.is_local) {
-            (Some(local), true) => local,
-            _ => &self.rope,
-        };
-        step.attend(&layer.attention, rope, cache, batch);
-        if let Some(rows) = kept {
-            step.keep_rows(rows);
-        }
-        step.add_attention(&layer.attention);
-        Ok(())
     }
 
     /// Whether an expert's matrices are floats, which read activations as they are.
@@ -200,11 +237,23 @@ impl Decoder {
     }
 
     /// Final norm and head over the rows left in `x`.
-    fn project(&mut self, logits: &mut Vec<f32>) {
+    fn project(&mut self, batch: &ForwardBatch<'_>, logits: &mut Vec<f32>) {
         let (hidden, eps) = (self.config.hidden_size, self.config.rms_norm_eps);
         let num_rows = self.scratch.x.len() / hidden;
         let Scratch { activations, x, .. } = &mut self.scratch;
-        activations.load_normed(&self.pool, x, &self.output_norm, eps);
+        let mut hidden_steering = batch.steering.iter().flatten();
+        if hidden_steering.any(|steering| steering.hidden.is_some()) {
+            // The same sums as in one pass: rows that nothing is added to keep their bits.
+            let mut normed = x.clone();
+            rms_norm_in_place(&self.pool, &mut normed, &self.output_norm, eps);
+            for ((_, kept), steering) in batch.ranges().zip(batch.steering) {
+                let offset = steering.and_then(|steering| steering.hidden.as_deref());
+                add_offset(&mut normed[kept.start * hidden..kept.end * hidden], offset);
+            }
+            activations.load(&self.pool, &normed, num_rows, hidden);
+        } else {
+            activations.load_normed(&self.pool, x, &self.output_norm, eps);
+        }
         // Every value is overwritten, so only a longer result than the last is filled.
         logits.resize(num_rows * self.config.vocab_size, 0.0);
         let head = self.head.as_ref().unwrap_or(&self.embeddings);
@@ -216,6 +265,14 @@ impl Decoder {
             softcap(logits, cap);
         }
     }
+}
+
+/// A layer with what its sub-layers work on.
+struct LayerParts<'a, 't> {
+    layer: &'a Layer,
+    step: LayerStep<'a, 't>,
+    rope: &'a RopeTable,
+    cache: &'a mut Option<KvCache>,
 }
 
 impl CausalLm for Decoder {
@@ -284,7 +341,7 @@ impl CausalLm for Decoder {
         if batch.logits_rows.is_empty() {
             logits.clear();
         } else {
-            self.project(logits);
+            self.project(batch, logits);
             stopwatch.mark(Operator::Head);
         }
         Ok(())
@@ -297,6 +354,15 @@ impl CausalLm for Decoder {
         first_scratch: BlockId,
     ) -> Result<Vec<Option<SkipSet>>, ForwardError> {
         self.search_skip_sets(probes, costs, first_scratch)
+    }
+
+    fn adapt(
+        &mut self,
+        batch: &ForwardBatch<'_>,
+        targets: &[u32],
+        phase: &mut AdaptationPhase,
+    ) -> Result<(), ForwardError> {
+        self.step_adaptation(batch, targets, phase)
     }
 
     fn load_adapter(&mut self, id: AdapterId, adapter: &LoraAdapter) -> Result<(), ForwardError> {

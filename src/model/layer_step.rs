@@ -27,7 +27,7 @@ pub(super) struct Scratch {
     pub x: Vec<f32>,
     /// `[rows, hidden_size]`, a sub-layer's output where it is normalised before it is added.
     h: Vec<f32>,
-    q: Vec<f32>,
+    pub q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
     /// `[rows, num_heads * head_dim]`

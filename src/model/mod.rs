@@ -1,5 +1,6 @@
 //! Models: files, configuration, weights and the forward pass. Knows nothing of scheduling.
 
+pub mod adapt;
 mod adapted;
 pub mod catalogue;
 pub mod causal_lm;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 
 use ponder_kernels::ThreadPool;
 
+pub use adapt::{AdaptationConfig, AdaptationMethod, AdaptationPhase, AdaptationReport};
 pub use causal_lm::*;
 pub use config::{Architecture, ConfigError, ModelConfig};
 pub use decoder::Decoder;

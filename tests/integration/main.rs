@@ -1,5 +1,6 @@
 //! The one integration-test binary (one link instead of many). Each module is a room's tests.
 
+mod adaptation;
 mod api;
 mod api_branches;
 mod api_resume;

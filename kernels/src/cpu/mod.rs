@@ -226,6 +226,8 @@ compiled_for_each_isa! {
     rows::weigh(x: &[f32], shift: f32, weights: &mut [f32], sum: &mut f64);
     /// `x += y`
     rows::add_assign(x: &mut [f32], y: &[f32]);
+    /// `out[row, i] += sum_j x[row * stride + j] * weights[j, i]`; rows of `weights` and `out` have `width` values.
+    rows::add_outer(x: &[f32], stride: usize, weights: &[f32], out: &mut [f32], width: usize);
     /// `gate[i] = silu(gate[i]) * up[i]`
     rows::silu_mul(gate: &mut [f32], up: &[f32]);
     /// `gate[i] = gelu_tanh(gate[i]) * up[i]`

@@ -1,7 +1,7 @@
 //! A mixture-of-experts sub-layer over the rows of a step.
 
 use ponder_kernels::{
-    Activations, Glu, Product, Routes, ThreadPool, experts_down, experts_glu, matmul, matmul_glu,
+    Activations, Glu, Product, Routes, ThreadPool, experts_glu, experts_matmul, matmul, matmul_glu,
     matmul_many,
 };
 
@@ -62,19 +62,12 @@ impl MoeScratch {
         if batch.steering.iter().all(Option::is_none) {
             return;
         }
-        let num_experts = self.logits.len() / self.num_left(batch, is_kept).max(1);
-        let (mut first, mut first_kept) = (0, 0);
-        for (sequence, steering) in batch.sequences.iter().zip(batch.steering) {
-            let rows = first..first + sequence.num_rows;
-            first = rows.end;
-            let own = batch.logits_rows[first_kept..].iter();
-            let num_kept = own.take_while(|row| (**row as usize) < rows.end).count();
-            let kept = first_kept..first_kept + num_kept;
-            first_kept = kept.end;
+        for ((rows, kept), steering) in batch.ranges().zip(batch.steering) {
             let Some(delta) = steering.and_then(|steering| steering.router_delta(layer)) else {
                 continue;
             };
             let rows = if is_kept { kept } else { rows };
+            let num_experts = delta.len();
             let logits = &mut self.logits[rows.start * num_experts..rows.end * num_experts];
             for row in logits.chunks_exact_mut(num_experts) {
                 for (logit, delta) in row.iter_mut().zip(delta) {
@@ -91,14 +84,6 @@ impl MoeScratch {
             router_logits: self.logits.clone(),
             experts: self.routes.experts().to_vec(),
             gates: self.routes.gates().to_vec(),
-        }
-    }
-
-    fn num_left(&self, batch: &ForwardBatch<'_>, is_kept: bool) -> usize {
-        if is_kept {
-            batch.logits_rows.len()
-        } else {
-            batch.token_ids.len()
         }
     }
 
@@ -126,7 +111,7 @@ impl MoeScratch {
         experts_glu(pool, &self.sorted, routes, gate, up, glu, &mut self.gated);
         self.results
             .resize(routes.rows().len() * down.out_features(), 0.0);
-        experts_down(pool, &self.gated, routes, down, &mut self.results);
+        experts_matmul(pool, &self.gated, routes, down, &mut self.results);
         if let Some(shared) = &layer.shared {
             self.add_shared(step, shared, x, out);
         }
