@@ -145,7 +145,15 @@ pub(super) async fn open(
                 ApiError::invalid("lease_seconds", message)
             })?,
     };
-    for field in ["search", "stream", "n", "echo", "prompt_logprobs"] {
+    for field in [
+        "search",
+        "stream",
+        "n",
+        "echo",
+        "prompt_logprobs",
+        "adaptation",
+        "router_adaptation",
+    ] {
         if body.contains_key(field) {
             let message = format!("{field} cannot be used with branches; leave it out");
             return Err(ApiError::invalid(field, message));

@@ -225,6 +225,9 @@ impl From<EngineError> for ApiError {
                 code: Some("model_not_found"),
                 ..Self::new(StatusCode::NOT_FOUND, message)
             },
+            EngineError::Adaptation { field, .. } => {
+                Self::invalid(&format!("adaptation.{field}"), message)
+            }
             EngineError::UnknownRequest(_) => Self::new(StatusCode::NOT_FOUND, message),
             EngineError::PoolingPositions { .. } | EngineError::Model(_) => Self::internal(message),
         }

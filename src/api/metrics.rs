@@ -13,7 +13,7 @@ use metrics_exporter_prometheus::{
 };
 
 use super::state::AppState;
-use crate::engine::Drafter;
+use crate::engine::{AdaptationReport, Drafter};
 use crate::search::SearchStats;
 
 // Bucket boundaries are vLLM's (`vllm/v1/metrics/loggers.py`), in seconds.
@@ -139,6 +139,17 @@ impl Metrics {
         });
     }
 
+    /// A phase of adaptation is over.
+    pub(super) fn adapted(&self, report: &AdaptationReport) {
+        with_local_recorder(&self.recorder, || {
+            let labels = || self.labels.clone();
+            counter!("ponder_adaptation_phases_total", labels()).increment(1);
+            let tokens = report.num_tokens as u64;
+            counter!("ponder_adaptation_tokens_total", labels()).increment(tokens);
+            gauge!("ponder_adaptation_moved_ratio", labels()).set(f64::from(report.moved));
+        });
+    }
+
     /// Takes the engine's counters and gauges as of now.
     fn refresh(&self, state: &AppState) {
         let Some(served) = state.served() else {
@@ -152,6 +163,13 @@ impl Metrics {
                 .set(state.trace_readers().load(Ordering::Relaxed) as f64);
             gauge!("ponder_search_branches_running", self.labels.clone())
                 .set(stats.num_branches_running as f64);
+            let load = served.engine.expert_load();
+            for (layer, expert, tokens) in load.iter().flat_map(|load| load.counts()) {
+                let mut labels = self.labels.clone();
+                labels.push(Label::new("layer", layer.to_string()));
+                labels.push(Label::new("expert", expert.to_string()));
+                counter!("ponder_expert_tokens_total", labels).absolute(tokens);
+            }
             for prefix in PREFIXES {
                 for (name, value) in [
                     ("num_requests_running", stats.num_requests_running as f64),

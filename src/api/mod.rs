@@ -31,6 +31,19 @@ use tokio::net::TcpListener;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+/// How a server adapts requests that say nothing of it, from `--adaptation` and `--router-adaptation`.
+pub fn default_adaptation(
+    adaptation: Option<&str>,
+    router_adaptation: Option<&str>,
+    served: &Served,
+) -> Result<Option<std::sync::Arc<crate::engine::AdaptationConfig>>, error::ApiError> {
+    match (adaptation, router_adaptation) {
+        (Some(text), _) => openai::adaptation::from_flag("adaptation", text, served),
+        (None, Some(text)) => openai::adaptation::from_flag("router_adaptation", text, served),
+        (None, None) => Ok(None),
+    }
+}
+
 pub use config::ServerConfig;
 pub use state::{AppState, Served};
 

@@ -13,7 +13,7 @@ use super::error::ApiError;
 use super::metrics::Metrics;
 use super::presets::split_model;
 use super::traces::Traces;
-use crate::engine::EngineHandle;
+use crate::engine::{AdaptationConfig, EngineHandle};
 use crate::model::ModelConfig;
 use crate::reward::RewardResources;
 use crate::text::{ChatTemplate, Tokenizer};
@@ -27,6 +27,8 @@ pub struct Served {
     pub tokenizer: Tokenizer,
     pub chat_template: Option<ChatTemplate>,
     pub rewards: RewardResources,
+    /// How requests that say nothing of it adapt ([`super::default_adaptation`]).
+    pub adaptation: Option<Arc<AdaptationConfig>>,
     /// For traces.
     pub identity: Identity,
 }

@@ -315,6 +315,25 @@ pub struct ServeArgs {
     pub value_head: Option<PathBuf>,
     #[command(flatten)]
     pub prm: PrmArgs,
+    /// Adapt each request to its own context first: slot, router, or JSON (docs/adaptation.md)
+    #[arg(
+        long,
+        env = "PONDER_ADAPTATION",
+        value_name = "slot|router|JSON",
+        help_heading = "Adaptation"
+    )]
+    pub adaptation: Option<String>,
+    /// The same for the routers of a mixture-of-experts model: alone, or with JSON
+    #[arg(
+        long,
+        env = "PONDER_ROUTER_ADAPTATION",
+        value_name = "JSON",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        conflicts_with = "adaptation",
+        help_heading = "Adaptation"
+    )]
+    pub router_adaptation: Option<String>,
     /// Let requests load adapters from folders on this machine (/v1/load_lora_adapter)
     #[arg(long, env = "PONDER_ENABLE_LORA", help_heading = "Adapters")]
     pub enable_lora: bool,

@@ -15,7 +15,7 @@ use super::identity::hash;
 use super::traces::args::TraceArgs;
 use super::{prm, setup};
 use crate::api::config::DEFAULT_MAX_BODY_BYTES;
-use crate::api::{AppState, Served, ServerConfig, serve};
+use crate::api::{AppState, Served, ServerConfig, default_adaptation, serve};
 use crate::engine::EngineHandle;
 use crate::reward::{PythonRunner, RewardServer, ValueHead};
 use crate::trace::TraceStore;
@@ -95,6 +95,10 @@ fn load(args: &ServeArgs) -> anyhow::Result<Served> {
     if let Some(path) = &args.value_head {
         served.identity.value_head = Some(hash(std::slice::from_ref(path))?);
     }
+    let adaptation = args.adaptation.as_deref();
+    let router_adaptation = args.router_adaptation.as_deref();
+    served.adaptation = default_adaptation(adaptation, router_adaptation, &served)
+        .map_err(|error| anyhow::anyhow!("--{}", error.message.replace('_', "-")))?;
     served.rewards.prm = prm::start(&args.prm, &args.engine)?;
     served.rewards.python = python;
     served.rewards.value_head = value_head.map(Arc::new);

@@ -132,6 +132,7 @@ pub(super) fn start_with(
         .clone()
         .map(|template| Arc::new(Judge::new(engine.clone(), tokenizer.clone(), template)));
     Ok(Served {
+        adaptation: None,
         model_config: files.config()?,
         engine,
         tokenizer,

@@ -39,12 +39,21 @@ impl AdapterTable {
     }
 }
 
-/// Prefixes are shared only under the same adapter, and where a draft model has followed them only with those that it follows
+/// Prefixes are shared only under the same adapter and the same steering, and where a draft model has followed them only with those that it follows
 /// too: in the blocks of others it would find nothing.
-pub(super) fn salted(salt: u64, adapter: Option<AdapterId>, is_followed: bool) -> PrefixHash {
+pub(super) fn salted(
+    salt: u64,
+    adapter: Option<AdapterId>,
+    steering: Option<u64>,
+    is_followed: bool,
+) -> PrefixHash {
     let salt = match adapter {
         None => salt,
         Some(id) => xxh3_64_with_seed(&id.0.to_le_bytes(), salt),
+    };
+    let salt = match steering {
+        None => salt,
+        Some(fingerprint) => xxh3_64_with_seed(&fingerprint.to_le_bytes(), salt),
     };
     if is_followed {
         xxh3_64_with_seed(b"draft model", salt)

@@ -41,6 +41,8 @@ impl FakeModel {
                 kv_bytes_per_token: 4,
                 weight_bytes: 0,
                 architecture: "fake".to_owned(),
+                num_experts: None,
+                is_differentiable: false,
             },
             block_size: 0,
             slots: Vec::new(),

@@ -16,13 +16,18 @@ use super::runner::num_scratch_blocks;
 use super::speculative::Speculative;
 use super::stats::SharedStats;
 use super::thread::{Command, EngineThread, Submission};
-use crate::model::{AdapterId, CausalLm, LoraAdapter, ModelInfo, SkipSet};
+use crate::model::adapt::RouterGradient;
+use crate::model::{
+    AdaptationConfig, AdaptationMethod, AdapterId, CausalLm, ExpertLoad, LoraAdapter, ModelInfo,
+    SkipSet,
+};
 
 /// What the handle and the thread share.
 pub(super) struct Shared {
     pub config: EngineConfig,
     pub info: ModelInfo,
     pub has_draft_model: bool,
+    pub expert_load: Option<Arc<ExpertLoad>>,
     /// The one that SWIFT's search found, when it found one.
     pub skip_set: Mutex<Option<SkipSet>>,
     pub stats: SharedStats,
@@ -117,6 +122,7 @@ impl EngineHandle {
         }
         let shared = Arc::new(Shared {
             info: model.info().clone(),
+            expert_load: model.expert_load(),
             has_draft_model: draft_model.is_some(),
             skip_set: Mutex::new(None),
             stats: SharedStats::new(EngineStats {
@@ -150,6 +156,11 @@ impl EngineHandle {
 
     pub fn model_info(&self) -> &ModelInfo {
         &self.shared.info
+    }
+
+    /// How many tokens each expert has had; `None` for dense models.
+    pub fn expert_load(&self) -> Option<&ExpertLoad> {
+        self.shared.expert_load.as_deref()
     }
 
     /// The skip set that SWIFT's search found while serving, if it found a better one.
@@ -292,6 +303,9 @@ impl EngineHandle {
             return Err(EngineError::KvCacheTooSmall { needed, available });
         }
         self.check_params(request.n, &request.params)?;
+        if let Some(adaptation) = &request.adaptation {
+            self.check_adaptation(adaptation)?;
+        }
         if let Some(pooling) = &request.pooling {
             let is_ascending = pooling.positions.is_sorted_by(|a, b| a < b);
             let last = pooling.positions.last();
@@ -317,6 +331,35 @@ impl EngineHandle {
             }),
             None => Ok(()),
         }
+    }
+
+    /// Whether the model can be adapted so.
+    pub fn check_adaptation(&self, config: &AdaptationConfig) -> Result<(), EngineError> {
+        let refuse = |field, message: &str| {
+            let message = message.to_owned();
+            Err(EngineError::Adaptation { field, message })
+        };
+        config.check().map_err(|error| EngineError::Adaptation {
+            field: error.field,
+            message: error.message,
+        })?;
+        let info = &self.shared.info;
+        if config.method == AdaptationMethod::Slot {
+            return Ok(());
+        }
+        if info.num_experts.is_none() {
+            let message = "must be \"slot\" for this model: it is dense, and has no routers";
+            return refuse("method", message);
+        }
+        if config.gradient == RouterGradient::Exact
+            && !info.is_differentiable
+            && (config.layers.depth != 1)
+        {
+            let message =
+                "must be \"truncated\" for this model: its latent attention has no way back";
+            return refuse("gradient", message);
+        }
+        Ok(())
     }
 
     fn check_params(&self, n: usize, params: &SamplingParams) -> Result<(), EngineError> {

@@ -1,6 +1,7 @@
 //! The engine: continuous batching over a paged KV cache. It speaks token ids and knows nothing of
 //! text, HTTP, search or traces.
 
+mod adaptation;
 mod adapters;
 mod batch;
 mod block_manager;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::speculative::{DraftCounts, Drafter, Speculative, SpeculativeConfig};
-pub use crate::model::AdapterId;
+pub use crate::model::{AdaptationConfig, AdaptationReport, AdapterId, Steering};
 
 /// Index into the model's vocabulary.
 pub type TokenId = u32;
@@ -178,6 +178,10 @@ pub struct GenerateRequest {
     pub cache_salt: u64,
     /// See [`super::EngineHandle::load_adapter`].
     pub adapter: Option<AdapterId>,
+    /// Adapt to the prompt before the first token, and again as it says.
+    pub adaptation: Option<Arc<AdaptationConfig>>,
+    /// What an adaptation found before ([`StreamEvent::Adapted`]): all tokens are computed under it.
+    pub steering: Option<Arc<Steering>>,
     /// Under KV pressure the lowest is computed again later, the newest of equals first. 1 for plain requests, a
     /// branch's value in a search: a tree sheds its own worst branches before it disturbs anyone.
     pub priority: f32,
@@ -217,6 +221,8 @@ impl GenerateRequest {
             budget: None,
             cache_salt: 0,
             adapter: None,
+            adaptation: None,
+            steering: None,
             priority: 1.0,
             group: None,
             speculative: None,
@@ -275,6 +281,12 @@ pub enum StreamEvent {
         /// its watcher taps, when the request asks for hidden states.
         hidden_state: Option<Vec<f32>>,
     },
+    /// A phase of adaptation is over. Before `PromptDone` it is the prompt's, and counts for all continuations.
+    Adapted {
+        index: usize,
+        report: AdaptationReport,
+        steering: Arc<Steering>,
+    },
     /// What a pooling request reads at `position` of its prompt, in order.
     Pooled {
         position: usize,
@@ -324,6 +336,11 @@ pub enum EngineError {
     UnknownRequest(u64),
     #[error("the adapter was unloaded")]
     UnknownAdapter,
+    #[error("{field} {message}")]
+    Adaptation {
+        field: &'static str,
+        message: String,
+    },
     #[error("the model failed: {0}")]
     Model(String),
 }

@@ -8,7 +8,8 @@ use super::request::EngineConfig;
 use super::sequence::Sequence;
 use super::speculative::skip_search::{Scratch, Window, matchness, time_rows};
 use crate::model::{
-    AdapterId, BlockId, CausalLm, ForwardBatch, ForwardError, LoraAdapter, SequenceRows, SkipSet,
+    AdaptationPhase, AdapterId, BlockId, CausalLm, ForwardBatch, ForwardError, LoraAdapter,
+    SequenceRows, SkipSet, Steering,
 };
 
 /// Tokens that have a place in the KV cache beside the blocks of sequences.
@@ -88,7 +89,8 @@ impl Runner {
                 leaves: &sequence.draft.leaf_positions,
             });
         }
-        self.forward(sequences, None)
+        let steering = steering(running, batch.rows.iter().map(|rows| rows.running_index));
+        self.forward(sequences, &steering, None)
     }
 
     fn clear(&mut self) {
@@ -103,6 +105,7 @@ impl Runner {
     fn forward(
         &mut self,
         sequences: Vec<SequenceRows<'_>>,
+        steering: &[Option<&Steering>],
         skip: Option<&SkipSet>,
     ) -> Result<(), ForwardError> {
         let forward = ForwardBatch {
@@ -111,7 +114,7 @@ impl Runner {
             slot_mapping: &self.slot_mapping,
             sequences: &sequences,
             adapters: &self.adapters,
-            steering: &[],
+            steering,
             logits_rows: &self.logits_rows,
             skip,
         };
@@ -144,7 +147,44 @@ impl Runner {
                 leaves: &[],
             });
         }
-        self.forward(sequences, skip)
+        let rows = rows.iter().map(|rows| rows.running_index);
+        let own = rows.filter(|_| !is_other_model);
+        self.forward(sequences, &steering(running, own), skip)
+    }
+
+    /// One gradient step over a sequence's tokens from `start` up to its newest.
+    pub(super) fn adapt(
+        &mut self,
+        sequence: &Sequence,
+        start: usize,
+        phase: &mut AdaptationPhase,
+    ) -> Result<(), ForwardError> {
+        self.clear();
+        let end = sequence.token_ids.len() - 1;
+        self.push_tokens(sequence, start, end);
+        let rows = SequenceRows {
+            block_table: &sequence.block_table,
+            num_rows: end - start,
+            context_len: end,
+            leaves: &[],
+        };
+        let batch = ForwardBatch {
+            token_ids: &self.token_ids,
+            positions: &self.positions,
+            slot_mapping: &self.slot_mapping,
+            sequences: &[rows],
+            adapters: &[sequence.adapter],
+            steering: &[],
+            logits_rows: &[],
+            skip: None,
+        };
+        let targets = &sequence.token_ids[start + 1..];
+        self.model.adapt(&batch, targets, phase)
+    }
+
+    /// Copies blocks between two steps.
+    pub(super) fn copy(&mut self, copies: &[(BlockId, BlockId)]) -> Result<(), ForwardError> {
+        self.model.copy_blocks(copies)
     }
 
     /// Copies the blocks that the batch's rows will be written to.
@@ -262,6 +302,18 @@ impl Runner {
         let vocab_size = self.model.info().vocab_size;
         &self.logits[index * vocab_size..(index + 1) * vocab_size]
     }
+}
+
+/// What steers the sequences at some places in the running list; empty when nothing steers any.
+fn steering<'a>(
+    running: &'a [Sequence],
+    indices: impl Iterator<Item = usize> + Clone,
+) -> Vec<Option<&'a Steering>> {
+    let of = |index: usize| running[index].steering.as_deref();
+    if indices.clone().all(|index| of(index).is_none()) {
+        return Vec::new();
+    }
+    indices.map(of).collect()
 }
 
 /// Blocks of the KV cache beside those of sequences.

@@ -231,6 +231,8 @@ mod tests {
             block_hashes: Vec::new(),
             cache_salt: 0,
             adapter: None,
+            adaptation: None,
+            steering: None,
             num_pending_forks: 0,
             prompt_logprobs: Vec::new(),
             pooling: None,

@@ -8,6 +8,7 @@ use super::block_manager::BlockManager;
 use super::prefix_cache::chain;
 use super::request::{EngineConfig, EngineStats, RequestId};
 use super::sequence::{Group, Sequence};
+use crate::model::BlockId;
 
 /// Rows a step computes of a prompt whose logprobs or pooled positions are wanted: each needs a row of logits.
 const PROMPT_LOGPROB_ROWS: usize = 64;
@@ -102,6 +103,7 @@ impl Scheduler {
         let block = sequence.block_table.get(num_full);
         if let Some(block) = block
             && self.config.enable_prefix_caching
+            && sequence.has_shareable_kv()
             && !token_ids.is_empty()
         {
             let parent = sequence.parent_hash();
@@ -141,6 +143,9 @@ impl Scheduler {
 
     /// Rows that the sequence may run now; 0 when the budget is too small for it.
     fn wanted_rows(&self, sequence: &Sequence, budget: usize, batch_is_empty: bool) -> usize {
+        if sequence.is_adapting() {
+            return 0;
+        }
         let mut wanted = sequence.num_uncomputed_tokens() + sequence.draft.num_rows();
         if sequence.wants_prompt_logprobs() {
             wanted = wanted.min(PROMPT_LOGPROB_ROWS);
@@ -226,6 +231,10 @@ impl Scheduler {
         sequence.block_hashes.clear();
         sequence.num_computed_tokens = 0;
         sequence.draft.clear();
+        if let Some(adaptation) = &mut sequence.adaptation {
+            // It begins again once the tokens are computed.
+            adaptation.phase = None;
+        }
         self.stats.num_preemptions += 1;
         self.waiting.push_front(sequence);
     }
@@ -352,7 +361,8 @@ impl Scheduler {
 
     /// Starts a sequence at its longest known prefix; at least its last token is always computed.
     fn attach_cached_blocks(&mut self, sequence: &mut Sequence) {
-        if !self.config.enable_prefix_caching || sequence.wants_prompt_logprobs() {
+        let is_usable = self.config.enable_prefix_caching && sequence.has_shareable_kv();
+        if !is_usable || sequence.wants_prompt_logprobs() {
             return;
         }
         let block_size = self.blocks.block_size();
@@ -392,12 +402,38 @@ impl Scheduler {
             let token_ids = &sequence.token_ids[index * block_size..(index + 1) * block_size];
             let parent = sequence.parent_hash();
             let hash = chain(parent, token_ids);
-            if self.config.enable_prefix_caching {
+            if self.config.enable_prefix_caching && sequence.has_shareable_kv() {
                 let block = sequence.block_table[index];
                 self.blocks.register(block, hash, parent, token_ids);
             }
             sequence.block_hashes.push(hash);
         }
+    }
+
+    /// Makes the blocks from `first_token`'s on belong to the sequence alone, known to nobody; returns the copies to make before
+    /// they are written to, or `None` when there are too few free blocks.
+    pub(super) fn own_blocks(
+        &mut self,
+        index: usize,
+        first_token: usize,
+    ) -> Option<Vec<(BlockId, BlockId)>> {
+        let first = first_token / self.blocks.block_size();
+        let sequence = &mut self.running[index];
+        let blocks = &mut sequence.block_table[first..];
+        let is_shared = |block: &&mut BlockId| self.blocks.is_shared(**block);
+        if blocks.iter_mut().filter(is_shared).count() > self.blocks.num_available() {
+            return None;
+        }
+        let mut copies = Vec::new();
+        for block in blocks {
+            if self.blocks.is_shared(*block) {
+                let source = *block;
+                *block = self.blocks.allocate().expect("counted; this is a bug");
+                self.blocks.release(source);
+                copies.push((source, *block));
+            }
+        }
+        Some(copies)
     }
 
     /// Gives back the blocks that a sequence's computed tokens do not reach: they hold nothing but rejected draft tokens.

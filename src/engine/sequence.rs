@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::adaptation::Adaptation;
 use super::prefix_cache::PrefixHash;
 use super::request::{
     FinishReason, GroupId, PoolingParams, RequestId, SamplingParams, TokenBudget, TokenId,
     TokenLogprobs, TokenWatcher,
 };
 use super::speculative::Draft;
-use crate::model::{AdapterId, BlockId};
+use crate::model::{AdapterId, BlockId, Steering};
 
 /// Sequences that count as one when waiting sequences take turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,9 @@ pub(super) struct Sequence {
     /// The client's, and the adapter's: KV of other weights is other KV.
     pub cache_salt: PrefixHash,
     pub adapter: Option<AdapterId>,
+    pub adaptation: Option<Adaptation>,
+    /// What its tokens are computed under.
+    pub steering: Option<Arc<Steering>>,
     /// Siblings to fork once the prompt is computed.
     pub num_pending_forks: usize,
     pub prompt_logprobs: Vec<Option<TokenLogprobs>>,
@@ -85,6 +89,18 @@ impl Sequence {
     /// All that is left to run is the last sampled token, and the one before it where that was a leaf of a draft.
     pub(super) fn is_decoding(&self) -> bool {
         self.num_uncomputed_tokens() <= 2 && self.num_output_tokens() > 0
+    }
+
+    /// Whether a phase of adaptation runs.
+    pub(super) fn is_adapting(&self) -> bool {
+        let adaptation = self.adaptation.as_ref();
+        adaptation.is_some_and(|adaptation| adaptation.phase.is_some())
+    }
+
+    /// Whether its keys and values are those of its tokens and its salt alone. What it changes as it goes never is.
+    pub(super) fn has_shareable_kv(&self) -> bool {
+        let steering = self.steering.as_ref();
+        self.adaptation.is_none() || !steering.is_some_and(|steering| steering.changes_kv())
     }
 
     /// Sequences that this one stands for: itself and the siblings it will fork.

@@ -1,5 +1,6 @@
 //! The loop. One thread owns the model and the KV cache; a step is plan → schedule → draft → run → sample → commit.
 
+mod adapt;
 mod speculate;
 
 use std::collections::HashMap;
@@ -11,6 +12,7 @@ use std::time::Instant;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
+use super::adaptation::{Adaptation, fingerprint};
 use super::adapters::{AdapterTable, salted};
 use super::batch::{ScheduledBatch, ScheduledRows};
 use super::handle::{ForkParams, Shared};
@@ -20,7 +22,7 @@ use super::runner::{LogitsOf, Runner};
 use super::sampler::Sampler;
 use super::scheduler::Scheduler;
 use super::sequence::{Group, Sequence};
-use super::speculative::{Draft, DraftCounts, Drafter, Speculator};
+use super::speculative::{Draft, DraftCounts, Drafter, Speculative, Speculator};
 use crate::model::{AdapterId, CausalLm, LoraAdapter};
 use speculate::running_rows;
 
@@ -127,6 +129,7 @@ impl EngineThread {
 
     /// One step of the engine.
     fn step(&mut self) {
+        self.adapt();
         let draft_runner = self.draft_runner.as_mut();
         let sequences = self.scheduler.sequences();
         self.speculator
@@ -230,8 +233,13 @@ impl EngineThread {
             return;
         }
         self.open(id, sender, request.n);
+        let adaptation = request.adaptation.map(Adaptation::new);
         let default = self.shared.config.speculative.default;
-        let speculative = request.speculative.unwrap_or(default);
+        let mut speculative = request.speculative.unwrap_or(default);
+        if adaptation.as_ref().is_some_and(Adaptation::is_repeated) {
+            // Phases begin at exact numbers of tokens; an accepted draft could pass one by.
+            speculative = Speculative::Off;
+        }
         let is_followed = self.draft_runner.is_some()
             && request.pooling.is_none()
             && speculative.allows(Drafter::DraftModel);
@@ -246,7 +254,14 @@ impl EngineThread {
             num_computed_tokens: 0,
             block_table: Vec::new(),
             block_hashes: Vec::new(),
-            cache_salt: salted(request.cache_salt, request.adapter, is_followed),
+            cache_salt: salted(
+                request.cache_salt,
+                request.adapter,
+                fingerprint(request.steering.as_deref()),
+                is_followed,
+            ),
+            adaptation,
+            steering: request.steering,
             adapter: request.adapter,
             num_pending_forks: request.n - 1,
             prompt_logprobs: Vec::new(),
@@ -332,6 +347,9 @@ impl EngineThread {
             return;
         }
         let row = logits.first + logits.positions.len() - 1 - num_drafted;
+        if self.begins_phase(index) {
+            return;
+        }
         self.announce_prompt(index);
         let num_forks = std::mem::take(&mut self.scheduler.running[index].num_pending_forks);
         for branch in 1..=num_forks {

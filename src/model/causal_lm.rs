@@ -1,9 +1,11 @@
 //! The contract between the engine and a model. No tensor type crosses it.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::adapt::AdaptationPhase;
 use super::lora::LoraAdapter;
+use super::moe::ExpertLoad;
 use super::skip::SkipSet;
 use super::skip_search::{Probe, SkipCosts};
 use super::steering::Steering;
@@ -70,6 +72,10 @@ pub struct ModelInfo {
     pub weight_bytes: usize,
     /// `llama`, `qwen2`, …
     pub architecture: String,
+    /// Experts of a mixture-of-experts layer; `None` for dense models.
+    pub num_experts: Option<usize>,
+    /// Whether gradients can go back through its layers.
+    pub is_differentiable: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +112,11 @@ pub trait CausalLm: Send {
         batch: &ForwardBatch<'_>,
         logits: &mut Vec<f32>,
     ) -> Result<(), ForwardError>;
+
+    /// How many tokens each expert has had, of a mixture-of-experts model.
+    fn expert_load(&self) -> Option<Arc<ExpertLoad>> {
+        None
+    }
 
     /// One step of test-time adaptation. `batch` has the rows of one sequence's window; row `i` predicts `targets[i]`. Keys and
     /// values of the window are written; its other sequences' are not touched.

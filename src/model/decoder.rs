@@ -13,7 +13,7 @@ use super::config::ModelConfig;
 use super::layer_step::{LayerStep, Scratch};
 use super::layers::{ArchitecturePlan, FeedForward, Layer};
 use super::lora::LoraAdapter;
-use super::moe::{LayerRouting, MoeScratch};
+use super::moe::{ExpertLoad, LayerRouting, MoeScratch};
 use super::profile::{Operator, OperatorTimes, Stopwatch};
 use super::skip::{SkipSet, SubLayer};
 use super::skip_search::{Probe, SkipCosts};
@@ -39,6 +39,7 @@ pub struct Decoder {
     pub(super) scratch: Scratch,
     pub(super) adapters: Adapters,
     pub(super) operator_times: Option<Arc<OperatorTimes>>,
+    expert_load: Arc<ExpertLoad>,
     /// Of the last step, when somebody wants it.
     pub(super) routing: Option<Vec<LayerRouting>>,
 }
@@ -98,7 +99,11 @@ impl Decoder {
                 + embeddings.nbytes()
                 + head.as_ref().map_or(0, PackedMatrix::nbytes),
             architecture: config.architecture.name().to_owned(),
+            num_experts: config.moe.as_ref().map(|moe| moe.num_experts),
+            is_differentiable: config.mla.is_none(),
         };
+        let with_experts = (0..layers.len()).filter(|index| layers[*index].moe().is_some());
+        let expert_load = ExpertLoad::new(with_experts.collect(), info.num_experts.unwrap_or(0));
         Ok(Self {
             pool,
             config,
@@ -115,6 +120,7 @@ impl Decoder {
             adapters: Adapters::default(),
             operator_times: None,
             routing: None,
+            expert_load: Arc::new(expert_load),
         })
     }
 
@@ -175,6 +181,7 @@ impl Decoder {
             (SubLayer::Mlp(_), FeedForward::Moe(moe)) => {
                 step.is_kept = kept.is_some();
                 step.add_moe(moe, batch);
+                self.expert_load.add(index, &self.scratch.moe.routes);
                 if let Some(routing) = &mut self.routing {
                     routing.push(self.scratch.moe.routing(index));
                 }
@@ -354,6 +361,10 @@ impl CausalLm for Decoder {
         first_scratch: BlockId,
     ) -> Result<Vec<Option<SkipSet>>, ForwardError> {
         self.search_skip_sets(probes, costs, first_scratch)
+    }
+
+    fn expert_load(&self) -> Option<Arc<ExpertLoad>> {
+        self.info.num_experts.map(|_| Arc::clone(&self.expert_load))
     }
 
     fn adapt(

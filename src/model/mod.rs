@@ -39,7 +39,7 @@ pub use decoder::Decoder;
 pub use files::{ModelFiles, OpenError};
 pub use lora::{LoraAdapter, LoraError};
 pub use mla::MlaConfig;
-pub use moe::{LayerRouting, MoeConfig};
+pub use moe::{ExpertLoad, LayerRouting, MoeConfig};
 pub use profile::{Operator, OperatorTimes};
 pub use skip::{SkipSet, SubLayer};
 pub use skip_search::{Probe, SkipCosts};

@@ -11,9 +11,9 @@ use super::outcome::SearchError;
 use super::policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, Running};
 use super::step::{StepRule, StepWatcher};
 use crate::engine::{
-    AdapterId, EngineError, EngineHandle, FinishReason, GenerateRequest, GroupId, RequestStream,
-    SamplingParams, SharedDrafts, Speculative, StreamEvent, TokenBudget, TokenId, TokenLogprobs,
-    TokenWatcher, Watch,
+    AdaptationConfig, AdaptationReport, AdapterId, EngineError, EngineHandle, FinishReason,
+    GenerateRequest, GroupId, RequestStream, SamplingParams, SharedDrafts, Speculative, Steering,
+    StreamEvent, TokenBudget, TokenId, TokenLogprobs, TokenWatcher, Watch,
 };
 use crate::text::{Detokenizer, StopMatcher, Tokenizer};
 
@@ -37,6 +37,8 @@ pub struct EnginePolicy {
     pub speculative: Option<Speculative>,
     pub prediction: Vec<TokenId>,
     pub budget: Arc<TokenBudget>,
+    /// What adapting to the prompt found ([`Self::adapt`]): the whole search runs under it.
+    pub steering: OnceLock<Arc<Steering>>,
     /// Of this search, for its fair share of the engine.
     pub group: GroupId,
     /// Tokens of the prompt that the prefix cache had; set when the first samples start.
@@ -46,6 +48,40 @@ pub struct EnginePolicy {
 }
 
 impl EnginePolicy {
+    /// Adapts to the prompt, once for all samples. `None` when the prompt is too short to learn from.
+    pub async fn adapt(
+        &self,
+        config: Arc<AdaptationConfig>,
+    ) -> Result<Option<AdaptationReport>, SearchError> {
+        let params = SamplingParams {
+            max_tokens: 1,
+            ..self.params.clone()
+        };
+        let request = GenerateRequest {
+            cache_salt: self.cache_salt,
+            adapter: self.adapter,
+            adaptation: Some(config),
+            group: Some(self.group),
+            deadline: self.deadline,
+            ..GenerateRequest::new(self.prompt_token_ids.clone(), params)
+        };
+        let mut stream = self.engine.submit(request)?;
+        while let Some(event) = stream.recv().await {
+            match event {
+                // Dropping the stream ends the request.
+                StreamEvent::Adapted {
+                    report, steering, ..
+                } => {
+                    let _ = self.steering.set(steering);
+                    return Ok(Some(report));
+                }
+                StreamEvent::Error(error) => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
     fn request(&self, expansion: &Expansion) -> GenerateRequest {
         let end = expansion.step.clone().map(|rule| (rule, Watch::End));
         let tap = expansion.first_step.clone().map(|rule| (rule, Watch::Tap));
@@ -72,6 +108,7 @@ impl EnginePolicy {
             budget: Some(Arc::clone(&self.budget)),
             cache_salt: self.cache_salt,
             adapter: self.adapter,
+            steering: self.steering.get().cloned(),
             priority: expansion.priority,
             group: Some(self.group),
             deadline: self.deadline,
@@ -307,7 +344,7 @@ impl EngineRunning<'_> {
                 self.policy.drafts.add(drafts);
                 self.samples[first + index].finished = Some(reason);
             }
-            StreamEvent::Pooled { .. } => {}
+            StreamEvent::Pooled { .. } | StreamEvent::Adapted { .. } => {}
             StreamEvent::Error(error) => return Err(error.into()),
         }
         Ok(())

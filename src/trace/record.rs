@@ -49,6 +49,9 @@ pub struct TraceRecord {
     /// The nodes with which the returned answers end, the best first.
     #[serde(default)]
     pub chosen: Vec<usize>,
+    /// How it was adapted to its prompt, and what that did; null when it was not.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub adaptation: Value,
     /// `budget` or `decided`, when the search ended before its strategy was through.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<String>,

@@ -18,6 +18,7 @@ pub fn node(parent: Option<usize>, text: &str, end: Option<&str>) -> NodeRecord 
 /// A chat's trace.
 pub fn trace_of(nodes: Vec<NodeRecord>) -> TraceRecord {
     TraceRecord {
+        adaptation: serde_json::Value::Null,
         schema: SCHEMA.to_owned(),
         id: "trace-1".to_owned(),
         revision: 1,

@@ -56,7 +56,9 @@ fn collect(mut stream: RequestStream, n: usize) -> Result<Answer, EngineError> {
     let mut reasons = vec![FinishReason::Abort; n];
     while let Some(event) = stream.blocking_recv() {
         match event {
-            StreamEvent::PromptDone { .. } | StreamEvent::Pooled { .. } => {}
+            StreamEvent::PromptDone { .. }
+            | StreamEvent::Pooled { .. }
+            | StreamEvent::Adapted { .. } => {}
             StreamEvent::Token {
                 index, token_id, ..
             } => tokens[index].push(token_id),
@@ -78,7 +80,7 @@ fn answers(engine: &EngineHandle, temperature: f32) -> Vec<Answer> {
         .collect()
 }
 
-fn wait_for(condition: impl Fn() -> bool) {
+pub fn wait_for(condition: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !condition() {
         assert!(Instant::now() < deadline, "the condition never held");
@@ -361,6 +363,7 @@ fn pooled(engine: &EngineHandle, prompt: &[u32], positions: Vec<usize>) -> Vec<(
                 position, logits, ..
             } => readings.push((position, logits)),
             StreamEvent::Finished { reason, .. } => reasons.push(reason),
+            StreamEvent::Adapted { .. } => {}
             StreamEvent::Error(error) => panic!("{error}"),
         }
     }

@@ -1,6 +1,7 @@
 //! The one integration-test binary (one link instead of many). Each module is a room's tests.
 
 mod adaptation;
+mod adaptation_engine;
 mod api;
 mod api_branches;
 mod api_resume;

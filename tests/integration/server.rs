@@ -23,6 +23,7 @@ fn served(options: &EngineOptions, rewards: RewardResources) -> Served {
     let template = chat_template.clone().unwrap();
     let judge = std::sync::Arc::new(Judge::new(engine.clone(), tokenizer.clone(), template));
     Served {
+        adaptation: None,
         model_config: files.config().unwrap(),
         engine,
         chat_template,

@@ -80,7 +80,9 @@ fn collect(mut stream: RequestStream, n: usize) -> (Answer, DraftCounts) {
                 counts += drafts;
             }
             StreamEvent::Error(error) => panic!("{error}"),
-            StreamEvent::PromptDone { .. } | StreamEvent::Pooled { .. } => {}
+            StreamEvent::PromptDone { .. }
+            | StreamEvent::Pooled { .. }
+            | StreamEvent::Adapted { .. } => {}
         }
     }
     (answer, counts)

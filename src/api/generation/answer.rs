@@ -1,18 +1,21 @@
 //! Token events on their way to the text, JSON and chunks of an answer.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::{Delta, Generation, Setup, Wire, envelope};
 use crate::api::error::ApiError;
+use crate::api::openai::adaptation::phase_json;
 use crate::api::openai::params::SharedParams;
 use crate::api::openai::speculation::completion_details;
 use crate::api::openai::{chat, completions};
 use crate::api::state::{AppState, Served, unix_time};
 use crate::api::traces::Recorder;
 use crate::engine::{
-    DraftCounts, FinishReason, RequestId, SamplingParams, StreamEvent, TokenLogprobs,
+    AdaptationConfig, DraftCounts, FinishReason, RequestId, SamplingParams, StreamEvent,
+    TokenLogprobs,
 };
 use crate::text::{Detokenizer, StopMatcher};
 
@@ -29,6 +32,12 @@ struct Choice {
     num_chars: usize,
     is_started: bool,
     is_finished: bool,
+}
+
+/// The adaptation that was asked for, and its phases.
+struct Adapted {
+    config: Arc<AdaptationConfig>,
+    phases: Vec<Value>,
 }
 
 /// All choices of a request and what they cost.
@@ -54,6 +63,8 @@ pub(super) struct Answer<'a> {
     num_prompt_tokens: usize,
     num_cached_tokens: usize,
     drafts: DraftCounts,
+    /// What adaptation did; `None` when it was not asked for.
+    adaptation: Option<Adapted>,
     started: Instant,
     last_token: Option<Instant>,
 }
@@ -106,6 +117,10 @@ impl<'a> Answer<'a> {
             num_prompt_tokens: 0,
             num_cached_tokens: 0,
             drafts: DraftCounts::default(),
+            adaptation: generation.adaptation.map(|config| Adapted {
+                config,
+                phases: Vec::new(),
+            }),
             started: Instant::now(),
             last_token: None,
         }
@@ -151,6 +166,15 @@ impl<'a> Answer<'a> {
                 let was_finished = self.choices[choice].is_finished;
                 self.finish(choice, reason);
                 Ok((!was_finished).then_some(choice))
+            }
+            StreamEvent::Adapted { index, report, .. } => {
+                self.state.metrics().adapted(&report);
+                if let Some(adapted) = &mut self.adaptation {
+                    adapted
+                        .phases
+                        .push(phase_json(&report, prompt * self.n + index));
+                }
+                Ok(None)
             }
             StreamEvent::Pooled { .. } => Ok(None),
             StreamEvent::Error(error) => Err(error.into()),
@@ -250,9 +274,10 @@ impl<'a> Answer<'a> {
 
     /// Keeps what was taken down and tells its id; false when nothing was.
     pub(super) async fn keep(&mut self, body: &mut Value) -> bool {
-        let Some(recorder) = self.recorder.take() else {
+        let Some(mut recorder) = self.recorder.take() else {
             return false;
         };
+        recorder.adaptation = self.adaptation_json();
         let ids = recorder
             .keep(self.state, &self.prompts, self.n, self.num_cached_tokens)
             .await;
@@ -261,6 +286,22 @@ impl<'a> Answer<'a> {
             ids => body["trace_ids"] = json!(ids),
         }
         true
+    }
+
+    fn adaptation_json(&self) -> Value {
+        let adapted = self.adaptation.as_ref();
+        adapted.map_or(
+            Value::Null,
+            |adapted| json!({"config": *adapted.config, "phases": adapted.phases}),
+        )
+    }
+
+    /// Puts what adaptation did into the answer, when it was asked for.
+    pub(super) fn tell_adaptation(&self, body: &mut Value) {
+        let adapted = self.adaptation_json();
+        if !adapted.is_null() {
+            body["adaptation"] = adapted;
+        }
     }
 
     pub(super) fn usage(&self) -> Value {
@@ -332,6 +373,7 @@ impl<'a> Answer<'a> {
             answer["prompt_logprobs"] = self.prompt_logprobs_json(0);
         }
         answer["usage"] = self.usage();
+        self.tell_adaptation(&mut answer);
         answer
     }
 

@@ -3,6 +3,7 @@
 mod answer;
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Json;
@@ -22,7 +23,9 @@ use super::openai::speculation::Speculation;
 use super::state::AppState;
 use super::traces::{self, Recorder};
 use super::{presets, searching};
-use crate::engine::{EngineHandle, GenerateRequest, RequestId, SamplingParams, StreamEvent};
+use crate::engine::{
+    AdaptationConfig, EngineHandle, GenerateRequest, RequestId, SamplingParams, StreamEvent,
+};
 use answer::Answer;
 
 /// A client's own deadline, in milliseconds from now.
@@ -44,6 +47,7 @@ pub(super) struct Generation {
     pub params: SamplingParams,
     pub stops: Vec<String>,
     pub speculation: Speculation,
+    pub adaptation: Option<Arc<AdaptationConfig>>,
     pub shared: SharedParams,
     /// The prompts' texts when they are to be echoed.
     pub echo: Vec<String>,
@@ -172,6 +176,7 @@ fn submit_all(
             deadline: Some(generation.deadline),
             speculative: generation.speculation.speculative,
             prediction: generation.speculation.prediction.clone(),
+            adaptation: generation.adaptation.clone(),
             ..GenerateRequest::new(prompt.clone(), params)
         })?;
         let index = ids.len();
@@ -218,6 +223,7 @@ fn stream(state: AppState, generation: Generation, mut events: Events, setup: Se
         }
         let mut chunk = answer.envelope(Vec::new(), true);
         let is_kept = answer.keep(&mut chunk).await;
+        answer.tell_adaptation(&mut chunk);
         if include_usage || (tells_trace && is_kept) {
             if include_usage {
                 chunk["usage"] = answer.usage();

@@ -6,6 +6,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
+use super::adaptation::adaptation;
 use super::params::{count, generation_request};
 use super::speculation::Speculation;
 use crate::api::auth::Tenant;
@@ -83,6 +84,7 @@ pub(in crate::api) fn prepare(
         max_tokens_name,
     )?;
     let speculation = Speculation::new(&shared, served)?;
+    let adaptation = adaptation(&shared, served)?;
     params.prompt_logprobs = match request.prompt_logprobs {
         Some(_) => Some(count(
             "prompt_logprobs",
@@ -112,6 +114,7 @@ pub(in crate::api) fn prepare(
     let prompt_token_ids = served.tokenizer.encode(&prompt, false, true)?;
     Ok(Generation {
         speculation,
+        adaptation,
         prompts: vec![prompt_token_ids],
         params,
         stops: shared.stops()?,

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use super::adaptation::adaptation;
 use super::params::{count, generation_request};
 use super::speculation::Speculation;
 use crate::api::auth::Tenant;
@@ -97,6 +98,7 @@ pub(in crate::api) fn prepare(
     let shared = request.shared();
     let mut params = shared.sampling(&served.tokenizer, logprobs, "max_tokens")?;
     let speculation = Speculation::new(&shared, served)?;
+    let adaptation = adaptation(&shared, served)?;
     params.prompt_logprobs = match request.prompt_logprobs {
         Some(_) => Some(count(
             "prompt_logprobs",
@@ -124,6 +126,7 @@ pub(in crate::api) fn prepare(
         .map_or_else(String::new, |ids| served.tokenizer.decode(ids, true));
     Ok(Generation {
         speculation,
+        adaptation,
         prompts,
         params,
         stops: shared.stops()?,

@@ -1,5 +1,6 @@
 //! OpenAI's routes and wire types.
 
+pub(super) mod adaptation;
 pub mod chat;
 pub mod completions;
 pub mod models;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::api::config::{MAX_LOGIT_BIAS, MAX_STOP_STRING_BYTES, MAX_STOP_STRINGS};
@@ -85,8 +85,10 @@ macro_rules! generation_request {
             /// Text that the answer is expected to repeat: `{"type": "content", "content": "…"}`.
             #[schema(value_type = Option<Object>)]
             pub prediction: Option<serde_json::Value>,
+            /// Adapt the routers of a mixture-of-experts model to the context: `true`, or an object (docs/adaptation.md).
             #[schema(value_type = Option<Object>)]
             pub router_adaptation: Option<serde_json::Value>,
+            /// `slot`, `router`, or an object with `method`: adapt to the context before answering.
             #[schema(value_type = Option<Object>)]
             pub adaptation: Option<serde_json::Value>,
         }
@@ -126,10 +128,8 @@ macro_rules! generation_request {
                     prediction: self.prediction.clone(),
                     store: self.store,
                     metadata: self.metadata.clone(),
-                    extensions: [
-                        ("router_adaptation", self.router_adaptation.clone()),
-                        ("adaptation", self.adaptation.clone()),
-                    ],
+                    router_adaptation: self.router_adaptation.clone(),
+                    adaptation: self.adaptation.clone(),
                 }
             }
         }
@@ -168,7 +168,8 @@ pub(crate) struct SharedParams {
     pub prediction: Option<Value>,
     pub store: Option<bool>,
     pub metadata: Option<BTreeMap<String, String>>,
-    pub extensions: [(&'static str, Option<Value>); 2],
+    pub router_adaptation: Option<Value>,
+    pub adaptation: Option<Value>,
 }
 
 fn in_range(
@@ -205,26 +206,6 @@ pub(crate) fn count(
 }
 
 impl SharedParams {
-    /// Whether an extension of the API that this build lacks is asked for.
-    fn check_extensions(&self) -> Result<(), ApiError> {
-        for (name, value) in &self.extensions {
-            let strategy = value
-                .as_ref()
-                .map(|value| value.get("strategy").unwrap_or(value));
-            let is_off = match strategy {
-                None | Some(Value::Null) | Some(Value::Bool(false)) => true,
-                Some(Value::String(text)) => matches!(text.as_str(), "none" | "off"),
-                Some(Value::Object(fields)) => fields == &Map::new(),
-                Some(_) => false,
-            };
-            if !is_off {
-                let message = format!("{name} is not available in this build; leave it out");
-                return Err(ApiError::invalid(name, message));
-            }
-        }
-        Ok(())
-    }
-
     /// Checks every range. `max_tokens` of `None` means up to the context's end.
     pub(crate) fn sampling(
         &self,
@@ -232,7 +213,6 @@ impl SharedParams {
         logprobs: Option<usize>,
         max_tokens_name: &str,
     ) -> Result<SamplingParams, ApiError> {
-        self.check_extensions()?;
         let max_tokens = match self.max_tokens {
             None => usize::MAX,
             Some(value) => usize::try_from(value)

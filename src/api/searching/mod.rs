@@ -15,12 +15,13 @@ use crate::api::adapters::TargetModel;
 use crate::api::auth::Tenant;
 use crate::api::error::ApiError;
 use crate::api::generation::{Delta, Generation, Wire, envelope};
+use crate::api::openai::adaptation::phase_json;
 use crate::api::openai::params::count;
 use crate::api::openai::speculation::completion_details;
 use crate::api::openai::{chat, completions};
 use crate::api::state::{AppState, Served, unix_time};
 use crate::api::traces;
-use crate::engine::{SharedDrafts, TokenBudget, TokenLogprobs};
+use crate::engine::{AdaptationConfig, SharedDrafts, TokenBudget, TokenLogprobs};
 use crate::reward::{self, RewardContext, Scorer, Weighted};
 use crate::search::{
     End, EnginePolicy, Ranked, Recording, ReplayPolicy, Search, SearchError, SearchEvent,
@@ -34,6 +35,9 @@ const DEFAULT_TEMPERATURE: f32 = 0.7;
 struct Job {
     policy: EnginePolicy,
     scorer: Option<Weighted>,
+    adaptation: Option<Arc<AdaptationConfig>>,
+    /// What it did, once it is over.
+    adapted: OnceLock<Value>,
     spec: SearchSpec,
     /// See [`record::identity`].
     identity: (Value, Value),
@@ -68,7 +72,7 @@ pub(in crate::api) async fn answer(
     if is_stream {
         return Ok(stream::stream(state.clone(), job));
     }
-    let outcome = job.run(None).await?;
+    let outcome = job.run(state, None).await?;
     let summary = job.summary(state, &outcome).await;
     Ok(Json(job.whole(state, &outcome, summary)).into_response())
 }
@@ -137,6 +141,7 @@ impl Job {
         let wire = generation.wire;
         let include_usage = generation.shared.include_usage;
         let target = generation.target.clone();
+        let adaptation = generation.adaptation.clone();
         let deadline = spec
             .budget
             .ms
@@ -156,6 +161,8 @@ impl Job {
         Self {
             policy,
             scorer,
+            adaptation,
+            adapted: OnceLock::new(),
             spec,
             identity: (Value::Null, Value::Null),
             recording: None,
@@ -176,8 +183,19 @@ impl Job {
 
     async fn run(
         &self,
+        state: &AppState,
         events: Option<mpsc::UnboundedSender<SearchEvent>>,
     ) -> Result<SearchOutcome, ApiError> {
+        if let Some(config) = &self.adaptation {
+            let report = self.policy.adapt(Arc::clone(config)).await?;
+            if let Some(report) = &report {
+                state.metrics().adapted(report);
+            }
+            let phases: Vec<Value> = report.iter().map(|report| phase_json(report, 0)).collect();
+            let _ = self
+                .adapted
+                .set(json!({"config": **config, "phases": phases}));
+        }
         let scorer = self.scorer.as_ref();
         let outcome = match &self.recording {
             None => {
@@ -248,6 +266,9 @@ impl Job {
             "scorer_ms": stats.scorer_time.as_millis() as u64,
             "stopped": outcome.stopped,
         });
+        if let Some(adapted) = self.adapted.get() {
+            summary["adaptation"] = adapted.clone();
+        }
         if let Some(tree) = tree {
             summary["tree"] = tree;
         }
@@ -340,6 +361,7 @@ pub(in crate::api) fn policy_of(
         stops,
         shared,
         speculation,
+        adaptation: _,
         tenant,
         target,
         deadline: latest,
@@ -358,6 +380,7 @@ pub(in crate::api) fn policy_of(
         group: served.engine.new_group(),
         speculative: speculation.speculative,
         prediction: speculation.prediction,
+        steering: OnceLock::new(),
         drafts: SharedDrafts::default(),
         tokenizer: served.tokenizer.clone(),
         prompt_token_ids,

@@ -49,6 +49,7 @@ impl Job {
             prompt_text: decode(false),
             nodes: nodes.map(|node| node_record(node, is_outcome)).collect(),
             chosen: chosen.collect(),
+            adaptation: self.adapted.get().cloned().unwrap_or_default(),
             stopped: outcome.stopped.map(|stopped| stopped.name().to_owned()),
             outcome: None,
             correction: None,
@@ -131,6 +132,9 @@ pub(super) fn identity(request: &SearchRequest, generation: &Generation) -> (Val
     if generation.shared.temperature.is_none() {
         // The search's own default.
         sampling["temperature"] = Value::Null;
+    }
+    if let Some(adaptation) = &generation.adaptation {
+        sampling["adaptation"] = json!(**adaptation);
     }
     (search, sampling)
 }

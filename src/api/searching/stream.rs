@@ -39,7 +39,7 @@ async fn send(sender: &EventSender, chunk: &Value) {
 
 async fn write(state: &AppState, job: &Job, sender: &EventSender) {
     let (event_sender, mut events) = mpsc::unbounded_channel();
-    let search = job.run(Some(event_sender));
+    let search = job.run(state, Some(event_sender));
     tokio::pin!(search);
     let mut writer = Writer {
         state,

@@ -151,6 +151,8 @@ pub(in crate::api) struct Recorder {
     seed: u64,
     tags: Vec<String>,
     started: Instant,
+    /// What adaptation did; null when it was not asked for.
+    pub adaptation: Value,
     /// One a choice.
     answers: Vec<NodeRecord>,
 }
@@ -177,6 +179,7 @@ impl Recorder {
             seed: params.seed,
             tags,
             started: Instant::now(),
+            adaptation: Value::Null,
             answers: (0..num_choices).map(answer).collect(),
         }
     }
@@ -243,6 +246,7 @@ impl Recorder {
                 prompt_token_ids: prompt.clone(),
                 chosen: (1..nodes.len()).collect(),
                 nodes,
+                adaptation: self.adaptation.clone(),
                 stopped: None,
                 outcome: None,
                 correction: None,

@@ -239,7 +239,9 @@ fn read(mut stream: RequestStream) -> anyhow::Result<(Vec<u32>, Instant, Instant
             }
             StreamEvent::Finished { drafts: counts, .. } => drafts += counts,
             StreamEvent::Error(error) => return Err(error.into()),
-            StreamEvent::PromptDone { .. } | StreamEvent::Pooled { .. } => {}
+            StreamEvent::PromptDone { .. }
+            | StreamEvent::Pooled { .. }
+            | StreamEvent::Adapted { .. } => {}
         }
     }
     let (first, last) = first.zip(last).context("nothing was generated")?;

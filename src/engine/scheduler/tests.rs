@@ -33,6 +33,8 @@ fn sequence(request: u64, token_ids: Vec<u32>, num_pending_forks: usize) -> Sequ
         block_hashes: Vec::new(),
         cache_salt: request % 2,
         adapter: None,
+        adaptation: None,
+        steering: None,
         num_pending_forks,
         prompt_logprobs: Vec::new(),
         pooling: None,

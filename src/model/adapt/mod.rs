@@ -14,7 +14,7 @@ mod phase;
 mod window;
 
 pub use config::{
-    AdaptationConfig, AdaptationConfigError, AdaptationMethod, KvPolicy, LayerScore,
+    AdaptationConfig, AdaptationConfigError, AdaptationMethod, KvPolicy, LayerScore, MIN_CONTEXT,
     RouterGradient, RouterLayers, ScoreOrder,
 };
 pub(super) use loss::add_offset;

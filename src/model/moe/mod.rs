@@ -1,11 +1,13 @@
 //! Mixture-of-experts layers: each row goes through a few of many small MLPs, and through a shared one where there is one.
 
 mod config;
+mod load;
 mod step;
 
 use ponder_kernels::{ExpertMatrix, PackedMatrix};
 
 pub use config::MoeConfig;
+pub use load::ExpertLoad;
 pub(super) use step::{MoeScratch, MoeStep};
 
 use super::config::ModelConfig;

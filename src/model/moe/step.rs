@@ -102,6 +102,10 @@ impl MoeScratch {
             glu,
             residual_scale,
         } = *step;
+        if x.num_rows() == 0 {
+            // Nobody wants logits of this chunk of a prompt.
+            return;
+        }
         let bias = layer.correction_bias.as_deref();
         let gating = &config.gating;
         let routes = &mut self.routes;

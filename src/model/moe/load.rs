@@ -1,0 +1,49 @@
+//! How many tokens each expert has had.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ponder_kernels::Routes;
+
+/// Counters that only grow, shared with who reads them.
+#[derive(Debug, Default)]
+pub struct ExpertLoad {
+    /// Layers with experts, ascending.
+    layers: Vec<usize>,
+    num_experts: usize,
+    /// `[layers, num_experts]`
+    counts: Vec<AtomicU64>,
+}
+
+impl ExpertLoad {
+    pub(in crate::model) fn new(layers: Vec<usize>, num_experts: usize) -> Self {
+        let count = layers.len() * num_experts;
+        Self {
+            layers,
+            num_experts,
+            counts: (0..count).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    /// Counts the rows of one layer.
+    pub(in crate::model) fn add(&self, layer: usize, routes: &Routes) {
+        let Ok(place) = self.layers.binary_search(&layer) else {
+            return;
+        };
+        let counts = &self.counts[place * self.num_experts..][..self.num_experts];
+        for (expert, count) in counts.iter().enumerate() {
+            let rows = routes.rows_of(expert).len() as u64;
+            if rows > 0 {
+                count.fetch_add(rows, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// `(layer, expert, tokens)` of every expert.
+    pub fn counts(&self) -> impl Iterator<Item = (usize, usize, u64)> + '_ {
+        let counts = self.counts.iter().enumerate();
+        counts.map(|(index, count)| {
+            let (layer, expert) = (index / self.num_experts, index % self.num_experts);
+            (self.layers[layer], expert, count.load(Ordering::Relaxed))
+        })
+    }
+}
