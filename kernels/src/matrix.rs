@@ -2,6 +2,7 @@
 
 use half::f16;
 
+use crate::cpu;
 use crate::dtype::DType;
 use crate::error::KernelError;
 use crate::memory::PageBuffer;
@@ -96,6 +97,18 @@ impl PackedMatrix {
         let panel_bytes = format.panel_bytes(blocks);
         let bytes = &bytes[index * panel_bytes..][..panel_bytes];
         Some(Panel::new(*format, blocks, bytes))
+    }
+
+    /// Writes rows `first..` as f32 until `out` (`[rows, in_features]`, at most a panel) is full; `first` begins a panel.
+    pub(crate) fn dequantize_panel(&self, first: usize, out: &mut [f32]) {
+        match self.panel(first / PANEL_ROWS) {
+            Some(panel) if out.len() == PANEL_ROWS * self.in_features => cpu::unpack(&panel, out),
+            _ => {
+                for (row, out) in out.chunks_exact_mut(self.in_features).enumerate() {
+                    self.dequantize_row(first + row, out);
+                }
+            }
+        }
     }
 
     /// Writes row `row` (`in_features` values) as f32: an embedding lookup.

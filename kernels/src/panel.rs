@@ -269,12 +269,20 @@ impl<'a> Panel<'a> {
             };
             i16::from(nibble | (above << 4))
         });
+        BlockRow {
+            codes,
+            subs: self.subs(index, lane),
+        }
+    }
+
+    /// How the codes of one row of block `index` are scaled: its first and its second half.
+    pub(crate) fn subs(&self, index: usize, lane: usize) -> [SubBlock; 2] {
         let (own, header) = self.scale_entries(index);
         let half = |bytes: &[u8], entry: usize| {
             let at = 2 * (PANEL_ROWS * entry + lane);
             f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
         };
-        let subs = match self.format.scales {
+        match self.format.scales {
             Scales::Half { zero } => {
                 let scale = half(own, 0);
                 [SubBlock {
@@ -300,8 +308,7 @@ impl<'a> Panel<'a> {
                     offset: -(Q6K_ZERO as f32) * scale,
                 }
             }),
-        };
-        BlockRow { codes, subs }
+        }
     }
 }
 

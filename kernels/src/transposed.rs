@@ -90,9 +90,7 @@ unsafe fn add(
         for first in outputs.clone().step_by(PANEL_ROWS) {
             let count = PANEL_ROWS.min(outputs.end - first);
             let panel = &mut panel[..count * in_features];
-            for (index, row) in panel.chunks_exact_mut(in_features).enumerate() {
-                weights.dequantize_row(first + index, row);
-            }
+            weights.dequantize_panel(first, panel);
             let x = &x[first - outputs.start..];
             cpu::add_outer(x, width, panel, out, in_features);
         }

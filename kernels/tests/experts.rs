@@ -215,7 +215,7 @@ fn an_expert_without_whole_panels_is_refused() {
 #[test]
 fn transposed_products_are_those_of_the_weights_read_back() {
     let pool = ThreadPool::new(2);
-    for dtype in [DType::Q4_0, DType::Q8_0, DType::Q6K, DType::F32] {
+    for dtype in DType::ALL {
         let (outputs, inputs, rows) = (WIDTH, HIDDEN, 9);
         let (alone, together) = experts(&pool, dtype, outputs, inputs, 8);
         let read = |matrix: &PackedMatrix, row: usize| {
@@ -248,9 +248,9 @@ fn transposed_products_are_those_of_the_weights_read_back() {
         let x = Random(13).values(rows * CHOSEN * outputs);
         let mut out = vec![0.0; rows * CHOSEN * inputs];
         experts_transposed(&pool, &x, &routes, &together, &mut out);
-        for expert in 0..EXPERTS {
+        for (expert, matrix) in alone.iter().enumerate() {
             for slot in routes.rows_of(expert) {
-                let wanted = expected(&alone[expert], &x[slot * outputs..][..outputs]);
+                let wanted = expected(matrix, &x[slot * outputs..][..outputs]);
                 let out = &out[slot * inputs..][..inputs];
                 assert!(is_close(out, &wanted), "{} expert {expert}", dtype.name());
             }

@@ -305,10 +305,10 @@ impl Runner {
 }
 
 /// What steers the sequences at some places in the running list; empty when nothing steers any.
-fn steering<'a>(
-    running: &'a [Sequence],
+fn steering(
+    running: &[Sequence],
     indices: impl Iterator<Item = usize> + Clone,
-) -> Vec<Option<&'a Steering>> {
+) -> Vec<Option<&Steering>> {
     let of = |index: usize| running[index].steering.as_deref();
     if indices.clone().all(|index| of(index).is_none()) {
         return Vec::new();

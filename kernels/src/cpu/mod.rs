@@ -10,6 +10,7 @@ mod avx512;
 mod float;
 mod portable;
 mod rows;
+mod unpack;
 mod vector;
 
 use std::ops::Range;
@@ -19,7 +20,7 @@ pub(crate) use attend::{QueryState, TILE_TOKENS, TileInput};
 
 use crate::activations::{Activations, BlockInfo, Corrections};
 use crate::matrix::PackedMatrix;
-use crate::panel::PANEL_ROWS;
+use crate::panel::{PANEL_ROWS, Panel};
 
 /// An instruction set with kernels of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -228,6 +229,8 @@ compiled_for_each_isa! {
     rows::add_assign(x: &mut [f32], y: &[f32]);
     /// `out[row, i] += sum_j x[row * stride + j] * weights[j, i]`; rows of `weights` and `out` have `width` values.
     rows::add_outer(x: &[f32], stride: usize, weights: &[f32], out: &mut [f32], width: usize);
+    /// Reads a panel back as f32, `[PANEL_ROWS, inputs]`.
+    unpack::unpack(panel: &Panel<'_>, out: &mut [f32]);
     /// `gate[i] = silu(gate[i]) * up[i]`
     rows::silu_mul(gate: &mut [f32], up: &[f32]);
     /// `gate[i] = gelu_tanh(gate[i]) * up[i]`

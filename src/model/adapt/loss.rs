@@ -41,8 +41,6 @@ impl Decoder {
             }
         ];
         let mut logits = Vec::new();
-        let (mut weights, mut sums) = (Vec::new(), Vec::new());
-        let mut row_of_head = vec![0.0; hidden];
         let mut total = 0.0_f64;
         let divisor = self.config.logits_divisor;
         for start in (0..targets.len()).step_by(ROWS_AT_ONCE) {
@@ -59,23 +57,20 @@ impl Decoder {
             if let Some(cap) = self.config.final_softcap {
                 softcap(&mut logits, cap);
             }
-            for (row, logits) in logits.chunks_exact(vocab_size).enumerate() {
-                let target = targets[start + row] as usize;
-                let largest = argmax(logits).map_or(0.0, |(_, largest)| largest);
-                let sum = weigh(logits, largest, &mut weights, &mut sums);
-                total += sum.ln() - f64::from(logits[target] - largest);
-                if wants_gradient {
-                    let place = (start + row) * hidden;
-                    let head = Head {
-                        matrix: head,
-                        divisor,
-                        softcap: self.config.final_softcap,
-                        num_rows: targets.len(),
-                    };
-                    let out = &mut gradient[place..place + hidden];
-                    head.pull(logits, &weights, sum, target, &mut row_of_head, out);
-                }
-            }
+            let head = Head {
+                matrix: head,
+                divisor,
+                softcap: self.config.final_softcap,
+                num_rows: targets.len(),
+            };
+            let own = targets[start..start + count].iter();
+            let own = own.zip(logits.chunks_exact(vocab_size));
+            let by_rows = gradient.get_mut(start * hidden..).unwrap_or_default();
+            let by_rows = by_rows.chunks_mut(hidden).take(count);
+            // Without a gradient there are no rows of one.
+            let by_rows = by_rows.map(Some).chain(std::iter::repeat_with(|| None));
+            let rows: Vec<_> = own.zip(by_rows).collect();
+            total += head.losses(rows);
         }
         Loss {
             mean: (total / targets.len() as f64) as f32,
@@ -136,7 +131,43 @@ struct Head<'a> {
     num_rows: usize,
 }
 
+/// A row's target and logits, and where its gradient goes if it is wanted.
+type Row<'a> = ((&'a u32, &'a [f32]), Option<&'a mut [f32]>);
+
 impl Head<'_> {
+    /// The sum of the rows' losses.
+    fn losses(&self, mut rows: Vec<Row<'_>>) -> f64 {
+        let num_threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let at_once = rows.len().div_ceil(num_threads).max(1);
+        let sums: Vec<f64> = std::thread::scope(|scope| {
+            let parts = rows.chunks_mut(at_once);
+            let threads: Vec<_> = parts.map(|rows| scope.spawn(|| self.part(rows))).collect();
+            let joined = threads.into_iter().map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            joined.flatten().collect()
+        });
+        // Row by row, whatever the number of threads.
+        sums.iter().sum()
+    }
+
+    fn part(&self, rows: &mut [Row<'_>]) -> Vec<f64> {
+        let (mut weights, mut sums) = (Vec::new(), Vec::new());
+        let mut row_of_head = vec![0.0; self.matrix.in_features()];
+        let losses = rows.iter_mut().map(|((target, logits), gradient)| {
+            let target = **target as usize;
+            let largest = argmax(logits).map_or(0.0, |(_, largest)| largest);
+            let sum = weigh(logits, largest, &mut weights, &mut sums);
+            if let Some(out) = gradient {
+                self.pull(logits, &weights, sum, target, &mut row_of_head, out);
+            }
+            sum.ln() - f64::from(logits[target] - largest)
+        });
+        losses.collect()
+    }
+
     /// Adds what one row's logits pull at its hidden state. `weights` are the exponentials of the logits, `sum` is theirs.
     fn pull(
         &self,
