@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::bench::adaptation::BenchAdaptationArgs;
 use super::bench::search::BenchSearchArgs;
 use super::bench::speculative::BenchSpeculativeArgs;
 use super::bench::swift::BenchSwiftArgs;
@@ -133,6 +134,8 @@ pub enum BenchCommand {
     Engine(BenchEngineArgs),
     /// How well a model predicts a text file, as llama-perplexity measures it
     Perplexity(BenchPerplexityArgs),
+    /// Whether adapting to a context helps to predict what follows it, and what it costs
+    Adaptation(BenchAdaptationArgs),
     /// How often a value head chooses a right answer, beside likelihood and chance
     ValueHead(BenchValueHeadArgs),
     /// Searches on a running server: right answers per second and per token

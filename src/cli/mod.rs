@@ -55,6 +55,7 @@ pub fn run() -> ExitCode {
             BenchCommand::Engine(args) => bench::engine::run(&args),
             BenchCommand::ValueHead(args) => train::evaluate_head(&args),
             BenchCommand::Perplexity(args) => bench::perplexity::run(&args),
+            BenchCommand::Adaptation(args) => bench::adaptation::run(&args),
             BenchCommand::Swift(args) => bench::swift::run(&args),
             BenchCommand::Speculative(args) => bench::speculative::run(&args),
             BenchCommand::Search(args) => bench::search::run(&args),

@@ -3,6 +3,7 @@
 mod adaptation;
 mod adaptation_engine;
 mod api;
+mod api_adaptation;
 mod api_branches;
 mod api_resume;
 mod api_search;

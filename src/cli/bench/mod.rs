@@ -1,5 +1,6 @@
 //! Measurements that anyone can start.
 
+pub mod adaptation;
 mod bayes;
 pub(super) mod engine;
 pub(super) mod perplexity;

@@ -1,8 +1,9 @@
 //! Back through attention. Keys and values of tokens before the window are constants.
 
-use ponder_kernels::{KvCache, matmul, matmul_transposed};
+use ponder_kernels::{KvCache, ThreadPool, matmul, matmul_transposed};
 
 use super::loss::add_norm_gradient;
+use super::parallel;
 use crate::model::causal_lm::{ForwardBatch, ForwardError};
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
@@ -57,7 +58,15 @@ impl Decoder {
         );
         let cache = self.kv_cache.as_ref().ok_or(ForwardError::NoKvCache)?;
         let queries = &self.scratch.q;
-        let groups = backward_heads(config, cache, batch, index, queries, &by_attended);
+        let groups = backward_heads(
+            &self.pool,
+            config,
+            cache,
+            batch,
+            index,
+            queries,
+            &by_attended,
+        );
         let [mut by_q, mut by_k, by_v] = joined(config, num_rows, &groups);
         self.rotate_back(batch, &mut by_q, &mut by_k);
         self.back_through_qk_norms(index, input, &mut by_q, &mut by_k);
@@ -115,8 +124,9 @@ impl Decoder {
     }
 }
 
-/// The gradients of every KV head's group, on as many threads as the machine has cores for.
+/// The gradients of every KV head's group.
 fn backward_heads(
+    pool: &ThreadPool,
     config: &ModelConfig,
     cache: &KvCache,
     batch: &ForwardBatch<'_>,
@@ -145,24 +155,7 @@ fn backward_heads(
         group.run(config, sequence.context_len, kv_head, queries, by_attended);
         group
     };
-    let num_threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let at_once = config.num_kv_heads.div_ceil(num_threads);
-    std::thread::scope(|scope| {
-        let starts = (0..config.num_kv_heads).step_by(at_once);
-        let threads: Vec<_> = starts
-            .map(|start| {
-                let heads = start..(start + at_once).min(config.num_kv_heads);
-                let run = &run;
-                scope.spawn(move || heads.map(run).collect::<Vec<_>>())
-            })
-            .collect();
-        let groups = threads.into_iter().flat_map(|thread| {
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
-        groups.collect()
-    })
+    parallel::map(pool, (0..config.num_kv_heads).collect(), run)
 }
 
 impl HeadGroup {

@@ -1,17 +1,21 @@
 //! Cross-entropy of the next tokens and its gradient at the final hidden state.
 
+use std::cell::RefCell;
+
 use ponder_kernels::elementwise::{scale, softcap};
 use ponder_kernels::logits::{argmax, weigh};
 use ponder_kernels::norm::rms_norm_in_place;
-use ponder_kernels::{PackedMatrix, matmul};
+use ponder_kernels::{PackedMatrix, ThreadPool, matmul};
+
+use super::parallel;
 
 use crate::model::decoder::Decoder;
 
 /// Rows whose logits exist at once: a vocabulary of 150,000 tokens takes 40 MB for them.
 const ROWS_AT_ONCE: usize = 64;
-/// Tokens less likely than this are left out of the gradient. All of them together have less than a hundredth of the probability
-/// of a vocabulary of 150,000 in practice, and the head's rows are read back one by one.
-const MIN_PROBABILITY: f32 = 1e-5;
+/// Tokens less likely than this are left out of the gradient: the head's rows are read back one by one, and a large vocabulary
+/// has many of them that hardly pull.
+const MIN_PROBABILITY: f32 = 1e-4;
 
 /// Over the rows of a window.
 pub(super) struct Loss {
@@ -53,7 +57,9 @@ impl Decoder {
             logits.resize(count * vocab_size, 0.0);
             let head = self.head.as_ref().unwrap_or(&self.embeddings);
             matmul(&self.pool, activations, head, None, &mut logits);
-            scale(&mut logits, 1.0 / divisor);
+            if divisor != 1.0 {
+                scale(&mut logits, 1.0 / divisor);
+            }
             if let Some(cap) = self.config.final_softcap {
                 softcap(&mut logits, cap);
             }
@@ -70,7 +76,7 @@ impl Decoder {
             // Without a gradient there are no rows of one.
             let by_rows = by_rows.map(Some).chain(std::iter::repeat_with(|| None));
             let rows: Vec<_> = own.zip(by_rows).collect();
-            total += head.losses(rows);
+            total += head.losses(&self.pool, rows);
         }
         Loss {
             mean: (total / targets.len() as f64) as f32,
@@ -131,41 +137,40 @@ struct Head<'a> {
     num_rows: usize,
 }
 
+/// What a row needs room for.
+#[derive(Default)]
+struct Buffers {
+    weights: Vec<f32>,
+    sums: Vec<f64>,
+    row_of_head: Vec<f32>,
+}
+
+thread_local! {
+    static BUFFERS: RefCell<Buffers> = RefCell::default();
+}
+
 /// A row's target and logits, and where its gradient goes if it is wanted.
 type Row<'a> = ((&'a u32, &'a [f32]), Option<&'a mut [f32]>);
 
 impl Head<'_> {
-    /// The sum of the rows' losses.
-    fn losses(&self, mut rows: Vec<Row<'_>>) -> f64 {
-        let num_threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let at_once = rows.len().div_ceil(num_threads).max(1);
-        let sums: Vec<f64> = std::thread::scope(|scope| {
-            let parts = rows.chunks_mut(at_once);
-            let threads: Vec<_> = parts.map(|rows| scope.spawn(|| self.part(rows))).collect();
-            let joined = threads.into_iter().map(|thread| {
-                thread
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            });
-            joined.flatten().collect()
+    /// The sum of the rows' losses, added row by row whatever the number of threads.
+    fn losses(&self, pool: &ThreadPool, rows: Vec<Row<'_>>) -> f64 {
+        let losses = parallel::map(pool, rows, |row| {
+            BUFFERS.with_borrow_mut(|buffers| self.row(row, buffers))
         });
-        // Row by row, whatever the number of threads.
-        sums.iter().sum()
+        losses.iter().sum()
     }
 
-    fn part(&self, rows: &mut [Row<'_>]) -> Vec<f64> {
-        let (mut weights, mut sums) = (Vec::new(), Vec::new());
-        let mut row_of_head = vec![0.0; self.matrix.in_features()];
-        let losses = rows.iter_mut().map(|((target, logits), gradient)| {
-            let target = **target as usize;
-            let largest = argmax(logits).map_or(0.0, |(_, largest)| largest);
-            let sum = weigh(logits, largest, &mut weights, &mut sums);
-            if let Some(out) = gradient {
-                self.pull(logits, &weights, sum, target, &mut row_of_head, out);
-            }
-            sum.ln() - f64::from(logits[target] - largest)
-        });
-        losses.collect()
+    fn row(&self, ((target, logits), gradient): Row<'_>, buffers: &mut Buffers) -> f64 {
+        let target = *target as usize;
+        let largest = argmax(logits).map_or(0.0, |(_, largest)| largest);
+        let sum = weigh(logits, largest, &mut buffers.weights, &mut buffers.sums);
+        if let Some(out) = gradient {
+            buffers.row_of_head.resize(out.len(), 0.0);
+            let (weights, row) = (&buffers.weights, &mut buffers.row_of_head);
+            self.pull(logits, weights, sum, target, row, out);
+        }
+        sum.ln() - f64::from(logits[target] - largest)
     }
 
     /// Adds what one row's logits pull at its hidden state. `weights` are the exponentials of the logits, `sum` is theirs.

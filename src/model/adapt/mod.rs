@@ -10,6 +10,7 @@ mod config;
 mod feed_forward_backward;
 mod loss;
 mod optimiser;
+mod parallel;
 mod phase;
 mod window;
 
