@@ -165,3 +165,43 @@ fn rows_do_not_depend_on_the_rows_beside_them() {
         assert_eq!(together, alone, "{name}");
     }
 }
+
+#[test]
+fn released_configurations_read_as_those_of_transformers_5() {
+    for name in [
+        "olmoe",
+        "qwen2_moe",
+        "qwen3_moe",
+        "mixtral",
+        "granitemoe",
+        "deepseek_v2",
+        "deepseek_v2_grouped",
+    ] {
+        let read = |file: &str| {
+            let text = std::fs::read_to_string(folder(name).join(file)).unwrap();
+            let json = serde_json::from_str(&text).unwrap();
+            ponder::model::ModelConfig::from_hf(&json).unwrap()
+        };
+        assert_eq!(read("config.json"), read("config-hub.json"), "{name}");
+    }
+}
+
+#[test]
+fn routing_that_cannot_be_is_refused() {
+    let text = std::fs::read_to_string(folder("deepseek_v2_grouped").join("config.json")).unwrap();
+    for (key, value) in [
+        ("num_experts_per_tok", 0),
+        ("num_experts_per_tok", 9),
+        ("n_group", 3),
+        ("topk_group", 5),
+        ("n_routed_experts", 1 << 20),
+        ("kv_lora_rank", 0),
+        ("qk_rope_head_dim", 15),
+        ("v_head_dim", 200),
+    ] {
+        let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        json[key] = value.into();
+        let read = ponder::model::ModelConfig::from_hf(&json);
+        assert!(read.is_err(), "{key} {value}: {read:?}");
+    }
+}
