@@ -42,12 +42,9 @@ impl Scheduler {
     }
 
     /// Adds a sequence that shares the blocks of a running one, or queues it when no place is left.
-    pub(super) fn add_fork(&mut self, mut sequence: Sequence) {
+    pub(super) fn add_fork(&mut self, sequence: Sequence) {
         if self.num_running() + sequence.width() > self.config.max_num_seqs {
-            sequence.block_table.clear();
-            sequence.block_hashes.clear();
-            sequence.num_computed_tokens = 0;
-            self.waiting.push_back(sequence);
+            self.waiting.push_back(sequence.from_the_start());
             return;
         }
         for block in &sequence.block_table {
@@ -228,15 +225,9 @@ impl Scheduler {
             self.register_tail(&sequence);
         }
         self.blocks.release_all(&mut sequence.block_table);
-        sequence.block_hashes.clear();
-        sequence.num_computed_tokens = 0;
-        sequence.draft.clear();
-        if let Some(adaptation) = &mut sequence.adaptation {
-            // It begins again once the tokens are computed.
-            adaptation.phase = None;
-        }
         self.stats.num_preemptions += 1;
-        self.waiting.push_front(sequence);
+        // A phase that ran begins again once the tokens are computed.
+        self.waiting.push_front(sequence.from_the_start());
     }
 
     /// The index of the block that the next `num_rows` tokens begin in, whether it must be copied before it is written to,

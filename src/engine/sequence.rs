@@ -97,6 +97,18 @@ impl Sequence {
         adaptation.is_some_and(|adaptation| adaptation.phase.is_some())
     }
 
+    /// The same without anything computed: no blocks, and no phase of adaptation.
+    pub(super) fn from_the_start(mut self) -> Self {
+        self.block_table.clear();
+        self.block_hashes.clear();
+        self.num_computed_tokens = 0;
+        self.draft.clear();
+        if let Some(adaptation) = &mut self.adaptation {
+            adaptation.phase = None;
+        }
+        self
+    }
+
     /// Whether its keys and values are those of its tokens and its salt alone. What it changes as it goes never is.
     pub(super) fn has_shareable_kv(&self) -> bool {
         let steering = self.steering.as_ref();

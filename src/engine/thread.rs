@@ -329,7 +329,11 @@ impl EngineThread {
             child.watcher = None;
             child.budget = None;
             child.draft.counts = DraftCounts::default();
-            self.scheduler.add_fork(child);
+            match child.is_adapting() {
+                // Its parent's blocks change until the phase is over.
+                true => self.scheduler.add(child.from_the_start()),
+                false => self.scheduler.add_fork(child),
+            }
         }
     }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use ponder::engine::{
-    AdaptationConfig, AdaptationReport, EngineConfig, EngineError, EngineHandle, GenerateRequest,
-    RequestStream, SamplingParams, Steering, StreamEvent,
+    AdaptationConfig, AdaptationReport, EngineConfig, EngineError, EngineHandle, ForkParams,
+    GenerateRequest, RequestStream, SamplingParams, Steering, StreamEvent,
 };
 use ponder::model::adapt::{KvPolicy, RouterGradient};
 use ponder::model::{AdaptationPhase, CausalLm, ForwardBatch, SequenceRows};
@@ -242,6 +242,32 @@ fn siblings_share_the_prompts_phase_and_go_on_alone() {
     };
     let stale = run(&engine, self::request(&prompt, 40, Some(stale)));
     assert_eq!(stale.reports.len(), 3);
+}
+
+#[test]
+fn a_fork_of_an_adapting_sequence_disturbs_neither() {
+    let engine = start("qwen2_moe", 100);
+    let prompt = prompt(6, 64);
+    let config = AdaptationConfig {
+        steps: 40,
+        ..router()
+    };
+    let alone = run(&engine, request(&prompt, 12, Some(config.clone())));
+    let running = engine
+        .submit(request(&prompt, 12, Some(config.clone())))
+        .unwrap();
+    let fork = ForkParams {
+        n: 2,
+        params: request(&prompt, 12, None).params,
+        deadline: None,
+    };
+    let forked = engine.fork(running.id(), 0, fork).unwrap();
+    assert_eq!(collect(running).unwrap(), alone);
+    // It may have come before the prompt was read, which is an error of its own.
+    if let Ok(forked) = collect(forked) {
+        assert!(forked.tokens.iter().all(|tokens| tokens.len() == 12));
+    }
+    wait_for(|| engine.stats().num_used_blocks == 0);
 }
 
 #[test]

@@ -81,6 +81,8 @@ impl EngineThread {
                     sequence.steering = Some(Arc::clone(&steering));
                     // Its newest token is computed again, under what was found.
                     sequence.num_computed_tokens = num_tokens - 1;
+                    let draft = &mut sequence.draft;
+                    draft.num_computed_tokens = draft.num_computed_tokens.min(num_tokens - 1);
                     if let Some(open) = self.requests.get(&request) {
                         let _ = open.sender.send(StreamEvent::Adapted {
                             index: sequence.index,
