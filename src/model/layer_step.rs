@@ -54,17 +54,10 @@ pub(super) struct LayerStep<'a, 't> {
 }
 
 impl LayerStep<'_, '_> {
-    /// Norm, QKV, rotation, KV write and attention; leaves the result in `attended`.
-    pub fn attend(
-        &mut self,
-        layer: &Attention,
-        rope: &RopeTable,
-        cache: &mut KvCache,
-        batch: &ForwardBatch<'_>,
-    ) {
+    /// Norm and projections: queries, keys and values as they are before the rotation.
+    fn project(&mut self, layer: &Attention, num_rows: usize) {
         let (config, pool) = (self.config, self.pool);
         let s = &mut *self.scratch;
-        let num_rows = batch.token_ids.len();
         s.activations
             .load_normed(pool, &s.x, &layer.norm, config.rms_norm_eps);
         self.stopwatch.mark(Operator::Norm);
@@ -96,13 +89,28 @@ impl LayerStep<'_, '_> {
                 .add(pool, self.index, self.is_kept, input, outs);
         }
         self.stopwatch.mark(Operator::Qkv);
-        let [mut q_norm, mut k_norm] = [&layer.q_norm, &layer.k_norm].map(Option::as_deref);
         if self.plan.qk_norm == QkNorm::Whole {
-            for (rows, norm) in [(&mut s.q, q_norm.take()), (&mut s.k, k_norm.take())] {
-                let norm = norm.expect("loaded with the layer; this is a bug");
+            for (rows, norm) in [(&mut s.q, &layer.q_norm), (&mut s.k, &layer.k_norm)] {
+                let norm = norm.as_ref().expect("loaded with the layer; this is a bug");
                 rms_norm_in_place(pool, rows, norm, config.rms_norm_eps);
             }
         }
+    }
+
+    /// Norm, QKV, rotation, KV write and attention; leaves the result in `attended`.
+    pub fn attend(
+        &mut self,
+        layer: &Attention,
+        rope: &RopeTable,
+        cache: &mut KvCache,
+        batch: &ForwardBatch<'_>,
+    ) {
+        let (config, pool) = (self.config, self.pool);
+        self.project(layer, batch.token_ids.len());
+        let s = &mut *self.scratch;
+        let is_by_head = self.plan.qk_norm == QkNorm::Heads;
+        let [q_norm, k_norm] =
+            [&layer.q_norm, &layer.k_norm].map(|norm| norm.as_deref().filter(|_| is_by_head));
         let rotation = Rotation {
             table: rope,
             kind: self.plan.rope_kind,
