@@ -44,7 +44,7 @@ impl Scheduler {
     /// Adds a sequence that shares the blocks of a running one, or queues it when no place is left.
     pub(super) fn add_fork(&mut self, sequence: Sequence) {
         if self.num_running() + sequence.width() > self.config.max_num_seqs {
-            self.waiting.push_back(sequence.from_the_start());
+            self.waiting.push_back(sequence.without_kv());
             return;
         }
         for block in &sequence.block_table {
@@ -227,7 +227,7 @@ impl Scheduler {
         self.blocks.release_all(&mut sequence.block_table);
         self.stats.num_preemptions += 1;
         // A phase that ran begins again once the tokens are computed.
-        self.waiting.push_front(sequence.from_the_start());
+        self.waiting.push_front(sequence.without_kv());
     }
 
     /// The index of the block that the next `num_rows` tokens begin in, whether it must be copied before it is written to,

@@ -97,8 +97,8 @@ impl Sequence {
         adaptation.is_some_and(|adaptation| adaptation.phase.is_some())
     }
 
-    /// The same without anything computed: no blocks, and no phase of adaptation.
-    pub(super) fn from_the_start(mut self) -> Self {
+    /// The same with nothing computed: no blocks, no draft, no phase of adaptation.
+    pub(super) fn without_kv(mut self) -> Self {
         self.block_table.clear();
         self.block_hashes.clear();
         self.num_computed_tokens = 0;

@@ -331,7 +331,7 @@ impl EngineThread {
             child.draft.counts = DraftCounts::default();
             match child.is_adapting() {
                 // Its parent's blocks change until the phase is over.
-                true => self.scheduler.add(child.from_the_start()),
+                true => self.scheduler.add(child.without_kv()),
                 false => self.scheduler.add_fork(child),
             }
         }
