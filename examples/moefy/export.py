@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from model import ATTENTION, FFN, Student, reorder
 from weights import Experts, read_dense
 
-EXPERTS = Experts()
 HF_ATTENTION = {"attn_q": "q_proj", "attn_k": "k_proj", "attn_v": "v_proj", "attn_output": "o_proj"}
 HF_FFN = {"ffn_gate": "gate_proj", "ffn_up": "up_proj", "ffn_down": "down_proj"}
 QUANTS = {
@@ -28,7 +27,8 @@ def merge(shape, weights, state):
     Of each layer: ffn_{gate,up}_exps [E, size, d], ffn_down_exps [E, d, size], ffn_{gate,up}_shexp [shared, d],
     ffn_down_shexp [d, shared], ffn_gate_inp [E, d], ffn_gate_inp_shexp [d], and the attention.
     """
-    EXPERTS.check(shape)
+    experts = Experts.of(state)
+    experts.check(shape)
     reorder(weights, state["order"])
     merged = {name: tensor for name, tensor in weights.items() if ".ffn_" not in name or "norm" in name}
     for layer in range(shape.layers):
@@ -41,8 +41,8 @@ def merge(shape, weights, state):
             # Neurons first, so that an expert is a slice.
             weight = weights[f"{prefix}{name}.weight"]
             neurons = weight.T if name == "ffn_down" else weight
-            shared, routed = neurons[: EXPERTS.shared], neurons[EXPERTS.shared :]
-            routed = routed.unflatten(0, (EXPERTS.count, EXPERTS.size))
+            shared, routed = neurons[: experts.shared], neurons[experts.shared :]
+            routed = routed.unflatten(0, (experts.count, experts.size))
             if name == "ffn_down":
                 shared = shared.T * Student.SHARED_SCALE
                 routed = routed.transpose(1, 2) * state["expert_scale"][layer]
@@ -77,7 +77,7 @@ def hf_tensors(shape, merged, dtype=torch.bfloat16):
     return {name: tensor.to(dtype).contiguous().clone() for name, tensor in tensors.items()}
 
 
-def hf_config(shape, vocabulary, special):
+def hf_config(shape, experts, vocabulary, special):
     return {
         "architectures": ["Qwen2MoeForCausalLM"],
         "model_type": "qwen2_moe",
@@ -97,17 +97,17 @@ def hf_config(shape, vocabulary, special):
         "qkv_bias": True,
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],
-        "num_experts": EXPERTS.count,
-        "num_experts_per_tok": EXPERTS.used,
-        "moe_intermediate_size": EXPERTS.size,
-        "shared_expert_intermediate_size": EXPERTS.shared,
+        "num_experts": experts.count,
+        "num_experts_per_tok": experts.used,
+        "moe_intermediate_size": experts.size,
+        "shared_expert_intermediate_size": experts.shared,
         "norm_topk_prob": False,
         "torch_dtype": "bfloat16",
         **special,
     }
 
 
-def write_hf(folder, shape, merged, tokenizer, special, dtype=torch.bfloat16):
+def write_hf(folder, shape, experts, merged, tokenizer, special, dtype=torch.bfloat16):
     """The folder is written beside its place and then renamed."""
     folder = Path(folder)
     partial = folder.with_name(folder.name + ".partial")
@@ -116,7 +116,7 @@ def write_hf(folder, shape, merged, tokenizer, special, dtype=torch.bfloat16):
     weights_file = partial / "model.safetensors"
     save_file(hf_tensors(shape, merged, dtype), weights_file, metadata={"format": "pt"})
     weights_file.chmod(0o644)
-    config = hf_config(shape, len(merged["token_embd.weight"]), special)
+    config = hf_config(shape, experts, len(merged["token_embd.weight"]), special)
     (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     for file in Path(tokenizer).iterdir():
         shutil.copy(file, partial / file.name)
@@ -124,7 +124,7 @@ def write_hf(folder, shape, merged, tokenizer, special, dtype=torch.bfloat16):
     partial.rename(folder)
 
 
-def copy_metadata(reader, writer, file_type):
+def copy_metadata(reader, writer, file_type, experts):
     """All fields of the dense file, those of its architecture under the new name, and the experts' sizes."""
     for key, field in reader.fields.items():
         if key.startswith("GGUF.") or key in ("general.architecture", "general.file_type", "general.size_label"):
@@ -139,20 +139,20 @@ def copy_metadata(reader, writer, file_type):
             sub_type=field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None,
         )
     writer.add_file_type(file_type)
-    writer.add_expert_count(EXPERTS.count)
-    writer.add_expert_used_count(EXPERTS.used)
-    writer.add_expert_feed_forward_length(EXPERTS.size)
-    writer.add_expert_shared_feed_forward_length(EXPERTS.shared)
+    writer.add_expert_count(experts.count)
+    writer.add_expert_used_count(experts.used)
+    writer.add_expert_feed_forward_length(experts.size)
+    writer.add_expert_shared_feed_forward_length(experts.shared)
 
 
-def write_gguf(path, base, merged, quant):
+def write_gguf(path, base, experts, merged, quant):
     """Matrices quantised, norms, biases and routers in f32, the embedding and the output in Q8_0."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     matrix_type, file_type = QUANTS[quant]
     writer = gguf.GGUFWriter(partial, "qwen2moe")
-    copy_metadata(gguf.GGUFReader(base), writer, file_type)
+    copy_metadata(gguf.GGUFReader(base), writer, file_type, experts)
     for name, tensor in merged.items():
         array = tensor.float().numpy()
         if array.ndim == 1 or "ffn_gate_inp" in name:
@@ -175,10 +175,10 @@ def special_tokens(base):
 
 def run(base, state, tokenizer, hf=None, gguf_path=None, quant="q8_0"):
     shape, weights = read_dense(base, dtype=torch.float32)
-    merged = merge(shape, weights, state)
+    merged, experts = merge(shape, weights, state), Experts.of(state)
     if hf:
-        write_hf(hf, shape, merged, tokenizer, special_tokens(base))
+        write_hf(hf, shape, experts, merged, tokenizer, special_tokens(base))
         print(f"wrote {hf}")
     if gguf_path:
-        write_gguf(gguf_path, base, merged, quant)
+        write_gguf(gguf_path, base, experts, merged, quant)
         print(f"wrote {gguf_path}")

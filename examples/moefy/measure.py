@@ -8,7 +8,7 @@ import torch
 
 import export
 from model import Student, reorder
-from weights import read_dense
+from weights import Experts, read_dense
 
 # Logits of this many positions at a time: the vocabulary is large.
 POSITIONS_AT_ONCE = 256
@@ -74,7 +74,7 @@ def compare(base, state, tokenizer_folder):
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder) / "hf"
         merged = export.merge(shape, weights, state)
-        export.write_hf(folder, shape, merged, tokenizer_folder, export.special_tokens(base), torch.float32)
+        export.write_hf(folder, shape, Experts.of(state), merged, tokenizer_folder, export.special_tokens(base), torch.float32)
         del merged, weights
         exported = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(tokens).logits[0]
     shape, weights = read_dense(base, dtype=torch.float32)

@@ -103,6 +103,7 @@ class Student(Dense):
 
     The state holds, besides `order`:
       router [layers, E, d] and shared_gate [layers, d];
+      used []: the experts of a token;
       expert_scale [layers]: the factor that goes into the experts' down projections, since the gates are probabilities;
       after training also, for each matrix, `blk.N.NAME.lora_a` [rank, inputs] and `blk.N.NAME.lora_b` [outputs, rank].
     """
@@ -110,10 +111,10 @@ class Student(Dense):
     # sigmoid(0) is a half: the factor that goes into the shared expert's down projection.
     SHARED_SCALE = 2.0
 
-    def __init__(self, shape, weights, state, experts=Experts()):
+    def __init__(self, shape, weights, state):
         super().__init__(shape, weights)
-        experts.check(shape)
-        self.state, self.experts = state, experts
+        self.state, self.experts = state, Experts.of(state)
+        self.experts.check(shape)
         # Of the last forward pass: how the tokens spread over the experts, and the loss that evens it.
         self.loads, self.balance = [], []
 

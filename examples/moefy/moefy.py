@@ -33,11 +33,11 @@ def data_command(args):
 def split_command(args):
     import split
     from data import load_tokens
-    from weights import read_dense, save_state
+    from weights import Experts, read_dense, save_state
 
     shape, weights = read_dense(args.base, args.device)
     tokens = load_tokens(args.data, "train", args.tokens)
-    save_state(args.out, split.split(shape, weights, tokens, args.method))
+    save_state(args.out, split.split(shape, weights, tokens, args.method, Experts(used=args.used)))
 
 
 def train_command(args):
@@ -103,6 +103,7 @@ def main():
     sub = command("split", split_command, "split the FFNs into experts")
     sub.add_argument("--out", type=Path, default=Path("split"))
     sub.add_argument("--tokens", type=int, default=16_384)
+    sub.add_argument("--used", type=int, default=16, help="experts of a token, of 28")
     sub.add_argument("--method", choices=("activity", "directions"), default="activity")
 
     sub = command("train", train_command, "train the mixture to give the dense model's answers")

@@ -166,6 +166,7 @@ def split(shape, weights, tokens, method="activity", experts=Experts(), rows_at_
         )
     print(f"{method}: mean relative squared error {sum(errors) / len(errors):.4f}", flush=True)
     return {
+        "used": torch.tensor(experts.used),
         "order": torch.stack(orders),
         "router": torch.stack(routers),
         "expert_scale": torch.stack(scales),

@@ -43,6 +43,11 @@ class Experts:
         """The FFN's neurons in groups of `size`: those of the shared expert first, then one for each expert."""
         return self.shared // self.size + self.count
 
+    @classmethod
+    def of(cls, state):
+        """As `split` divided them: a state says how many experts a token uses."""
+        return cls(used=int(state["used"])) if "used" in state else cls()
+
     def check(self, shape):
         if self.shared % self.size or self.groups * self.size != shape.ffn:
             raise ValueError(f"{self} does not divide an FFN of {shape.ffn} neurons")

@@ -14,6 +14,7 @@ pub mod elementwise;
 pub mod error;
 pub mod experts;
 pub mod gating;
+pub mod gradients;
 pub mod kv_cache;
 pub mod logits;
 pub mod mapped_file;

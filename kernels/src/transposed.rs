@@ -11,9 +11,13 @@ use crate::panel::PANEL_ROWS;
 use crate::partition::{Chunks, SharedSlice};
 use crate::pool::ThreadPool;
 
+/// Outputs whose weights are read back at once: a thread's second cache holds them, and each row's sums are touched once for
+/// all of them.
+const OUTPUTS_AT_ONCE: usize = 4 * PANEL_ROWS;
+
 thread_local! {
-    /// `[PANEL_ROWS, in_features]`
-    static PANEL: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// `[OUTPUTS_AT_ONCE, in_features]`
+    static WEIGHTS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// `out[row] += sum_j x[row, j] * weights[j]`: `x` is `[rows, out_features]`, `out` is `[rows, in_features]`.
@@ -85,14 +89,16 @@ unsafe fn add(
     // SAFETY: the caller's promise.
     let out = unsafe { out.slice_mut(rows.start * in_features, rows.len() * in_features) };
     let x = &x[rows.start * width..rows.end * width];
-    PANEL.with_borrow_mut(|panel| {
-        panel.resize(PANEL_ROWS * in_features, 0.0);
-        for first in outputs.clone().step_by(PANEL_ROWS) {
-            let count = PANEL_ROWS.min(outputs.end - first);
-            let panel = &mut panel[..count * in_features];
-            weights.dequantize_panel(first, panel);
+    WEIGHTS.with_borrow_mut(|buffer| {
+        buffer.resize(OUTPUTS_AT_ONCE * in_features, 0.0);
+        for first in outputs.clone().step_by(OUTPUTS_AT_ONCE) {
+            let count = OUTPUTS_AT_ONCE.min(outputs.end - first);
+            let read = &mut buffer[..count * in_features];
+            for (index, panel) in read.chunks_mut(PANEL_ROWS * in_features).enumerate() {
+                weights.dequantize_panel(first + index * PANEL_ROWS, panel);
+            }
             let x = &x[first - outputs.start..];
-            cpu::add_outer(x, width, panel, out, in_features);
+            cpu::add_outer(x, width, read, out, in_features);
         }
     });
 }

@@ -181,9 +181,10 @@ impl Decoder {
             (SubLayer::Mlp(_), FeedForward::Moe(moe)) => {
                 step.is_kept = kept.is_some();
                 step.add_moe(moe, batch);
-                self.expert_load.add(index, &self.scratch.moe.routes);
-                if let Some(routing) = &mut self.routing {
-                    routing.push(self.scratch.moe.routing(index));
+                match &mut self.routing {
+                    // A step of adaptation, whose tokens are counted where they are served.
+                    Some(routing) => routing.push(self.scratch.moe.routing(index)),
+                    None => self.expert_load.add(index, &self.scratch.moe.routes),
                 }
             }
         }

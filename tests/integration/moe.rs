@@ -11,6 +11,13 @@ const LOGITS_TOLERANCE: f32 = 1e-3;
 const GATE_TOLERANCE: f32 = 2e-3;
 const ROUTER_LOGIT_TOLERANCE: f32 = 1e-2;
 
+/// Median over rows of a row's error, relative to its logits: the kernels quantise activations to 8 bits, transformers does not.
+/// The mean would be that of the few rows where an expert is another one.
+const QUANTISED_TOLERANCE: f64 = 0.03;
+/// Share of the golden's choices that may fall otherwise, and how far apart the two router logits may be there.
+const OTHER_CHOICES: f64 = 0.05;
+const NEAR_TIE: f32 = 0.15;
+
 #[derive(Deserialize)]
 struct Golden {
     token_ids: Vec<u32>,
@@ -132,6 +139,71 @@ architectures! {
     granitemoe: "model.gguf";
     deepseek_v2: "model.gguf" "model-kv_b.gguf";
     deepseek_v2_grouped: "model.gguf";
+}
+
+/// `file` holds quantised weights, its golden is what transformers computes with the same ones in floats.
+fn quantised_is_near(name: &str, kind: &str) {
+    let folder = folder(name);
+    let text = std::fs::read_to_string(folder.join(format!("golden-{kind}.json"))).unwrap();
+    let golden: Golden = serde_json::from_str(&text).unwrap();
+    let mut model = load(&folder.join(format!("model-{kind}.gguf")));
+    let mut logits = Vec::new();
+    let routing = with_batch(&golden.token_ids, |batch| {
+        model.forward_routed(batch, &mut logits).unwrap()
+    });
+    let (mut others, mut all, mut widest) = (0, 0, 0.0_f32);
+    for (ours, expected) in routing.iter().zip(&golden.moe_layers) {
+        let chosen = expected.experts[0].len();
+        let rows = ours.experts.chunks_exact(chosen).zip(&expected.experts);
+        for ((ours, theirs), logits) in rows.zip(&expected.router_logits) {
+            let logit = |expert: &u32| logits[*expert as usize];
+            let gained = ours.iter().filter(|e| !theirs.contains(e)).map(logit);
+            let lost = theirs.iter().filter(|e| !ours.contains(e)).map(logit);
+            others += gained.clone().count();
+            let (lowest, highest) = (
+                gained.fold(f32::MAX, f32::min),
+                lost.fold(f32::MIN, f32::max),
+            );
+            widest = widest.max(highest - lowest);
+            all += chosen;
+        }
+    }
+    let mut errors: Vec<f64> = logits
+        .chunks_exact(golden.logits[0].len())
+        .zip(&golden.logits)
+        .map(|(ours, theirs)| {
+            let square = |x: f32| f64::from(x).powi(2);
+            let missed: f64 = ours.iter().zip(theirs).map(|(a, b)| square(a - b)).sum();
+            let whole: f64 = theirs.iter().map(|x| square(*x)).sum();
+            (missed / whole).sqrt()
+        })
+        .collect();
+    assert_eq!(errors.len(), golden.token_ids.len());
+    errors.sort_by(f64::total_cmp);
+    let median = errors[errors.len() / 2];
+    println!("{name} {kind}: {median:.4}, {others} of {all} choices, {widest} apart");
+    assert!(median < QUANTISED_TOLERANCE, "{name} {kind}: {median}");
+    let share = f64::from(others as u32) / f64::from(all as u32);
+    assert!(share < OTHER_CHOICES, "{name} {kind}: {others} of {all}");
+    assert!(widest < NEAR_TIE, "{name} {kind}: {widest} apart");
+}
+
+#[test]
+fn quantised_models_stay_near_floats() {
+    for name in [
+        "olmoe",
+        "qwen2_moe",
+        "qwen3_moe",
+        "mixtral",
+        "granitemoe",
+        "deepseek_v2",
+        "deepseek_v2_grouped",
+    ] {
+        quantised_is_near(name, "q8_0");
+    }
+    for name in ["qwen2_moe", "deepseek_v2"] {
+        quantised_is_near(name, "q4_0");
+    }
 }
 
 #[test]

@@ -8,6 +8,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod float;
+mod gradients;
+mod outer;
 mod portable;
 mod rows;
 mod unpack;
@@ -17,6 +19,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 pub(crate) use attend::{QueryState, TILE_TOKENS, TileInput};
+pub use gradients::{AttentionRow, AttentionSums};
 
 use crate::activations::{Activations, BlockInfo, Corrections};
 use crate::matrix::PackedMatrix;
@@ -227,8 +230,12 @@ compiled_for_each_isa! {
     rows::weigh(x: &[f32], shift: f32, weights: &mut [f32], sum: &mut f64);
     /// `x += y`
     rows::add_assign(x: &mut [f32], y: &[f32]);
-    /// `out[row, i] += sum_j x[row * stride + j] * weights[j, i]`; rows of `weights` and `out` have `width` values.
-    rows::add_outer(x: &[f32], stride: usize, weights: &[f32], out: &mut [f32], width: usize);
+    /// Replaces `gate` and `up` by the gradients by them; `by_result` is that by `silu(gate) * up`.
+    gradients::silu_gradient(gate: &mut [f32], up: &mut [f32], by_result: &[f32]);
+    /// The same of `gelu_tanh(gate) * up`.
+    gradients::gelu_tanh_gradient(gate: &mut [f32], up: &mut [f32], by_result: &[f32]);
+    /// Adds the gradients of one query's attention.
+    gradients::attention_gradient(row: &AttentionRow<'_>, sums: &mut AttentionSums<'_>);
     /// Reads a panel back as f32, `[PANEL_ROWS, inputs]`.
     unpack::unpack(panel: &Panel<'_>, out: &mut [f32]);
     /// `gate[i] = silu(gate[i]) * up[i]`
@@ -299,6 +306,8 @@ vectors_for_each_isa! {
         infos: &mut [BlockInfo],
         corrections: &mut [Corrections]
     );
+    /// `out[row, i] += sum_j x[row * stride + j] * weights[j, i]`; rows of `weights` and `out` have `width` values.
+    outer::add_outer(x: &[f32], stride: usize, weights: &[f32], out: &mut [f32], width: usize);
     /// Adds one tile to each query's running softmax.
     attend::attend_tile(tile: &TileInput<'_>, states: &mut [QueryState], outs: &mut [f32]);
 }

@@ -174,63 +174,6 @@ pub(super) fn add_assign<const FMA: bool>(x: &mut [f32], y: &[f32]) {
     }
 }
 
-/// Rows that share a read of the weights in [`add_outer`].
-const OUTER_ROWS: usize = 4;
-
-/// See [`super::add_outer`].
-#[inline(always)]
-pub(super) fn add_outer<const FMA: bool>(
-    x: &[f32],
-    stride: usize,
-    weights: &[f32],
-    out: &mut [f32],
-    width: usize,
-) {
-    for (group, out) in out.chunks_mut(OUTER_ROWS * width).enumerate() {
-        let x = &x[group * OUTER_ROWS * stride..];
-        if out.len() == OUTER_ROWS * width {
-            outer_rows::<FMA, OUTER_ROWS>(x, stride, weights, out, width);
-        } else {
-            for (row, out) in out.chunks_exact_mut(width).enumerate() {
-                outer_rows::<FMA, 1>(&x[row * stride..], stride, weights, out, width);
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn outer_rows<const FMA: bool, const ROWS: usize>(
-    x: &[f32],
-    stride: usize,
-    weights: &[f32],
-    out: &mut [f32],
-    width: usize,
-) {
-    let num_lanes = width / LANES * LANES;
-    for column in (0..num_lanes).step_by(LANES) {
-        let mut sums = [[0.0_f32; LANES]; ROWS];
-        for (j, weights) in weights.chunks_exact(width).enumerate() {
-            let (weights, _) = weights[column..].as_chunks::<LANES>();
-            for (row, sums) in sums.iter_mut().enumerate() {
-                let factor = x[row * stride + j];
-                for lane in 0..LANES {
-                    sums[lane] = fma::<FMA>(factor, weights[0][lane], sums[lane]);
-                }
-            }
-        }
-        for (row, sums) in sums.iter().enumerate() {
-            add_assign::<FMA>(&mut out[row * width + column..][..LANES], sums);
-        }
-    }
-    for row in 0..ROWS {
-        for column in num_lanes..width {
-            for (j, weights) in weights.chunks_exact(width).enumerate() {
-                out[row * width + column] += x[row * stride + j] * weights[column];
-            }
-        }
-    }
-}
-
 #[inline(always)]
 pub(super) fn rotate_halves<const FMA: bool>(
     low: &mut [f32],

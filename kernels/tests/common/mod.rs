@@ -1,4 +1,5 @@
 //! What the tests of several files use.
+#![allow(dead_code)] // Each of them uses a part.
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};

@@ -1,5 +1,6 @@
 //! Back through attention. Keys and values of tokens before the window are constants.
 
+use ponder_kernels::gradients::{AttentionRow, AttentionSums, attention_gradient};
 use ponder_kernels::{KvCache, ThreadPool, matmul, matmul_transposed};
 
 use super::loss::add_norm_gradient;
@@ -171,75 +172,29 @@ impl HeadGroup {
         let heads = config.num_heads / config.num_kv_heads;
         let num_rows = self.by_k.len() / dim;
         let first = context_len - num_rows;
-        let mut weights = Vec::new();
+        let (mut weights, mut slopes) = (Vec::new(), Vec::new());
         for row in 0..num_rows {
+            let visible = (first + row + 1) * dim;
             for head in 0..heads {
                 let place = (row * config.num_heads + kv_head * heads + head) * dim;
-                let (q, by_out) = (
-                    &queries[place..place + dim],
-                    &by_attended[place..place + dim],
-                );
-                softmax(
-                    &self.keys[..(first + row + 1) * dim],
-                    q,
-                    config.attention_scale,
-                    &mut weights,
-                );
-                // What each weight's gradient is, less the mean under the weights.
-                let slopes: Vec<f32> = (self.values.chunks_exact(dim))
-                    .take(weights.len())
-                    .map(|value| dot(value, by_out))
-                    .collect();
-                let mean = dot(&weights, &slopes);
-                let by_q = &mut self.by_q[(row * heads + head) * dim..][..dim];
-                for (token, (weight, slope)) in weights.iter().zip(&slopes).enumerate() {
-                    let by_score = weight * (slope - mean) * config.attention_scale;
-                    add_scaled(by_q, &self.keys[token * dim..][..dim], by_score);
-                    if let Some(own) = token.checked_sub(first) {
-                        add_scaled(&mut self.by_k[own * dim..][..dim], q, by_score);
-                        add_scaled(&mut self.by_v[own * dim..][..dim], by_out, *weight);
-                    }
-                }
+                let read = AttentionRow {
+                    query: &queries[place..place + dim],
+                    by_result: &by_attended[place..place + dim],
+                    keys: &self.keys[..visible],
+                    values: &self.values[..visible],
+                    scale: config.attention_scale,
+                    first,
+                };
+                let mut sums = AttentionSums {
+                    by_query: &mut self.by_q[(row * heads + head) * dim..][..dim],
+                    by_keys: &mut self.by_k,
+                    by_values: &mut self.by_v,
+                    weights: &mut weights,
+                    slopes: &mut slopes,
+                };
+                attention_gradient(&read, &mut sums);
             }
         }
-    }
-}
-
-fn softmax(keys: &[f32], query: &[f32], scale: f32, weights: &mut Vec<f32>) {
-    weights.clear();
-    weights.extend(
-        keys.chunks_exact(query.len())
-            .map(|key| scale * dot(key, query)),
-    );
-    let max = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.0;
-    for weight in &mut *weights {
-        *weight = (*weight - max).exp();
-        sum += *weight;
-    }
-    for weight in weights {
-        *weight /= sum;
-    }
-}
-
-/// In lanes, so that it vectorises.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let mut sums = [0.0_f32; LANES];
-    let (a_groups, a_rest) = a.as_chunks::<LANES>();
-    let (b_groups, b_rest) = b.as_chunks::<LANES>();
-    for (a, b) in a_groups.iter().zip(b_groups) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + rest
-}
-
-fn add_scaled(out: &mut [f32], x: &[f32], factor: f32) {
-    for (out, x) in out.iter_mut().zip(x) {
-        *out += factor * x;
     }
 }
 

@@ -1,11 +1,13 @@
 //! Back through experts and MLPs.
 
 use ponder_kernels::elementwise::glu;
+use ponder_kernels::gradients::{gather_rows, glu_gradient, spread_rows};
 use ponder_kernels::{
-    Activations, Glu, PackedMatrix, Routes, Scoring, ThreadPool, experts_matmul,
+    Activations, Gating, Glu, PackedMatrix, Routes, Scoring, ThreadPool, experts_matmul,
     experts_transposed, matmul, matmul_transposed,
 };
 
+use super::parallel;
 use crate::model::causal_lm::ForwardBatch;
 use crate::model::decoder::Decoder;
 use crate::model::layers::FeedForward;
@@ -49,7 +51,7 @@ impl Decoder {
                 let routes = &mut scratch.routes;
                 routes.plan(pool, gating, &scratch.logits, num_experts, bias);
                 let experts = Experts::forward(pool, moe, routes, x, self.plan.glu);
-                let by_logits = experts.by_logits(routes, gating, &gradient);
+                let by_logits = experts.by_logits(pool, routes, gating, &gradient);
                 if !by_normed.is_empty() {
                     experts.back(pool, moe, routes, &gradient, by_normed);
                     matmul_transposed(pool, &by_logits, &moe.router, by_normed);
@@ -108,47 +110,61 @@ impl Experts {
     /// `[j chosen] gate_j a_j - p_j m`, for normalised ones `[j chosen] gate_j (a_j - m / scale)`.
     fn by_logits(
         &self,
+        pool: &ThreadPool,
         routes: &Routes,
-        gating: &ponder_kernels::Gating,
+        gating: &Gating,
         gradient: &[f32],
     ) -> Vec<f32> {
-        let (num_experts, chosen) = (routes.num_experts(), routes.num_experts_per_tok());
+        let num_experts = routes.num_experts();
         let width = gradient.len() / routes.num_rows().max(1);
         let mut by_logits = vec![0.0; routes.num_rows() * num_experts];
-        for (row, out) in by_logits.chunks_exact_mut(num_experts).enumerate() {
-            let gradient = &gradient[row * width..][..width];
-            let range = row * chosen..(row + 1) * chosen;
-            let gates = &routes.gates()[range.clone()];
-            let slots = routes.slots()[range.clone()].iter();
-            let along: Vec<f32> = slots
-                .map(|slot| {
-                    let result = &self.results[*slot as usize * width..][..width];
-                    gradient.iter().zip(result).map(|(g, o)| g * o).sum()
-                })
-                .collect();
-            let total: f32 = gates.iter().zip(&along).map(|(gate, a)| gate * a).sum();
-            let scores = &routes.scores()[row * num_experts..][..num_experts];
-            if gating.scoring == Scoring::Softmax && !gating.normalise {
-                for (out, score) in out.iter_mut().zip(scores) {
-                    *out = -score * total;
-                }
-            }
-            let pulled = if gating.normalise {
-                total / gating.scale
-            } else {
-                0.0
-            };
-            let experts = routes.experts()[range].iter().zip(gates);
-            for ((expert, gate), a) in experts.zip(along) {
-                let expert = *expert as usize;
-                let slope = match gating.scoring {
-                    Scoring::Softmax => 1.0,
-                    Scoring::Sigmoid => 1.0 - scores[expert],
-                };
-                out[expert] += gate * (a - pulled) * slope;
+        let rows = by_logits.chunks_exact_mut(num_experts).enumerate();
+        parallel::map(pool, rows.collect(), |(row, out): (usize, &mut [f32])| {
+            self.row_by_logits(routes, gating, row, &gradient[row * width..][..width], out);
+        });
+        by_logits
+    }
+
+    fn row_by_logits(
+        &self,
+        routes: &Routes,
+        gating: &Gating,
+        row: usize,
+        gradient: &[f32],
+        out: &mut [f32],
+    ) {
+        let (num_experts, chosen) = (routes.num_experts(), routes.num_experts_per_tok());
+        let range = row * chosen..(row + 1) * chosen;
+        let gates = &routes.gates()[range.clone()];
+        let slots = routes.slots()[range.clone()].iter();
+        let along: Vec<f32> = slots
+            .map(|slot| {
+                let width = gradient.len();
+                let result = &self.results[*slot as usize * width..][..width];
+                gradient.iter().zip(result).map(|(g, o)| g * o).sum()
+            })
+            .collect();
+        let total: f32 = gates.iter().zip(&along).map(|(gate, a)| gate * a).sum();
+        let scores = &routes.scores()[row * num_experts..][..num_experts];
+        if gating.scoring == Scoring::Softmax && !gating.normalise {
+            for (out, score) in out.iter_mut().zip(scores) {
+                *out = -score * total;
             }
         }
-        by_logits
+        let pulled = if gating.normalise {
+            total / gating.scale
+        } else {
+            0.0
+        };
+        let experts = routes.experts()[range].iter().zip(gates);
+        for ((expert, gate), a) in experts.zip(along) {
+            let expert = *expert as usize;
+            let slope = match gating.scoring {
+                Scoring::Softmax => 1.0,
+                Scoring::Sigmoid => 1.0 - scores[expert],
+            };
+            out[expert] += gate * (a - pulled) * slope;
+        }
     }
 
     /// Adds the gradient by the normed rows that goes through the chosen experts.
@@ -160,56 +176,16 @@ impl Experts {
         gradient: &[f32],
         by_normed: &mut [f32],
     ) {
-        let chosen = routes.num_experts_per_tok();
-        let width = gradient.len() / routes.num_rows().max(1);
         // Their results are not needed any more: the rows become what each result's gradient is.
-        for (index, slot) in routes.slots().iter().enumerate() {
-            let gradient = &gradient[index / chosen * width..][..width];
-            let out = &mut self.results[*slot as usize * width..][..width];
-            for (out, value) in out.iter_mut().zip(gradient) {
-                *out = routes.gates()[index] * value;
-            }
-        }
+        spread_rows(pool, routes, gradient, &mut self.results);
         let mut inner = vec![0.0; self.gate.len()];
         experts_transposed(pool, &self.results, routes, &moe.down, &mut inner);
-        split_glu(self.glu, &mut self.gate, &mut self.up, &inner);
-        let mut by_sorted = vec![0.0; self.results.len()];
-        experts_transposed(pool, &self.gate, routes, &moe.gate, &mut by_sorted);
-        experts_transposed(pool, &self.up, routes, &moe.up, &mut by_sorted);
-        for (index, slot) in routes.slots().iter().enumerate() {
-            let from = &by_sorted[*slot as usize * width..][..width];
-            let out = &mut by_normed[index / chosen * width..][..width];
-            for (out, value) in out.iter_mut().zip(from) {
-                *out += value;
-            }
-        }
-    }
-}
-
-/// Replaces gate and up by the gradients by them; `inner` is that by `act(gate) * up`.
-fn split_glu(kind: Glu, gate: &mut [f32], up: &mut [f32], inner: &[f32]) {
-    for ((gate, up), inner) in gate.iter_mut().zip(up).zip(inner) {
-        let (value, slope) = activation(kind, *gate);
-        (*gate, *up) = (inner * *up * slope, inner * value);
-    }
-}
-
-/// A gate's activation and its derivative.
-fn activation(kind: Glu, x: f32) -> (f32, f32) {
-    let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
-    match kind {
-        Glu::Silu => {
-            let s = sigmoid(x);
-            (x * s, s * (1.0 + x * (1.0 - s)))
-        }
-        Glu::GeluTanh => {
-            // As `x * sigmoid(2 u)` with `u = sqrt(2 / pi) (x + 0.044715 x^3)`.
-            const SQRT_2_OVER_PI: f32 = 0.797_884_6;
-            const CUBIC: f32 = 0.044_715;
-            let s = sigmoid(2.0 * SQRT_2_OVER_PI * (x + CUBIC * x.powi(3)));
-            let u_slope = SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * x * x);
-            (x * s, s + 2.0 * x * s * (1.0 - s) * u_slope)
-        }
+        glu_gradient(pool, self.glu, &mut self.gate, &mut self.up, &inner);
+        let by_sorted = &mut self.results;
+        by_sorted.fill(0.0);
+        experts_transposed(pool, &self.gate, routes, &moe.gate, by_sorted);
+        experts_transposed(pool, &self.up, routes, &moe.up, by_sorted);
+        gather_rows(pool, routes, by_sorted, by_normed);
     }
 }
 
@@ -228,7 +204,7 @@ fn back_through_glu(
     matmul(pool, x, up_proj, None, &mut up);
     let mut inner = vec![0.0; count];
     matmul_transposed(pool, gradient, down_proj, &mut inner);
-    split_glu(kind, &mut gate, &mut up, &inner);
+    glu_gradient(pool, kind, &mut gate, &mut up, &inner);
     matmul_transposed(pool, &gate, gate_proj, by_normed);
     matmul_transposed(pool, &up, up_proj, by_normed);
 }

@@ -117,6 +117,11 @@ impl AdaptationPhase {
     }
 }
 
+/// `batch`, of one sequence, steered by `steering` alone.
+fn steered<'a>(batch: &ForwardBatch<'a>, steering: &'a [Option<&'a Steering>]) -> ForwardBatch<'a> {
+    ForwardBatch { steering, ..*batch }
+}
+
 impl Decoder {
     /// One step of `phase`: the window's rows are computed under the current steering, and, unless it was the last, the steering
     /// moves. Row `i` predicts `targets[i]`. When the phase is done, the window's keys and values are those that its policy asks
@@ -143,15 +148,8 @@ impl Decoder {
         let hidden_size = self.config.hidden_size;
         if phase.losses.is_empty() {
             let steering = [Some(&phase.current)];
-            let steered = ForwardBatch {
-                steering: &steering,
-                ..*batch
-            };
-            let nothing = Recorded {
-                lowest: self.layers.len(),
-                inputs: false,
-            };
-            self.run_window(&steered, &mut phase.tape, None, nothing)?;
+            let nothing = Recorded::nothing(self.layers.len());
+            self.run_window(&steered(batch, &steering), &mut phase.tape, None, nothing)?;
             phase.optimisers = vec![Adam::new(hidden_size, SLOT_EPSILON, SLOT_WEIGHT_DECAY)];
         } else {
             self.scratch.x.clone_from(&phase.tape.last);
@@ -194,11 +192,8 @@ impl Decoder {
             inputs: is_exact,
         };
         let steering = [Some(&phase.current)];
-        let steered = ForwardBatch {
-            steering: &steering,
-            ..*batch
-        };
-        let routing = self.run_window(&steered, &mut phase.tape, from, recorded)?;
+        let routing =
+            self.run_window(&steered(batch, &steering), &mut phase.tape, from, recorded)?;
         if phase.layers.is_none() {
             phase.choose_layers(&candidates, &routing, self.num_chosen_experts());
             phase.routing = routing;
@@ -212,10 +207,7 @@ impl Decoder {
             self.through_final_norm(&phase.tape.last, &mut loss.gradient);
             let chosen: Vec<usize> = phase.layers.iter().flatten().map(|(l, _)| *l).collect();
             let steering = [Some(&phase.current)];
-            let steered = ForwardBatch {
-                steering: &steering,
-                ..*batch
-            };
+            let steered = steered(batch, &steering);
             let gradients =
                 self.router_gradients(&steered, &phase.tape, &chosen, is_exact, loss.gradient)?;
             let is_finite = gradients.iter().flatten().all(|value| value.is_finite());
@@ -224,28 +216,30 @@ impl Decoder {
                 return Ok(());
             }
         }
+        self.settle(batch, phase)
+    }
+
+    /// Ends a phase: the window's keys and values are those of the last steering that was tried, and become what they should be.
+    fn settle(
+        &mut self,
+        batch: &ForwardBatch<'_>,
+        phase: &mut AdaptationPhase,
+    ) -> Result<(), ForwardError> {
         let is_other = phase.settle();
         let is_stale = phase.config.kv == KvPolicy::Stale;
-        if is_other || is_stale {
-            // Keys and values are those of the last steering that was tried.
-            let kept = if is_stale {
-                &phase.start
-            } else {
-                &phase.current
-            };
-            let steering = [Some(kept)];
-            let steered = ForwardBatch {
-                steering: &steering,
-                ..*batch
-            };
-            let nothing = Recorded {
-                lowest: self.layers.len(),
-                inputs: false,
-            };
-            let routing = self.run_window(&steered, &mut Tape::default(), None, nothing)?;
-            if !is_stale {
-                phase.report.compare(&phase.routing, &routing);
-            }
+        if !is_other && !is_stale {
+            return Ok(());
+        }
+        let kept = match is_stale {
+            true => &phase.start,
+            false => &phase.current,
+        };
+        let steering = [Some(kept)];
+        let nothing = Recorded::nothing(self.layers.len());
+        let mut tape = Tape::default();
+        let routing = self.run_window(&steered(batch, &steering), &mut tape, None, nothing)?;
+        if !is_stale {
+            phase.report.compare(&phase.routing, &routing);
         }
         Ok(())
     }

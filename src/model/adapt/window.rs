@@ -26,6 +26,16 @@ pub(super) struct Recorded {
     pub inputs: bool,
 }
 
+impl Recorded {
+    /// Of a model of so many layers.
+    pub(super) fn nothing(num_layers: usize) -> Self {
+        Self {
+            lowest: num_layers,
+            inputs: false,
+        }
+    }
+}
+
 impl Decoder {
     /// Runs the rows of `batch`, all of them through all layers, and writes their keys and values. `from` starts at a layer's
     /// feed-forward part, from the tape: what lies below does not change.

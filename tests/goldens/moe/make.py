@@ -15,6 +15,8 @@ model.safetensors   bfloat16 under the names of released checkpoints, which tran
 model.gguf          llama.cpp's names and metadata, laid out as by its convert_hf_to_gguf.py --outtype f16: matrices in F16;
                     norms, biases and routers in F32. `tokenizer.ggml.model` is "no_vocab".
 model-kv_b.gguf     deepseek_v2 only: attn_kv_b whole, as files had it before llama.cpp split it into attn_k_b and attn_v_b.
+model-TYPE.gguf     Matrices but the routers' quantised to TYPE (q8_0; q4_0 of two models), attn_kv_b whole.
+golden-TYPE.json    As golden.json, of the weights that model-TYPE.gguf holds, computed in float32.
 golden.json         token_ids [24]; logits [24, vocab]; per mixture-of-experts layer its index, router_logits [24, E] before
                     softmax, and experts and gates [24, k] in descending order of gate. Gates are what experts' outputs are
                     multiplied by, after normalisation and scaling.
@@ -46,7 +48,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.overrides import TorchFunctionMode
 
 HERE = Path(__file__).parent
@@ -54,6 +56,8 @@ NUM_TOKENS = 24
 NUM_STEPS = 5
 MIN_MARGIN = 1e-3
 MIN_GRADIENT = 2e-5
+# These are also quantised to four bits.
+COARSE = ["qwen2_moe", "deepseek_v2"]
 
 SIZES = dict(
     vocab_size=96,
@@ -530,9 +534,8 @@ def permute(weight, num_heads):
     return per_head.swapaxes(1, 2).reshape(weight.shape)
 
 
-def gguf_tensors(folder, config, arch, splits_kv_b):
-    """llama.cpp's name: tensor."""
-    tensors = load_file(folder / "model.safetensors")
+def gguf_tensors(tensors, config, arch, splits_kv_b):
+    """llama.cpp's name: tensor, of tensors by the names of released checkpoints."""
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     permuted = arch in (gguf.MODEL_ARCH.LLAMA, gguf.MODEL_ARCH.GRANITE_MOE)
     result, experts = {}, {}
@@ -579,7 +582,8 @@ def gguf_tensors(folder, config, arch, splits_kv_b):
     return result
 
 
-def save_gguf(path, folder, config, arch, splits_kv_b=True):
+def save_gguf(path, folder, config, arch, splits_kv_b=True, quant=None):
+    """`quant` is the type of the matrices that `is_quantised` names; the others are F16."""
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(folder.name)
@@ -595,7 +599,7 @@ def save_gguf(path, folder, config, arch, splits_kv_b=True):
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_expert_count(routers_experts(config))
     writer.add_expert_used_count(config.num_experts_per_tok)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{quant.name if quant else 'F16'}"])
 
     if config.model_type == "deepseek_v2":
         rope_dim = config.qk_rope_head_dim
@@ -649,8 +653,12 @@ def save_gguf(path, folder, config, arch, splits_kv_b=True):
             writer.add_residual_scale(config.residual_multiplier)
             writer.add_logit_scale(config.logits_scaling)
 
-    for name, tensor in gguf_tensors(folder, config, arch, splits_kv_b).items():
+    tensors = load_file(folder / "model.safetensors")
+    for name, tensor in gguf_tensors(tensors, config, arch, splits_kv_b).items():
         values = np.ascontiguousarray(tensor.numpy())
+        if quant and is_quantised(name, tensor):
+            writer.add_tensor(name, gguf.quantize(values, quant), raw_dtype=quant)
+            continue
         if tensor.dim() > 1 and "ffn_gate_inp" not in name:
             half = values.astype(np.float16)
             assert (half.astype(np.float32) == values).all(), name
@@ -660,6 +668,36 @@ def save_gguf(path, folder, config, arch, splits_kv_b=True):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def is_quantised(name, tensor):
+    """By either kind of name. Routers stay as they are, and so do rows that are not whole blocks."""
+    is_router = any(part in name for part in ["ffn_gate_inp", "mlp.gate.", "shared_expert_gate", ".router."])
+    is_router = is_router or name.endswith("block_sparse_moe.gate.weight")
+    return tensor.dim() > 1 and tensor.shape[-1] % 32 == 0 and not is_router
+
+
+def quantised(folder, config, arch, ids, quant):
+    """Writes the quantised model, and what transformers computes with its weights."""
+    tensors = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
+    for name, tensor in tensors.items():
+        if is_quantised(name, tensor):
+            blocks = gguf.quantize(np.ascontiguousarray(tensor.numpy()), quant)
+            tensors[name] = torch.tensor(gguf.dequantize(blocks, quant)).contiguous()
+    path = folder / f"model-{quant.name.lower()}.gguf"
+    save_gguf(path, folder, config, arch, splits_kv_b=False, quant=quant)
+    wanted = gguf_tensors(tensors, config, arch, splits_kv_b=False)
+    for tensor in gguf.GGUFReader(path).tensors:
+        stored = torch.tensor(np.array(gguf.dequantize(tensor.data, tensor.tensor_type)))
+        assert torch.equal(stored.reshape(wanted[tensor.name].shape), wanted[tensor.name]), tensor.name
+    with tempfile.TemporaryDirectory() as scratch:
+        shutil.copyfile(folder / "config.json", Path(scratch) / "config.json")
+        save_file(tensors, Path(scratch) / "model.safetensors", metadata={"format": "pt"})
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            scratch, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager"
+        )
+    outputs, _ = golden(model.eval(), ids)
+    write_json(folder / f"golden-{quant.name.lower()}.json", outputs)
 
 
 def routers_experts(config):
@@ -684,6 +722,8 @@ def make(name, config, arch):
     save_gguf(folder / "model.gguf", folder, config, arch)
     if name == "deepseek_v2":
         save_gguf(folder / "model-kv_b.gguf", folder, config, arch, splits_kv_b=False)
+    for quant in ["Q8_0", "Q4_0"] if name in COARSE else ["Q8_0"]:
+        quantised(folder, config, arch, ids, gguf.GGMLQuantizationType[quant])
     with torch.no_grad():
         logits = model(ids, use_cache=False).logits[0]
     verify_safetensors(folder, logits, ids)
