@@ -9,7 +9,7 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 
 use super::config::{Architecture, ModelConfig};
-use super::weights::{LoadError, RawTensor, WeightSource};
+use super::weights::{LoadError, RawTensor, WeightSource, joined};
 
 /// Why a folder is not a model.
 #[derive(Debug, thiserror::Error)]
@@ -163,31 +163,13 @@ impl HfWeights<'_> {
 
     /// One matrix of every expert as one tensor: released checkpoints hold each alone, or gate and up of all together.
     fn experts(&self, names: &ExpertNames) -> Result<Option<RawTensor<'_>>, LoadError> {
-        if let Some(joined) = self.raw(&names.joined)? {
+        if let Some(together) = self.raw(&names.joined)? {
             return Ok(Some(match names.half {
-                Some(half) => halved(joined, half),
-                None => joined,
+                Some(half) => halved(together, half),
+                None => together,
             }));
         }
-        let Some(mut all) = self.raw(&names.of(0))? else {
-            return Ok(None);
-        };
-        let mut data = all.data.into_owned();
-        let mut count = 1;
-        while let Some(next) = self.raw(&names.of(count))? {
-            if next.shape != all.shape || next.dtype != all.dtype {
-                return Err(LoadError::WrongShape {
-                    name: names.of(count),
-                    expected: all.shape,
-                    actual: next.shape,
-                });
-            }
-            data.extend_from_slice(&next.data);
-            count += 1;
-        }
-        all.shape.insert(0, count);
-        all.data = Cow::Owned(data);
-        Ok(Some(all))
+        joined(|expert| names.of(expert), |name| self.raw(name))
     }
 }
 

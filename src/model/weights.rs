@@ -43,17 +43,61 @@ pub trait WeightSource {
     fn release(&self, _name: &str) {}
 }
 
+/// Tensors of one shape and type as one, `[parts, ...]`, up to the first that is missing; `None` when that is the first of all.
+pub(super) fn joined<'a>(
+    name: impl Fn(usize) -> String,
+    tensor: impl Fn(&str) -> Result<Option<RawTensor<'a>>, LoadError>,
+) -> Result<Option<RawTensor<'a>>, LoadError> {
+    let Some(mut all) = tensor(&name(0))? else {
+        return Ok(None);
+    };
+    let mut data = all.data.into_owned();
+    let mut count = 1;
+    while let Some(next) = tensor(&name(count))? {
+        if next.shape != all.shape || next.dtype != all.dtype {
+            return Err(LoadError::WrongShape {
+                name: name(count),
+                expected: all.shape,
+                actual: next.shape,
+            });
+        }
+        data.extend_from_slice(&next.data);
+        count += 1;
+    }
+    all.shape.insert(0, count);
+    all.data = Cow::Owned(data);
+    Ok(Some(all))
+}
+
+/// GGUF files of Mixtral's first months hold `blk.N.ffn_gate.E.weight` of each expert E instead of `blk.N.ffn_gate_exps.weight`.
+fn expert_alone(name: &str) -> Option<impl Fn(usize) -> String> {
+    let part = name.strip_suffix("_exps.weight")?;
+    Some(move |expert| format!("{part}.{expert}.weight"))
+}
+
 impl WeightSource for GgufFile {
     fn tensor(&self, name: &str) -> Result<Option<RawTensor<'_>>, LoadError> {
-        Ok(GgufFile::tensor(self, name).map(|(info, data)| RawTensor {
-            dtype: info.dtype,
-            shape: info.dimensions.iter().rev().copied().collect(),
-            data: Cow::Borrowed(data),
-        }))
+        let tensor = |name: &str| {
+            Ok(GgufFile::tensor(self, name).map(|(info, data)| RawTensor {
+                dtype: info.dtype,
+                shape: info.dimensions.iter().rev().copied().collect(),
+                data: Cow::Borrowed(data),
+            }))
+        };
+        match (tensor(name)?, expert_alone(name)) {
+            (None, Some(alone)) => joined(alone, tensor),
+            (found, _) => Ok(found),
+        }
     }
 
     fn release(&self, name: &str) {
         GgufFile::release(self, name);
+        if let Some(alone) = expert_alone(name) {
+            (0..)
+                .map(alone)
+                .take_while(|name| GgufFile::tensor(self, name).is_some())
+                .for_each(|name| GgufFile::release(self, &name));
+        }
     }
 }
 

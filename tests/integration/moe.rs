@@ -135,7 +135,7 @@ architectures! {
     olmoe: "model.gguf";
     qwen2_moe: "model.gguf";
     qwen3_moe: "model.gguf";
-    mixtral: "model.gguf";
+    mixtral: "model.gguf" "model-alone.gguf";
     granitemoe: "model.gguf";
     deepseek_v2: "model.gguf" "model-kv_b.gguf";
     deepseek_v2_grouped: "model.gguf";

@@ -77,6 +77,7 @@ impl MoeConfig {
         let config = Self {
             num_experts,
             intermediate_size: width("ffn_gate_exps")
+                .or_else(|| width("ffn_gate.0"))
                 .ok_or_else(|| ConfigError::Missing("blk.*.ffn_gate_exps.weight".to_owned()))?,
             shared_intermediate_size: width("ffn_gate_shexp"),
             gating,

@@ -15,6 +15,7 @@ model.safetensors   bfloat16 under the names of released checkpoints, which tran
 model.gguf          llama.cpp's names and metadata, laid out as by its convert_hf_to_gguf.py --outtype f16: matrices in F16;
                     norms, biases and routers in F32. `tokenizer.ggml.model` is "no_vocab".
 model-kv_b.gguf     deepseek_v2 only: attn_kv_b whole, as files had it before llama.cpp split it into attn_k_b and attn_v_b.
+model-alone.gguf    mixtral only: each expert's matrices as tensors of their own, as in the first GGUF files of Mixtral.
 model-TYPE.gguf     Matrices but the routers' quantised to TYPE (q8_0; q4_0 of two models), attn_kv_b whole.
 golden-TYPE.json    As golden.json, of the weights that model-TYPE.gguf holds, computed in float32.
 golden.json         token_ids [24]; logits [24, vocab]; per mixture-of-experts layer its index, router_logits [24, E] before
@@ -582,7 +583,7 @@ def gguf_tensors(tensors, config, arch, splits_kv_b):
     return result
 
 
-def save_gguf(path, folder, config, arch, splits_kv_b=True, quant=None):
+def save_gguf(path, folder, config, arch, splits_kv_b=True, quant=None, splits_experts=False):
     """`quant` is the type of the matrices that `is_quantised` names; the others are F16."""
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
     writer.add_type(gguf.GGUFType.MODEL)
@@ -656,6 +657,10 @@ def save_gguf(path, folder, config, arch, splits_kv_b=True, quant=None):
     tensors = load_file(folder / "model.safetensors")
     for name, tensor in gguf_tensors(tensors, config, arch, splits_kv_b).items():
         values = np.ascontiguousarray(tensor.numpy())
+        if splits_experts and "_exps." in name:
+            for expert, matrix in enumerate(values):
+                writer.add_tensor(name.replace("_exps.", f".{expert}."), matrix.astype(np.float16))
+            continue
         if quant and is_quantised(name, tensor):
             writer.add_tensor(name, gguf.quantize(values, quant), raw_dtype=quant)
             continue
@@ -722,6 +727,8 @@ def make(name, config, arch):
     save_gguf(folder / "model.gguf", folder, config, arch)
     if name == "deepseek_v2":
         save_gguf(folder / "model-kv_b.gguf", folder, config, arch, splits_kv_b=False)
+    if name == "mixtral":
+        save_gguf(folder / "model-alone.gguf", folder, config, arch, splits_experts=True)
     for quant in ["Q8_0", "Q4_0"] if name in COARSE else ["Q8_0"]:
         quantised(folder, config, arch, ids, gguf.GGMLQuantizationType[quant])
     with torch.no_grad():
