@@ -6,7 +6,7 @@ use ponder::engine::{
     AdaptationConfig, AdaptationReport, EngineConfig, EngineError, EngineHandle, ForkParams,
     GenerateRequest, RequestStream, SamplingParams, Steering, StreamEvent,
 };
-use ponder::model::adapt::{KvPolicy, RouterGradient};
+use ponder::model::adapt::{KvPolicy, RouterGradient, RouterLayers};
 use ponder::model::{AdaptationPhase, CausalLm, ForwardBatch, SequenceRows};
 
 use crate::engine::wait_for;
@@ -57,6 +57,7 @@ fn router() -> AdaptationConfig {
     AdaptationConfig {
         steps: 3,
         interval: 0,
+        layers: RouterLayers::default(),
         ..AdaptationConfig::router()
     }
 }
@@ -280,10 +281,7 @@ fn what_a_model_cannot_do_is_refused() {
         }
     };
     assert_eq!(refused("slot", AdaptationConfig::router()), "method");
-    assert_eq!(
-        refused("deepseek_v2", AdaptationConfig::router()),
-        "gradient"
-    );
+    assert_eq!(refused("deepseek_v2", router()), "gradient");
     let steps = AdaptationConfig {
         steps: 0,
         ..router()

@@ -18,7 +18,9 @@ fn an_adapted_answer_tells_what_was_done_and_leaves_nothing_behind() {
     let server = shared_server();
     let (_, plain) = server.post(CHAT, question());
     assert!(plain.get("adaptation").is_none(), "{plain}");
-    let body = with(question(), "adaptation", json!("slot"));
+    // At a rate that changes the answer.
+    let slot = json!({"method": "slot", "learning_rate": 0.1});
+    let body = with(question(), "adaptation", slot);
     let (status, adapted) = server.post(CHAT, body.clone());
     assert_eq!(status, 200, "{adapted}");
     let told = &adapted["adaptation"];
@@ -56,7 +58,11 @@ fn a_search_adapts_once_for_all_its_samples() {
     let body = with(with(question(), "search", search), "seed", json!(4));
     let body = with(body, "temperature", json!(0.8));
     let (_, plain) = server.post(CHAT, body.clone());
-    let body = with(body, "adaptation", json!({"method": "slot", "steps": 2}));
+    let body = with(
+        body,
+        "adaptation",
+        json!({"method": "slot", "steps": 2, "learning_rate": 0.1}),
+    );
     let (status, adapted) = server.post(CHAT, body.clone());
     assert_eq!(status, 200, "{adapted}");
     let told = &adapted["search"]["adaptation"];

@@ -9,7 +9,7 @@ use crate::api::error::ApiError;
 use crate::api::state::Served;
 use crate::engine::{AdaptationConfig, AdaptationReport, EngineError};
 use crate::model::AdaptationMethod;
-use crate::model::adapt::RouterGradient;
+use crate::model::adapt::{RouterGradient, RouterLayers};
 
 /// What a request asks for; the server's default where it says nothing.
 pub(in crate::api) fn adaptation(
@@ -138,6 +138,10 @@ fn parse(
     };
     if !served.engine.model_info().is_differentiable {
         defaults.gradient = RouterGradient::Truncated;
+    }
+    if fields.contains_key("layers") {
+        // A share without a depth is one of all layers, not of the last one.
+        defaults.layers = RouterLayers::default();
     }
     let mut merged = json!(defaults);
     merge(param, &mut merged, fields)?;

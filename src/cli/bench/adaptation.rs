@@ -125,7 +125,7 @@ pub(in crate::cli) fn run(args: &BenchAdaptationArgs) -> anyhow::Result<()> {
     report(args, &plain, mean(&prefill), &arms)
 }
 
-/// The paper's adaptation, its cheaper gradients and SLOT.
+/// SLOT, the router's last layer, and the paper's adaptation: its cheaper gradient and itself.
 fn default_arms(has_experts: bool) -> Vec<ArmSpec> {
     let arm = |name: &str, adaptation: Value, control| ArmSpec {
         name: name.to_owned(),
@@ -134,13 +134,14 @@ fn default_arms(has_experts: bool) -> Vec<ArmSpec> {
     };
     let mut arms = vec![arm("slot", json!({"method": "slot"}), false)];
     if has_experts {
-        let last = json!({"method": "router", "layers": {"depth": 1, "share": 1}});
-        let truncated = json!({"method": "router", "gradient": "truncated"});
+        let last = json!({"method": "router"});
+        let truncated = json!({"method": "router", "gradient": "truncated", "layers": {}});
+        let paper = json!({"method": "router", "layers": {}});
         arms.extend([
             arm("router, last layer", last, false),
             arm("router, truncated gradient", truncated, false),
-            arm("router", json!({"method": "router"}), false),
-            arm("router, shuffled", json!({"method": "router"}), true),
+            arm("router, the paper's", paper.clone(), false),
+            arm("the same, shuffled", paper, true),
         ]);
     }
     arms

@@ -73,7 +73,8 @@ pub enum KvPolicy {
     Stale,
 }
 
-/// One way to adapt. The defaults of steps, learning rate and interval are the paper's.
+/// One way to adapt. The defaults of steps, interval and the router's learning rate are the papers'; those of layers and of
+/// SLOT's rate are what did best in `docs/benchmarks.md`, "Adaptation".
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AdaptationConfig {
     pub method: AdaptationMethod,
@@ -102,6 +103,7 @@ pub struct AdaptationConfigError {
 }
 
 impl Default for RouterLayers {
+    /// The paper's: half of all layers.
     fn default() -> Self {
         Self {
             depth: 0,
@@ -114,7 +116,7 @@ impl Default for RouterLayers {
 }
 
 impl AdaptationConfig {
-    /// The paper's values: 5 steps at 0.05, again every 128 tokens.
+    /// The last layer, 5 steps at 0.05, again every 128 tokens.
     pub fn router() -> Self {
         Self {
             method: AdaptationMethod::Router,
@@ -124,17 +126,20 @@ impl AdaptationConfig {
             max_phases: 4,
             window: 512,
             reset_each_phase: false,
-            layers: RouterLayers::default(),
+            layers: RouterLayers {
+                depth: 1,
+                ..RouterLayers::default()
+            },
             gradient: RouterGradient::Exact,
             kv: KvPolicy::Refresh,
         }
     }
 
-    /// SLOT adapts to the prompt once; 5 steps at 0.1 are its code's.
+    /// SLOT adapts to the prompt once in 5 steps. Its code's rate is 0.1.
     pub fn slot() -> Self {
         Self {
             method: AdaptationMethod::Slot,
-            learning_rate: 0.1,
+            learning_rate: 0.01,
             interval: 0,
             max_phases: 1,
             ..Self::router()
