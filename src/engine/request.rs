@@ -180,8 +180,10 @@ pub struct GenerateRequest {
     pub adapter: Option<AdapterId>,
     /// Adapt to the prompt before the first token, and again as it says.
     pub adaptation: Option<Arc<AdaptationConfig>>,
-    /// What an adaptation found before ([`StreamEvent::Adapted`]): all tokens are computed under it.
+    /// What an adaptation found before ([`StreamEvent::Adapted`]): tokens are computed under it.
     pub steering: Option<Arc<Steering>>,
+    /// The first token that is; those before keep the keys and values of the model alone.
+    pub steering_from: usize,
     /// Under KV pressure the lowest is computed again later, the newest of equals first. 1 for plain requests, a
     /// branch's value in a search: a tree sheds its own worst branches before it disturbs anyone.
     pub priority: f32,
@@ -223,6 +225,7 @@ impl GenerateRequest {
             adapter: None,
             adaptation: None,
             steering: None,
+            steering_from: 0,
             priority: 1.0,
             group: None,
             speculative: None,

@@ -309,7 +309,7 @@ fn steering(
     running: &[Sequence],
     indices: impl Iterator<Item = usize> + Clone,
 ) -> Vec<Option<&Steering>> {
-    let of = |index: usize| running[index].steering.as_deref();
+    let of = |index: usize| running[index].active_steering();
     if indices.clone().all(|index| of(index).is_none()) {
         return Vec::new();
     }

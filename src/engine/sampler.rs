@@ -233,6 +233,7 @@ mod tests {
             adapter: None,
             adaptation: None,
             steering: None,
+            steering_from: 0,
             num_pending_forks: 0,
             prompt_logprobs: Vec::new(),
             pooling: None,

@@ -147,6 +147,12 @@ impl Scheduler {
         if sequence.wants_prompt_logprobs() {
             wanted = wanted.min(PROMPT_LOGPROB_ROWS);
         }
+        let unsteered = sequence
+            .steering_from
+            .saturating_sub(sequence.num_computed_tokens);
+        if unsteered > 0 {
+            wanted = wanted.min(unsteered);
+        }
         let positions = sequence.pending_positions();
         if let Some(position) = positions.get(PROMPT_LOGPROB_ROWS) {
             wanted = wanted.min(position - sequence.num_computed_tokens);

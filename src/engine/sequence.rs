@@ -40,8 +40,9 @@ pub(super) struct Sequence {
     pub cache_salt: PrefixHash,
     pub adapter: Option<AdapterId>,
     pub adaptation: Option<Adaptation>,
-    /// What its tokens are computed under.
+    /// What its tokens are computed under, from `steering_from` on.
     pub steering: Option<Arc<Steering>>,
+    pub steering_from: usize,
     /// Siblings to fork once the prompt is computed.
     pub num_pending_forks: usize,
     pub prompt_logprobs: Vec<Option<TokenLogprobs>>,
@@ -112,7 +113,14 @@ impl Sequence {
     /// Whether its keys and values are those of its tokens and its salt alone. What it changes as it goes never is.
     pub(super) fn has_shareable_kv(&self) -> bool {
         let steering = self.steering.as_ref();
-        self.adaptation.is_none() || !steering.is_some_and(|steering| steering.changes_kv())
+        let is_one = self.adaptation.is_none() && self.steering_from == 0;
+        is_one || !steering.is_some_and(|steering| steering.changes_kv())
+    }
+
+    /// What its next rows are computed under.
+    pub(super) fn active_steering(&self) -> Option<&Steering> {
+        let is_steered = self.num_computed_tokens >= self.steering_from;
+        self.steering.as_deref().filter(|_| is_steered)
     }
 
     /// Sequences that this one stands for: itself and the siblings it will fork.

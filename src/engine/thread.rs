@@ -262,6 +262,7 @@ impl EngineThread {
             ),
             adaptation,
             steering: request.steering,
+            steering_from: request.steering_from,
             adapter: request.adapter,
             num_pending_forks: request.n - 1,
             prompt_logprobs: Vec::new(),

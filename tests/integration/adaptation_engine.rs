@@ -197,6 +197,49 @@ fn the_engine_generates_what_the_model_does_by_hand() {
 }
 
 #[test]
+fn a_steering_from_a_token_on_is_what_stale_keys_and_values_leave() {
+    let engine = start("qwen2_moe", 100);
+    let prompt = prompt(9, 60);
+    let config = AdaptationConfig {
+        kv: KvPolicy::Stale,
+        // Layers below the last too: it changes no keys and values.
+        layers: RouterLayers {
+            share: 1.0,
+            ..RouterLayers::default()
+        },
+        ..router()
+    };
+    let adapted = run(&engine, request(&prompt, 40, Some(config)));
+    let given = |steering_from: usize| GenerateRequest {
+        steering: adapted.steering.clone(),
+        steering_from,
+        ..request(&prompt, 40, None)
+    };
+    assert_eq!(run(&engine, given(prompt.len() - 1)).tokens, adapted.tokens);
+    let logprobs = |mut request: GenerateRequest| {
+        request.params.prompt_logprobs = Some(0);
+        let mut stream = engine.submit(request).unwrap();
+        while let Some(event) = stream.blocking_recv() {
+            if let StreamEvent::PromptDone {
+                prompt_logprobs, ..
+            } = event
+            {
+                let all = prompt_logprobs.unwrap().into_iter().flatten();
+                return all.map(|token| token.logprob).collect::<Vec<f32>>();
+            }
+        }
+        panic!("no logprobs");
+    };
+    // Entry `i` is what the token at `i` says of the next.
+    let from = 30;
+    let [plain, all, later] = [request(&prompt, 40, None), given(0), given(from)].map(logprobs);
+    assert_eq!(later[..from], plain[..from]);
+    assert_ne!(later[from..], plain[from..]);
+    assert_ne!(later[from..], all[from..]);
+    wait_for(|| engine.stats().num_used_blocks == 0);
+}
+
+#[test]
 fn what_was_found_can_be_given_to_other_requests() {
     let engine = start("olmoe", 100);
     let prompt = prompt(4, 66);

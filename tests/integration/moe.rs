@@ -18,6 +18,16 @@ const QUANTISED_TOLERANCE: f64 = 0.03;
 const OTHER_CHOICES: f64 = 0.05;
 const NEAR_TIE: f32 = 0.15;
 
+const ALL: [&str; 7] = [
+    "olmoe",
+    "qwen2_moe",
+    "qwen3_moe",
+    "mixtral",
+    "granitemoe",
+    "deepseek_v2",
+    "deepseek_v2_grouped",
+];
+
 #[derive(Deserialize)]
 struct Golden {
     token_ids: Vec<u32>,
@@ -190,15 +200,7 @@ fn quantised_is_near(name: &str, kind: &str) {
 
 #[test]
 fn quantised_models_stay_near_floats() {
-    for name in [
-        "olmoe",
-        "qwen2_moe",
-        "qwen3_moe",
-        "mixtral",
-        "granitemoe",
-        "deepseek_v2",
-        "deepseek_v2_grouped",
-    ] {
+    for name in ALL {
         quantised_is_near(name, "q8_0");
     }
     for name in ["qwen2_moe", "deepseek_v2"] {
@@ -240,15 +242,7 @@ fn rows_do_not_depend_on_the_rows_beside_them() {
 
 #[test]
 fn released_configurations_read_as_those_of_transformers_5() {
-    for name in [
-        "olmoe",
-        "qwen2_moe",
-        "qwen3_moe",
-        "mixtral",
-        "granitemoe",
-        "deepseek_v2",
-        "deepseek_v2_grouped",
-    ] {
+    for name in ALL {
         let read = |file: &str| {
             let text = std::fs::read_to_string(folder(name).join(file)).unwrap();
             let json = serde_json::from_str(&text).unwrap();

@@ -20,6 +20,7 @@ use crate::engine::{
     AdaptationConfig, EngineHandle, GenerateRequest, SamplingParams, Speculative, Steering,
     StreamEvent,
 };
+use crate::model::adapt::KvPolicy;
 
 /// Two-sided 95 % of a normal distribution.
 const Z95: f64 = 1.959_964;
@@ -178,7 +179,12 @@ impl Arm {
         let first = report.losses.first().copied().unwrap_or(f32::NAN);
         let best = report.losses.iter().copied().fold(first, f32::min);
         self.own.push([f64::from(first), f64::from(best)]);
-        let loss = continuation_loss(engine, window, context, Some(steering))?;
+        // What an adapted sequence's cache holds: stale keys and values but those of the token it goes on from.
+        let steering_from = match self.config.kv {
+            KvPolicy::Refresh => 0,
+            KvPolicy::Stale => context - 1,
+        };
+        let loss = continuation_loss(engine, window, context, Some((steering, steering_from)))?;
         self.losses.push(loss);
         Ok(())
     }
@@ -228,10 +234,12 @@ fn continuation_loss(
     engine: &EngineHandle,
     window: &[u32],
     context: usize,
-    steering: Option<Arc<Steering>>,
+    steering: Option<(Arc<Steering>, usize)>,
 ) -> anyhow::Result<f64> {
+    let (steering, steering_from) = steering.unzip();
     let request = GenerateRequest {
         steering,
+        steering_from: steering_from.unwrap_or(0),
         ..GenerateRequest::new(window.to_vec(), greedy(Some(0)))
     };
     let mut stream = engine.submit(request)?;

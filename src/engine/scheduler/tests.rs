@@ -35,6 +35,7 @@ fn sequence(request: u64, token_ids: Vec<u32>, num_pending_forks: usize) -> Sequ
         adapter: None,
         adaptation: None,
         steering: None,
+        steering_from: 0,
         num_pending_forks,
         prompt_logprobs: Vec::new(),
         pooling: None,
