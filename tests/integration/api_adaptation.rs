@@ -25,6 +25,7 @@ fn an_adapted_answer_tells_what_was_done_and_leaves_nothing_behind() {
     assert_eq!(status, 200, "{adapted}");
     let told = &adapted["adaptation"];
     assert_eq!(told["config"]["method"], "slot", "{told}");
+    assert_eq!(told["config"]["learning_rate"], 0.1, "{told}");
     let [phase] = phases(told) else {
         panic!("{told}")
     };

@@ -1,6 +1,6 @@
 //! What an adaptation does. Where the paper is silent, the options are named here.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Largest change of a router logit: beyond it a few experts would be all that is left.
 pub(super) const MAX_DELTA: f32 = 1.0;
@@ -56,6 +56,7 @@ pub struct RouterLayers {
     /// So many of the last mixture-of-experts layers are considered; 0 for all.
     pub depth: usize,
     /// This share of them is adapted, at least one.
+    #[serde(serialize_with = "shortest")]
     pub share: f32,
     pub score: LayerScore,
     pub order: ScoreOrder,
@@ -80,6 +81,7 @@ pub struct AdaptationConfig {
     pub method: AdaptationMethod,
     /// Gradient steps of a phase.
     pub steps: usize,
+    #[serde(serialize_with = "shortest")]
     pub learning_rate: f32,
     /// Tokens between phases; 0 adapts to the prompt alone.
     pub interval: usize,
@@ -92,6 +94,12 @@ pub struct AdaptationConfig {
     pub layers: RouterLayers,
     pub gradient: RouterGradient,
     pub kv: KvPolicy,
+}
+
+/// 0.05 as 0.05: as a JSON value it would be the nearest f32 in all its digits.
+fn shortest<S: Serializer>(value: &f32, serializer: S) -> Result<S::Ok, S::Error> {
+    let shortest = value.to_string().parse();
+    serializer.serialize_f64(shortest.unwrap_or_else(|_| f64::from(*value)))
 }
 
 /// Why a configuration is refused.
