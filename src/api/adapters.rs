@@ -14,7 +14,7 @@ use super::body::Body;
 use super::error::ApiError;
 use super::presets::split_model;
 use super::state::{AppState, unix_time};
-use crate::engine::AdapterId;
+use crate::engine::{AdapterId, Capability};
 use crate::model::LoraAdapter;
 use crate::trace::AdapterIdentity;
 
@@ -92,7 +92,10 @@ impl AppState {
         let served = self.ready()?;
         let _changing = self.adapters().changing.lock().await;
         check_name(self, name)?;
-        let (path, config) = (folder.to_owned(), served.model_config.clone());
+        served.engine.demand(Capability::Adapters)?;
+        let config = served.model_config.clone();
+        let config = config.ok_or_else(|| ApiError::internal("the model's sizes are not known"))?;
+        let path = folder.to_owned();
         let read = tokio::task::spawn_blocking(move || LoraAdapter::read_hashed(&path, &config));
         let read = read
             .await

@@ -20,6 +20,7 @@ use super::openai::chat::{self, ChatRequest};
 use super::openai::completions::{self, CompletionRequest};
 use super::searching::{end_name, finish_reason, policy_of};
 use super::state::{AppState, unix_time};
+use crate::engine::Capability;
 use crate::reward::{self, Candidate, RewardContext, RewardSpec, Scorer};
 use crate::search::{Continuation, End, EnginePolicy, NodeId, OneOrMany, Policy, StepSpec, Tree};
 
@@ -135,6 +136,8 @@ pub(super) async fn open(
     Body(mut body): Body<serde_json::Map<String, Value>>,
 ) -> Result<Json<Value>, ApiError> {
     let served = state.ready()?;
+    // A session promises that its branches share what is computed.
+    served.engine.demand(Capability::PrefixSharing)?;
     let lease = match body.remove("lease_seconds") {
         None => DEFAULT_LEASE,
         Some(value) => value

@@ -40,6 +40,14 @@ impl ApiError {
         }
     }
 
+    /// An engine's error about a parameter.
+    pub fn at(param: &str, error: EngineError) -> Self {
+        Self {
+            param: Some(param.to_owned()),
+            ..error.into()
+        }
+    }
+
     pub fn bad_body(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
@@ -228,6 +236,11 @@ impl From<EngineError> for ApiError {
             EngineError::Adaptation { field, .. } => {
                 Self::invalid(&format!("adaptation.{field}"), message)
             }
+            EngineError::Image { .. } => Self::invalid("messages", message),
+            EngineError::Unsupported { .. } => Self {
+                code: Some("unsupported_capability"),
+                ..Self::new(StatusCode::BAD_REQUEST, message)
+            },
             EngineError::UnknownRequest(_) => Self::new(StatusCode::NOT_FOUND, message),
             EngineError::PoolingPositions { .. } | EngineError::Model(_) => Self::internal(message),
         }

@@ -13,7 +13,7 @@ use super::error::ApiError;
 use super::metrics::Metrics;
 use super::presets::split_model;
 use super::traces::Traces;
-use crate::engine::{AdaptationConfig, EngineHandle};
+use crate::engine::{AdaptationConfig, Engine};
 use crate::model::ModelConfig;
 use crate::reward::RewardResources;
 use crate::text::{ChatTemplate, Tokenizer};
@@ -21,9 +21,9 @@ use crate::trace::{Identity, TraceStore};
 
 /// A loaded model.
 pub struct Served {
-    pub engine: EngineHandle,
-    /// What adapters must fit.
-    pub model_config: ModelConfig,
+    pub engine: Engine,
+    /// What adapters must fit; `None` when another backend than the native one reads the model.
+    pub model_config: Option<ModelConfig>,
     pub tokenizer: Tokenizer,
     pub chat_template: Option<ChatTemplate>,
     pub rewards: RewardResources,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::backend::BackendArgs;
 use super::bench::adaptation::BenchAdaptationArgs;
 use super::bench::search::BenchSearchArgs;
 use super::bench::speculative::BenchSpeculativeArgs;
@@ -156,6 +157,8 @@ pub struct EngineArgs {
     /// Catalogue name, .gguf file, safetensors folder or hf:ORG/REPO/FILE
     #[arg(default_value = DEFAULT_MODEL, env = "PONDER_MODEL")]
     pub model: String,
+    #[command(flatten)]
+    pub backend: BackendArgs,
     /// Threads of the engine [default: all cores]
     #[arg(long, env = "PONDER_THREADS", help_heading = "Engine")]
     pub threads: Option<usize>,

@@ -1,6 +1,7 @@
 //! The command line: one file a command.
 
 mod args;
+mod backend;
 mod bench;
 mod chat;
 mod chat_search;

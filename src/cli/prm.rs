@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
 use super::args::{EngineArgs, parse_bytes};
+use super::backend::{BackendArg, BackendArgs};
 use super::setup;
 use crate::reward::prm::{Head, Prm, PrmFormat, PrmParts};
 
@@ -87,6 +88,10 @@ pub(super) fn start(args: &PrmArgs, policy: &EngineArgs) -> anyhow::Result<Optio
         max_model_len: None,
         kv_cache_memory: args.prm_kv_cache_memory.or(policy.kv_cache_memory),
         chat_template: None,
+        backend: BackendArgs {
+            backend: BackendArg::Native,
+            isq: None,
+        },
         ..policy.clone()
     });
     let served = served.with_context(|| format!("--prm {model}"))?;

@@ -16,7 +16,7 @@ use super::traces::args::TraceArgs;
 use super::{prm, setup};
 use crate::api::config::DEFAULT_MAX_BODY_BYTES;
 use crate::api::{AppState, Served, ServerConfig, default_adaptation, serve};
-use crate::engine::EngineHandle;
+use crate::engine::{Backend, Capability};
 use crate::reward::{PythonRunner, RewardServer, ValueHead};
 use crate::trace::TraceStore;
 
@@ -79,6 +79,8 @@ fn load(args: &ServeArgs) -> anyhow::Result<Served> {
     let mut served = setup::start(&args.engine)?;
     let value_head = match &args.value_head {
         Some(path) => {
+            let demanded = served.engine.demand(Capability::HiddenStates);
+            demanded.context("--value-head")?;
             let hidden_size = served.engine.model_info().hidden_size;
             let head = ValueHead::load(path, hidden_size);
             Some(head.with_context(|| format!("--value-head {}", path.display()))?)
@@ -94,6 +96,10 @@ fn load(args: &ServeArgs) -> anyhow::Result<Served> {
     };
     if let Some(path) = &args.value_head {
         served.identity.value_head = Some(hash(std::slice::from_ref(path))?);
+    }
+    if args.adaptation.is_some() || args.router_adaptation.is_some() {
+        let demanded = served.engine.demand(Capability::Adaptation);
+        demanded.context("--adaptation")?;
     }
     let adaptation = args.adaptation.as_deref();
     let router_adaptation = args.router_adaptation.as_deref();
@@ -140,13 +146,12 @@ async fn serve_model(args: &ServeArgs) -> anyhow::Result<()> {
     let config = engine.config();
     say(&format!(
         "ponder {} serves {} on http://{address} (API under /v1, docs at /docs)\n\
-         {} threads ({}), context {}, KV cache {} tokens, loaded in {:.1} s",
+         {} threads ({}), context {}, loaded in {:.1} s",
         env!("CARGO_PKG_VERSION"),
         state.config().served_model_names.join(", "),
         setup::num_threads(&args.engine),
-        ponder_kernels::isa(),
+        how(engine.as_ref()),
         config.max_model_len,
-        config.num_blocks * config.block_size,
         started.elapsed().as_secs_f64(),
     ));
     state.set_served(served);
@@ -163,15 +168,25 @@ async fn serve_model(args: &ServeArgs) -> anyhow::Result<()> {
     server.await??;
     engine.shutdown();
     engine.join(args.shutdown_timeout());
-    keep_skip_set(&args.engine, &engine);
+    keep_skip_set(&args.engine, engine.as_ref());
     if let Some(store) = store {
         store.close();
     }
     Ok(())
 }
 
+/// What computes, for the line that says what is served.
+fn how(engine: &dyn Backend) -> String {
+    let config = engine.config();
+    let kv_tokens = config.num_blocks * config.block_size;
+    match kv_tokens {
+        0 => format!("the {} backend", engine.name()),
+        _ => format!("{}, KV cache {kv_tokens} tokens", ponder_kernels::isa()),
+    }
+}
+
 /// Keeps what SWIFT's search found beside the model, for the next start.
-fn keep_skip_set(args: &EngineArgs, engine: &EngineHandle) {
+fn keep_skip_set(args: &EngineArgs, engine: &dyn Backend) {
     let Some(found) = engine.found_skip_set() else {
         return;
     };

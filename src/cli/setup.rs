@@ -8,10 +8,13 @@ use anyhow::{Context, bail, ensure};
 use ponder_kernels::ThreadPool;
 
 use super::args::EngineArgs;
+use super::backend::{is_native, start_mistralrs};
 use super::identity::identity;
 use super::progress::Bar;
 use crate::api::Served;
-use crate::engine::{EngineHandle, EngineOptions, GenerateRequest, SamplingParams, StreamEvent};
+use crate::engine::{
+    Backend, Engine, EngineHandle, EngineOptions, GenerateRequest, SamplingParams, StreamEvent,
+};
 use crate::model::catalogue::{self, Source};
 use crate::model::{CausalLm, LoadOptions, ModelFiles, OperatorTimes, SkipSet, load};
 use crate::reward::{Judge, RewardResources};
@@ -88,6 +91,49 @@ pub(super) fn start_with(
         None => None,
     };
     let chat_template = ChatTemplate::from_files(&files, &tokenizer, source.as_deref())?;
+    let (engine, model_config) = match is_native(&args.backend, &files)? {
+        true => {
+            let config = files.config()?;
+            let limit = config.max_position_embeddings;
+            let engine = start_native(args, (&path, &files), &tokenizer, limit, operator_times)?;
+            (engine, Some(config))
+        }
+        false => {
+            check_native_flags(args)?;
+            let vocab_size = tokenizer.vocab_size();
+            (start_mistralrs(args, &path, vocab_size)?, None)
+        }
+    };
+    warm_up(engine.as_ref())?;
+    let judge = chat_template.clone().map(|template| {
+        Arc::new(Judge::new(
+            Engine::clone(&engine),
+            tokenizer.clone(),
+            template,
+        ))
+    });
+    Ok(Served {
+        adaptation: None,
+        model_config,
+        engine,
+        tokenizer,
+        chat_template,
+        identity,
+        rewards: RewardResources {
+            judge,
+            ..RewardResources::default()
+        },
+    })
+}
+
+/// Loads the model and its drafter into the native engine.
+fn start_native(
+    args: &EngineArgs,
+    (path, files): (&Path, &ModelFiles),
+    tokenizer: &Tokenizer,
+    limit: usize,
+    operator_times: Option<Arc<OperatorTimes>>,
+) -> anyhow::Result<Engine> {
     let options = EngineOptions {
         max_model_len: args.max_model_len,
         max_num_seqs: args.max_num_seqs,
@@ -97,9 +143,8 @@ pub(super) fn start_with(
         enable_prefix_caching: !args.no_enable_prefix_caching,
         enable_chunked_prefill: !args.no_enable_chunked_prefill,
         max_num_waiting_seqs: args.max_num_queued_seqs,
-        speculative: args.speculative.config(skip_set(args, &path, &files)?),
+        speculative: args.speculative.config(skip_set(args, path, files)?),
     };
-    let limit = files.config()?.max_position_embeddings;
     let max_model_len = options.served_model_len(limit);
     let load_options = LoadOptions {
         num_threads: num_threads(args),
@@ -112,10 +157,10 @@ pub(super) fn start_with(
         pool: Some(Arc::clone(&pool)),
         ..load_options
     };
-    let model = load(&files, load_options)?;
+    let model = load(files, load_options)?;
     let draft_model = match &args.speculative.draft_model {
         Some(name) => {
-            let loaded = draft_model(name, &tokenizer, pool, max_model_len);
+            let loaded = draft_model(name, tokenizer, pool, max_model_len);
             Some(loaded.with_context(|| format!("--draft-model {name}"))?)
         }
         None => None,
@@ -127,22 +172,24 @@ pub(super) fn start_with(
     let config = options.resolve(&info)?;
     let engine = EngineHandle::start_with(model, draft_model, config)?;
     check_drafter(&engine)?;
-    warm_up(&engine)?;
-    let judge = chat_template
-        .clone()
-        .map(|template| Arc::new(Judge::new(engine.clone(), tokenizer.clone(), template)));
-    Ok(Served {
-        adaptation: None,
-        model_config: files.config()?,
-        engine,
-        tokenizer,
-        chat_template,
-        identity,
-        rewards: RewardResources {
-            judge,
-            ..RewardResources::default()
-        },
-    })
+    Ok(Arc::new(engine))
+}
+
+/// What was asked for of an engine that only the native one is.
+fn check_native_flags(args: &EngineArgs) -> anyhow::Result<()> {
+    let speculative = &args.speculative;
+    let asked = [
+        ("--draft-model", speculative.draft_model.is_some()),
+        ("--skip-set", speculative.skip_set.is_some()),
+        ("--speculative", speculative.speculative.names_drafter()),
+        ("--kv-cache-memory", args.kv_cache_memory.is_some()),
+    ];
+    match asked.iter().find(|(_, is_asked)| *is_asked) {
+        Some((flag, _)) => {
+            bail!("{flag} needs --backend native: the mistralrs backend has no such thing")
+        }
+        None => Ok(()),
+    }
 }
 
 /// The set that `--skip-set` names, or that lies beside the model.
@@ -219,7 +266,7 @@ fn draft_model(
 }
 
 /// A drafter that is the default must be there.
-fn check_drafter(engine: &EngineHandle) -> anyhow::Result<()> {
+fn check_drafter(engine: &dyn Backend) -> anyhow::Result<()> {
     let default = engine.config().speculative.default;
     if let Some(reason) = engine.lacks(default) {
         bail!("--speculative {}: {reason}", default.name());
@@ -228,7 +275,7 @@ fn check_drafter(engine: &EngineHandle) -> anyhow::Result<()> {
 }
 
 /// Touches every weight once, so that the first request doesn't wait for page faults.
-fn warm_up(engine: &EngineHandle) -> anyhow::Result<()> {
+fn warm_up(engine: &dyn Backend) -> anyhow::Result<()> {
     let params = SamplingParams {
         max_tokens: 1,
         temperature: 0.0,

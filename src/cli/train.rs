@@ -88,7 +88,7 @@ pub(super) fn evaluate_head(args: &BenchValueHeadArgs) -> anyhow::Result<()> {
 
 fn examples(traces: &[PathBuf], served: &Served, target: Target) -> anyhow::Result<Examples> {
     let mut counter: Option<Counter> = None;
-    let examples = load_examples(traces, &served.engine, target, |_, total| {
+    let examples = load_examples(traces, served.engine.as_ref(), target, |_, total| {
         counter
             .get_or_insert_with(|| Counter::new("hidden states", total as u64))
             .advance();

@@ -3,6 +3,8 @@
 
 mod adaptation;
 mod adapters;
+mod admission;
+mod backend;
 mod batch;
 mod block_manager;
 pub mod config;
@@ -10,6 +12,8 @@ pub mod config;
 pub mod fake_model;
 mod handle;
 mod logprobs;
+#[cfg(feature = "mistralrs")]
+mod mistralrs;
 mod prefix_cache;
 pub mod request;
 mod rng;
@@ -19,13 +23,18 @@ mod scheduler;
 mod sequence;
 mod speculative;
 mod stats;
+mod stream;
 mod thread;
 
+pub use backend::{Backend, Capability, Engine};
 pub use config::{ConfigError, EngineOptions};
-pub use handle::{EngineHandle, ForkParams, RequestStream};
+pub use handle::{EngineHandle, ForkParams};
+#[cfg(feature = "mistralrs")]
+pub use mistralrs::{MistralrsEngine, MistralrsError, MistralrsOptions};
 pub use request::*;
 pub use speculative::skip_search;
 pub use speculative::{
     DEFAULT_NUM_SPECULATIVE_TOKENS, DEFAULT_PROMPT_LOOKUP_MIN, DraftCounts, Drafter,
     MAX_NUM_SPECULATIVE_TOKENS, SharedDrafts, Speculative, SpeculativeConfig,
 };
+pub use stream::RequestStream;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use super::backend::Capability;
 use super::speculative::{DraftCounts, Drafter, Speculative, SpeculativeConfig};
 pub use crate::model::{AdaptationConfig, AdaptationReport, AdapterId, Steering};
 
@@ -159,6 +160,22 @@ pub struct PoolingParams {
     pub hidden_state: bool,
 }
 
+/// A conversation with images, for a backend that sees ([`super::Capability::Vision`]). The backend renders it itself, since images
+/// become tokens that only it knows; the prompt's tokens are those of the text alone.
+#[derive(Debug, Clone)]
+pub struct Media {
+    pub turns: Vec<MediaTurn>,
+}
+
+/// One message of a conversation with images.
+#[derive(Debug, Clone)]
+pub struct MediaTurn {
+    pub role: String,
+    pub text: String,
+    /// Encoded images (PNG, JPEG, WebP, GIF), which come before the text.
+    pub images: Vec<Vec<u8>>,
+}
+
 /// One request: a prompt and `n` independent continuations of it that share the prompt's KV blocks.
 #[derive(Debug, Clone)]
 pub struct GenerateRequest {
@@ -176,7 +193,7 @@ pub struct GenerateRequest {
     pub budget: Option<Arc<TokenBudget>>,
     /// Salt of the prefix cache: requests share cached blocks only under the same salt.
     pub cache_salt: u64,
-    /// See [`super::EngineHandle::load_adapter`].
+    /// See [`super::Backend::load_adapter`].
     pub adapter: Option<AdapterId>,
     /// Adapt to the prompt before the first token, and again as it says.
     pub adaptation: Option<Arc<AdaptationConfig>>,
@@ -188,12 +205,14 @@ pub struct GenerateRequest {
     /// branch's value in a search: a tree sheds its own worst branches before it disturbs anyone.
     pub priority: f32,
     /// Requests of one search: together they count as one when waiting requests take turns. Others are on their
-    /// own. See [`super::EngineHandle::new_group`].
+    /// own. See [`super::Backend::new_group`].
     pub group: Option<GroupId>,
     /// Who drafts its tokens; the engine's default when `None`. It never changes a token.
     pub speculative: Option<Speculative>,
     /// Text that the answer is expected to repeat: prompt lookup looks here too.
     pub prediction: Vec<TokenId>,
+    /// What the prompt shows.
+    pub media: Option<Arc<Media>>,
     /// Past this instant every unfinished continuation ends with [`FinishReason::Deadline`].
     pub deadline: Option<Instant>,
 }
@@ -230,6 +249,7 @@ impl GenerateRequest {
             group: None,
             speculative: None,
             prediction: Vec::new(),
+            media: None,
             deadline: None,
         }
     }
@@ -344,8 +364,25 @@ pub enum EngineError {
         field: &'static str,
         message: String,
     },
+    #[error(
+        "the {backend} backend lacks the capability {}, which this needs: leave it out, or serve the model by a \
+         backend that has it",
+        capability.name()
+    )]
+    Unsupported {
+        backend: &'static str,
+        capability: Capability,
+    },
+    #[error("image {index} of the request: {message}")]
+    Image { index: usize, message: String },
     #[error("the model failed: {0}")]
     Model(String),
+}
+
+impl EngineError {
+    pub(super) fn not_finite() -> Self {
+        Self::Model("the model's logits are not finite numbers".to_owned())
+    }
 }
 
 /// Sizes of the engine; every limit is fixed when it starts.

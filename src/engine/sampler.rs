@@ -209,43 +209,18 @@ fn invert(weights: &[f64], u: f64) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::engine::request::RequestId;
+    use crate::engine::request::{GenerateRequest, RequestId};
 
     fn sequence(
         params: SamplingParams,
         token_ids: &[TokenId],
         num_prompt_tokens: usize,
     ) -> Sequence {
+        let request = GenerateRequest::new(token_ids.to_vec(), params);
         Sequence {
-            request: RequestId(0),
-            index: 0,
-            params: Arc::new(params),
-            branch_path: vec![0],
-            token_ids: token_ids.to_vec(),
             num_prompt_tokens,
-            num_computed_tokens: 0,
-            block_table: Vec::new(),
-            block_hashes: Vec::new(),
-            cache_salt: 0,
-            adapter: None,
-            adaptation: None,
-            steering: None,
-            steering_from: 0,
-            num_pending_forks: 0,
-            prompt_logprobs: Vec::new(),
-            pooling: None,
-            num_pooled: 0,
-            num_cached_tokens: None,
-            priority: 1.0,
-            group: crate::engine::sequence::Group::Request(RequestId(0)),
-            deadline: None,
-            watcher: None,
-            budget: None,
-            draft: Default::default(),
-            ended: None,
+            ..Sequence::new(RequestId(0), request)
         }
     }
 

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::adaptation::Adaptation;
+use super::logprobs::token_logprobs;
 use super::prefix_cache::PrefixHash;
 use super::request::{
-    FinishReason, GroupId, PoolingParams, RequestId, SamplingParams, TokenBudget, TokenId,
-    TokenLogprobs, TokenWatcher,
+    FinishReason, GenerateRequest, GroupId, PoolingParams, RequestId, SamplingParams, TokenBudget,
+    TokenId, TokenLogprobs, TokenWatcher, Watch,
 };
+use super::sampler::Sampler;
 use super::speculative::Draft;
 use crate::model::{AdapterId, BlockId, Steering};
 
@@ -17,6 +19,19 @@ use crate::model::{AdapterId, BlockId, Steering};
 pub(super) enum Group {
     Request(RequestId),
     Search(GroupId),
+}
+
+/// What came of a row of logits.
+pub(super) enum Appended {
+    Token {
+        token_id: TokenId,
+        logprobs: Option<TokenLogprobs>,
+        /// Whether the state that the token was sampled from is asked for.
+        is_tapped: bool,
+    },
+    OutOfBudget,
+    /// The logits are not finite numbers.
+    NotFinite,
 }
 
 /// Tokens, their place in the KV cache, and what is needed to sample the next one.
@@ -65,6 +80,81 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
+    /// The first continuation of a request: nothing computed, nothing drafted, of the client's own salt.
+    pub(super) fn new(id: RequestId, request: GenerateRequest) -> Self {
+        Self {
+            request: id,
+            index: 0,
+            params: Arc::new(request.params),
+            branch_path: [request.branch_path.as_slice(), &[0]].concat(),
+            num_prompt_tokens: request.prompt_token_ids.len(),
+            token_ids: request.prompt_token_ids,
+            num_computed_tokens: 0,
+            block_table: Vec::new(),
+            block_hashes: Vec::new(),
+            cache_salt: request.cache_salt,
+            adapter: request.adapter,
+            adaptation: None,
+            steering: request.steering,
+            steering_from: request.steering_from,
+            num_pending_forks: 0,
+            prompt_logprobs: Vec::new(),
+            pooling: request.pooling.map(Arc::new),
+            num_pooled: 0,
+            num_cached_tokens: None,
+            priority: request.priority,
+            group: request.group.map_or(Group::Request(id), Group::Search),
+            deadline: request.deadline,
+            watcher: request.watcher,
+            budget: request.budget,
+            draft: Draft::default(),
+            ended: None,
+        }
+    }
+
+    /// This continuation's sibling number `index`.
+    pub(super) fn sibling(&self, index: usize) -> Self {
+        let mut sibling = self.clone();
+        sibling.index = index;
+        if let Some(last) = sibling.branch_path.last_mut() {
+            *last = index as u32;
+        }
+        sibling
+    }
+
+    /// Samples the next token from a row of logits and shows it to the watcher.
+    pub(super) fn append(
+        &mut self,
+        sampler: &mut Sampler,
+        logits: &[f32],
+        max_model_len: usize,
+    ) -> Appended {
+        if self.budget.as_ref().is_some_and(|budget| !budget.take()) {
+            self.ended = Some(FinishReason::Budget);
+            return Appended::OutOfBudget;
+        }
+        let Some(token_id) = sampler.sample(self, logits) else {
+            return Appended::NotFinite;
+        };
+        let num_top = self.params.logprobs;
+        let logprobs = num_top.and_then(|num_top| token_logprobs(logits, token_id, num_top));
+        self.token_ids.push(token_id);
+        let watch = match &mut self.watcher {
+            Some(watcher) => watcher.push(token_id),
+            None => Watch::Continue,
+        };
+        if watch == Watch::End {
+            self.ended = Some(FinishReason::Watcher);
+        }
+        let is_tapped = self.params.hidden_state
+            && (watch == Watch::Tap || self.finish_reason(max_model_len).is_some());
+        Appended::Token {
+            token_id,
+            logprobs,
+            is_tapped,
+        }
+    }
+
     pub(super) fn num_output_tokens(&self) -> usize {
         self.token_ids.len() - self.num_prompt_tokens
     }

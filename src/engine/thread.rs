@@ -17,11 +17,11 @@ use super::adapters::{AdapterTable, salted};
 use super::batch::{ScheduledBatch, ScheduledRows};
 use super::handle::{ForkParams, Shared};
 use super::logprobs::token_logprobs;
-use super::request::{EngineError, FinishReason, GenerateRequest, RequestId, StreamEvent, Watch};
+use super::request::{EngineError, FinishReason, GenerateRequest, RequestId, StreamEvent};
 use super::runner::{LogitsOf, Runner};
 use super::sampler::Sampler;
 use super::scheduler::Scheduler;
-use super::sequence::{Group, Sequence};
+use super::sequence::{Appended, Sequence};
 use super::speculative::{Draft, DraftCounts, Drafter, Speculative, Speculator};
 use crate::model::{AdapterId, CausalLm, LoraAdapter};
 use speculate::running_rows;
@@ -33,7 +33,7 @@ pub(super) struct Submission {
 }
 
 pub(super) enum Command {
-    Submit(Submission),
+    Submit(Box<Submission>),
     Fork {
         id: RequestId,
         sender: UnboundedSender<StreamEvent>,
@@ -118,11 +118,12 @@ impl EngineThread {
         self.shared.is_closed.store(true, Ordering::Release);
         self.publish();
         while let Ok(command) = self.commands.try_recv() {
-            if let Command::Submit(Submission { sender, .. }) | Command::Fork { sender, .. } =
-                command
-            {
-                let _ = sender.send(StreamEvent::Error(EngineError::ShuttingDown));
-            }
+            let sender = match command {
+                Command::Submit(submission) => submission.sender,
+                Command::Fork { sender, .. } => sender,
+                _ => continue,
+            };
+            let _ = sender.send(StreamEvent::Error(EngineError::ShuttingDown));
         }
         self.shared.is_finished.store(true, Ordering::Release);
     }
@@ -190,7 +191,7 @@ impl EngineThread {
 
     fn handle(&mut self, command: Command) {
         match command {
-            Command::Submit(submission) => self.submit(submission),
+            Command::Submit(submission) => self.submit(*submission),
             Command::Fork {
                 id,
                 sender,
@@ -223,7 +224,7 @@ impl EngineThread {
         let Submission {
             id,
             sender,
-            request,
+            mut request,
         } = submission;
         if let Some(adapter) = request.adapter
             && !self.adapters.takes_requests(adapter)
@@ -233,7 +234,7 @@ impl EngineThread {
             return;
         }
         self.open(id, sender, request.n);
-        let adaptation = request.adaptation.map(Adaptation::new);
+        let adaptation = request.adaptation.take().map(Adaptation::new);
         let default = self.shared.config.speculative.default;
         let mut speculative = request.speculative.unwrap_or(default);
         if adaptation.as_ref().is_some_and(Adaptation::is_repeated) {
@@ -245,15 +246,6 @@ impl EngineThread {
             && speculative.allows(Drafter::DraftModel);
         self.scheduler.stats.prompt_tokens += request.prompt_token_ids.len() as u64;
         self.scheduler.add(Sequence {
-            request: id,
-            index: 0,
-            params: Arc::new(request.params),
-            branch_path: [request.branch_path.as_slice(), &[0]].concat(),
-            num_prompt_tokens: request.prompt_token_ids.len(),
-            token_ids: request.prompt_token_ids,
-            num_computed_tokens: 0,
-            block_table: Vec::new(),
-            block_hashes: Vec::new(),
             cache_salt: salted(
                 request.cache_salt,
                 request.adapter,
@@ -261,21 +253,9 @@ impl EngineThread {
                 is_followed,
             ),
             adaptation,
-            steering: request.steering,
-            steering_from: request.steering_from,
-            adapter: request.adapter,
             num_pending_forks: request.n - 1,
-            prompt_logprobs: Vec::new(),
-            pooling: request.pooling.map(Arc::new),
-            num_pooled: 0,
-            num_cached_tokens: None,
-            priority: request.priority,
-            group: request.group.map_or(Group::Request(id), Group::Search),
-            deadline: request.deadline,
-            watcher: request.watcher,
-            budget: request.budget,
-            draft: Draft::new(speculative, request.prediction),
-            ended: None,
+            draft: Draft::new(speculative, std::mem::take(&mut request.prediction)),
+            ..Sequence::new(id, request)
         });
     }
 
@@ -358,11 +338,7 @@ impl EngineThread {
         self.announce_prompt(index);
         let num_forks = std::mem::take(&mut self.scheduler.running[index].num_pending_forks);
         for branch in 1..=num_forks {
-            let mut sibling = self.scheduler.running[index].clone();
-            sibling.index = branch;
-            if let Some(last) = sibling.branch_path.last_mut() {
-                *last = branch as u32;
-            }
+            let sibling = self.scheduler.running[index].sibling(branch);
             self.scheduler.add_fork(sibling);
             let sibling_index = self.scheduler.running.len() - 1;
             self.append_token(sibling_index, row);
@@ -445,38 +421,23 @@ impl EngineThread {
         let Some(request) = self.requests.get(&sequence.request) else {
             return false;
         };
-        if sequence
-            .budget
-            .as_ref()
-            .is_some_and(|budget| !budget.take())
-        {
-            sequence.ended = Some(FinishReason::Budget);
-            return false;
-        }
-        let Some(token_id) = self.sampler.sample(sequence, logits) else {
-            let message = "the model's logits are not finite numbers".to_owned();
-            let _ = request
-                .sender
-                .send(StreamEvent::Error(EngineError::Model(message)));
-            // A closed request's sequences are removed at the end of the step.
-            self.requests.remove(&sequence.request);
-            return false;
-        };
-        let logprobs = sequence
-            .params
-            .logprobs
-            .and_then(|num_top| token_logprobs(logits, token_id, num_top));
-        sequence.token_ids.push(token_id);
-        let watch = match &mut sequence.watcher {
-            Some(watcher) => watcher.push(token_id),
-            None => Watch::Continue,
-        };
-        if watch == Watch::End {
-            sequence.ended = Some(FinishReason::Watcher);
-        }
         let max_model_len = self.shared.config.max_model_len;
-        let is_tapped = sequence.params.hidden_state
-            && (watch == Watch::Tap || sequence.finish_reason(max_model_len).is_some());
+        let appended = sequence.append(&mut self.sampler, logits, max_model_len);
+        let (token_id, logprobs, is_tapped) = match appended {
+            Appended::Token {
+                token_id,
+                logprobs,
+                is_tapped,
+            } => (token_id, logprobs, is_tapped),
+            Appended::OutOfBudget => return false,
+            Appended::NotFinite => {
+                let error = EngineError::not_finite();
+                let _ = request.sender.send(StreamEvent::Error(error));
+                // A closed request's sequences are removed at the end of the step.
+                self.requests.remove(&sequence.request);
+                return false;
+            }
+        };
         let hidden_state = is_tapped.then(|| self.runner.hidden_state(row)).flatten();
         self.scheduler.stats.generation_tokens += 1;
         let _ = request.sender.send(StreamEvent::Token {

@@ -49,6 +49,14 @@ impl ModelFiles {
             })
     }
 
+    /// Whether the model takes images too, by its config.json.
+    pub fn sees_images(&self) -> bool {
+        match self {
+            ModelFiles::Gguf(_) => false,
+            ModelFiles::Safetensors(folder) => folder.config()["vision_config"].is_object(),
+        }
+    }
+
     pub fn config(&self) -> Result<ModelConfig, ConfigError> {
         match self {
             ModelFiles::Gguf(file) => ModelConfig::from_gguf(file),

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::reading::{Prompt, Reading, read};
 use super::{Candidate, RewardContext, Scorer, ScorerError};
-use crate::engine::{EngineHandle, PoolingParams};
+use crate::engine::{Engine, PoolingParams};
 use crate::text::{ChatTemplate, Tokenizer};
 
 /// The instruction when a request gives none.
@@ -15,7 +15,7 @@ const INSTRUCTION: &str = "Is the proposed answer correct? Reply with Yes or No.
 
 /// Reads a question and a proposed answer and says how likely "yes" is against "no".
 pub struct Judge {
-    engine: EngineHandle,
+    engine: Engine,
     tokenizer: Tokenizer,
     chat_template: ChatTemplate,
     /// Every spelling of yes, then every spelling of no.
@@ -24,7 +24,7 @@ pub struct Judge {
 }
 
 impl Judge {
-    pub fn new(engine: EngineHandle, tokenizer: Tokenizer, chat_template: ChatTemplate) -> Self {
+    pub fn new(engine: Engine, tokenizer: Tokenizer, chat_template: ChatTemplate) -> Self {
         let spellings = |word: &str| -> Vec<u32> {
             let is_word = |id: &u32| {
                 let bytes = tokenizer.token_bytes(*id).trim_ascii();
@@ -51,7 +51,7 @@ impl Judge {
     ) -> Result<Vec<f64>, String> {
         let prompts: Result<Vec<Prompt>, String> =
             messages.iter().map(|m| self.prompt(m)).collect();
-        let readings = read(&self.engine, prompts?, cache_salt).await;
+        let readings = read(self.engine.as_ref(), prompts?, cache_salt).await;
         let readings = readings.map_err(|error| error.to_string())?;
         let value = |readings: &Vec<Reading>| readings.first().map_or(0.5, |r| self.value(r));
         Ok(readings.iter().map(value).collect())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future::try_join_all;
 
-use crate::engine::{EngineError, EngineHandle, GenerateRequest, PoolingParams, StreamEvent};
+use crate::engine::{Backend, EngineError, GenerateRequest, PoolingParams, StreamEvent};
 
 /// Shared tokens that are worth a pass of their own before prompts run side by side.
 const MIN_SHARED_TOKENS: usize = 32;
@@ -29,7 +29,7 @@ pub(super) struct Prompt {
 
 /// Readings of each prompt, one a position. What all prompts begin with is computed once.
 pub(super) async fn read(
-    engine: &EngineHandle,
+    engine: &dyn Backend,
     prompts: Vec<Prompt>,
     cache_salt: u64,
 ) -> Result<Vec<Vec<Reading>>, EngineError> {
@@ -60,7 +60,7 @@ fn num_shared(first: &[u32], rest: &[Prompt]) -> usize {
 }
 
 async fn read_one(
-    engine: &EngineHandle,
+    engine: &dyn Backend,
     prompt: Prompt,
     cache_salt: u64,
 ) -> Result<Vec<Reading>, EngineError> {

@@ -11,7 +11,7 @@ use super::outcome::SearchError;
 use super::policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, Running};
 use super::step::{StepRule, StepWatcher};
 use crate::engine::{
-    AdaptationConfig, AdaptationReport, AdapterId, EngineError, EngineHandle, FinishReason,
+    AdaptationConfig, AdaptationReport, AdapterId, Engine, EngineError, FinishReason,
     GenerateRequest, GroupId, RequestStream, SamplingParams, SharedDrafts, Speculative, Steering,
     StreamEvent, TokenBudget, TokenId, TokenLogprobs, TokenWatcher, Watch,
 };
@@ -22,7 +22,7 @@ const RETRY: Duration = Duration::from_millis(20);
 
 /// One prompt on one engine, for one search.
 pub struct EnginePolicy {
-    pub engine: EngineHandle,
+    pub engine: Engine,
     pub tokenizer: Tokenizer,
     pub prompt_token_ids: Vec<TokenId>,
     /// `max_tokens` counts over a whole answer.

@@ -5,7 +5,7 @@ use std::io::BufRead;
 use std::path::PathBuf;
 
 use super::value_head::TrainError;
-use crate::engine::{EngineHandle, GenerateRequest, PoolingParams, RequestStream, StreamEvent};
+use crate::engine::{Backend, GenerateRequest, PoolingParams, RequestStream, StreamEvent};
 use crate::trace::{Target, TraceRecord, infer_values};
 
 /// Requests that are submitted ahead.
@@ -45,7 +45,7 @@ struct Task {
 /// KV blocks. `progress` gets the number of states done and their total.
 pub fn load_examples(
     paths: &[PathBuf],
-    engine: &EngineHandle,
+    engine: &dyn Backend,
     target: Target,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Examples, TrainError> {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use ponder::engine::{
-    AdaptationConfig, AdaptationReport, EngineConfig, EngineError, EngineHandle, ForkParams,
-    GenerateRequest, RequestStream, SamplingParams, Steering, StreamEvent,
+    AdaptationConfig, AdaptationReport, Backend, EngineConfig, EngineError, EngineHandle,
+    ForkParams, GenerateRequest, RequestStream, SamplingParams, Steering, StreamEvent,
 };
 use ponder::model::adapt::{KvPolicy, RouterGradient, RouterLayers};
 use ponder::model::{AdaptationPhase, CausalLm, ForwardBatch, SequenceRows};

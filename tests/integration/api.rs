@@ -146,6 +146,10 @@ fn bad_input_names_the_parameter() {
         ("messages[0].role", json!([{"content": "x"}])),
         (
             "messages[0].content",
+            json!([{"role": "user", "content": [{"type": "input_audio"}]}]),
+        ),
+        (
+            "messages[0].content[0].image_url",
             json!([{"role": "user", "content": [{"type": "image_url"}]}]),
         ),
         ("temperature", json!("hot")),

@@ -367,7 +367,7 @@ fn a_value_head_trained_on_traces_steers_a_search() {
     let engine = &server.state.served().unwrap().engine;
     let target = ponder::trace::Target::RestMcts;
     let mut seen = 0;
-    let data = load_examples(&[traces], engine, target, |done, _| seen = done).unwrap();
+    let data = load_examples(&[traces], engine.as_ref(), target, |done, _| seen = done).unwrap();
     assert_eq!(seen, data.examples.len());
     let options = TrainOptions {
         held_out: 0.34,

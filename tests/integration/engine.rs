@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ponder::engine::fake_model::{FakeModel, Fault};
 use ponder::engine::{
-    EngineConfig, EngineError, EngineHandle, FinishReason, ForkParams, GenerateRequest,
+    Backend, EngineConfig, EngineError, EngineHandle, FinishReason, ForkParams, GenerateRequest,
     PoolingParams, RequestStream, SamplingParams, StreamEvent,
 };
 

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use ponder::engine::{
-    EngineConfig, EngineHandle, GenerateRequest, RequestStream, SamplingParams, StreamEvent,
+    Backend, EngineConfig, EngineHandle, GenerateRequest, RequestStream, SamplingParams,
+    StreamEvent,
 };
 use serde::Deserialize;
 

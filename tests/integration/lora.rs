@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ponder::api::ServerConfig;
-use ponder::engine::{EngineHandle, GenerateRequest, SamplingParams, StreamEvent};
+use ponder::engine::{Backend, EngineHandle, GenerateRequest, SamplingParams, StreamEvent};
 use ponder::model::lora::{LowRank, Target};
 use ponder::model::testing::{TinyModel, uniform};
 use ponder::model::{AdapterId, CausalLm, ForwardBatch, LoraAdapter, ModelFiles, SequenceRows};

@@ -9,12 +9,15 @@ mod api_resume;
 mod api_search;
 mod api_speculative;
 mod api_traces;
+mod backends;
 mod bench_search;
 mod engine;
 mod goldens;
 mod guarantees;
 mod load;
 mod lora;
+#[cfg(feature = "mistralrs")]
+mod mistralrs;
 mod moe;
 mod prm;
 mod process;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ponder::api::ServerConfig;
 use ponder::engine::{
-    EngineHandle, EngineOptions, EngineStats, GenerateRequest, SamplingParams, StreamEvent,
+    Engine, EngineHandle, EngineOptions, EngineStats, GenerateRequest, SamplingParams, StreamEvent,
 };
 use ponder::reward::RewardResources;
 use ponder::reward::prm::{Head, Prm, PrmFormat, PrmParts, Scored};
@@ -18,7 +18,7 @@ use crate::support::{default_files, load_model};
 const QUESTION: &str = "How much is 12 times 3 plus 4?";
 const STEPS: [&str; 3] = ["12 times 3 is 36.", "36 plus 4 is 40.", "The answer is 40."];
 
-fn engine() -> EngineHandle {
+fn engine() -> Engine {
     let model = load_model(&default_files(), 1024);
     let options = EngineOptions {
         kv_cache_bytes: 64 << 20,
@@ -26,7 +26,7 @@ fn engine() -> EngineHandle {
         ..EngineOptions::default()
     };
     let config = options.resolve(model.info()).unwrap();
-    EngineHandle::start(model, config).unwrap()
+    Arc::new(EngineHandle::start(model, config).unwrap())
 }
 
 /// A linear head of two classes whose numbers are made up, in TRL's layout.
@@ -48,7 +48,7 @@ fn write_head(path: &Path, hidden_size: usize) {
     safetensors::serialize_to_file(tensors, None, path).unwrap();
 }
 
-fn prm(engine: &EngineHandle, format: PrmFormat) -> Result<Prm, String> {
+fn prm(engine: &Engine, format: PrmFormat) -> Result<Prm, String> {
     let files = default_files();
     let tokenizer = Tokenizer::from_files(&files).unwrap();
     let chat_template = ChatTemplate::from_files(&files, &tokenizer, None).unwrap();
@@ -69,7 +69,7 @@ fn prm(engine: &EngineHandle, format: PrmFormat) -> Result<Prm, String> {
 }
 
 /// Counters once nothing runs: events come before the step that sent them is counted.
-fn settled(engine: &EngineHandle) -> EngineStats {
+fn settled(engine: &Engine) -> EngineStats {
     loop {
         let stats = engine.stats();
         if stats.num_requests_waiting + stats.num_requests_running == 0 {
@@ -87,7 +87,7 @@ fn score(prm: &Prm, answers: &[(&str, bool)]) -> Vec<Scored> {
 }
 
 /// The next token's log-probabilities and the state behind them, by generating one token.
-fn next(engine: &EngineHandle, token_ids: Vec<u32>) -> (Vec<(u32, f32)>, Vec<f32>) {
+fn next(engine: &Engine, token_ids: Vec<u32>) -> (Vec<(u32, f32)>, Vec<f32>) {
     let params = SamplingParams {
         max_tokens: 1,
         temperature: 0.0,
@@ -112,7 +112,7 @@ fn next(engine: &EngineHandle, token_ids: Vec<u32>) -> (Vec<(u32, f32)>, Vec<f32
 }
 
 /// P(`+`) against P(`-`).
-fn plus_share(engine: &EngineHandle, tokenizer: &Tokenizer, token_ids: Vec<u32>) -> f64 {
+fn plus_share(engine: &Engine, tokenizer: &Tokenizer, token_ids: Vec<u32>) -> f64 {
     let (top, _) = next(engine, token_ids);
     let of = |text: &str| {
         let id = tokenizer.encode(text, false, false).unwrap()[0];

@@ -6,6 +6,16 @@ use std::process::{Child, Command, Stdio};
 
 pub const MODEL: &str = "smollm2-135m";
 
+/// Serves the default model in little memory.
+pub const SMALL: [&str; 6] = [
+    "serve",
+    MODEL,
+    "--max-model-len",
+    "2048",
+    "--kv-cache-memory",
+    "256M",
+];
+
 pub struct Process {
     pub child: Child,
     /// Up to and with `/v1`.
@@ -16,14 +26,13 @@ impl Process {
     /// Serves the default model on a free port; traces go to `traces.db` in `folder`.
     pub fn start(folder: &Path, args: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ponder"));
-        Self::start_as(&mut command, folder, args)
+        Self::start_as(command.args(SMALL), folder, args)
     }
 
     /// The same by a command that ends in running the binary with the arguments it is given.
     pub fn start_as(command: &mut Command, folder: &Path, args: &[&str]) -> Self {
         let mut child = command
-            .args(["serve", MODEL, "--port", "0", "--max-model-len", "2048"])
-            .args(["--kv-cache-memory", "256M", "--trace-db"])
+            .args(["--port", "0", "--trace-db"])
             .arg(folder.join("traces.db"))
             .args(args)
             .stderr(Stdio::piped())

@@ -48,6 +48,20 @@ fn fnv1a(bytes: &[u8]) -> u64 {
     })
 }
 
+/// A server of each backend that this build has, on the same model.
+fn servers(traces: &Path) -> Vec<Process> {
+    let mut servers = vec![Process::start(traces, &["--api-key", KEY])];
+    if cfg!(feature = "mistralrs") {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ponder"));
+        command.args(["serve", MODEL, "--max-model-len", "2048"]);
+        let other = traces.join("mistralrs");
+        std::fs::create_dir_all(&other).unwrap();
+        let args = ["--api-key", KEY, "--backend", "mistralrs"];
+        servers.push(Process::start_as(&mut command, &other, &args));
+    }
+    servers
+}
+
 #[test]
 fn the_python_sdk_is_served() {
     let folder = environment("requirements.txt", |folder| {
@@ -64,12 +78,13 @@ fn the_python_sdk_is_served() {
             ])
             .arg(source("requirements.txt")));
     });
-    let folder_of_traces = tempfile::tempdir().unwrap();
-    let server = Process::start(folder_of_traces.path(), &["--api-key", KEY]);
-    let mut python = Command::new(folder.join("bin/python"));
-    run(python
-        .arg(source("sdk_test.py"))
-        .args([&server.base_url, KEY, MODEL]));
+    let traces = tempfile::tempdir().unwrap();
+    for server in servers(traces.path()) {
+        let mut python = Command::new(folder.join("bin/python"));
+        run(python
+            .arg(source("sdk_test.py"))
+            .args([&server.base_url, KEY, MODEL]));
+    }
 }
 
 #[test]
@@ -82,11 +97,12 @@ fn the_node_sdk_is_served() {
             .current_dir(folder));
     });
     std::fs::copy(source("sdk_test.mjs"), folder.join("sdk_test.mjs")).unwrap();
-    let folder_of_traces = tempfile::tempdir().unwrap();
-    let server = Process::start(folder_of_traces.path(), &["--api-key", KEY]);
-    let mut node = Command::new("node");
-    run(node
-        .arg("sdk_test.mjs")
-        .args([&server.base_url, KEY, MODEL])
-        .current_dir(&folder));
+    let traces = tempfile::tempdir().unwrap();
+    for server in servers(traces.path()) {
+        let mut node = Command::new("node");
+        run(node
+            .arg("sdk_test.mjs")
+            .args([&server.base_url, KEY, MODEL])
+            .current_dir(&folder));
+    }
 }

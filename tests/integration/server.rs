@@ -1,10 +1,10 @@
 //! A server in this process, over a real socket, with the default model.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use ponder::api::{AppState, Served, ServerConfig, serve};
-use ponder::engine::{EngineHandle, EngineOptions};
+use ponder::engine::{Engine, EngineHandle, EngineOptions};
 use ponder::reward::{Judge, RewardResources};
 use ponder::text::{ChatTemplate, Tokenizer};
 use ponder::trace::{StoreOptions, TraceStore};
@@ -18,13 +18,13 @@ fn served(options: &EngineOptions, rewards: RewardResources) -> Served {
     let model = load_model(&files, 1024);
     let config = options.resolve(model.info()).unwrap();
     let tokenizer = Tokenizer::from_files(&files).unwrap();
-    let engine = EngineHandle::start(model, config).unwrap();
+    let engine: Engine = Arc::new(EngineHandle::start(model, config).unwrap());
     let chat_template = ChatTemplate::from_files(&files, &tokenizer, None).unwrap();
     let template = chat_template.clone().unwrap();
-    let judge = std::sync::Arc::new(Judge::new(engine.clone(), tokenizer.clone(), template));
+    let judge = Arc::new(Judge::new(Arc::clone(&engine), tokenizer.clone(), template));
     Served {
         adaptation: None,
-        model_config: files.config().unwrap(),
+        model_config: files.config().ok(),
         engine,
         chat_template,
         rewards: RewardResources {

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use ponder::engine::fake_model::{FakeModel, Fault};
 use ponder::engine::{
-    DraftCounts, Drafter, EngineConfig, EngineHandle, FinishReason, GenerateRequest, RequestStream,
-    SamplingParams, Speculative, SpeculativeConfig, StreamEvent, TokenLogprobs,
+    Backend, DraftCounts, Drafter, EngineConfig, EngineHandle, FinishReason, GenerateRequest,
+    RequestStream, SamplingParams, Speculative, SpeculativeConfig, StreamEvent, TokenLogprobs,
 };
 use ponder::model::{CausalLm, ModelFiles, SkipSet, SubLayer};
 use ponder::text::Tokenizer;

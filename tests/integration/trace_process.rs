@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ponder::trace::{Filter, StoreOptions, TraceStore};
 use serde_json::{Value, json};
 
-use crate::process::{MODEL, Process};
+use crate::process::{MODEL, Process, SMALL};
 
 const CLIENTS: usize = 6;
 /// Answers after which the process is killed, one run each.
@@ -114,7 +114,7 @@ fn a_full_disk_loses_traces_and_no_answers() {
     // Files may grow to 200 kB; writes beyond fail as on a full disk.
     let mut shell = Command::new("bash");
     shell.args(["-c", "trap '' XFSZ; ulimit -f 200; exec \"$0\" \"$@\""]);
-    shell.arg(env!("CARGO_BIN_EXE_ponder"));
+    shell.arg(env!("CARGO_BIN_EXE_ponder")).args(SMALL);
     let process = Process::start_as(&mut shell, folder.path(), &["--metrics-without-auth"]);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let http = reqwest::Client::new();

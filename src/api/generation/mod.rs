@@ -24,7 +24,7 @@ use super::state::AppState;
 use super::traces::{self, Recorder};
 use super::{presets, searching};
 use crate::engine::{
-    AdaptationConfig, EngineHandle, GenerateRequest, RequestId, SamplingParams, StreamEvent,
+    AdaptationConfig, Backend, GenerateRequest, Media, RequestId, SamplingParams, StreamEvent,
 };
 use answer::Answer;
 
@@ -44,6 +44,8 @@ pub(super) enum Wire {
 /// A checked request.
 pub(super) struct Generation {
     pub prompts: Vec<Vec<u32>>,
+    /// What the one prompt of a chat shows.
+    pub media: Option<Arc<Media>>,
     pub params: SamplingParams,
     pub stops: Vec<String>,
     pub speculation: Speculation,
@@ -113,7 +115,7 @@ pub(super) async fn answer(
     );
     let wants_logprobs = generation.params.logprobs.is_some();
     let recorder = recorder(state, &mut generation, n)?;
-    let (events, request_ids) = submit_all(&served.engine, &generation, n)?;
+    let (events, request_ids) = submit_all(served.engine.as_ref(), &generation, n)?;
     if generation.shared.stream {
         let setup = (n, request_ids, wants_logprobs, recorder);
         return Ok(stream(state.clone(), generation, events, setup));
@@ -158,7 +160,7 @@ fn recorder(
 }
 
 fn submit_all(
-    engine: &EngineHandle,
+    engine: &dyn Backend,
     generation: &Generation,
     n: usize,
 ) -> Result<(Events, Vec<RequestId>), ApiError> {
@@ -177,6 +179,7 @@ fn submit_all(
             speculative: generation.speculation.speculative,
             prediction: generation.speculation.prediction.clone(),
             adaptation: generation.adaptation.clone(),
+            media: generation.media.clone(),
             ..GenerateRequest::new(prompt.clone(), params)
         })?;
         let index = ids.len();

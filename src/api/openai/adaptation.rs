@@ -71,7 +71,7 @@ fn check(param: &str, config: &AdaptationConfig, served: &Served) -> Result<(), 
             };
             Err(ApiError::invalid(&at, message))
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(ApiError::at(param, error)),
         Ok(()) => Ok(()),
     }
 }

@@ -7,6 +7,7 @@ use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use super::adaptation::adaptation;
+use super::images;
 use super::params::{count, generation_request};
 use super::speculation::Speculation;
 use crate::api::auth::Tenant;
@@ -61,6 +62,7 @@ pub(in crate::api) fn prepare(
 ) -> Result<Generation, ApiError> {
     let served = state.ready()?;
     let target = state.target(request.model.as_deref())?;
+    let media = images::take(&mut request.messages, served.engine.as_ref())?;
     check_messages(&request.messages)?;
     check_format(&request)?;
     let max_tokens_name = if request.max_completion_tokens.is_some() {
@@ -116,6 +118,7 @@ pub(in crate::api) fn prepare(
         speculation,
         adaptation,
         prompts: vec![prompt_token_ids],
+        media,
         params,
         stops: shared.stops()?,
         shared,

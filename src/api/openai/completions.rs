@@ -128,6 +128,7 @@ pub(in crate::api) fn prepare(
         speculation,
         adaptation,
         prompts,
+        media: None,
         params,
         stops: shared.stops()?,
         shared,

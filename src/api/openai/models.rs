@@ -10,16 +10,20 @@ use crate::api::presets;
 use crate::api::state::AppState;
 
 fn model(state: &AppState, id: &str) -> Value {
-    let max_model_len = state
-        .served()
-        .map(|served| served.engine.config().max_model_len);
+    let engine = state.served().map(|served| &served.engine);
+    let capabilities = engine.map(|engine| {
+        let names = engine.capabilities().iter().map(|it| it.name());
+        names.collect::<Vec<_>>()
+    });
     json!({
         "id": id,
         "object": "model",
         "created": state.created(),
         "owned_by": "ponder",
         "root": state.model_name(),
-        "max_model_len": max_model_len,
+        "max_model_len": engine.map(|engine| engine.config().max_model_len),
+        "backend": engine.map(|engine| engine.name()),
+        "capabilities": capabilities,
     })
 }
 

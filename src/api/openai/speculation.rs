@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::params::SharedParams;
 use crate::api::error::ApiError;
 use crate::api::state::Served;
-use crate::engine::{DraftCounts, Speculative};
+use crate::engine::{Capability, DraftCounts, Speculative};
 
 /// Who drafts, and from what text besides.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +23,10 @@ impl Speculation {
             None => Vec::new(),
         };
         let speculative = speculative(shared.speculative.as_ref())?;
+        if speculative.is_some_and(|chosen| chosen.names_drafter()) {
+            let demanded = served.engine.demand(Capability::Speculation);
+            demanded.map_err(|error| ApiError::at("speculative", error))?;
+        }
         let lacks = speculative.and_then(|chosen| served.engine.lacks(chosen));
         if let Some(reason) = lacks {
             return Err(ApiError::invalid("speculative", reason));

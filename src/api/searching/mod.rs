@@ -21,7 +21,7 @@ use crate::api::openai::speculation::completion_details;
 use crate::api::openai::{chat, completions};
 use crate::api::state::{AppState, Served, unix_time};
 use crate::api::traces;
-use crate::engine::{AdaptationConfig, SharedDrafts, TokenBudget, TokenLogprobs};
+use crate::engine::{AdaptationConfig, Capability, SharedDrafts, TokenBudget, TokenLogprobs};
 use crate::reward::{self, RewardContext, Scorer, Weighted};
 use crate::search::{
     End, EnginePolicy, Ranked, Recording, ReplayPolicy, Search, SearchError, SearchEvent,
@@ -94,6 +94,14 @@ impl Job {
             question: generation.question.clone(),
             cache_salt: generation.tenant.cache_salt(salt),
         };
+        if spec
+            .rewards
+            .iter()
+            .any(|reward| reward.kind == "value_head")
+        {
+            let demanded = served.engine.demand(Capability::HiddenStates);
+            demanded.map_err(|error| ApiError::at("search.reward", error))?;
+        }
         let scorer = match spec.rewards.as_slice() {
             [] => None,
             rewards => Some(
@@ -449,6 +457,9 @@ fn check_combination(generation: &Generation) -> Result<(), ApiError> {
     let refuse = |param: &str, message: &str| Err(ApiError::invalid(param, message));
     if generation.prompts.len() != 1 {
         return refuse("prompt", "a search takes one prompt");
+    }
+    if generation.media.is_some() {
+        return refuse("messages", "images cannot be combined with search");
     }
     if !generation.echo.is_empty() {
         return refuse("echo", "echo cannot be combined with search");

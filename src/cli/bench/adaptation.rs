@@ -17,8 +17,7 @@ use crate::cli::args::EngineArgs;
 use crate::cli::progress::Counter;
 use crate::cli::setup;
 use crate::engine::{
-    AdaptationConfig, EngineHandle, GenerateRequest, SamplingParams, Speculative, Steering,
-    StreamEvent,
+    AdaptationConfig, Backend, GenerateRequest, SamplingParams, Speculative, Steering, StreamEvent,
 };
 use crate::model::adapt::KvPolicy;
 
@@ -113,7 +112,7 @@ pub(in crate::cli) fn run(args: &BenchAdaptationArgs) -> anyhow::Result<()> {
     let counter = Counter::new("windows", args.windows as u64);
     let (mut plain, mut prefill) = (Vec::new(), Vec::new());
     for (index, window) in windows.enumerate() {
-        let engine = &served.engine;
+        let engine = served.engine.as_ref();
         let context = &window[..args.context];
         prefill.push(prefill_seconds(engine, context, index as u64)?);
         plain.push(continuation_loss(engine, window, args.context, None)?);
@@ -149,7 +148,7 @@ fn default_arms(has_experts: bool) -> Vec<ArmSpec> {
 }
 
 impl Arm {
-    fn run(&mut self, engine: &EngineHandle, window: &[u32], context: usize) -> anyhow::Result<()> {
+    fn run(&mut self, engine: &dyn Backend, window: &[u32], context: usize) -> anyhow::Result<()> {
         let started = Instant::now();
         let request = GenerateRequest {
             adaptation: Some(Arc::clone(&self.config)),
@@ -211,7 +210,7 @@ fn greedy(prompt_logprobs: Option<usize>) -> SamplingParams {
 }
 
 /// How long the engine takes to read a context that it has not seen.
-fn prefill_seconds(engine: &EngineHandle, context: &[u32], salt: u64) -> anyhow::Result<f64> {
+fn prefill_seconds(engine: &dyn Backend, context: &[u32], salt: u64) -> anyhow::Result<f64> {
     let started = Instant::now();
     let request = GenerateRequest {
         cache_salt: salt + 1,
@@ -231,7 +230,7 @@ fn prefill_seconds(engine: &EngineHandle, context: &[u32], salt: u64) -> anyhow:
 
 /// Mean cross-entropy of a window's tokens from `context` on.
 fn continuation_loss(
-    engine: &EngineHandle,
+    engine: &dyn Backend,
     window: &[u32],
     context: usize,
     steering: Option<(Arc<Steering>, usize)>,

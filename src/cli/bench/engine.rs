@@ -11,7 +11,7 @@ use super::{percentile, sorted};
 use crate::cli::args::BenchEngineArgs;
 use crate::cli::setup;
 use crate::engine::{
-    AdapterId, EngineHandle, GenerateRequest, SamplingParams, Speculative, StreamEvent,
+    AdapterId, Backend, GenerateRequest, SamplingParams, Speculative, StreamEvent,
 };
 use crate::model::{LoraAdapter, Operator, OperatorTimes};
 
@@ -25,7 +25,9 @@ pub(in crate::cli) fn run(args: &BenchEngineArgs) -> anyhow::Result<()> {
     let load_seconds = started.elapsed().as_secs_f64();
     let adapter = match &args.lora {
         Some(folder) => {
-            let read = LoraAdapter::read(folder, &served.model_config);
+            let config = served.model_config.as_ref();
+            let config = config.context("--lora needs --backend native")?;
+            let read = LoraAdapter::read(folder, config);
             let adapter = read.with_context(|| format!("--lora {}", folder.display()))?;
             let loading = served.engine.load_adapter(adapter);
             Some(tokio::runtime::Runtime::new()?.block_on(loading)?)
@@ -33,7 +35,7 @@ pub(in crate::cli) fn run(args: &BenchEngineArgs) -> anyhow::Result<()> {
         None => None,
     };
     let bench = Bench {
-        engine: &served.engine,
+        engine: served.engine.as_ref(),
         adapter,
         times: times.as_deref(),
     };
@@ -148,7 +150,7 @@ impl Profile {
 }
 
 struct Bench<'a> {
-    engine: &'a EngineHandle,
+    engine: &'a dyn Backend,
     adapter: Option<AdapterId>,
     times: Option<&'a OperatorTimes>,
 }
@@ -263,7 +265,7 @@ struct Times {
 
 /// A prompt that no other sequence or repeat has.
 fn request(
-    engine: &EngineHandle,
+    engine: &dyn Backend,
     sequence: usize,
     prompt_len: usize,
     output_len: usize,

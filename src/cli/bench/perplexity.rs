@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::cli::args::BenchPerplexityArgs;
 use crate::cli::progress::Counter;
 use crate::cli::setup;
-use crate::engine::{EngineHandle, GenerateRequest, SamplingParams, StreamEvent};
+use crate::engine::{Backend, GenerateRequest, SamplingParams, StreamEvent};
 
 pub(in crate::cli) fn run(args: &BenchPerplexityArgs) -> anyhow::Result<()> {
     ensure!(args.context >= 8, "--context must be at least 8");
@@ -38,7 +38,7 @@ pub(in crate::cli) fn run(args: &BenchPerplexityArgs) -> anyhow::Result<()> {
             prompt[0] = bos;
         }
         // Logits of position `p` score token `p + 1`; the first half is context only.
-        for logprob in &prompt_logprobs(&served.engine, prompt)?[args.context / 2 + 1..] {
+        for logprob in &prompt_logprobs(served.engine.as_ref(), prompt)?[args.context / 2 + 1..] {
             let loss = -f64::from(*logprob);
             sum += loss;
             sum_of_squares += loss * loss;
@@ -69,7 +69,7 @@ pub(in crate::cli) fn run(args: &BenchPerplexityArgs) -> anyhow::Result<()> {
 }
 
 /// The logprob of each prompt token after the first, which gets 0.
-fn prompt_logprobs(engine: &EngineHandle, prompt: Vec<u32>) -> anyhow::Result<Vec<f32>> {
+fn prompt_logprobs(engine: &dyn Backend, prompt: Vec<u32>) -> anyhow::Result<Vec<f32>> {
     let params = SamplingParams {
         temperature: 0.0,
         max_tokens: 1,

@@ -50,6 +50,11 @@ impl Speculative {
         Self::ALL.into_iter().find(|choice| choice.name() == name)
     }
 
+    /// Whether it names who drafts, instead of leaving it to the engine.
+    pub fn names_drafter(self) -> bool {
+        !matches!(self, Self::Off | Self::Auto)
+    }
+
     /// Whether this drafter may draft.
     pub(in crate::engine) fn allows(self, drafter: Drafter) -> bool {
         match self {

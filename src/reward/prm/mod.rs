@@ -19,7 +19,7 @@ pub use head::Head;
 use super::judge::share;
 use super::reading::{Prompt, Reading, read};
 use super::{Aggregate, Candidate, RewardContext, Scorer, ScorerError};
-use crate::engine::{EngineHandle, PoolingParams};
+use crate::engine::{Engine, PoolingParams};
 use crate::text::{ChatTemplate, Tokenizer};
 
 /// Step scores that are remembered; past this number all are forgotten.
@@ -36,7 +36,7 @@ pub struct Scored {
 
 /// What a process reward model is made of.
 pub struct PrmParts {
-    pub engine: EngineHandle,
+    pub engine: Engine,
     pub tokenizer: Tokenizer,
     pub chat_template: Option<ChatTemplate>,
     pub format: PrmFormat,
@@ -48,7 +48,7 @@ pub struct PrmParts {
 
 /// A served process reward model.
 pub struct Prm {
-    engine: EngineHandle,
+    engine: Engine,
     writer: Writer,
     head: Option<Head>,
     score_token_ids: Vec<u32>,
@@ -139,7 +139,7 @@ impl Prm {
                 of.push((index, unknown));
             }
         }
-        let readings = read(&self.engine, prompts, cache_salt).await;
+        let readings = read(self.engine.as_ref(), prompts, cache_salt).await;
         let readings = readings.map_err(|error| error.to_string())?;
         for ((index, unknown), readings) in of.into_iter().zip(readings) {
             for (at, reading) in unknown.into_iter().zip(&readings) {

@@ -1,0 +1,63 @@
+//! Which backend serves a model, as the command line decides it.
+
+use std::path::Path;
+use std::process::Command;
+
+/// What `ponder serve` says when it ends at once.
+fn refusal(model: &Path, args: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ponder"));
+    command.arg("serve").arg(model);
+    command.args(["--port", "0", "--no-traces"]).args(args);
+    let output = command.output().expect("the binary starts");
+    assert!(!output.status.success());
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A model of an architecture that the native engine does not have.
+fn phi3() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/mistralrs/phi3")
+}
+
+#[test]
+fn what_the_native_engine_does_not_know_is_told() {
+    let message = refusal(&phi3(), &["--backend", "native"]);
+    assert!(message.contains("phi3"), "{message}");
+    let message = refusal(&phi3(), &["--backend", "native", "--isq", "Q8_0"]);
+    assert!(
+        message.contains("--isq needs --backend mistralrs"),
+        "{message}"
+    );
+}
+
+/// A build without mistralrs says how to make one with it.
+#[cfg(not(feature = "mistralrs"))]
+#[test]
+fn a_build_without_mistralrs_says_how_to_get_it() {
+    for args in [&[][..], &["--backend", "mistralrs"], &["--isq", "Q8_0"]] {
+        let message = refusal(&phi3(), args);
+        assert!(
+            message.contains("--features mistralrs"),
+            "{args:?}: {message}"
+        );
+    }
+}
+
+/// What mistralrs cannot do is refused at the start, by name.
+#[cfg(feature = "mistralrs")]
+#[test]
+fn flags_that_mistralrs_cannot_honour_end_the_start() {
+    let head = Path::new(env!("CARGO_MANIFEST_DIR")).join("heads/qwen2.5-coder-0.5b.safetensors");
+    let head = head.to_str().unwrap();
+    for (args, part) in [
+        (&["--value-head", head][..], "hidden_states"),
+        (&["--adaptation", "slot"], "adaptation"),
+        (
+            &["--speculative", "swift"],
+            "--speculative needs --backend native",
+        ),
+        (&["--isq", "Q99"], "--isq Q99"),
+    ] {
+        let message = refusal(&phi3(), args);
+        assert!(message.contains(part), "{args:?}: {message}");
+    }
+}
