@@ -130,7 +130,11 @@ impl Driver {
 
     /// Reads what mistralrs says until it says that it failed.
     async fn follow(self: &Arc<Self>, runner: &MistralRs) -> EngineError {
-        let failed = |message: &dyn ToString| EngineError::Model(message.to_string());
+        // What follows a first line is candle's backtrace.
+        let failed = |message: &dyn ToString| {
+            let message = message.to_string();
+            EngineError::Model(message.lines().next().unwrap_or_default().to_owned())
+        };
         let turn = self.turn().await;
         let request = match self.request(runner.next_request_id(), turn) {
             Ok(request) => request,
