@@ -218,11 +218,7 @@ impl Driver {
     }
 
     pub(super) fn finish(&self, reason: FinishReason) {
-        self.end(&mut self.state(), |index| StreamEvent::Finished {
-            index,
-            reason,
-            drafts: DraftCounts::default(),
-        });
+        self.end(&mut self.state(), finished(reason));
     }
 
     fn fail(&self, error: EngineError) {
@@ -277,11 +273,7 @@ impl Driver {
             return filler;
         };
         let finish = |state: &mut State, reason| {
-            self.end(state, |index| StreamEvent::Finished {
-                index,
-                reason,
-                drafts: DraftCounts::default(),
-            });
+            self.end(state, finished(reason));
             filler
         };
         if !state.is_running {
@@ -336,6 +328,15 @@ impl Driver {
                 filler
             }
         }
+    }
+}
+
+/// The end of continuation `index`.
+fn finished(reason: FinishReason) -> impl FnOnce(usize) -> StreamEvent {
+    move |index| StreamEvent::Finished {
+        index,
+        reason,
+        drafts: DraftCounts::default(),
     }
 }
 
