@@ -74,8 +74,8 @@ pub enum KvPolicy {
     Stale,
 }
 
-/// One way to adapt. The defaults of steps, interval and the router's learning rate are the papers'; those of layers and of
-/// SLOT's rate are what did best in `docs/benchmarks.md`, "Adaptation".
+/// One way to adapt. The defaults of steps and of the router's learning rate are the papers'; those of layers, of the
+/// interval (the paper's: 128) and of SLOT's rate are what did best in `docs/benchmarks.md`, "Adaptation".
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AdaptationConfig {
     pub method: AdaptationMethod,
@@ -124,13 +124,13 @@ impl Default for RouterLayers {
 }
 
 impl AdaptationConfig {
-    /// The last layer, 5 steps at 0.05, again every 128 tokens.
+    /// The last layer, 5 steps at 0.05, to the prompt alone.
     pub fn router() -> Self {
         Self {
             method: AdaptationMethod::Router,
             steps: 5,
             learning_rate: 0.05,
-            interval: 128,
+            interval: 0,
             max_phases: 4,
             window: 512,
             reset_each_phase: false,
@@ -148,7 +148,6 @@ impl AdaptationConfig {
         Self {
             method: AdaptationMethod::Slot,
             learning_rate: 0.01,
-            interval: 0,
             max_phases: 1,
             ..Self::router()
         }
