@@ -24,7 +24,9 @@ use crate::trace::TraceStore;
 const PARALLEL_PROGRAMS: usize = 2;
 
 pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&args.log_level).context("--log-level")?;
+    // On every CPU mistralrs warns that it has no paged attention there.
+    let quiet = format!("mistralrs_core::pipeline::gguf=error,{}", args.log_level);
+    let filter = EnvFilter::try_new(quiet).context("--log-level")?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
