@@ -146,16 +146,6 @@ async fn serve_model(args: &ServeArgs) -> anyhow::Result<()> {
     };
     let engine = served.engine.clone();
     let config = engine.config();
-    say(&format!(
-        "ponder {} serves {} on http://{address} (API under /v1, docs at /docs)\n\
-         {} threads ({}), context {}, loaded in {:.1} s",
-        env!("CARGO_PKG_VERSION"),
-        state.config().served_model_names.join(", "),
-        setup::num_threads(&args.engine),
-        how(engine.as_ref()),
-        config.max_model_len,
-        started.elapsed().as_secs_f64(),
-    ));
     state.set_served(served);
     for (name, folder) in &args.lora_modules {
         let loaded = state.load_adapter(name, folder).await;
@@ -167,6 +157,17 @@ async fn serve_model(args: &ServeArgs) -> anyhow::Result<()> {
             )
         })?;
     }
+    // Whoever reads it may ask at once.
+    say(&format!(
+        "ponder {} serves {} on http://{address} (API under /v1, docs at /docs)\n\
+         {} threads ({}), context {}, loaded in {:.1} s",
+        env!("CARGO_PKG_VERSION"),
+        state.config().served_model_names.join(", "),
+        setup::num_threads(&args.engine),
+        how(engine.as_ref()),
+        config.max_model_len,
+        started.elapsed().as_secs_f64(),
+    ));
     server.await??;
     engine.shutdown();
     engine.join(args.shutdown_timeout());

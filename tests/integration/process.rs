@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use crate::support::install_tls;
+
 pub const MODEL: &str = "smollm2-135m";
 
 /// Serves the default model in little memory.
@@ -31,6 +33,7 @@ impl Process {
 
     /// The same by a command that ends in running the binary with the arguments it is given.
     pub fn start_as(command: &mut Command, folder: &Path, args: &[&str]) -> Self {
+        install_tls();
         let mut child = command
             .args(["--port", "0", "--trace-db"])
             .arg(folder.join("traces.db"))

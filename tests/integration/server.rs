@@ -11,7 +11,7 @@ use ponder::trace::{StoreOptions, TraceStore};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-use crate::support::{default_files, load_model};
+use crate::support::{default_files, install_tls, load_model};
 
 fn served(options: &EngineOptions, rewards: RewardResources) -> Served {
     let files = default_files();
@@ -55,10 +55,7 @@ pub fn start_with(
     options: &EngineOptions,
     rewards: RewardResources,
 ) -> Server {
-    static TLS: OnceLock<()> = OnceLock::new();
-    TLS.get_or_init(|| {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    });
+    install_tls();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

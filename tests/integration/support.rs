@@ -1,7 +1,17 @@
 //! What several modules of these tests need: the default model, loaded.
 
+use std::sync::OnceLock;
+
 use ponder::model::catalogue::{CATALOGUE, DEFAULT_MODEL, Entry, Progress, Source, pull};
 use ponder::model::{CausalLm, LoadOptions, ModelFiles, load};
+
+/// The client wants a TLS provider even for plain HTTP.
+pub fn install_tls() {
+    static TLS: OnceLock<()> = OnceLock::new();
+    TLS.get_or_init(|| {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    });
+}
 
 pub struct Silent;
 

@@ -81,6 +81,8 @@ fn what_was_delivered_survives_the_death_of_the_process() {
                 process.child.try_wait().unwrap().is_none(),
                 "the server ended"
             );
+            let is_asking = clients.iter().all(|client| !client.is_finished());
+            assert!(is_asking, "a client was not answered");
             std::thread::yield_now();
         }
         process.child.kill().unwrap();
