@@ -75,16 +75,19 @@ struct State {
 pub(super) struct Driver {
     state: Mutex<State>,
     responses: Mutex<mpsc::Receiver<Response>>,
-    /// For the request that is sent to mistralrs.
-    responder: Mutex<Option<mpsc::Sender<Response>>>,
     is_over: CancellationToken,
     shared: Arc<Shared>,
 }
 
 impl Driver {
-    pub(super) fn new(sequence: Sequence, prompt: Arc<Prompt>, shared: Arc<Shared>) -> Arc<Self> {
+    /// A driver, and what mistralrs answers it with.
+    pub(super) fn new(
+        sequence: Sequence,
+        prompt: Arc<Prompt>,
+        shared: Arc<Shared>,
+    ) -> (Arc<Self>, mpsc::Sender<Response>) {
         let (responder, responses) = mpsc::channel(RESPONSES);
-        Arc::new(Self {
+        let driver = Self {
             state: Mutex::new(State {
                 sequence,
                 sampler: Sampler::default(),
@@ -92,10 +95,10 @@ impl Driver {
                 is_running: false,
             }),
             responses: Mutex::new(responses),
-            responder: Mutex::new(Some(responder)),
             is_over: CancellationToken::new(),
             shared,
-        })
+        };
+        (Arc::new(driver), responder)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -108,7 +111,11 @@ impl Driver {
     }
 
     /// Hands the continuation to mistralrs and waits for its end.
-    pub(super) async fn run(self: Arc<Self>, runner: Arc<MistralRs>) {
+    pub(super) async fn run(
+        self: Arc<Self>,
+        runner: Arc<MistralRs>,
+        responder: mpsc::Sender<Response>,
+    ) {
         let (sender, deadline) = {
             let state = self.state();
             let Some(prompt) = &state.prompt else { return };
@@ -124,19 +131,23 @@ impl Driver {
             () = self.is_over.cancelled() => {}
             () = sender.closed() => self.finish(FinishReason::Abort),
             () = watch => self.finish(FinishReason::Deadline),
-            error = self.follow(&runner) => self.fail(error),
+            error = self.follow(&runner, responder) => self.fail(error),
         }
     }
 
     /// Reads what mistralrs says until it says that it failed.
-    async fn follow(self: &Arc<Self>, runner: &MistralRs) -> EngineError {
+    async fn follow(
+        self: &Arc<Self>,
+        runner: &MistralRs,
+        responder: mpsc::Sender<Response>,
+    ) -> EngineError {
         // What follows a first line is candle's backtrace.
         let failed = |message: &dyn ToString| {
             let message = message.to_string();
             EngineError::Model(message.lines().next().unwrap_or_default().to_owned())
         };
         let turn = self.turn().await;
-        let request = match self.request(runner.next_request_id(), turn) {
+        let request = match self.request(runner.next_request_id(), responder, turn) {
             Ok(request) => request,
             Err(error) => return error,
         };
@@ -172,10 +183,11 @@ impl Driver {
         images.acquire_owned().await.ok()
     }
 
-    /// What mistralrs is asked; it is asked once.
+    /// What mistralrs is asked.
     fn request(
         self: &Arc<Self>,
         id: usize,
+        response: mpsc::Sender<Response>,
         turn: Option<OwnedSemaphorePermit>,
     ) -> Result<Request, EngineError> {
         let (token_ids, media) = {
@@ -190,9 +202,6 @@ impl Driver {
             Some(media) => media_message(&media, &self.shared.category)?,
             None => RequestMessage::CompletionTokens(token_ids),
         };
-        let responder = self.responder.lock();
-        let responder = responder.unwrap_or_else(PoisonError::into_inner).take();
-        let response = responder.ok_or(EngineError::ShuttingDown)?;
         let logits_processors: Vec<Arc<dyn CustomLogitsProcessor>> = vec![Arc::new(Processor {
             driver: Arc::clone(self),
             turn: Mutex::new(turn),

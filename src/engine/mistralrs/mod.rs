@@ -96,11 +96,12 @@ impl MistralrsEngine {
         let first = Sequence::new(id, request);
         for index in 0..n {
             let sequence = first.sibling(index);
-            let driver = Driver::new(sequence, Arc::clone(&prompt), Arc::clone(&self.shared));
+            let (driver, responder) =
+                Driver::new(sequence, Arc::clone(&prompt), Arc::clone(&self.shared));
             self.shared
                 .drivers()
                 .insert((id, index), Arc::clone(&driver));
-            runtime.spawn(driver.run(Arc::clone(&self.runner)));
+            runtime.spawn(driver.run(Arc::clone(&self.runner), responder));
         }
     }
 }
