@@ -6,12 +6,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::auth::Tenant;
 use super::body::Body;
+use super::clock::unix_time;
+use super::deadline::Deadline;
 use super::error::ApiError;
-use super::openai::chat;
+use super::openai::messages;
 use super::openai::params::OneOrMany;
-use super::state::{AppState, unix_time};
+use super::state::AppState;
+use super::tenant::Tenant;
 
 /// Texts of one call.
 const MAX_INPUTS: usize = 256;
@@ -37,6 +39,7 @@ pub struct PoolingRequest {
 pub(super) async fn pool(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,
+    deadline: Deadline,
     Body(request): Body<PoolingRequest>,
 ) -> Result<Json<Value>, ApiError> {
     let served = state.ready()?;
@@ -59,9 +62,11 @@ pub(super) async fn pool(
     }
     let salt = tenant.cache_salt(None);
     let scored = match (&request.messages, request.input) {
-        (Some(messages), None) => {
-            let (question, answer) = question_and_answer(messages)?;
-            let scored = prm.score_answers(&question, &[(&answer, true)], salt).await;
+        (Some(conversation), None) => {
+            let (question, answer) = question_and_answer(conversation)?;
+            let answers = [(answer.as_str(), true)];
+            let scored = prm.score_answers(&question, &answers, salt);
+            let scored = deadline.limit(scored).await?;
             scored.map_err(|error| ApiError::invalid("messages", error))?
         }
         (None, Some(input)) => {
@@ -70,7 +75,7 @@ pub(super) async fn pool(
                 let message = format!("input takes 1 to {MAX_INPUTS} texts");
                 return Err(ApiError::invalid("input", message));
             }
-            let scored = prm.score_tagged(&texts, salt).await;
+            let scored = deadline.limit(prm.score_tagged(&texts, salt)).await?;
             scored.map_err(|error| ApiError::invalid("input", error))?
         }
         _ => {
@@ -93,12 +98,13 @@ pub(super) async fn pool(
 }
 
 /// The last question and the answer that ends a conversation.
-fn question_and_answer(messages: &[Value]) -> Result<(String, String), ApiError> {
-    chat::check_messages(messages)?;
-    match messages.split_last() {
-        Some((last, before)) if last["role"] == "assistant" => {
-            Ok((chat::question(before), chat::text_of(&last["content"])))
-        }
+fn question_and_answer(conversation: &[Value]) -> Result<(String, String), ApiError> {
+    messages::check_messages(conversation)?;
+    match conversation.split_last() {
+        Some((last, before)) if last["role"] == "assistant" => Ok((
+            messages::question(before),
+            messages::text_of(&last["content"]),
+        )),
         _ => Err(ApiError::invalid(
             "messages",
             "the last message must be the assistant's answer",

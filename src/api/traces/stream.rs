@@ -13,11 +13,11 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::access::store;
 use super::query::{Cursor, Pairs, TraceQuery};
-use super::store;
-use crate::api::auth::TraceScope;
 use crate::api::error::ApiError;
 use crate::api::state::AppState;
+use crate::api::tenant::TraceScope;
 use crate::trace::{Exporter, Filter, Format, StoreError, Stored, TraceStore};
 
 /// Streams at once.
