@@ -5,6 +5,8 @@ mod chat;
 mod completions;
 pub(super) mod envelope;
 pub(super) mod format;
+#[cfg(test)]
+mod tests;
 
 use envelope::Head;
 use format::Format;
