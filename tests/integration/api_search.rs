@@ -330,7 +330,7 @@ fn python_tests_score_the_code_of_an_answer() {
             answer("import os\nos._exit(0)"),
         ];
         let scorer = std::sync::Arc::new(scorer);
-        let run = runtime.spawn(async move { scorer.score(&candidates).await });
+        let run = runtime.spawn(async move { scorer.score(&candidates, None).await });
         run.await.unwrap().unwrap()
     });
     assert_eq!(scores[0], 1.0);
@@ -531,7 +531,7 @@ fn a_reward_server_is_retried_and_left_alone_when_it_only_fails() {
         let candidates = [candidate.clone()];
         server
             .runtime
-            .block_on(async move { scorer.score(&candidates).await })
+            .block_on(async move { scorer.score(&candidates, None).await })
     };
     assert_eq!(score("good").unwrap(), [0.4]);
     for _ in 0..5 {
