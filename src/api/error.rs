@@ -294,10 +294,11 @@ impl From<StoreError> for ApiError {
 
 impl From<ScorerError> for ApiError {
     fn from(error: ScorerError) -> Self {
-        match error.kind {
+        match error {
+            ScorerError::Deadline { .. } => Self::deadline(),
             // Not this server's fault, and it may pass.
-            "http" => Self::unavailable(error.to_string()),
-            _ => Self::internal(error.to_string()),
+            ScorerError::Failed { kind: "http", .. } => Self::unavailable(error.to_string()),
+            ScorerError::Failed { .. } => Self::internal(error.to_string()),
         }
     }
 }

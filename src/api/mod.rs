@@ -33,6 +33,7 @@ mod wire;
 
 pub use config::ServerConfig;
 pub use openai::adaptation::default_adaptation;
+pub use presets::strategy_names;
 pub use router::{document_json, router};
 pub use serve::serve;
 pub use served::Served;

@@ -14,6 +14,7 @@ use super::openai::messages;
 use super::openai::params::OneOrMany;
 use super::state::AppState;
 use super::tenant::Tenant;
+use crate::reward::ReadError;
 
 /// Texts of one call.
 const MAX_INPUTS: usize = 256;
@@ -65,9 +66,8 @@ pub(super) async fn pool(
         (Some(conversation), None) => {
             let (question, answer) = question_and_answer(conversation)?;
             let answers = [(answer.as_str(), true)];
-            let scored = prm.score_answers(&question, &answers, salt);
-            let scored = deadline.limit(scored).await?;
-            scored.map_err(|error| ApiError::invalid("messages", error))?
+            let scored = prm.score_answers(&question, &answers, salt, deadline.instant());
+            scored.await.map_err(|error| refused("messages", error))?
         }
         (None, Some(input)) => {
             let texts = input.into_vec();
@@ -75,8 +75,8 @@ pub(super) async fn pool(
                 let message = format!("input takes 1 to {MAX_INPUTS} texts");
                 return Err(ApiError::invalid("input", message));
             }
-            let scored = deadline.limit(prm.score_tagged(&texts, salt)).await?;
-            scored.map_err(|error| ApiError::invalid("input", error))?
+            let scored = prm.score_tagged(&texts, salt, deadline.instant());
+            scored.await.map_err(|error| refused("input", error))?
         }
         _ => {
             return Err(ApiError::invalid("input", "give either messages or input"));
@@ -95,6 +95,14 @@ pub(super) async fn pool(
         "data": data.collect::<Vec<Value>>(),
         "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens, "completion_tokens": 0},
     })))
+}
+
+/// What the process reward model could not read is at `param`.
+fn refused(param: &str, error: ReadError) -> ApiError {
+    match error {
+        ReadError::Deadline => ApiError::deadline(),
+        ReadError::Failed(message) => ApiError::invalid(param, message),
+    }
 }
 
 /// The last question and the answer that ends a conversation.

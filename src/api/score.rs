@@ -66,7 +66,8 @@ pub(super) async fn score(
             let (messages, taps) = (&request.messages, scorer.taps());
             candidates.push(pass(served, messages, text, taps, context.cache_salt).await?);
         }
-        scorer.score(&candidates).await.map_err(ApiError::from)
+        let scores = scorer.score(&candidates, deadline.instant());
+        scores.await.map_err(ApiError::from)
     };
     let scores = deadline.limit(work).await??;
     let data = scores.iter().enumerate();

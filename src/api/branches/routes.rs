@@ -25,7 +25,7 @@ use crate::api::tenant::Tenant;
 use crate::api::wire::envelope::Head;
 use crate::engine::Capability;
 use crate::reward::{self, Candidate, RewardContext, RewardSpec, Scorer};
-use crate::search::{Continuation, End, NodeId, OneOrMany, Policy, StepSpec, Tree};
+use crate::search::{Continuation, End, Expansion, NodeId, OneOrMany, Policy, StepSpec, Tree};
 
 /// Nodes of a session.
 const MAX_NODES: usize = 4096;
@@ -187,8 +187,9 @@ pub(in crate::api) async fn generate(
     let requests: Vec<(NodeId, usize)> = request.nodes.iter().map(|id| (*id, n)).collect();
     let expansions = requests
         .iter()
-        .map(|(id, n)| tree.expansion(*id, *n, step.clone(), None))
-        .collect();
+        .map(|(id, n)| tree.expansion(*id, *n, step.clone(), None));
+    let expansions: Vec<Expansion> = expansions.collect();
+    let paths: Vec<Vec<u32>> = expansions.iter().map(|e| e.branch_path.clone()).collect();
     let mut running = policy.start(expansions).await?;
     let mut finished = Vec::new();
     while let Some(next) = running.next().await {
@@ -199,7 +200,11 @@ pub(in crate::api) async fn generate(
     let mut nodes = Vec::new();
     for finished in finished {
         let parent = request.nodes[finished.expansion];
-        let path = tree.child_path(parent, finished.index);
+        let path = [
+            paths[finished.expansion].as_slice(),
+            &[finished.index as u32],
+        ]
+        .concat();
         let (node, is_new) = tree.add(parent, path, finished.continuation);
         nodes.push(node_json(tree, node, is_new));
     }
@@ -225,7 +230,7 @@ pub(in crate::api) async fn score(
     check_nodes(&work.tree, "nodes", &request.nodes)?;
     let candidates = request.nodes.iter().map(|id| work.tree.candidate(*id));
     let candidates: Vec<Candidate> = candidates.collect();
-    let scores = deadline.limit(scorer.score(&candidates)).await??;
+    let scores = scorer.score(&candidates, deadline.instant()).await?;
     for (id, score) in request.nodes.iter().zip(&scores) {
         work.tree.nodes[*id].score = Some(score.clamp(0.0, 1.0));
     }

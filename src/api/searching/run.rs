@@ -63,7 +63,7 @@ impl SearchRun {
             .resolve(limit, served.rewards.default_kind())
             .map_err(ApiError::search)?;
         let scorer = scorer(state, &generation, &spec)?;
-        spec.check_scorer(scorer.as_ref().is_some_and(Scorer::scores_steps))
+        spec.check_scorer(scorer.as_ref())
             .map_err(ApiError::search)?;
         check_combination(&generation)?;
         let n = count("n", generation.shared.n, 1, spec.n.max(spec.branch))?;
