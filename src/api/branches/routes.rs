@@ -32,6 +32,16 @@ const MAX_NODES: usize = 4096;
 /// Seconds without a call after which a session ends.
 const DEFAULT_LEASE: u64 = 300;
 const MAX_LEASE: u64 = 3600;
+/// Fields of a request that mean nothing for a session.
+const REFUSED: [&str; 7] = [
+    "search",
+    "stream",
+    "n",
+    "echo",
+    "prompt_logprobs",
+    "adaptation",
+    "router_adaptation",
+];
 
 /// Samples that continue nodes.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -81,25 +91,8 @@ pub(in crate::api) async fn open(
     let served = state.ready()?;
     // A session promises that its branches share what is computed.
     served.engine.demand(Capability::PrefixSharing)?;
-    let lease = match body.remove("lease_seconds") {
-        None => DEFAULT_LEASE,
-        Some(value) => value
-            .as_u64()
-            .filter(|seconds| (1..=MAX_LEASE).contains(seconds))
-            .ok_or_else(|| {
-                let message = format!("lease_seconds must be 1 to {MAX_LEASE}");
-                ApiError::invalid("lease_seconds", message)
-            })?,
-    };
-    for field in [
-        "search",
-        "stream",
-        "n",
-        "echo",
-        "prompt_logprobs",
-        "adaptation",
-        "router_adaptation",
-    ] {
+    let lease = lease(&mut body)?;
+    for field in REFUSED {
         if body.contains_key(field) {
             let message = format!("{field} cannot be used with branches; leave it out");
             return Err(ApiError::invalid(field, message));
@@ -126,7 +119,6 @@ pub(in crate::api) async fn open(
         cache_salt: policy.cache_salt,
     };
     let num_prompt_tokens = policy.prompt_token_ids.len();
-    let lease = Duration::from_secs(lease);
     let work = Work {
         policy,
         tree: Tree::new(),
@@ -145,9 +137,24 @@ pub(in crate::api) async fn open(
     })))
 }
 
+/// Takes the lease's length out of a body.
+fn lease(body: &mut serde_json::Map<String, Value>) -> Result<Duration, ApiError> {
+    let seconds = match body.remove("lease_seconds") {
+        None => Some(DEFAULT_LEASE),
+        Some(value) => value.as_u64(),
+    };
+    let seconds = seconds.filter(|seconds| (1..=MAX_LEASE).contains(seconds));
+    let seconds = seconds.ok_or_else(|| {
+        let message = format!("lease_seconds must be 1 to {MAX_LEASE}");
+        ApiError::invalid("lease_seconds", message)
+    })?;
+    Ok(Duration::from_secs(seconds))
+}
+
 /// Samples continuations of nodes, all in one batch.
-#[utoipa::path(post, path = "/v1/branches/{id}/generate", tag = "search", params(("id" = String, Path)),
-    request_body = GenerateBranches, responses((status = 200, description = "The new nodes")))]
+#[utoipa::path(post, path = "/v1/branches/{id}/generate", tag = "search",
+    params(("id" = String, Path)), request_body = GenerateBranches,
+    responses((status = 200, description = "The new nodes")))]
 pub(in crate::api) async fn generate(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,
@@ -212,8 +219,9 @@ pub(in crate::api) async fn generate(
 }
 
 /// Scores nodes.
-#[utoipa::path(post, path = "/v1/branches/{id}/score", tag = "search", params(("id" = String, Path)),
-    request_body = ScoreBranches, responses((status = 200, description = "One score a node")))]
+#[utoipa::path(post, path = "/v1/branches/{id}/score", tag = "search",
+    params(("id" = String, Path)), request_body = ScoreBranches,
+    responses((status = 200, description = "One score a node")))]
 pub(in crate::api) async fn score(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,
@@ -242,8 +250,9 @@ pub(in crate::api) async fn score(
 }
 
 /// Continues a node with the client's own text.
-#[utoipa::path(post, path = "/v1/branches/{id}/fork", tag = "search", params(("id" = String, Path)),
-    request_body = ForkBranch, responses((status = 200, description = "The new node")))]
+#[utoipa::path(post, path = "/v1/branches/{id}/fork", tag = "search",
+    params(("id" = String, Path)), request_body = ForkBranch,
+    responses((status = 200, description = "The new node")))]
 pub(in crate::api) async fn fork(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,
@@ -282,8 +291,9 @@ pub(in crate::api) async fn fork(
 }
 
 /// Ends the session with a node as its answer.
-#[utoipa::path(post, path = "/v1/branches/{id}/commit", tag = "search", params(("id" = String, Path)),
-    request_body = CommitBranch, responses((status = 200, description = "The answer as a completion")))]
+#[utoipa::path(post, path = "/v1/branches/{id}/commit", tag = "search",
+    params(("id" = String, Path)), request_body = CommitBranch,
+    responses((status = 200, description = "The answer as a completion")))]
 pub(in crate::api) async fn commit(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,
@@ -330,8 +340,8 @@ pub(in crate::api) async fn commit(
 }
 
 /// Forgets a session.
-#[utoipa::path(delete, path = "/v1/branches/{id}", tag = "search", params(("id" = String, Path)),
-    responses((status = 204, description = "Gone")))]
+#[utoipa::path(delete, path = "/v1/branches/{id}", tag = "search",
+    params(("id" = String, Path)), responses((status = 204, description = "Gone")))]
 pub(in crate::api) async fn delete(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,

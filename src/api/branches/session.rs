@@ -1,5 +1,5 @@
-//! Open branch sessions and their leases. A session is a tree over one prompt; its branches share KV
-//! blocks through the prefix cache.
+//! Open branch sessions and their leases. A session is a tree over one prompt; its branches share
+//! KV blocks through the prefix cache.
 
 use std::collections::HashMap;
 use std::ops::Deref;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::adaptation::adaptation;
 use super::images;
 use super::messages::{check_messages, question, render};
-use super::params::{count, generation_request};
+use super::params::{count, generation_request, logprobs};
 use super::speculation::Speculation;
 use crate::api::answer::dispatch::answer;
 use crate::api::body::Body;
@@ -88,15 +88,7 @@ pub(in crate::api) fn prepare(
     )?;
     let speculation = Speculation::new(&shared, served)?;
     let adaptation = adaptation(&shared, served)?;
-    params.prompt_logprobs = match request.prompt_logprobs {
-        Some(_) => Some(count(
-            "prompt_logprobs",
-            request.prompt_logprobs,
-            0,
-            MAX_LOGPROBS,
-        )?),
-        None => None,
-    };
+    params.prompt_logprobs = logprobs("prompt_logprobs", request.prompt_logprobs)?;
     let tools = match &request.tool_choice {
         Some(Value::String(choice)) if choice == "none" => None,
         _ => request.tools.as_deref(),

@@ -8,11 +8,11 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::adaptation::adaptation;
-use super::params::{count, generation_request};
+use super::params::{generation_request, logprobs};
 use super::speculation::Speculation;
 use crate::api::answer::dispatch::answer;
 use crate::api::body::Body;
-use crate::api::config::{MAX_LOGPROBS, MAX_PROMPTS};
+use crate::api::config::MAX_PROMPTS;
 use crate::api::deadline::Deadline;
 use crate::api::error::ApiError;
 use crate::api::generation::Generation;
@@ -91,27 +91,16 @@ pub(in crate::api) fn prepare(
             "best_of is not supported; use n",
         ));
     }
-    let logprobs = match request.logprobs {
-        Some(_) => Some(count("logprobs", request.logprobs, 0, MAX_LOGPROBS)?),
-        None => None,
-    };
+    let num_logprobs = logprobs("logprobs", request.logprobs)?;
     request.max_tokens = request.max_tokens.or(Some(DEFAULT_MAX_TOKENS));
     let shared = request.shared();
-    let mut params = shared.sampling(&served.tokenizer, logprobs, "max_tokens")?;
+    let mut params = shared.sampling(&served.tokenizer, num_logprobs, "max_tokens")?;
     let speculation = Speculation::new(&shared, served)?;
     let adaptation = adaptation(&shared, served)?;
-    params.prompt_logprobs = match request.prompt_logprobs {
-        Some(_) => Some(count(
-            "prompt_logprobs",
-            request.prompt_logprobs,
-            0,
-            MAX_LOGPROBS,
-        )?),
-        None => None,
-    };
+    params.prompt_logprobs = logprobs("prompt_logprobs", request.prompt_logprobs)?;
     let echo = request.echo.unwrap_or(false);
-    if echo && logprobs.is_some() && params.prompt_logprobs.is_none() {
-        params.prompt_logprobs = logprobs;
+    if echo && num_logprobs.is_some() && params.prompt_logprobs.is_none() {
+        params.prompt_logprobs = num_logprobs;
     }
     let prompts = tokenize(&served.tokenizer, request.prompt)?;
     let echo = if echo {

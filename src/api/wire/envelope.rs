@@ -19,8 +19,8 @@ pub(in crate::api) struct Head {
     pub n: usize,
     /// Chunks have a `usage`, null in all but the last.
     pub include_usage: bool,
-    /// A stream ends with a chunk about its trace. Only who asked for a trace gets one: some clients
-    /// stumble over a chunk without choices.
+    /// A stream ends with a chunk about its trace. Only who asked for a trace gets one: some
+    /// clients stumble over a chunk without choices.
     pub tells_trace: bool,
     /// The body shows the prompt's log-probabilities.
     pub shows_prompt_logprobs: bool,
