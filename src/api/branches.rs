@@ -256,7 +256,11 @@ pub(super) async fn generate(
     let mut nodes = Vec::new();
     for finished in finished {
         let parent = request.nodes[finished.expansion];
-        let path = [paths[finished.expansion].as_slice(), &[finished.index as u32]].concat();
+        let path = [
+            paths[finished.expansion].as_slice(),
+            &[finished.index as u32],
+        ]
+        .concat();
         let (node, is_new) = tree.add(parent, path, finished.continuation);
         nodes.push(node_json(tree, node, is_new));
     }

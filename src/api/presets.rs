@@ -153,7 +153,11 @@ mod tests {
         for strategy in STRATEGIES {
             let search = parse(&json!(strategy.name())).unwrap().unwrap();
             assert_eq!(json!(search.strategy), strategy.name());
-            assert!(unknown.message.contains(strategy.name()), "{}", unknown.message);
+            assert!(
+                unknown.message.contains(strategy.name()),
+                "{}",
+                unknown.message
+            );
         }
     }
 }

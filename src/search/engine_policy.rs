@@ -139,8 +139,7 @@ impl EnginePolicy {
     }
 
     fn is_late(&self) -> bool {
-        self.deadline
-            .is_some_and(|deadline| deadline <= now())
+        self.deadline.is_some_and(|deadline| deadline <= now())
     }
 
     /// The text of a finished sample, and whether a stop string ended it.

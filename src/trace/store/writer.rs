@@ -200,4 +200,3 @@ fn first_of(transaction: &Transaction, excess: u64) -> Result<Vec<(i64, i64)>, r
     }
     Ok(found)
 }
-
