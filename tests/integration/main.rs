@@ -24,6 +24,7 @@ mod process;
 mod sdk;
 mod search;
 mod search_relative;
+mod search_resume;
 mod search_table;
 mod search_waits;
 mod server;
