@@ -142,3 +142,101 @@ impl ToSchema for StrategyName {
         "Strategy".into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::search::context::Cut;
+    use crate::search::scripted::ScriptedPolicy;
+    use crate::search::tree::Tree;
+    use crate::search::{SearchRequest, Stopped};
+
+    /// One answer after the other, until one is long enough.
+    #[derive(Debug)]
+    struct UntilLong;
+
+    impl Strategy for UntilLong {
+        fn name(&self) -> &'static str {
+            "until_long"
+        }
+
+        fn defaults(&self) -> Defaults {
+            Defaults {
+                iterations: 5,
+                is_vote: true,
+                ..Defaults::COMMON
+            }
+        }
+
+        fn check(&self, spec: &SearchSpec, _: Option<&Weighted>) -> Result<(), SpecError> {
+            match spec.n {
+                1 => Ok(()),
+                n => Err(SpecError {
+                    param: "n".to_owned(),
+                    message: format!("n must be 1, not {n}"),
+                }),
+            }
+        }
+
+        fn run<'s>(&'s self, search: &'s mut Search<'_>) -> BoxFuture<'s, Result<(), SearchError>> {
+            async move {
+                for _ in 0..search.spec.iterations {
+                    let mut samples = search.start(&[(Tree::ROOT, 1)], Cut::Never).await?;
+                    while let Some(sample) = search.next(&mut samples).await? {
+                        let length = sample.continuation.text.len();
+                        let (id, _) = search.add(sample);
+                        search.tree.nodes[id].value = length as f64 / 100.0;
+                        if length > 6 {
+                            search.stopped = Some(Stopped::Decided);
+                            return Ok(());
+                        }
+                    }
+                }
+                Ok(())
+            }
+            .boxed()
+        }
+    }
+
+    #[test]
+    fn a_strategy_needs_nothing_but_its_trait() {
+        let mut request = SearchRequest::of(&UntilLong);
+        assert_eq!(json!(request)["strategy"], "until_long");
+        let spec = request.resolve(64, "likelihood").unwrap();
+        assert_eq!((spec.iterations, spec.rewards.len()), (5, 0));
+        assert_eq!(spec.check_scorer(None).unwrap_err().param, "n");
+        request.n = Some(1);
+        let spec = request.resolve(64, "likelihood").unwrap();
+        spec.check_scorer(None).unwrap();
+        // The second expansion says so.
+        let policy = ScriptedPolicy::new(None, |_, path, _| {
+            let text = ["short", "long enough", "never seen"][path[0] as usize];
+            (text.to_owned(), true)
+        });
+        let search = Search::new(&policy, None, &spec, None);
+        let outcome = futures::executor::block_on(search.run()).unwrap();
+        outcome.tree.check_invariants();
+        assert_eq!(outcome.answers[0].text, "long enough");
+        assert_eq!(outcome.tree.nodes.len(), 3);
+        assert_eq!(outcome.stopped, Some(Stopped::Decided));
+    }
+
+    #[test]
+    fn names_are_found_and_none_is_told_twice() {
+        for strategy in STRATEGIES {
+            let found = find(strategy.name()).unwrap();
+            assert_eq!(found.name(), strategy.name());
+            let name = json!(strategy.name());
+            let read: &'static dyn Strategy = serde_json::from_value(name.clone()).unwrap();
+            assert_eq!(json!(read), name);
+        }
+        assert!(find(PLAIN.name()).is_none());
+        let names: std::collections::HashSet<&str> = NAMES.iter().copied().collect();
+        assert_eq!(names.len(), STRATEGIES.len() + 1);
+        let error = serde_json::from_value::<&'static dyn Strategy>(json!("best")).unwrap_err();
+        let expected = "unknown variant `best`, expected one of `none`, `self_consistency`,";
+        assert!(error.to_string().starts_with(expected), "{error}");
+    }
+}

@@ -18,15 +18,16 @@ use proptest::prelude::*;
 use serde_json::json;
 
 /// Scores by a function of the text.
-struct ByText {
+pub struct ByText {
     score: fn(&str) -> f64,
     scores_steps: bool,
     is_decisive: bool,
-    calls: AtomicUsize,
+    /// Candidates that were scored.
+    pub calls: AtomicUsize,
 }
 
 impl ByText {
-    fn value_model(score: fn(&str) -> f64) -> Self {
+    pub fn value_model(score: fn(&str) -> f64) -> Self {
         Self {
             score,
             scores_steps: true,
@@ -35,7 +36,7 @@ impl ByText {
         }
     }
 
-    fn verifier(score: fn(&str) -> f64) -> Self {
+    pub fn verifier(score: fn(&str) -> f64) -> Self {
         Self {
             scores_steps: false,
             is_decisive: true,
@@ -68,17 +69,17 @@ impl Scorer for ByText {
     }
 }
 
-fn one(scorer: impl Scorer + 'static) -> Weighted {
+pub fn one(scorer: impl Scorer + 'static) -> Weighted {
     Weighted::new(vec![(1.0, std::sync::Arc::new(scorer))])
 }
 
-fn spec(request: serde_json::Value) -> SearchSpec {
+pub fn spec(request: serde_json::Value) -> SearchSpec {
     let request: SearchRequest = serde_json::from_value(request).unwrap();
     request.resolve(64, "likelihood").unwrap()
 }
 
 /// Nothing here waits, so one poll is enough.
-fn run(policy: &ScriptedPolicy, scorer: Option<&Weighted>, spec: &SearchSpec) -> SearchOutcome {
+pub fn run(policy: &ScriptedPolicy, scorer: Option<&Weighted>, spec: &SearchSpec) -> SearchOutcome {
     run_with_events(policy, scorer, spec).0
 }
 
@@ -95,12 +96,12 @@ fn run_with_events(
     (outcome, events)
 }
 
-fn texts(outcome: &SearchOutcome) -> Vec<&str> {
+pub fn texts(outcome: &SearchOutcome) -> Vec<&str> {
     outcome.answers.iter().map(|a| a.text.as_str()).collect()
 }
 
 /// Sample `i` of the first expansion is the `i`th text.
-fn answers(texts: &'static [&'static str]) -> ScriptedPolicy {
+pub fn answers(texts: &'static [&'static str]) -> ScriptedPolicy {
     ScriptedPolicy::new(None, |_, path, _| {
         (texts[path[path.len() - 1] as usize].to_owned(), true)
     })
