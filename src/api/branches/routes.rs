@@ -131,6 +131,8 @@ pub(in crate::api) async fn open(
     };
     let now = Instant::now();
     let id = state.branches().open(tenant, session, lease, now)?;
+    let (own, expiring) = (state.clone(), id.clone());
+    tokio::spawn(async move { own.branches().expire(tenant, &expiring).await });
     Ok(Json(json!({
         "id": id, "object": "branches", "root": Tree::ROOT,
         "prompt_tokens": num_prompt_tokens, "lease_seconds": lease.as_secs(),

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
+use tokio::sync::Notify;
 
 use crate::api::error::ApiError;
 use crate::api::tenant::Tenant;
@@ -53,6 +54,14 @@ impl Lease {
         self.num_calls > 0 || self.expires > now
     }
 
+    /// When a look at the lease can find that it has ended; `None` when it has.
+    fn next_look(&self, now: Instant) -> Option<Instant> {
+        match self.num_calls {
+            0 => Some(self.expires).filter(|expires| *expires > now),
+            _ => Some(now + self.length),
+        }
+    }
+
     fn begin_call(&mut self) {
         self.num_calls += 1;
     }
@@ -65,6 +74,8 @@ impl Lease {
 
 struct Leased<S> {
     lease: Mutex<Lease>,
+    /// Told when the session ends before its lease does.
+    closed: Notify,
     session: S,
 }
 
@@ -130,8 +141,8 @@ impl<S> Branches<S> {
         lease: Duration,
         now: Instant,
     ) -> Result<String, ApiError> {
-        self.sweep(now);
         let mut sessions = self.tenants.entry(tenant).or_default();
+        sessions.retain(|_, leased| leased.lease().is_alive(now));
         if sessions.len() >= MAX_SESSIONS {
             return Err(ApiError::overloaded(format!(
                 "{MAX_SESSIONS} branch sessions are open: commit or delete some"
@@ -140,18 +151,29 @@ impl<S> Branches<S> {
         let id = format!("branches-{}", uuid::Uuid::new_v4().simple());
         let leased = Leased {
             lease: Mutex::new(Lease::new(lease, now)),
+            closed: Notify::new(),
             session,
         };
         sessions.insert(id.clone(), Arc::new(leased));
         Ok(id)
     }
 
-    /// Forgets sessions whose lease has ended.
-    fn sweep(&self, now: Instant) {
-        self.tenants.retain(|_, sessions| {
-            sessions.retain(|_, leased| leased.lease().is_alive(now));
-            !sessions.is_empty()
-        });
+    /// Forgets a session once its lease has ended, whether or not anybody calls again. Returns when
+    /// there is no such session any more.
+    pub(super) async fn expire(&self, tenant: Tenant, id: &str) {
+        let sessions = self.tenants.get(&tenant);
+        let leased = sessions.and_then(|sessions| sessions.get(id).cloned());
+        let Some(leased) = leased else { return };
+        loop {
+            let next = leased.lease().next_look(Instant::now());
+            let Some(next) = next else { break };
+            tokio::select! {
+                () = tokio::time::sleep_until(next.into()) => {}
+                () = leased.closed.notified() => return,
+            }
+        }
+        // Nobody can have renewed a lease that has ended.
+        let _ = self.close(tenant, id, Instant::now());
     }
 
     /// Begins a call.
@@ -167,9 +189,11 @@ impl<S> Branches<S> {
         let sessions = self.tenants.get_mut(&tenant);
         let closed = sessions.and_then(|mut sessions| sessions.remove(id));
         self.tenants.remove_if(&tenant, |_, rest| rest.is_empty());
-        match closed.filter(|leased| leased.lease().is_alive(now)) {
-            Some(_) => Ok(()),
-            None => Err(ApiError::no_session(id)),
+        let closed = closed.ok_or_else(|| ApiError::no_session(id))?;
+        closed.closed.notify_one();
+        match closed.lease().is_alive(now) {
+            true => Ok(()),
+            false => Err(ApiError::no_session(id)),
         }
     }
 }
@@ -191,7 +215,6 @@ mod tests {
         let call = branches.call(ALICE, &id, opened).unwrap();
         let late = opened + 2 * SECOND;
         let other = branches.call(ALICE, &id, late).unwrap();
-        branches.sweep(late);
         drop(call);
         // Still held by the other one; the last one's end renews it.
         assert!(branches.call(ALICE, &id, Instant::now()).is_ok());
@@ -209,8 +232,32 @@ mod tests {
         let now = Instant::now();
         let id = branches.open(ALICE, (), SECOND, now).unwrap();
         assert!(branches.call(ALICE, &id, now + SECOND).is_err());
-        branches.sweep(now + 2 * SECOND);
+        assert!(branches.close(ALICE, &id, now + SECOND).is_err());
         assert!(branches.tenants.is_empty(), "nothing is left behind");
+        let mut lease = Lease::new(SECOND, now);
+        assert_eq!(lease.next_look(now), Some(now + SECOND));
+        assert_eq!(lease.next_look(now + SECOND), None);
+        lease.begin_call();
+        let late = now + 5 * SECOND;
+        assert_eq!(lease.next_look(late), Some(late + SECOND), "held by a call");
+    }
+
+    #[tokio::test]
+    async fn what_has_expired_is_forgotten_though_nobody_calls() {
+        let branches = Branches::default();
+        let lease = Duration::from_millis(2);
+        let id = branches.open(ALICE, (), lease, Instant::now()).unwrap();
+        branches.expire(ALICE, &id).await;
+        assert!(branches.tenants.is_empty());
+        branches.expire(ALICE, &id).await;
+        // Who waits for a lease's end does not outlive the session.
+        let id = branches.open(ALICE, (), 3600 * SECOND, Instant::now());
+        let id = id.unwrap();
+        let closing = async {
+            tokio::task::yield_now().await;
+            branches.close(ALICE, &id, Instant::now()).unwrap();
+        };
+        tokio::join!(branches.expire(ALICE, &id), closing);
     }
 
     #[test]
