@@ -8,7 +8,10 @@ use ponder_kernels::{Activations, KvCache, PackedMatrix, RopeTable, ThreadPool, 
 
 use super::adapt::{AdaptationPhase, add_offset};
 use super::adapted::Adapters;
-use super::causal_lm::{AdapterId, BlockId, CausalLm, ForwardBatch, ForwardError, ModelInfo};
+use super::causal_lm::{
+    Adaptable, AdapterId, AdapterStore, BlockId, CausalLm, ForwardBatch, ForwardError, ModelInfo,
+    SkipsSubLayers,
+};
 use super::config::ModelConfig;
 use super::layer_step::{LayerStep, Scratch};
 use super::layers::{ArchitecturePlan, FeedForward, Layer};
@@ -355,34 +358,20 @@ impl CausalLm for Decoder {
         Ok(())
     }
 
-    fn skip_sets(
-        &mut self,
-        probes: &[Probe<'_>],
-        costs: SkipCosts,
-        first_scratch: BlockId,
-    ) -> Result<Vec<Option<SkipSet>>, ForwardError> {
-        self.search_skip_sets(probes, costs, first_scratch)
-    }
-
     fn expert_load(&self) -> Option<Arc<ExpertLoad>> {
         self.info.num_experts.map(|_| Arc::clone(&self.expert_load))
     }
 
-    fn adapt(
-        &mut self,
-        batch: &ForwardBatch<'_>,
-        targets: &[u32],
-        phase: &mut AdaptationPhase,
-    ) -> Result<(), ForwardError> {
-        self.step_adaptation(batch, targets, phase)
+    fn adapters(&mut self) -> Option<&mut dyn AdapterStore> {
+        Some(self)
     }
 
-    fn load_adapter(&mut self, id: AdapterId, adapter: &LoraAdapter) -> Result<(), ForwardError> {
-        self.adapters.load(&self.pool, id, adapter)
+    fn adaptation(&mut self) -> Option<&mut dyn Adaptable> {
+        Some(self)
     }
 
-    fn unload_adapter(&mut self, id: AdapterId) {
-        self.adapters.unload(id);
+    fn sub_layers(&mut self) -> Option<&mut dyn SkipsSubLayers> {
+        Some(self)
     }
 
     fn hidden_state(&self, index: usize) -> Option<Vec<f32>> {
@@ -399,5 +388,37 @@ impl CausalLm for Decoder {
             self.config.rms_norm_eps,
         );
         Some(row)
+    }
+}
+
+impl AdapterStore for Decoder {
+    fn load(&mut self, id: AdapterId, adapter: &LoraAdapter) -> Result<(), ForwardError> {
+        self.adapters.load(&self.pool, id, adapter)
+    }
+
+    fn unload(&mut self, id: AdapterId) {
+        self.adapters.unload(id);
+    }
+}
+
+impl Adaptable for Decoder {
+    fn adapt(
+        &mut self,
+        batch: &ForwardBatch<'_>,
+        targets: &[u32],
+        phase: &mut AdaptationPhase,
+    ) -> Result<(), ForwardError> {
+        self.step_adaptation(batch, targets, phase)
+    }
+}
+
+impl SkipsSubLayers for Decoder {
+    fn skip_sets(
+        &mut self,
+        probes: &[Probe<'_>],
+        costs: SkipCosts,
+        first_scratch: BlockId,
+    ) -> Result<Vec<Option<SkipSet>>, ForwardError> {
+        self.search_skip_sets(probes, costs, first_scratch)
     }
 }

@@ -2,6 +2,7 @@
 //! with the whole model, what it costs, and how much faster decoding could get.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use clap::Args;
@@ -11,10 +12,11 @@ use super::bayes::Process;
 use crate::cli::args::EngineArgs;
 use crate::cli::progress::Counter;
 use crate::cli::setup;
+use crate::engine::ModelExecutor;
 use crate::engine::skip_search::{Scratch, Window, matchness, time_rows};
 use crate::model::{
-    BlockId, CausalLm, ForwardBatch, LoadOptions, ModelFiles, Probe, SequenceRows, SkipCosts,
-    SkipSet, SubLayer, load,
+    BlockId, ForwardBatch, LoadOptions, ModelFiles, Probe, SequenceRows, SkipCosts, SkipSet,
+    SubLayer, load,
 };
 use crate::text::{ChatTemplate, Tokenizer};
 
@@ -77,7 +79,7 @@ struct Measured {
 }
 
 struct Lab {
-    model: Box<dyn CausalLm>,
+    executor: ModelExecutor,
     texts: Vec<Text>,
     scratch: Scratch,
     buffer: Vec<f32>,
@@ -159,7 +161,7 @@ impl Lab {
         let num_blocks: usize = prompts.iter().map(text_len).sum();
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
         let mut lab = Self {
-            model,
+            executor: ModelExecutor::new(model),
             texts: Vec::new(),
             scratch: Scratch {
                 first_block: num_blocks,
@@ -171,8 +173,11 @@ impl Lab {
             seed: args.seed,
         };
         let max_num_rows = longest.max(num_scratch);
-        lab.model
-            .allocate_kv_cache(num_blocks + num_scratch, BLOCK_SIZE, max_num_rows)?;
+        lab.executor.model().allocate_kv_cache(
+            num_blocks + num_scratch,
+            BLOCK_SIZE,
+            max_num_rows,
+        )?;
         let bar = Counter::new("texts", prompts.len() as u64);
         let mut first_block = 0;
         for prompt in prompts {
@@ -189,7 +194,8 @@ impl Lab {
     }
 
     fn seconds(&mut self, rows: usize, skip: Option<&SkipSet>) -> anyhow::Result<f64> {
-        let time = time_rows(&mut *self.model, rows, skip, self.scratch, &mut self.buffer);
+        let skip = skip.map(|skip| Arc::new(skip.clone()));
+        let time = time_rows(&mut self.executor, rows, skip.as_ref(), self.scratch);
         Ok(time.context("the model failed")?.as_secs_f64())
     }
 
@@ -219,7 +225,7 @@ impl Lab {
                 logits_rows: &[positions.len() as u32 - 1],
                 skip: None,
             };
-            self.model.forward(&batch, &mut self.buffer)?;
+            self.executor.model().forward(&batch, &mut self.buffer)?;
             start = token_ids.len();
             let best = ponder_kernels::logits::argmax(&self.buffer);
             token_ids.push(best.context("the model's logits are not numbers")?.0 as u32);
@@ -233,6 +239,7 @@ impl Lab {
     /// How often the model without `skip` predicts the texts that sets are chosen by, or the others.
     fn agreement(&mut self, skip: &SkipSet, is_choosing: bool) -> anyhow::Result<f64> {
         let (mut sum, mut num) = (0.0, 0);
+        let skip = Arc::new(skip.clone());
         for text in self.texts.iter().skip(usize::from(!is_choosing)).step_by(2) {
             let first_compared = text.token_ids.len() - 1 - WINDOW;
             let start = first_compared / BLOCK_SIZE * BLOCK_SIZE;
@@ -247,7 +254,7 @@ impl Lab {
                 block_table: &[kept, &own].concat(),
                 block_size: BLOCK_SIZE,
             };
-            sum += matchness(&mut *self.model, &window, Some(skip), &mut self.buffer)?;
+            sum += matchness(&mut self.executor, &window, Some(&skip))?;
             num += 1;
         }
         Ok(sum / f64::from(num.max(1)))
@@ -343,7 +350,9 @@ impl Lab {
             })
             .collect();
         let first = self.scratch.first_block as BlockId;
-        Ok(self.model.skip_sets(&probes, costs, first)?)
+        let sub_layers = self.executor.model().sub_layers();
+        let sub_layers = sub_layers.context("this model's sub-layers cannot be left out")?;
+        Ok(sub_layers.skip_sets(&probes, costs, first)?)
     }
 
     fn report(&self, args: &BenchSwiftArgs, measured: &[Measured]) -> anyhow::Result<()> {

@@ -82,6 +82,16 @@ impl AdaptationPhase {
         self.is_done
     }
 
+    /// A step of a model that has its own way to a loss and to what is tried next.
+    #[doc(hidden)]
+    pub fn step_with(&mut self, loss: f32, next: impl FnOnce(&Steering) -> Steering) {
+        if self.judge(loss) {
+            self.settle();
+        } else {
+            self.current = next(&self.current);
+        }
+    }
+
     /// What was found, and how.
     pub fn finish(self) -> (Steering, AdaptationReport) {
         (self.current, self.report)
