@@ -3,17 +3,19 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::ioctl_fionbio;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 const CHUNK_BYTES: usize = 64 << 10;
+/// How often the time that is left is asked for, which may end at any moment.
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What came out of a child.
 pub(super) struct Ended {
-    /// `None`: the deadline passed first.
+    /// `None`: no time was left.
     pub status: Option<ExitStatus>,
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
@@ -40,13 +42,13 @@ impl Drop for Process {
     }
 }
 
-/// Feeds `input` to the child and keeps `limit` bytes of each of its outputs until it ends or `deadline` passes;
+/// Feeds `input` to the child and keeps `limit` bytes of each of its outputs until it ends or no time is `left`;
 /// then it is dead and reaped, also on an error. Its three streams must be pipes.
 pub(super) fn pump(
     mut child: Child,
     input: &[u8],
     limit: usize,
-    deadline: Instant,
+    left: &dyn Fn() -> Duration,
 ) -> io::Result<Ended> {
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let mut process = Process(child);
@@ -59,11 +61,11 @@ pub(super) fn pump(
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut has_ended = false;
     while !has_ended {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = left();
         if left.is_zero() {
             break;
         }
-        has_ended = streams.serve(left, &mut chunk)?;
+        has_ended = streams.serve(left.min(CHECK_INTERVAL), &mut chunk)?;
     }
     let status = process.stop()?;
     // What the dead child wrote is in the pipes; nobody else can write to them.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
@@ -40,7 +40,7 @@ impl Sandbox {
             python: Python::locate(python.as_deref())?,
             limits,
         };
-        let trial = sandbox.run_keeping(TRIAL, 1024)?;
+        let trial = sandbox.run_keeping(TRIAL, 1024, &|| true)?;
         if trial.stdout != "held\n" {
             return Err(RunError::Spawn(format!(
                 "a trial ended as {:?}: {}",
@@ -57,22 +57,38 @@ impl Sandbox {
 
     /// Runs `program` as a main module with nothing on stdin.
     pub fn run(&self, program: &str) -> Result<RunOutcome, RunError> {
-        self.run_keeping(program, self.limits.output_bytes)
+        self.run_keeping(program, self.limits.output_bytes, &|| true)
     }
 
     /// Runs `code`, then each of `tests` in its namespace: what it takes is in [`tests_program`]. All of it shares
     /// the limits of one call; what did not get its turn has failed.
     pub fn run_tests(&self, code: &str, tests: &[String]) -> Result<TestReport, RunError> {
+        self.run_tests_while(&|| true, code, tests)
+    }
+
+    /// The same, but the program is killed soon after `is_wanted` says no; then the report says nothing.
+    pub fn run_tests_while(
+        &self,
+        is_wanted: &dyn Fn() -> bool,
+        code: &str,
+        tests: &[String],
+    ) -> Result<TestReport, RunError> {
         let tokens = (0..=tests.len())
             .map(|_| random_token())
             .collect::<Result<Vec<_>, _>>()?;
         let program = tests_program(code, tests, &tokens, TEST_TIME);
         let report_bytes = REPORT_BYTES_A_TEST * tokens.len();
-        let outcome = self.run_keeping(&program, self.limits.output_bytes.max(report_bytes))?;
+        let output_bytes = self.limits.output_bytes.max(report_bytes);
+        let outcome = self.run_keeping(&program, output_bytes, is_wanted)?;
         Ok(read_report(&outcome, tests, &tokens))
     }
 
-    fn run_keeping(&self, program: &str, output_bytes: usize) -> Result<RunOutcome, RunError> {
+    fn run_keeping(
+        &self,
+        program: &str,
+        output_bytes: usize,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<RunOutcome, RunError> {
         // Always empty, since the child cannot write; removed when dropped.
         let folder = tempfile::Builder::new()
             .prefix("ponder-sandbox-")
@@ -89,8 +105,11 @@ impl Sandbox {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| RunError::Spawn(format!("{}: {error}", self.exe.display())))?;
-        let deadline = started + self.limits.wall;
-        let ended = pump(child, program.as_bytes(), output_bytes, deadline).map_err(spawn_error)?;
+        let left = || match is_wanted() {
+            true => self.limits.wall.saturating_sub(started.elapsed()),
+            false => Duration::ZERO,
+        };
+        let ended = pump(child, program.as_bytes(), output_bytes, &left).map_err(spawn_error)?;
         let stderr = String::from_utf8_lossy(&ended.stderr).into_owned();
         if let Some(message) = stderr.strip_prefix(&orders.token) {
             return Err(RunError::Spawn(message.trim().to_owned()));

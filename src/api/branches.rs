@@ -22,7 +22,9 @@ use super::searching::{end_name, finish_reason, policy_of};
 use super::state::{AppState, unix_time};
 use crate::engine::Capability;
 use crate::reward::{self, Candidate, RewardContext, RewardSpec, Scorer};
-use crate::search::{Continuation, End, EnginePolicy, NodeId, OneOrMany, Policy, StepSpec, Tree};
+use crate::search::{
+    Continuation, End, EnginePolicy, Expansion, NodeId, OneOrMany, Policy, StepSpec, Tree,
+};
 
 /// Sessions of one API key at once.
 const MAX_SESSIONS: usize = 64;
@@ -241,8 +243,9 @@ pub(super) async fn generate(
     let requests: Vec<(NodeId, usize)> = request.nodes.iter().map(|id| (*id, n)).collect();
     let expansions = requests
         .iter()
-        .map(|(id, n)| tree.expansion(*id, *n, step.clone(), None))
-        .collect();
+        .map(|(id, n)| tree.expansion(*id, *n, step.clone(), None));
+    let expansions: Vec<Expansion> = expansions.collect();
+    let paths: Vec<Vec<u32>> = expansions.iter().map(|e| e.branch_path.clone()).collect();
     let mut running = policy.start(expansions).await?;
     let mut finished = Vec::new();
     while let Some(next) = running.next().await {
@@ -253,7 +256,11 @@ pub(super) async fn generate(
     let mut nodes = Vec::new();
     for finished in finished {
         let parent = request.nodes[finished.expansion];
-        let path = tree.child_path(parent, finished.index);
+        let path = [
+            paths[finished.expansion].as_slice(),
+            &[finished.index as u32],
+        ]
+        .concat();
         let (node, is_new) = tree.add(parent, path, finished.continuation);
         nodes.push(node_json(tree, node, is_new));
     }
@@ -267,9 +274,11 @@ pub(super) async fn score(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,
     Path(id): Path<String>,
+    headers: HeaderMap,
     Body(request): Body<ScoreBranches>,
 ) -> Result<Json<Value>, ApiError> {
     let served = state.ready()?;
+    let deadline = generation::deadline(&state, &headers)?;
     let session = state.branches().find(&id, tenant)?;
     let rewards = request.reward.into_vec();
     let scorer = reward::build(&rewards, &served.rewards, &session.context)
@@ -278,7 +287,7 @@ pub(super) async fn score(
     check_nodes(&work.tree, "nodes", &request.nodes)?;
     let candidates = request.nodes.iter().map(|id| work.tree.candidate(*id));
     let candidates: Vec<Candidate> = candidates.collect();
-    let scores = scorer.score(&candidates).await?;
+    let scores = scorer.score(&candidates, Some(deadline)).await?;
     for (id, score) in request.nodes.iter().zip(&scores) {
         work.tree.nodes[*id].score = Some(score.clamp(0.0, 1.0));
     }

@@ -45,6 +45,7 @@ pub fn default_adaptation(
 }
 
 pub use config::ServerConfig;
+pub use presets::strategy_names;
 pub use state::{AppState, Served};
 
 /// Every route. Authentication covers all but health, readiness and, by flag, metrics.

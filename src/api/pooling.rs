@@ -1,6 +1,7 @@
 //! `/pooling`: the step scores of the served process reward model, in the shape of vLLM's pooling API.
 
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -9,9 +10,11 @@ use utoipa::ToSchema;
 use super::auth::Tenant;
 use super::body::Body;
 use super::error::ApiError;
+use super::generation;
 use super::openai::chat;
 use super::openai::params::OneOrMany;
 use super::state::{AppState, unix_time};
+use crate::reward::ReadError;
 
 /// Texts of one call.
 const MAX_INPUTS: usize = 256;
@@ -37,9 +40,17 @@ pub struct PoolingRequest {
 pub(super) async fn pool(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,
+    headers: HeaderMap,
     Body(request): Body<PoolingRequest>,
 ) -> Result<Json<Value>, ApiError> {
     let served = state.ready()?;
+    let deadline = Some(generation::deadline(&state, &headers)?);
+    let refuse = |param: &'static str| {
+        move |error: ReadError| match error {
+            ReadError::Deadline => ApiError::deadline(),
+            ReadError::Failed(message) => ApiError::invalid(param, message),
+        }
+    };
     state.check_model(request.model.as_deref())?;
     let Some(prm) = &served.rewards.prm else {
         return Err(ApiError::invalid(
@@ -61,8 +72,9 @@ pub(super) async fn pool(
     let scored = match (&request.messages, request.input) {
         (Some(messages), None) => {
             let (question, answer) = question_and_answer(messages)?;
-            let scored = prm.score_answers(&question, &[(&answer, true)], salt).await;
-            scored.map_err(|error| ApiError::invalid("messages", error))?
+            let answers = [(answer.as_str(), true)];
+            let scored = prm.score_answers(&question, &answers, salt, deadline);
+            scored.await.map_err(refuse("messages"))?
         }
         (None, Some(input)) => {
             let texts = input.into_vec();
@@ -70,8 +82,8 @@ pub(super) async fn pool(
                 let message = format!("input takes 1 to {MAX_INPUTS} texts");
                 return Err(ApiError::invalid("input", message));
             }
-            let scored = prm.score_tagged(&texts, salt).await;
-            scored.map_err(|error| ApiError::invalid("input", error))?
+            let scored = prm.score_tagged(&texts, salt, deadline).await;
+            scored.map_err(refuse("input"))?
         }
         _ => {
             return Err(ApiError::invalid("input", "give either messages or input"));

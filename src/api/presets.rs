@@ -5,20 +5,27 @@ use serde_json::Value;
 
 use super::error::ApiError;
 use super::openai::params::SharedParams;
-use crate::search::{SearchRequest, Strategy};
+use crate::search::{PLAIN, STRATEGIES, SearchRequest, Strategy, find};
 
 /// Separates a model's name from a strategy's.
 const SEPARATOR: char = ':';
-/// Samples of the presets behind `reasoning_effort`.
-const MEDIUM_SAMPLES: usize = 4;
-const HIGH_SAMPLES: usize = 16;
+/// What `reasoning_effort` asks for: samples of [`VOTES`], or a plain answer.
+const EFFORTS: [(&str, Option<usize>); 6] = [
+    ("none", None),
+    ("minimal", None),
+    ("low", None),
+    ("medium", Some(4)),
+    ("high", Some(16)),
+    ("xhigh", Some(16)),
+];
+/// The strategy behind them: it needs to know nothing of the task, and where no two answers agree the likeliest is left.
+const VOTES: &str = "self_consistency";
 
 /// Splits `NAME:STRATEGY`.
-pub(super) fn split_model(model: &str) -> (&str, Option<Strategy>) {
-    let found = model.rsplit_once(SEPARATOR).and_then(|(name, suffix)| {
-        let strategy = Strategy::ALL.into_iter().find(|s| s.name() == suffix)?;
-        Some((name, strategy))
-    });
+pub(super) fn split_model(model: &str) -> (&str, Option<&'static dyn Strategy>) {
+    let found = model
+        .rsplit_once(SEPARATOR)
+        .and_then(|(name, suffix)| Some((name, find(suffix)?)));
     match found {
         Some((name, strategy)) => (name, Some(strategy)),
         None => (model, None),
@@ -27,9 +34,14 @@ pub(super) fn split_model(model: &str) -> (&str, Option<Strategy>) {
 
 /// The names under which a model is searched.
 pub(super) fn names(model: &str) -> impl Iterator<Item = String> + '_ {
-    Strategy::ALL
+    STRATEGIES
         .into_iter()
         .map(move |strategy| format!("{model}{SEPARATOR}{}", strategy.name()))
+}
+
+/// The strategies that a search may name.
+pub fn strategy_names() -> impl Iterator<Item = &'static str> {
+    STRATEGIES.into_iter().map(|strategy| strategy.name())
 }
 
 /// The search of a request, if it wants one. Its own `search` object wins over the model's name, and that over
@@ -46,24 +58,31 @@ pub(super) fn requested(shared: &SharedParams) -> Result<Option<SearchRequest>, 
     {
         return Ok(Some(SearchRequest::of(strategy)));
     }
-    match shared.reasoning_effort.as_deref() {
-        None | Some("none" | "minimal" | "low") => Ok(None),
-        Some("medium") => Ok(Some(votes(MEDIUM_SAMPLES))),
-        Some("high" | "xhigh") => Ok(Some(votes(HIGH_SAMPLES))),
-        Some(other) => Err(ApiError::invalid(
-            "reasoning_effort",
-            format!("reasoning_effort is none, minimal, low, medium, high or xhigh, not {other:?}"),
-        )),
+    let effort = shared.reasoning_effort.as_deref();
+    effort.map_or(Ok(None), by_effort)
+}
+
+fn by_effort(effort: &str) -> Result<Option<SearchRequest>, ApiError> {
+    match EFFORTS.iter().find(|(name, _)| *name == effort) {
+        Some((_, n)) => Ok(n.and_then(votes)),
+        None => {
+            let names = EFFORTS.map(|(name, _)| name);
+            let (last, others) = names.split_last().unwrap_or((&"", &[]));
+            let others = others.join(", ");
+            Err(ApiError::invalid(
+                "reasoning_effort",
+                format!("reasoning_effort is {others} or {last}, not {effort:?}"),
+            ))
+        }
     }
 }
 
-/// The answer that most samples agree on: it needs to know nothing of the task, and where no two answers
-/// agree the likeliest is left.
-fn votes(n: usize) -> SearchRequest {
-    SearchRequest {
+/// The answer that most of `n` samples agree on.
+fn votes(n: usize) -> Option<SearchRequest> {
+    Some(SearchRequest {
         n: Some(n),
-        ..SearchRequest::of(Strategy::SelfConsistency)
-    }
+        ..SearchRequest::of(find(VOTES)?)
+    })
 }
 
 /// An object, or a strategy's name alone.
@@ -84,7 +103,7 @@ fn parse(value: &Value) -> Result<Option<SearchRequest>, ApiError> {
             },
         )?,
     };
-    Ok((request.strategy != Strategy::None).then_some(request))
+    Ok((request.strategy.name() != PLAIN.name()).then_some(request))
 }
 
 #[cfg(test)]
@@ -95,10 +114,28 @@ mod tests {
 
     #[test]
     fn names_may_carry_a_strategy() {
-        assert_eq!(split_model("a:mcts"), ("a", Some(Strategy::Mcts)));
-        assert_eq!(split_model("a:b:beam"), ("a:b", Some(Strategy::Beam)));
-        assert_eq!(split_model("a:b"), ("a:b", None));
-        assert!(names("m").any(|name| name == "m:best_of_n"));
+        let split = |model| {
+            let (name, strategy) = split_model(model);
+            (name, strategy.map(|strategy| strategy.name()))
+        };
+        assert_eq!(split("a:mcts"), ("a", Some("mcts")));
+        assert_eq!(split("a:b:beam"), ("a:b", Some("beam")));
+        assert_eq!(split("a:b"), ("a:b", None));
+        assert_eq!(split("a:none"), ("a:none", None));
+        assert_eq!(names("m").count(), STRATEGIES.len());
+        assert!(names("m").all(|name| split_model(&name).1.is_some()));
+    }
+
+    #[test]
+    fn efforts_are_votes_or_nothing() {
+        for (effort, n) in EFFORTS {
+            let found = by_effort(effort).unwrap();
+            assert_eq!(found.as_ref().and_then(|search| search.n), n, "{effort}");
+            assert_eq!(found.is_some(), n.is_some(), "{effort}");
+        }
+        let error = by_effort("most").unwrap_err().message;
+        let names = "none, minimal, low, medium, high or xhigh";
+        assert!(error.contains(names), "{error}");
     }
 
     #[test]
@@ -106,10 +143,21 @@ mod tests {
         assert!(parse(&json!(false)).unwrap().is_none());
         assert!(parse(&json!({"strategy": "none"})).unwrap().is_none());
         let search = parse(&json!("vm_mcts")).unwrap().unwrap();
-        assert_eq!(search.strategy, Strategy::VmMcts);
+        assert_eq!(search.strategy.name(), "vm_mcts");
         let bad = parse(&json!({"strategy": "mcts", "budget": {"tokens": -1}})).unwrap_err();
         assert_eq!(bad.param.as_deref(), Some("search.budget.tokens"));
         let unknown = parse(&json!({"strategy": "mcts", "width": 3})).unwrap_err();
         assert!(unknown.message.contains("width"));
+        // Every row of the table may be named, and an error names them all.
+        let unknown = parse(&json!("best_of_all")).unwrap_err();
+        for strategy in STRATEGIES {
+            let search = parse(&json!(strategy.name())).unwrap().unwrap();
+            assert_eq!(json!(search.strategy), strategy.name());
+            assert!(
+                unknown.message.contains(strategy.name()),
+                "{}",
+                unknown.message
+            );
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -11,6 +12,7 @@ use utoipa::ToSchema;
 use super::auth::Tenant;
 use super::body::Body;
 use super::error::ApiError;
+use super::generation;
 use super::openai::chat;
 use super::state::{AppState, Served};
 use crate::engine::{GenerateRequest, PoolingParams, SamplingParams, StreamEvent};
@@ -42,9 +44,11 @@ pub struct ScoreRequest {
 pub(super) async fn score(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,
+    headers: HeaderMap,
     Body(request): Body<ScoreRequest>,
 ) -> Result<Json<Value>, ApiError> {
     let served = state.ready()?;
+    let deadline = generation::deadline(&state, &headers)?;
     state.check_model(request.model.as_deref())?;
     if request.candidates.is_empty() || request.candidates.len() > MAX_CANDIDATES {
         let message = format!("candidates takes 1 to {MAX_CANDIDATES} texts");
@@ -70,7 +74,7 @@ pub(super) async fn score(
             .await?,
         );
     }
-    let scores = scorer.score(&candidates).await.map_err(ApiError::from)?;
+    let scores = scorer.score(&candidates, Some(deadline)).await?;
     let data = scores.iter().enumerate();
     let data: Vec<Value> = data
         .map(|(index, score)| json!({"object": "score", "index": index, "score": score}))

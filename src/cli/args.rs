@@ -410,8 +410,8 @@ pub struct ChatArgs {
     /// System message
     #[arg(long, short)]
     pub system: Option<String>,
-    /// Search for the answer: a strategy (mcts, beam, best_of_n, ...) or a search object as JSON
-    #[arg(long, value_name = "STRATEGY")]
+    // The help names all strategies.
+    #[arg(long, value_name = "STRATEGY", help = super::chat_search::help())]
     pub search: Option<String>,
     /// Draw the searched tree after the answer
     #[arg(long, requires = "search")]

@@ -4,7 +4,15 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
+use crate::api::strategy_names;
 use crate::trace::{TraceRecord, render};
+
+/// The flag's help.
+pub(super) fn help() -> String {
+    let names: Vec<&str> = strategy_names().collect();
+    let names = names.join(", ");
+    format!("Search for the answer: a strategy ({names}) or a search object as JSON")
+}
 
 /// The `search` object for the flag: a strategy's name, or JSON.
 pub(super) fn request(flag: &str, wants_tree: bool) -> anyhow::Result<Value> {

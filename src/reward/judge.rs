@@ -1,11 +1,12 @@
 //! A model's own word on whether an answer is right.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::future::{BoxFuture, FutureExt};
 use serde_json::json;
 
-use super::reading::{Prompt, Reading, read};
+use super::reading::{Prompt, ReadError, Reading, read};
 use super::{Candidate, RewardContext, Scorer, ScorerError};
 use crate::engine::{Engine, PoolingParams};
 use crate::text::{ChatTemplate, Tokenizer};
@@ -48,11 +49,12 @@ impl Judge {
         &self,
         messages: &[String],
         cache_salt: u64,
-    ) -> Result<Vec<f64>, String> {
-        let prompts: Result<Vec<Prompt>, String> =
-            messages.iter().map(|m| self.prompt(m)).collect();
-        let readings = read(self.engine.as_ref(), prompts?, cache_salt).await;
-        let readings = readings.map_err(|error| error.to_string())?;
+        deadline: Option<Instant>,
+    ) -> Result<Vec<f64>, ReadError> {
+        let prompts = messages.iter().map(|message| self.prompt(message));
+        let prompts = prompts.collect::<Result<_, String>>();
+        let prompts = prompts.map_err(ReadError::Failed)?;
+        let readings = read(self.engine.as_ref(), prompts, cache_salt, deadline).await?;
         let value = |readings: &Vec<Reading>| readings.first().map_or(0.5, |r| self.value(r));
         Ok(readings.iter().map(value).collect())
     }
@@ -137,16 +139,13 @@ impl Scorer for JudgeScorer {
     fn score<'a>(
         &'a self,
         candidates: &'a [Candidate],
+        deadline: Option<Instant>,
     ) -> BoxFuture<'a, Result<Vec<f64>, ScorerError>> {
         async move {
             let messages: Vec<String> = candidates.iter().map(|c| self.message(&c.text)).collect();
-            let values = self
-                .judge
-                .probability_of_yes(&messages, self.context.cache_salt);
-            values.await.map_err(|message| ScorerError {
-                kind: "judge",
-                message,
-            })
+            let salt = self.context.cache_salt;
+            let values = self.judge.probability_of_yes(&messages, salt, deadline);
+            values.await.map_err(|error| error.of("judge"))
         }
         .boxed()
     }

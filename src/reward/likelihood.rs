@@ -1,5 +1,7 @@
 //! How likely the policy itself finds an answer.
 
+use std::time::Instant;
+
 use futures::future::{BoxFuture, FutureExt};
 
 use super::{Candidate, Scorer, ScorerError, Taps};
@@ -28,6 +30,7 @@ impl Scorer for Likelihood {
     fn score<'a>(
         &'a self,
         candidates: &'a [Candidate],
+        _: Option<Instant>,
     ) -> BoxFuture<'a, Result<Vec<f64>, ScorerError>> {
         let score =
             |candidate: &Candidate| (candidate.logprob / candidate.num_tokens.max(1) as f64).exp();

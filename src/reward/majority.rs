@@ -1,12 +1,13 @@
 //! How many of the answers agree.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use futures::future::{BoxFuture, FutureExt};
 
 use super::{Candidate, Scorer, ScorerError, answer_key};
 
-/// The share of the candidates that give the same final answer.
+/// The share of the samples that give the same final answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Majority;
 
@@ -26,16 +27,20 @@ impl Scorer for Majority {
     fn score<'a>(
         &'a self,
         candidates: &'a [Candidate],
+        _: Option<Instant>,
     ) -> BoxFuture<'a, Result<Vec<f64>, ScorerError>> {
         let keys: Vec<String> = candidates
             .iter()
             .map(|candidate| answer_key(&candidate.text))
             .collect();
         let mut counts: HashMap<&str, usize> = HashMap::new();
-        for key in &keys {
-            *counts.entry(key).or_default() += 1;
+        let mut total = 0;
+        for (key, candidate) in keys.iter().zip(candidates) {
+            let num_samples = 1 + candidate.num_duplicates;
+            *counts.entry(key).or_default() += num_samples;
+            total += num_samples;
         }
-        let share = |key: &String| counts[key.as_str()] as f64 / keys.len() as f64;
+        let share = |key: &String| counts[key.as_str()] as f64 / total as f64;
         let scores = keys.iter().map(share).collect();
         async { Ok(scores) }.boxed()
     }

@@ -15,6 +15,7 @@ pub mod verifier;
 mod weighted;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::future::BoxFuture;
 
@@ -24,11 +25,12 @@ pub use judge::{Judge, JudgeScorer};
 pub use likelihood::Likelihood;
 pub use majority::Majority;
 pub use prm::{Prm, PrmFormat, PrmParts, PrmScorer};
+pub use reading::ReadError;
 pub use remote::{RemoteScorer, RewardServer};
 pub use spec::{RewardContext, RewardResources, RewardSpec, RewardSpecError, build};
 pub use value_head::{ValueHead, ValueHeadError, tensors as head_tensors};
 pub use verifier::python::PythonRunner;
-pub use weighted::{Scored, Weighted};
+pub use weighted::{OwnScores, Scored, Weighted};
 
 /// What is scored: an answer, or the part of one that a search has so far.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +45,8 @@ pub struct Candidate {
     pub hidden_state: Option<Arc<[f32]>>,
     /// Whether the answer has ended by itself.
     pub is_complete: bool,
+    /// Further samples that gave the same text.
+    pub num_duplicates: usize,
 }
 
 /// What a scorer reads of the policy's own forward pass; asking for it costs time.
@@ -54,10 +58,25 @@ pub struct Taps {
 
 /// Why no score came.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("the reward {kind} failed: {message}")]
-pub struct ScorerError {
-    pub kind: &'static str,
-    pub message: String,
+pub enum ScorerError {
+    #[error("the reward {kind} failed: {message}")]
+    Failed { kind: &'static str, message: String },
+    #[error("the deadline passed before the reward {kind} had scored")]
+    Deadline { kind: &'static str },
+}
+
+/// A scorer's work, given up at the deadline.
+async fn until<T>(
+    deadline: Option<Instant>,
+    kind: &'static str,
+    work: impl Future<Output = Result<T, ScorerError>>,
+) -> Result<T, ScorerError> {
+    match deadline {
+        None => work.await,
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), work)
+            .await
+            .unwrap_or(Err(ScorerError::Deadline { kind })),
+    }
 }
 
 /// A source of scores. Calls are batched: one with many candidates is cheaper than many with one.
@@ -68,7 +87,8 @@ pub trait Scorer: Send + Sync {
     /// Whether an answer that has not ended can be scored.
     fn scores_steps(&self) -> bool;
 
-    /// Whether a score depends on the other candidates of the call.
+    /// Whether a score depends on the other candidates of the call. Whoever searches then scores all of its answers
+    /// together once it has them.
     fn is_relative(&self) -> bool {
         false
     }
@@ -82,9 +102,10 @@ pub trait Scorer: Send + Sync {
         Taps::default()
     }
 
-    /// One score a candidate.
+    /// One score a candidate. No wait is longer than to the deadline, and what runs for it elsewhere ends there too.
     fn score<'a>(
         &'a self,
         candidates: &'a [Candidate],
+        deadline: Option<Instant>,
     ) -> BoxFuture<'a, Result<Vec<f64>, ScorerError>>;
 }

@@ -1,10 +1,13 @@
 //! Reading a model at positions of prompts: what judges and process reward models do.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
 
-use crate::engine::{Backend, EngineError, GenerateRequest, PoolingParams, StreamEvent};
+use super::ScorerError;
+use crate::engine::{
+    Backend, EngineError, FinishReason, GenerateRequest, PoolingParams, StreamEvent,
+};
 
 /// Shared tokens that are worth a pass of their own before prompts run side by side.
 const MIN_SHARED_TOKENS: usize = 32;
@@ -27,12 +30,54 @@ pub(super) struct Prompt {
     pub pooling: PoolingParams,
 }
 
-/// Readings of each prompt, one a position. What all prompts begin with is computed once.
+/// Why prompts were not read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReadError {
+    #[error("the deadline passed before the model had read the answer")]
+    Deadline,
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl ReadError {
+    /// The error of a scorer of this kind.
+    pub(super) fn of(self, kind: &'static str) -> ScorerError {
+        match self {
+            Self::Deadline => ScorerError::Deadline { kind },
+            Self::Failed(message) => ScorerError::Failed { kind, message },
+        }
+    }
+}
+
+impl From<EngineError> for ReadError {
+    fn from(error: EngineError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// Readings of each prompt, one a position. What all prompts begin with is computed once. Ends at the deadline, whether it
+/// waits for the model or for a place in its queue.
 pub(super) async fn read(
     engine: &dyn Backend,
     prompts: Vec<Prompt>,
     cache_salt: u64,
-) -> Result<Vec<Vec<Reading>>, EngineError> {
+    deadline: Option<Instant>,
+) -> Result<Vec<Vec<Reading>>, ReadError> {
+    let readings = read_all(engine, prompts, cache_salt, deadline);
+    match deadline {
+        None => readings.await,
+        Some(at) => tokio::time::timeout_at(at.into(), readings)
+            .await
+            .unwrap_or(Err(ReadError::Deadline)),
+    }
+}
+
+async fn read_all(
+    engine: &dyn Backend,
+    prompts: Vec<Prompt>,
+    cache_salt: u64,
+    deadline: Option<Instant>,
+) -> Result<Vec<Vec<Reading>>, ReadError> {
     if let [first, rest @ ..] = prompts.as_slice()
         && !rest.is_empty()
     {
@@ -43,11 +88,12 @@ pub(super) async fn read(
                 ..PoolingParams::default()
             };
             let token_ids = first.token_ids[..shared].to_vec();
-            read_one(engine, Prompt { token_ids, pooling }, cache_salt).await?;
+            let prompt = Prompt { token_ids, pooling };
+            read_one(engine, prompt, cache_salt, deadline).await?;
         }
     }
     let reads = prompts.into_iter();
-    try_join_all(reads.map(|prompt| read_one(engine, prompt, cache_salt))).await
+    try_join_all(reads.map(|prompt| read_one(engine, prompt, cache_salt, deadline))).await
 }
 
 /// Tokens that all prompts begin with.
@@ -63,9 +109,11 @@ async fn read_one(
     engine: &dyn Backend,
     prompt: Prompt,
     cache_salt: u64,
-) -> Result<Vec<Reading>, EngineError> {
+    deadline: Option<Instant>,
+) -> Result<Vec<Reading>, ReadError> {
     let request = GenerateRequest {
         cache_salt,
+        deadline,
         ..GenerateRequest::pooling(prompt.token_ids, prompt.pooling)
     };
     let mut stream = loop {
@@ -85,7 +133,11 @@ async fn read_one(
                 logits,
                 hidden_state: hidden_state.unwrap_or_default(),
             }),
-            StreamEvent::Error(error) => return Err(error),
+            StreamEvent::Finished {
+                reason: FinishReason::Deadline,
+                ..
+            } => return Err(ReadError::Deadline),
+            StreamEvent::Error(error) => return Err(error.into()),
             _ => {}
         }
     }

@@ -8,7 +8,7 @@ use futures::future::{BoxFuture, FutureExt};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Candidate, Scorer, ScorerError};
+use super::{Candidate, Scorer, ScorerError, until};
 
 /// Attempts of one call.
 const ATTEMPTS: u32 = 3;
@@ -53,6 +53,7 @@ impl RewardServer {
         &self,
         question: &str,
         candidates: &[Candidate],
+        deadline: Option<Instant>,
     ) -> Result<Vec<f64>, ScorerError> {
         self.check_open()?;
         let bodies = candidates.iter().map(|candidate| {
@@ -64,16 +65,27 @@ impl RewardServer {
             })
         });
         let body = json!({"question": question, "candidates": bodies.collect::<Vec<_>>()});
-        let mut attempt = 0;
-        let result = loop {
-            attempt += 1;
-            match self.call(&body, candidates.len()).await {
-                Err(_) if attempt < ATTEMPTS => tokio::time::sleep(PAUSE * attempt).await,
-                result => break result,
-            }
-        };
-        self.record(result.is_ok());
+        let result = until(deadline, "http", self.call_often(&body, candidates.len())).await;
+        // A client in a hurry says nothing of the server.
+        if !matches!(result, Err(ScorerError::Deadline { .. })) {
+            self.record(result.is_ok());
+        }
         result
+    }
+
+    async fn call_often(
+        &self,
+        body: &serde_json::Value,
+        len: usize,
+    ) -> Result<Vec<f64>, ScorerError> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            match self.call(body, len).await {
+                Err(_) if attempt < ATTEMPTS => tokio::time::sleep(PAUSE * attempt).await,
+                result => return result,
+            }
+        }
     }
 
     async fn call(&self, body: &serde_json::Value, len: usize) -> Result<Vec<f64>, ScorerError> {
@@ -121,7 +133,7 @@ impl RewardServer {
 }
 
 fn failed(message: String) -> ScorerError {
-    ScorerError {
+    ScorerError::Failed {
         kind: "http",
         message,
     }
@@ -147,7 +159,9 @@ impl Scorer for RemoteScorer {
     fn score<'a>(
         &'a self,
         candidates: &'a [Candidate],
+        deadline: Option<Instant>,
     ) -> BoxFuture<'a, Result<Vec<f64>, ScorerError>> {
-        self.server.score(&self.question, candidates).boxed()
+        let scores = self.server.score(&self.question, candidates, deadline);
+        scores.boxed()
     }
 }

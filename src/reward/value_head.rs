@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::future::{BoxFuture, FutureExt};
 use safetensors::{Dtype, SafeTensors};
@@ -157,6 +158,7 @@ impl Scorer for ValueHeadScorer {
     fn score<'a>(
         &'a self,
         candidates: &'a [Candidate],
+        _: Option<Instant>,
     ) -> BoxFuture<'a, Result<Vec<f64>, ScorerError>> {
         let value = |candidate: &Candidate| {
             let likelihood = candidate.logprob / candidate.num_tokens.max(1) as f64;

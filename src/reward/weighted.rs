@@ -1,10 +1,11 @@
 //! Several scorers as one.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::future::{BoxFuture, FutureExt, try_join_all};
 
-use super::{Candidate, Scorer, ScorerError, Taps};
+use super::{Candidate, Scorer, ScorerError, Taps, until};
 
 /// A score, and what it is the weighted mean of.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,10 +28,92 @@ impl Weighted {
     }
 }
 
+/// What is known of a candidate by itself, whatever it is compared with.
+#[derive(Debug, Clone, PartialEq)]
+pub enum OwnScores {
+    /// One a part; `None` of a part that compares candidates, or that cannot score this one before its end.
+    Parts(Vec<Option<f64>>),
+    /// The mean of all parts, as an earlier run found it.
+    Mean(f64),
+}
+
 impl Weighted {
     /// One score a candidate, with those of the parts.
-    pub async fn score_parts(&self, candidates: &[Candidate]) -> Result<Vec<Scored>, ScorerError> {
-        let calls = self.parts.iter().map(|(weight, part)| async move {
+    pub async fn score_parts(
+        &self,
+        candidates: &[Candidate],
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Scored>, ScorerError> {
+        let own = self.score_own(candidates, deadline).await?;
+        self.compare(candidates, &own, deadline).await
+    }
+
+    /// The scores of the parts that look at one candidate alone.
+    pub async fn score_own(
+        &self,
+        candidates: &[Candidate],
+        deadline: Option<Instant>,
+    ) -> Result<Vec<OwnScores>, ScorerError> {
+        let scores = self.score_where(false, candidates, deadline).await?;
+        Ok(scores.into_iter().map(OwnScores::Parts).collect())
+    }
+
+    /// Scores candidates of which `own` is known, those of parts that compare them included.
+    pub async fn compare(
+        &self,
+        candidates: &[Candidate],
+        own: &[OwnScores],
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Scored>, ScorerError> {
+        let compared = self.score_where(true, candidates, deadline).await?;
+        let scored = own.iter().zip(&compared);
+        Ok(scored.map(|(own, c)| self.combine(own, c)).collect())
+    }
+
+    /// The mean of a candidate's own scores and of those that compare it with others, in the order of the parts.
+    pub fn combine(&self, own: &OwnScores, compared: &[Option<f64>]) -> Scored {
+        let own = match own {
+            OwnScores::Parts(own) => own,
+            OwnScores::Mean(score) => {
+                return Scored {
+                    score: *score,
+                    parts: Vec::new(),
+                };
+            }
+        };
+        let (mut sum, mut sum_weights) = (0.0, 0.0);
+        let mut parts = Vec::new();
+        for (index, (weight, part)) in self.parts.iter().enumerate() {
+            let compared = compared.get(index).copied().flatten();
+            let Some(score) = own.get(index).copied().flatten().or(compared) else {
+                continue;
+            };
+            sum += weight * score;
+            sum_weights += weight;
+            if self.parts.len() > 1 {
+                parts.push((part.kind(), score));
+            }
+        }
+        Scored {
+            score: if sum_weights > 0.0 {
+                sum / sum_weights
+            } else {
+                0.0
+            },
+            parts,
+        }
+    }
+
+    /// For each candidate the scores of the parts that compare candidates, or of those that do not.
+    async fn score_where(
+        &self,
+        is_relative: bool,
+        candidates: &[Candidate],
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Vec<Option<f64>>>, ScorerError> {
+        let parts = self.parts.iter().enumerate();
+        let parts = parts.filter(|(_, (_, part))| part.is_relative() == is_relative);
+        let calls = parts.map(|(at, (_, part))| async move {
             let fits = |candidate: &Candidate| candidate.is_complete || part.scores_steps();
             let indices: Vec<usize> = (0..candidates.len())
                 .filter(|index| fits(&candidates[*index]))
@@ -38,32 +121,21 @@ impl Weighted {
             let scores = if indices.is_empty() {
                 Vec::new()
             } else if indices.len() == candidates.len() {
-                part.score(candidates).await?
+                until(deadline, part.kind(), part.score(candidates, deadline)).await?
             } else {
-                let chosen: Vec<Candidate> =
-                    indices.iter().map(|i| candidates[*i].clone()).collect();
-                part.score(&chosen).await?
+                let chosen = indices.iter().map(|index| candidates[*index].clone());
+                let chosen: Vec<Candidate> = chosen.collect();
+                until(deadline, part.kind(), part.score(&chosen, deadline)).await?
             };
-            Ok((part.kind(), *weight, indices, scores))
+            Ok((at, indices, scores))
         });
-        let mut sums = vec![(0.0, 0.0); candidates.len()];
-        let mut parts = vec![Vec::new(); candidates.len()];
-        for (kind, weight, indices, scores) in try_join_all(calls).await? {
+        let mut all = vec![vec![None; self.parts.len()]; candidates.len()];
+        for (at, indices, scores) in try_join_all(calls).await? {
             for (index, score) in indices.into_iter().zip(scores) {
-                sums[index].0 += weight * score;
-                sums[index].1 += weight;
-                if self.parts.len() > 1 {
-                    parts[index].push((kind, score));
-                }
+                all[index][at] = Some(score);
             }
         }
-        let scored = sums.into_iter().zip(parts);
-        Ok(scored
-            .map(|((sum, weight), parts)| Scored {
-                score: if weight > 0.0 { sum / weight } else { 0.0 },
-                parts,
-            })
-            .collect())
+        Ok(all)
     }
 
     /// Whether every part scores answers that have not ended, so that these scores and those of whole answers
@@ -104,8 +176,9 @@ impl Scorer for Weighted {
     fn score<'a>(
         &'a self,
         candidates: &'a [Candidate],
+        deadline: Option<Instant>,
     ) -> BoxFuture<'a, Result<Vec<f64>, ScorerError>> {
-        let scored = self.score_parts(candidates);
+        let scored = self.score_parts(candidates, deadline);
         async move {
             Ok(scored
                 .await?

@@ -1,29 +1,73 @@
-//! Beam search over steps, and DVTS (diverse verifier tree search): independent subtrees, each following its
-//! own best child (search-and-learn).
+//! Beam search over steps (search-and-learn): all beams compete for the places of a round.
+
+use futures::future::{BoxFuture, FutureExt};
 
 use super::context::{Cut, Search};
 use super::outcome::{SearchError, is_whole};
-use super::spec::Strategy;
+use super::spec::{SearchSpec, SpecError};
+use super::strategy::{Defaults, Strategy};
 use super::tree::{NodeId, Tree};
+use crate::reward::{Scorer, Weighted};
 
-pub(super) async fn run(search: &mut Search<'_>) -> Result<(), SearchError> {
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Beam;
+
+impl Strategy for Beam {
+    fn name(&self) -> &'static str {
+        "beam"
+    }
+
+    fn defaults(&self) -> Defaults {
+        Defaults::COMMON
+    }
+
+    fn check(&self, _: &SearchSpec, scorer: Option<&Weighted>) -> Result<(), SpecError> {
+        check_steps(self.name(), scorer)
+    }
+
+    fn run<'s>(&'s self, search: &'s mut Search<'_>) -> BoxFuture<'s, Result<(), SearchError>> {
+        let group_size = search.spec.n;
+        let num_kept = num_kept(search.spec);
+        rounds(search, group_size, num_kept).boxed()
+    }
+}
+
+/// Beams compare answers that have not ended.
+pub(super) fn check_steps(name: &str, scorer: Option<&Weighted>) -> Result<(), SpecError> {
+    if scorer.is_some_and(Scorer::scores_steps) {
+        return Ok(());
+    }
+    Err(SpecError {
+        param: "reward".to_owned(),
+        message: format!(
+            "{name} compares answers that have not ended: add a reward that scores steps, such as likelihood"
+        ),
+    })
+}
+
+/// Beams that are continued each round.
+fn num_kept(spec: &SearchSpec) -> usize {
+    (spec.n / spec.branch).max(1)
+}
+
+/// Beams compete within groups of `group_size` first steps; `kept_per_group` of each go on each round. All are expanded
+/// in one batch.
+pub(super) async fn rounds(
+    search: &mut Search<'_>,
+    group_size: usize,
+    kept_per_group: usize,
+) -> Result<(), SearchError> {
     let (n, width) = (search.spec.n, search.spec.branch);
-    let num_kept = (n / width).max(1);
+    let num_kept = num_kept(search.spec);
     let step = search.spec.step.clone();
-    // Every subtree (one for beam search) has its own beams; all are expanded in one batch.
     let mut first = search
         .expand(&[(Tree::ROOT, n)], Cut::AfterStep(&step))
         .await?;
     let first = first.pop().unwrap_or_default();
     search.score(&first).await?;
-    let mut groups: Vec<Vec<NodeId>> = match search.spec.strategy {
-        Strategy::Dvts => first.chunks(width).map(<[NodeId]>::to_vec).collect(),
-        _ => vec![first],
-    };
-    let kept_per_group = match search.spec.strategy {
-        Strategy::Dvts => 1,
-        _ => num_kept,
-    };
+    let groups = first.chunks(group_size).map(<[NodeId]>::to_vec);
+    let mut groups: Vec<Vec<NodeId>> = groups.collect();
     let mut num_whole = 0;
     for _ in 1..search.spec.max_depth {
         let mut live = Vec::new();

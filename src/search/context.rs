@@ -1,4 +1,4 @@
-//! What all strategies share: expanding, scoring, budgets, the best answer so far.
+//! What all strategies share: expanding, budgets, the end. Scores are in [`super::scoring`].
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -7,13 +7,14 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::event::SearchEvent;
 use super::outcome::{SearchError, SearchOutcome, SearchStats, Stopped, is_whole, rank};
-use super::policy::{Continuation, End, Finished, Policy, Running};
+use super::policy::{Continuation, End, Expansion, Policy};
 use super::recording::Recording;
-use super::spec::{SearchSpec, Strategy};
+use super::samples::{Late, Sample, Samples};
+use super::spec::SearchSpec;
 use super::step::StepRule;
-use super::tree::{NodeId, Tree};
-use super::{beam, best_of_n, mcts, self_consistency, vm_mcts};
-use crate::reward::{Candidate, Scored, Scorer, Weighted};
+use super::tree::{NodeId, ScoreKey, Tree};
+use crate::engine::EngineError;
+use crate::reward::{OwnScores, Scorer, Weighted};
 
 /// Where the samples of an expansion end.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +43,11 @@ impl Cut<'_> {
     }
 }
 
+/// The time that budgets count: a runtime's own, which tests may hold still.
+pub(super) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// One search while it runs.
 pub struct Search<'a> {
     pub(super) policy: &'a dyn Policy,
@@ -49,18 +55,19 @@ pub struct Search<'a> {
     pub(super) spec: &'a SearchSpec,
     pub(super) tree: Tree,
     pub(super) stopped: Option<Stopped>,
-    deadline: Option<Instant>,
-    stats: SearchStats,
+    /// The earlier of the budget's and the policy's: nothing is waited for beyond it.
+    pub(super) deadline: Option<Instant>,
+    pub(super) stats: SearchStats,
+    pub(super) best: Option<(NodeId, f64)>,
+    /// What is known of answers by themselves.
+    pub(super) scores: HashMap<ScoreKey, OwnScores>,
     events: Option<UnboundedSender<SearchEvent>>,
-    best: Option<(NodeId, f64)>,
-    /// Known scores by text and whether it has ended.
-    scores: HashMap<(String, bool), Scored>,
     /// Bytes of text that were announced as agreed.
     num_agreed: usize,
 }
 
 impl<'a> Search<'a> {
-    /// `scorer` may only be absent for self-consistency.
+    /// `scorer` may only be absent where the spec names no reward.
     pub fn new(
         policy: &'a dyn Policy,
         scorer: Option<&'a Weighted>,
@@ -68,41 +75,42 @@ impl<'a> Search<'a> {
         events: Option<UnboundedSender<SearchEvent>>,
     ) -> Self {
         let ms = spec.budget.ms.map(Duration::from_millis);
+        let budget = ms.and_then(|ms| now().checked_add(ms));
         Self {
             policy,
             scorer,
             spec,
             tree: Tree::new(),
             stopped: None,
-            deadline: ms.and_then(|ms| Instant::now().checked_add(ms)),
+            deadline: budget.into_iter().chain(policy.deadline()).min(),
             stats: SearchStats::default(),
-            events,
             best: None,
             scores: HashMap::new(),
+            events,
             num_agreed: 0,
         }
     }
 
     /// Knows the scores of an earlier run; its samples come from a [`super::ReplayPolicy`].
     pub fn with_recording(mut self, recording: &Recording) -> Self {
-        self.scores = recording.scores();
+        // Scores that compare answers are of the answers that there were.
+        if self.scorer.is_some_and(|scorer| !scorer.is_relative()) {
+            self.scores = recording.scores();
+        }
         self
     }
 
     /// Runs the strategy to its end. Dropping the future aborts everything within one engine step.
     pub async fn run(mut self) -> Result<SearchOutcome, SearchError> {
-        match self.spec.strategy {
-            Strategy::None => {}
-            Strategy::SelfConsistency => self_consistency::run(&mut self).await?,
-            Strategy::BestOfN => best_of_n::run(&mut self).await?,
-            Strategy::Beam | Strategy::Dvts => beam::run(&mut self).await?,
-            Strategy::Mcts => mcts::run(&mut self).await?,
-            Strategy::VmMcts => vm_mcts::run(&mut self).await?,
+        let strategy = self.spec.strategy;
+        strategy.run(&mut self).await?;
+        if !strategy.defaults().is_vote {
+            self.settle().await?;
         }
         self.finish_one().await?;
         self.stats.num_nodes = self.tree.nodes.len() - 1;
         self.stats.num_tokens = self.policy.num_tokens();
-        let answers = rank(&self.tree);
+        let answers = rank(&self.tree, self.spec.n.max(self.spec.branch));
         if answers.is_empty() {
             return Err(SearchError::NoAnswer);
         }
@@ -120,17 +128,18 @@ impl<'a> Search<'a> {
         }
     }
 
+    pub(super) fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now())
+    }
+
     /// Whether nothing more may be spent, or nothing more is needed.
     pub(super) fn is_over(&mut self) -> bool {
         if self.stopped.is_some() {
             return true;
         }
-        let is_late = self
-            .deadline
-            .is_some_and(|deadline| deadline <= Instant::now());
         let tokens = self.spec.budget.tokens;
         let calls = self.spec.budget.scorer_calls;
-        if is_late
+        if self.is_late()
             || tokens.is_some_and(|limit| self.policy.num_tokens() >= limit)
             || calls.is_some_and(|limit| self.stats.scorer_calls >= limit)
         {
@@ -150,22 +159,64 @@ impl<'a> Search<'a> {
         !self.has_answer() && limit.is_some_and(|limit| self.policy.num_tokens() * 2 >= limit)
     }
 
-    /// Starts samples of several nodes in one batch.
+    /// Starts samples of several nodes in one batch; none when the deadline comes before they have a place.
     pub(super) async fn start(
         &mut self,
         requests: &[(NodeId, usize)],
         cut: Cut<'_>,
-    ) -> Result<Box<dyn Running + 'a>, SearchError> {
+    ) -> Result<Samples<'a>, SearchError> {
         let step = |rule: Option<&StepRule>| rule.cloned();
-        let expansions = requests
-            .iter()
-            .map(|(id, n)| {
-                let (end, first) = (step(cut.step()), step(cut.first_step()));
-                self.tree.expansion(*id, *n, end, first)
-            })
-            .collect();
+        let expansions = requests.iter().map(|(id, n)| {
+            let (end, first) = (step(cut.step()), step(cut.first_step()));
+            self.tree.expansion(*id, *n, end, first)
+        });
+        let expansions = expansions.collect();
+        let parents = requests.iter().map(|(id, _)| *id).collect();
+        self.start_all(parents, expansions).await
+    }
+
+    async fn start_all(
+        &mut self,
+        parents: Vec<NodeId>,
+        expansions: Vec<Expansion>,
+    ) -> Result<Samples<'a>, SearchError> {
+        let samples = Samples::new(parents, &expansions, self.deadline);
         let policy = self.policy;
-        policy.start(expansions).await
+        let started = match self.deadline {
+            None => policy.start(expansions).await,
+            Some(deadline) => {
+                let start = policy.start(expansions);
+                match tokio::time::timeout_at(deadline.into(), start).await {
+                    Ok(started) => started,
+                    Err(_) => return Ok(self.over(samples)),
+                }
+            }
+        };
+        match started {
+            Ok(running) => Ok(samples.started(running)),
+            // It gave up waiting for a place.
+            Err(SearchError::Engine(EngineError::Overloaded { .. })) if self.is_late() => {
+                Ok(self.over(samples))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn over<T>(&mut self, value: T) -> T {
+        self.stopped = Some(Stopped::Budget);
+        value
+    }
+
+    /// The next sample that ended, until there is none or the deadline has passed.
+    pub(super) async fn next(
+        &mut self,
+        samples: &mut Samples<'a>,
+    ) -> Result<Option<Sample>, SearchError> {
+        match samples.next().await {
+            Ok(sample) => Ok(sample),
+            Err(Late::Deadline) => Ok(self.over(None)),
+            Err(Late::Search(error)) => Err(error),
+        }
     }
 
     /// Samples `n` continuations of each node and adds them to the tree, those that repeat a sibling merged.
@@ -175,46 +226,37 @@ impl<'a> Search<'a> {
         requests: &[(NodeId, usize)],
         cut: Cut<'_>,
     ) -> Result<Vec<Vec<NodeId>>, SearchError> {
-        let samples = self.sample(requests, cut).await?;
-        let mut children = Vec::with_capacity(requests.len());
-        for ((parent, _), samples) in requests.iter().zip(samples) {
-            let mut new = Vec::new();
-            for (index, continuation) in samples {
-                // A sample that is cut before its first token says nothing.
-                if continuation.token_ids.is_empty() && continuation.end == End::Cut {
-                    continue;
-                }
-                let (id, is_new) = self.add(*parent, index, continuation);
-                if is_new {
-                    new.push(id);
-                }
+        let mut children = vec![Vec::new(); requests.len()];
+        for sample in self.sample(requests, cut).await? {
+            // A sample that is cut before its first token says nothing.
+            let continuation = &sample.continuation;
+            if continuation.token_ids.is_empty() && continuation.end == End::Cut {
+                continue;
             }
-            children.push(new);
+            let expansion = sample.expansion;
+            let (id, is_new) = self.add(sample);
+            if is_new {
+                children[expansion].push(id);
+            }
         }
         Ok(children)
     }
 
-    /// Samples without adding them to the tree; each with its index.
+    /// Samples without adding them to the tree, in the order of the requests and of their samples.
     pub(super) async fn sample(
         &mut self,
         requests: &[(NodeId, usize)],
         cut: Cut<'_>,
-    ) -> Result<Vec<Vec<(usize, Continuation)>>, SearchError> {
-        let mut running = self.start(requests, cut).await?;
-        let mut samples = vec![Vec::new(); requests.len()];
-        while let Some(finished) = running.next().await {
-            let Finished {
-                expansion,
-                index,
-                continuation,
-            } = finished?;
-            self.is_nothing(&continuation);
-            samples[expansion].push((index, continuation));
+    ) -> Result<Vec<Sample>, SearchError> {
+        let mut samples = self.start(requests, cut).await?;
+        let mut ended = Vec::new();
+        while let Some(sample) = self.next(&mut samples).await? {
+            self.is_nothing(&sample.continuation);
+            ended.push(sample);
         }
-        for samples in &mut samples {
-            samples.sort_by_key(|(index, _)| *index);
-        }
-        Ok(samples)
+        // Paths of one expansion differ in their last part, the sample's index.
+        ended.sort_by_key(|sample| (sample.expansion, sample.branch_path.last().copied()));
+        Ok(ended)
     }
 
     /// How many of `n` whole answers from a node the tokens that are left can be expected to finish: samples that run
@@ -247,53 +289,24 @@ impl<'a> Search<'a> {
         is_cut && continuation.token_ids.is_empty()
     }
 
-    /// Scores an answer that has just ended if its score may end the search. True once it has: then the
-    /// samples that still run beside it are worth nothing.
-    pub(super) async fn decides(&mut self, id: NodeId) -> Result<bool, SearchError> {
-        let may_decide = |scorer: &&Weighted| {
-            !scorer.is_relative() && (scorer.is_decisive() || self.spec.threshold.is_some())
-        };
-        if self.scorer.as_ref().is_some_and(may_decide) && is_whole(self.tree.node(id).end) {
-            self.score(&[id]).await?;
-        }
-        Ok(self.stopped == Some(Stopped::Decided))
-    }
-
-    /// Adds sample `index` of the node's latest expansion.
-    pub(super) fn add(
-        &mut self,
-        parent: NodeId,
-        index: usize,
-        continuation: Continuation,
-    ) -> (NodeId, bool) {
-        let path = self.tree.child_path(parent, index);
-        let text = continuation.text.clone();
-        let (node, is_new) = self.tree.add(parent, path, continuation);
+    /// Adds a sample, or merges it into a sibling that it repeats.
+    pub(super) fn add(&mut self, sample: Sample) -> (NodeId, bool) {
+        let (parent, text) = (sample.parent, sample.continuation.text.clone());
+        let (node, is_new) = self
+            .tree
+            .add(parent, sample.branch_path, sample.continuation);
         if is_new {
             self.announce(node, parent, text);
         }
         (node, is_new)
     }
 
-    /// Adds sample `index` of the node's latest expansion, see [`super::tree::Node::is_rollout`].
-    pub(super) fn add_rollout(
-        &mut self,
-        parent: NodeId,
-        index: usize,
-        continuation: Continuation,
-    ) -> NodeId {
-        let path = self.tree.child_path(parent, index);
-        self.add_rollout_at(parent, path, continuation)
-    }
-
-    pub(super) fn add_rollout_at(
-        &mut self,
-        parent: NodeId,
-        branch_path: Vec<u32>,
-        continuation: Continuation,
-    ) -> NodeId {
-        let text = continuation.text.clone();
-        let node = self.tree.add_rollout(parent, branch_path, continuation);
+    /// Adds a sample that values its parent, see [`super::tree::Node::is_rollout`].
+    pub(super) fn add_rollout(&mut self, sample: Sample) -> NodeId {
+        let (parent, text) = (sample.parent, sample.continuation.text.clone());
+        let node = self
+            .tree
+            .add_rollout(parent, sample.branch_path, sample.continuation);
         self.announce(node, parent, text);
         node
     }
@@ -306,105 +319,6 @@ impl<'a> Search<'a> {
             text,
             tokens,
         });
-    }
-
-    /// Scores nodes and gives them their values; what cannot be scored before its end keeps 0.
-    pub(super) async fn score(&mut self, nodes: &[NodeId]) -> Result<(), SearchError> {
-        let Some(scorer) = self.scorer else {
-            return Ok(());
-        };
-        let nodes: Vec<NodeId> = nodes
-            .iter()
-            .copied()
-            .filter(|id| is_whole(self.tree.node(*id).end) || scorer.scores_steps())
-            // What was scored when it ended has its value.
-            .filter(|id| self.tree.node(*id).score.is_none() || scorer.is_relative())
-            .collect();
-        if nodes.is_empty() {
-            return Ok(());
-        }
-        self.call_scorer(scorer, &nodes).await?;
-        for id in nodes {
-            let value = self.tree.aggregate(id, self.spec.aggregate);
-            self.tree.nodes[id].value = value;
-            self.send(SearchEvent::Score { node: id, value });
-            let is_best = self.best.is_none_or(|(_, best)| value > best);
-            if is_best && is_whole(self.tree.node(id).end) {
-                self.best = Some((id, value));
-                self.send(SearchEvent::Best { node: id, value });
-            }
-        }
-        self.check_decided(scorer);
-        Ok(())
-    }
-
-    /// Sets the nodes' scores; the same text is scored once.
-    async fn call_scorer(
-        &mut self,
-        scorer: &Weighted,
-        nodes: &[NodeId],
-    ) -> Result<(), SearchError> {
-        let is_cached = !scorer.is_relative();
-        let candidates: Vec<Candidate> = nodes.iter().map(|id| self.tree.candidate(*id)).collect();
-        let key = |candidate: &Candidate| (candidate.text.clone(), candidate.is_complete);
-        let (mut new, mut indices) = (Vec::new(), Vec::new());
-        for (index, (id, candidate)) in nodes.iter().zip(candidates).enumerate() {
-            match self.scores.get(&key(&candidate)).filter(|_| is_cached) {
-                Some(scored) => self.tree.nodes[*id].take_score(scored.clone()),
-                None => {
-                    new.push(candidate);
-                    indices.push(index);
-                }
-            }
-        }
-        // What the budget has no call for keeps no score.
-        let limit = self.spec.budget.scorer_calls.unwrap_or(u64::MAX);
-        let left = usize::try_from(limit - self.stats.scorer_calls).unwrap_or(usize::MAX);
-        if new.len() > left {
-            new.truncate(left);
-            self.stopped = Some(Stopped::Budget);
-        }
-        if new.is_empty() {
-            return Ok(());
-        }
-        let started = Instant::now();
-        let scores = match self.deadline {
-            None => scorer.score_parts(&new).await?,
-            Some(deadline) => {
-                let scored =
-                    tokio::time::timeout_at(deadline.into(), scorer.score_parts(&new)).await;
-                let Ok(scores) = scored else {
-                    self.stopped = Some(Stopped::Budget);
-                    return Ok(());
-                };
-                scores?
-            }
-        };
-        self.stats.scorer_time += started.elapsed();
-        self.stats.scorer_calls += new.len() as u64;
-        for ((index, candidate), mut scored) in indices.into_iter().zip(&new).zip(scores) {
-            scored.score = match scored.score.is_finite() {
-                true => scored.score.clamp(0.0, 1.0),
-                false => 0.0,
-            };
-            self.tree.nodes[nodes[index]].take_score(scored.clone());
-            self.scores.insert(key(candidate), scored);
-        }
-        Ok(())
-    }
-
-    /// Ends the search when an answer is as good as one can be, or good enough for the client.
-    fn check_decided(&mut self, scorer: &Weighted) {
-        if self.spec.strategy == Strategy::SelfConsistency || scorer.is_relative() {
-            return;
-        }
-        let perfect = scorer.is_decisive().then_some(1.0);
-        let enough = self.spec.threshold.or(perfect);
-        if let (Some((_, value)), Some(enough)) = (self.best, enough)
-            && value >= enough
-        {
-            self.stopped.get_or_insert(Stopped::Decided);
-        }
     }
 
     pub(super) fn prune(&mut self, id: NodeId) {
@@ -445,15 +359,10 @@ impl<'a> Search<'a> {
             return Ok(());
         };
         let expansion = self.tree.last_expansion(best);
-        let path = [expansion.branch_path.as_slice(), &[0]].concat();
-        let policy = self.policy;
-        let mut running = policy.start(vec![expansion]).await?;
-        while let Some(finished) = running.next().await {
-            let continuation = finished?.continuation;
-            if !self.is_nothing(&continuation) {
-                let text = continuation.text.clone();
-                let (node, _) = self.tree.add(best, path.clone(), continuation);
-                self.announce(node, best, text);
+        let mut samples = self.start_all(vec![best], vec![expansion]).await?;
+        while let Some(sample) = self.next(&mut samples).await? {
+            if !self.is_nothing(&sample.continuation) {
+                let (node, _) = self.add(sample);
                 self.score(&[node]).await?;
             }
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{BoxStream, SelectAll, StreamExt};
 
+use super::context::now;
 use super::outcome::SearchError;
 use super::policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, Running};
 use super::step::{StepRule, StepWatcher};
@@ -124,9 +125,9 @@ impl EnginePolicy {
         StepWatcher::new(detokenizer, stops, &expansion.prefix_text, step)
     }
 
-    /// Enters the queue; when it is full, only the search's first samples are refused.
+    /// Enters the queue; when it is full, only the search's first samples are refused, and the others at the deadline.
     async fn submit(&self, request: GenerateRequest) -> Result<RequestStream, EngineError> {
-        let is_first = request.branch_path.len() == 1;
+        let is_first = self.num_cached_tokens.get().is_none();
         loop {
             match self.engine.submit(request.clone()) {
                 Err(EngineError::Overloaded { .. }) if !is_first && !self.is_late() => {
@@ -138,8 +139,7 @@ impl EnginePolicy {
     }
 
     fn is_late(&self) -> bool {
-        self.deadline
-            .is_some_and(|deadline| deadline <= Instant::now())
+        self.deadline.is_some_and(|deadline| deadline <= now())
     }
 
     /// The text of a finished sample, and whether a stop string ended it.
@@ -212,6 +212,10 @@ impl Policy for EnginePolicy {
 
     fn charge(&self, num_tokens: u64) {
         self.budget.charge(num_tokens);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.deadline
     }
 }
 

@@ -1,8 +1,11 @@
 //! ReST-MCTS* (arXiv 2406.03816, section 3.3 and the released code): value-guided selection, expansion by
 //! sampled steps, a greedy roll-out, back-propagation of visit-weighted means.
 
+use futures::future::{BoxFuture, FutureExt};
+
 use super::context::{Cut, Search};
 use super::outcome::{SearchError, best_by, is_whole};
+use super::strategy::{Defaults, Strategy};
 use super::tree::{NodeId, Tree};
 
 /// What an unvisited child's bound adds: a constant, so that a high value wins among them.
@@ -12,7 +15,33 @@ const ROLL_OUT_SHARE: f64 = 0.5;
 /// Steps of a greedy roll-out.
 const ROLL_OUT_STEPS: usize = 3;
 
-pub(super) async fn run(search: &mut Search<'_>) -> Result<(), SearchError> {
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Mcts;
+
+impl Strategy for Mcts {
+    fn name(&self) -> &'static str {
+        "mcts"
+    }
+
+    /// The released code's, but for rounds: its limit of 100 suits offline use.
+    fn defaults(&self) -> Defaults {
+        Defaults {
+            branch: 3,
+            exploration: 0.7,
+            threshold: Some(0.9),
+            iterations: 16,
+            is_branch_within_n: false,
+            ..Defaults::COMMON
+        }
+    }
+
+    fn run<'s>(&'s self, search: &'s mut Search<'_>) -> BoxFuture<'s, Result<(), SearchError>> {
+        run(search).boxed()
+    }
+}
+
+async fn run(search: &mut Search<'_>) -> Result<(), SearchError> {
     let step = search.spec.step.clone();
     for _ in 0..search.spec.iterations {
         if search.is_over() || search.must_finish() {
@@ -75,14 +104,11 @@ async fn roll_out(search: &mut Search<'_>, children: &[NodeId]) -> Result<(), Se
         if search.tree.node(at).end.is_some() || search.is_over() || search.must_finish() {
             break;
         }
-        let samples = search
-            .sample(&[(at, 1)], Cut::AfterStep(&step))
-            .await?
-            .concat();
-        let Some((index, continuation)) = samples.into_iter().next() else {
+        let samples = search.sample(&[(at, 1)], Cut::AfterStep(&step)).await?;
+        let Some(sample) = samples.into_iter().next() else {
             break;
         };
-        at = search.add_rollout(at, index, continuation);
+        at = search.add_rollout(sample);
         search.score(&[at]).await?;
         highest = highest.max(search.tree.node(at).value);
     }
@@ -108,18 +134,17 @@ async fn complete(search: &mut Search<'_>, children: &[NodeId]) -> Result<(), Se
     }
     let wave = search.affordable(open[0], open.len()).max(1);
     let requests: Vec<(NodeId, usize)> = open.iter().take(wave).map(|id| (*id, 1)).collect();
-    let mut running = search.start(&requests, Cut::Never).await?;
+    let mut samples = search.start(&requests, Cut::Never).await?;
     let mut rollouts = Vec::with_capacity(open.len());
-    while let Some(finished) = running.next().await {
-        let finished = finished?;
-        if search.is_nothing(&finished.continuation) {
+    while let Some(sample) = search.next(&mut samples).await? {
+        if search.is_nothing(&sample.continuation) {
             continue;
         }
-        let id = open[finished.expansion];
-        let rollout = search.add_rollout(id, finished.index, finished.continuation);
+        let id = sample.parent;
+        let rollout = search.add_rollout(sample);
         rollouts.push((id, rollout));
         if search.decides(rollout).await? {
-            running.stop();
+            samples.stop();
             break;
         }
     }

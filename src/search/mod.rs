@@ -1,20 +1,25 @@
-//! Search over a model's answers: a client of the engine. Strategies are pure logic over a [`Tree`]; they
-//! reach the model through a [`Policy`] and values through a [`crate::reward::Scorer`].
+//! Search over a model's answers: a client of the engine. Strategies are pure logic over a [`Tree`], one a file and a row
+//! of [`STRATEGIES`]; they reach the model through a [`Policy`] and values through a [`crate::reward::Scorer`].
 
 mod beam;
 mod best_of_n;
 mod context;
+mod dvts;
 mod engine_policy;
 mod event;
 mod mcts;
 mod outcome;
 mod policy;
 mod recording;
+mod samples;
+mod scoring;
 #[doc(hidden)]
 pub mod scripted;
 mod self_consistency;
 mod spec;
 mod step;
+mod strategy;
+mod text_hash;
 mod tree;
 mod vm_mcts;
 
@@ -24,6 +29,7 @@ pub use event::SearchEvent;
 pub use outcome::{Ranked, SearchError, SearchOutcome, SearchStats, Stopped};
 pub use policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, Running};
 pub use recording::{RecordedNode, Recording, ReplayPolicy};
-pub use spec::{BudgetSpec, OneOrMany, SearchRequest, SearchSpec, SpecError, StepSpec, Strategy};
+pub use spec::{BudgetSpec, OneOrMany, SearchRequest, SearchSpec, SpecError, StepSpec};
 pub use step::StepRule;
+pub use strategy::{Defaults, PLAIN, STRATEGIES, Strategy, StrategyName, find};
 pub use tree::{Node, NodeId, Tree};

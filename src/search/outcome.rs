@@ -58,7 +58,7 @@ pub struct Ranked {
     pub value: f64,
 }
 
-/// The answers, best first, and the tree they come from.
+/// The best answers, as many as a request may ask for, and the tree that all come from.
 #[derive(Debug)]
 pub struct SearchOutcome {
     pub answers: Vec<Ranked>,
@@ -67,8 +67,8 @@ pub struct SearchOutcome {
     pub stats: SearchStats,
 }
 
-/// Whole answers by value, then by likelihood; without any, what was cut, the longest first.
-pub(super) fn rank(tree: &Tree) -> Vec<Ranked> {
+/// The best `num_answers` whole answers by value, then by likelihood; without any, what was cut, the longest first.
+pub(super) fn rank(tree: &Tree, num_answers: usize) -> Vec<Ranked> {
     let leaves = (1..tree.nodes.len()).filter(|id| {
         let node = tree.node(*id);
         is_whole(node.end) || (node.children.is_empty() && !node.is_pruned)
@@ -88,7 +88,7 @@ pub(super) fn rank(tree: &Tree) -> Vec<Ranked> {
             vb.total_cmp(&va).then(lb.total_cmp(&la))
         });
     }
-    let ranked = order.into_iter().map(|node| Ranked {
+    let ranked = order.into_iter().take(num_answers).map(|node| Ranked {
         node,
         text: tree.text(node),
         token_ids: tree.token_ids(node),

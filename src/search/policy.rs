@@ -1,6 +1,7 @@
 //! What a strategy asks of the model.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::future::BoxFuture;
 
@@ -106,4 +107,9 @@ pub trait Policy: Send + Sync {
 
     /// Counts tokens that an earlier run of the same search generated.
     fn charge(&self, num_tokens: u64);
+
+    /// When its samples are cut, and its search waits for nothing any more.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
 }

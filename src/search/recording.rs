@@ -2,13 +2,16 @@
 //! from the model. Keys of randomness make both the same tree as one run with the larger budget.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use futures::future::{BoxFuture, FutureExt};
 
 use super::outcome::SearchError;
 use super::policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, Running};
+use super::text_hash::TextHash;
+use super::tree::ScoreKey;
 use crate::engine::{TokenId, TokenLogprobs};
-use crate::reward::Scored;
+use crate::reward::OwnScores;
 
 /// A node of the earlier run, in its order: parents before children, the root first.
 #[derive(Debug, Clone)]
@@ -25,16 +28,26 @@ pub struct RecordedNode {
     pub duplicate_paths: Vec<Vec<u32>>,
 }
 
-/// What an earlier run sampled and how it was scored.
+/// What an earlier run sampled and how it was scored. Its size is linear in that of its nodes, and the work of a sample in
+/// that of the sample: a client may hand in any tree, however deep.
 #[derive(Debug, Clone, Default)]
 pub struct Recording {
     nodes: Vec<RecordedNode>,
+    /// Tokens of the answer up to each node.
+    num_tokens: Vec<usize>,
     /// The node with which the sample of each path ended.
     samples: HashMap<Vec<u32>, usize>,
 }
 
 impl Recording {
+    /// Parents come before their children.
     pub fn new(nodes: Vec<RecordedNode>) -> Self {
+        let mut num_tokens: Vec<usize> = Vec::with_capacity(nodes.len());
+        for node in &nodes {
+            let above = node.parent.and_then(|parent| num_tokens.get(parent));
+            let above = above.copied().unwrap_or_default();
+            num_tokens.push(above + node.token_ids.len());
+        }
         let mut samples = HashMap::new();
         for (id, node) in nodes.iter().enumerate().skip(1) {
             // What was cut is sampled again.
@@ -53,25 +66,25 @@ impl Recording {
                 samples.insert(node.branch_path.clone(), id);
             }
         }
-        Self { nodes, samples }
+        Self {
+            nodes,
+            num_tokens,
+            samples,
+        }
     }
 
     /// The scores by text and whether the answer had ended.
-    pub(super) fn scores(&self) -> HashMap<(String, bool), Scored> {
-        let mut texts: Vec<String> = Vec::with_capacity(self.nodes.len());
+    pub(super) fn scores(&self) -> HashMap<ScoreKey, OwnScores> {
+        let mut hashes: Vec<TextHash> = Vec::with_capacity(self.nodes.len());
         let mut scores = HashMap::new();
         for node in &self.nodes {
-            let before = node.parent.map_or("", |parent| texts[parent].as_str());
-            let text = format!("{before}{}", node.text);
+            let above = node.parent.and_then(|parent| hashes.get(parent)).copied();
+            let hash = above.unwrap_or_default().followed_by(&node.text);
             if let Some(score) = node.score {
                 let is_whole = matches!(node.end, Some(End::Stop | End::Length));
-                let scored = Scored {
-                    score: score.clamp(0.0, 1.0),
-                    parts: Vec::new(),
-                };
-                scores.insert((text.clone(), is_whole), scored);
+                scores.insert((hash, is_whole), OwnScores::Mean(score.clamp(0.0, 1.0)));
             }
-            texts.push(text);
+            hashes.push(hash);
         }
         scores
     }
@@ -87,50 +100,41 @@ impl Recording {
                 finished.push(Finished {
                     expansion,
                     index,
-                    continuation: self.continuation(id, source),
+                    continuation: self.continuation(id, source)?,
                 });
             }
         }
         Some(finished)
     }
 
-    /// A node and all above it.
-    fn up(&self, id: usize) -> impl Iterator<Item = usize> + '_ {
-        std::iter::successors(Some(id), |id| self.nodes[*id].parent)
-    }
-
-    fn continuation(&self, id: usize, source: &Expansion) -> Continuation {
-        let len = |id: &usize| self.nodes[*id].token_ids.len();
-        let num_tokens: usize = self.up(id).map(|id| len(&id)).sum();
-        let num_tokens = num_tokens.saturating_sub(source.prefix.len());
-        // The last nodes, which hold what follows the prefix: one, or a whole answer's first step and its rest.
-        let mut own: Vec<usize> = Vec::new();
-        for id in self.up(id) {
-            if own.iter().map(len).sum::<usize>() >= num_tokens {
-                break;
-            }
-            own.push(id);
-        }
-        own.reverse();
+    /// What follows the prefix up to a node: the node, or a whole answer's first step and its rest. `None` when the
+    /// record says something else.
+    fn continuation(&self, id: usize, source: &Expansion) -> Option<Continuation> {
+        let above = |id: usize| self.nodes[id].parent.unwrap_or_default();
+        let starts_after = |id: usize| self.num_tokens[above(id)] == source.prefix.len();
+        let own = match starts_after(id) {
+            true => vec![id],
+            false if starts_after(above(id)) => vec![above(id), id],
+            false => return None,
+        };
         let parts = || own.iter().map(|id| &self.nodes[*id]);
         let token_ids: Vec<TokenId> = parts().flat_map(|n| n.token_ids.iter().copied()).collect();
-        let above = own.first().and_then(|first| self.nodes[*first].parent);
-        let logprob = self.nodes[id].logprob - above.map_or(0.0, |id| self.nodes[id].logprob);
+        let first = own[0];
+        let logprob = self.nodes[id].logprob - self.nodes[above(first)].logprob;
         let mean = logprob / token_ids.len().max(1) as f64;
-        let first = own.first().map(|id| self.nodes[*id].token_ids.len());
         let has_more = own.len() > 1 && source.first_step.is_some();
-        Continuation {
+        Some(Continuation {
             // Only their sum is on record.
             logprobs: token_ids.iter().map(|id| logprob_of(*id, mean)).collect(),
             text: parts().map(|node| node.text.as_str()).collect(),
             end: self.nodes[id].end.unwrap_or(End::Step),
             hidden_state: None,
-            first_step: first.filter(|_| has_more).map(|num_tokens| FirstStep {
-                num_tokens,
+            first_step: has_more.then(|| FirstStep {
+                num_tokens: self.nodes[first].token_ids.len(),
                 hidden_state: None,
             }),
             token_ids,
-        }
+        })
     }
 }
 
@@ -182,6 +186,10 @@ impl Policy for ReplayPolicy<'_> {
 
     fn charge(&self, num_tokens: u64) {
         self.policy.charge(num_tokens);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.policy.deadline()
     }
 }
 

@@ -1,6 +1,7 @@
 //! A policy for tests that continues answers as a function says. One character is one token.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use futures::future::{BoxFuture, FutureExt};
 
@@ -20,6 +21,8 @@ pub struct ScriptedPolicy {
     script: Box<Script>,
     limit: u64,
     spent: AtomicU64,
+    delay: Duration,
+    deadline: Option<Instant>,
 }
 
 impl ScriptedPolicy {
@@ -32,6 +35,17 @@ impl ScriptedPolicy {
             script: Box::new(script),
             limit: limit.unwrap_or(u64::MAX),
             spent: AtomicU64::new(0),
+            delay: Duration::ZERO,
+            deadline: None,
+        }
+    }
+
+    /// Each sample takes its time, and all are to be there at the deadline.
+    pub fn in_time(self, delay: Duration, deadline: Option<Instant>) -> Self {
+        Self {
+            delay,
+            deadline,
+            ..self
         }
     }
 
@@ -89,7 +103,10 @@ impl Policy for ScriptedPolicy {
         }
         finished.sort_by_key(|finished| finished.continuation.token_ids.len());
         finished.reverse();
-        let running: Box<dyn Running + '_> = Box::new(ScriptedRunning(finished));
+        let running: Box<dyn Running + '_> = Box::new(ScriptedRunning {
+            finished,
+            delay: self.delay,
+        });
         async { Ok(running) }.boxed()
     }
 
@@ -111,18 +128,32 @@ impl Policy for ScriptedPolicy {
         let spent = spent.saturating_add(num_tokens).min(self.limit);
         self.spent.store(spent, Ordering::Release);
     }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
 }
 
-/// What is left to return, the last first.
-struct ScriptedRunning(Vec<Finished>);
+struct ScriptedRunning {
+    /// What is left to return, the last first.
+    finished: Vec<Finished>,
+    delay: Duration,
+}
 
 impl Running for ScriptedRunning {
     fn next(&mut self) -> BoxFuture<'_, Option<Result<Finished, SearchError>>> {
-        let next = self.0.pop().map(Ok);
-        async { next }.boxed()
+        let next = self.finished.pop().map(Ok);
+        let delay = self.delay;
+        async move {
+            if next.is_some() && !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            next
+        }
+        .boxed()
     }
 
     fn stop(&mut self) {
-        self.0.clear();
+        self.finished.clear();
     }
 }

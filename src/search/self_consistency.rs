@@ -1,22 +1,53 @@
 //! Self-consistency (arXiv 2203.11171): the answer that most samples agree on. Sampling stops when the vote
 //! is decided (Adaptive-Consistency, arXiv 2305.11860).
 
+use futures::future::{BoxFuture, FutureExt};
+
 use super::context::{Cut, Search};
 use super::event::SearchEvent;
 use super::outcome::{SearchError, Stopped, is_whole};
+use super::strategy::{Defaults, Strategy};
 use super::tree::{NodeId, Tree};
 use crate::reward::{Scorer, answer_key};
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct SelfConsistency;
+
+impl Strategy for SelfConsistency {
+    fn name(&self) -> &'static str {
+        "self_consistency"
+    }
+
+    fn defaults(&self) -> Defaults {
+        Defaults {
+            threshold: Some(0.95),
+            is_vote: true,
+            ..Defaults::COMMON
+        }
+    }
+
+    fn run<'s>(&'s self, search: &'s mut Search<'_>) -> BoxFuture<'s, Result<(), SearchError>> {
+        run(search).boxed()
+    }
+}
 
 /// Samples that agree on an answer.
 struct Group {
     answer: String,
+    /// One a vote: equal samples are one node.
     nodes: Vec<NodeId>,
-    votes: usize,
     /// Sum of scores, or of votes when there is no reward.
     weight: f64,
 }
 
-pub(super) async fn run(search: &mut Search<'_>) -> Result<(), SearchError> {
+impl Group {
+    fn votes(&self) -> usize {
+        self.nodes.len()
+    }
+}
+
+async fn run(search: &mut Search<'_>) -> Result<(), SearchError> {
     let n = search.spec.n;
     let mut groups: Vec<Group> = Vec::new();
     let mut num_started = 0;
@@ -24,14 +55,13 @@ pub(super) async fn run(search: &mut Search<'_>) -> Result<(), SearchError> {
     while num_started < n && !search.is_over() {
         let wave = search.affordable(Tree::ROOT, n - num_started).max(1);
         num_started += wave;
-        let mut running = search.start(&[(Tree::ROOT, wave)], Cut::Never).await?;
-        while let Some(finished) = running.next().await {
-            let finished = finished?;
+        let mut samples = search.start(&[(Tree::ROOT, wave)], Cut::Never).await?;
+        while let Some(sample) = search.next(&mut samples).await? {
             num_left -= 1;
-            if search.is_nothing(&finished.continuation) {
+            if search.is_nothing(&sample.continuation) {
                 continue;
             }
-            let (id, is_new) = search.add(Tree::ROOT, finished.index, finished.continuation);
+            let (id, is_new) = search.add(sample);
             if !is_whole(search.tree.node(id).end) {
                 continue;
             }
@@ -41,10 +71,15 @@ pub(super) async fn run(search: &mut Search<'_>) -> Result<(), SearchError> {
             vote(search, &mut groups, id);
             if num_left > 0 && is_over(search, &groups, num_left) {
                 search.stopped = Some(Stopped::Decided);
-                running.stop();
+                samples.stop();
                 break;
             }
         }
+    }
+    // Scores that compare answers are known now that all are there.
+    search.settle().await?;
+    for group in &mut groups {
+        group.weight = group.nodes.iter().map(|id| weight(search, *id)).sum();
     }
     value_groups(search, &groups);
     Ok(())
@@ -53,36 +88,41 @@ pub(super) async fn run(search: &mut Search<'_>) -> Result<(), SearchError> {
 fn is_over(search: &Search<'_>, groups: &[Group], num_left: usize) -> bool {
     match search.scorer {
         None => is_decided(groups, num_left, search.spec.threshold),
+        // What a vote weighs depends on those that are still to come.
+        Some(scorer) if scorer.is_relative() => false,
         Some(_) => cannot_be_caught(groups, num_left),
+    }
+}
+
+/// What a vote for a node's answer counts.
+fn weight(search: &Search<'_>, id: NodeId) -> f64 {
+    match search.scorer {
+        Some(_) => search.tree.node(id).score.unwrap_or(0.0),
+        None => 1.0,
     }
 }
 
 fn vote(search: &Search<'_>, groups: &mut Vec<Group>, id: NodeId) {
     let answer = answer_key(&search.tree.text(id));
-    let weight = match search.scorer {
-        Some(_) => search.tree.node(id).score.unwrap_or(0.0),
-        None => 1.0,
-    };
+    let weight = weight(search, id);
     match groups.iter_mut().find(|group| group.answer == answer) {
         Some(group) => {
             group.nodes.push(id);
-            group.votes += 1;
             group.weight += weight;
         }
         None => groups.push(Group {
             answer,
             nodes: vec![id],
-            votes: 1,
             weight,
         }),
     }
     // The first of equals leads.
-    let leader = groups.iter().rev().max_by_key(|group| group.votes);
+    let leader = groups.iter().rev().max_by_key(|group| group.votes());
     if let Some(leader) = leader {
         search.send(SearchEvent::Vote {
             answer: leader.answer.clone(),
-            votes: leader.votes,
-            total: groups.iter().map(|group| group.votes).sum(),
+            votes: leader.votes(),
+            total: groups.iter().map(Group::votes).sum(),
         });
     }
 }
@@ -100,7 +140,7 @@ fn cannot_be_caught(groups: &[Group], num_left: usize) -> bool {
 /// Whether the leader stays ahead: the others cannot catch up, or more sampling would not change it with
 /// probability `confidence`.
 fn is_decided(groups: &[Group], num_left: usize, confidence: Option<f64>) -> bool {
-    let mut votes: Vec<usize> = groups.iter().map(|group| group.votes).collect();
+    let mut votes: Vec<usize> = groups.iter().map(Group::votes).collect();
     votes.sort_unstable_by(|a, b| b.cmp(a));
     let Some(&first) = votes.first() else {
         return false;

@@ -4,25 +4,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::step::StepRule;
-use crate::reward::{Aggregate, RewardSpec};
+use super::strategy::{Strategy, StrategyName};
+use crate::reward::{Aggregate, RewardSpec, Weighted};
 
-/// Best-of-N and self-consistency: samples when the request names no number.
-const DEFAULT_N: usize = 8;
-/// Beam search as in search-and-learn: beams, children of each kept beam, and rounds.
-const DEFAULT_BEAM_WIDTH: usize = 4;
-const DEFAULT_BEAM_DEPTH: usize = 40;
-/// ReST-MCTS* (arXiv 2406.03816, released code): children of an expansion, exploration constant, value
-/// that ends the search. Rounds are ours: the code's limit of 100 suits offline use.
-const MCTS_BRANCH: usize = 3;
-const MCTS_EXPLORATION: f64 = 0.7;
-const MCTS_THRESHOLD: f64 = 0.9;
-const MCTS_ITERATIONS: usize = 16;
-/// ReST-RL's VM-MCTS (arXiv 2508.19576, released code): samples of an expansion, exploration constant.
-const VM_MCTS_SAMPLES: usize = 5;
-const VM_MCTS_EXPLORATION: f64 = 0.2;
-const VM_MCTS_ITERATIONS: usize = 10;
-/// Adaptive self-consistency (arXiv 2305.11860): confidence at which sampling stops.
-const SELF_CONSISTENCY_CONFIDENCE: f64 = 0.95;
 /// Tokens of a step (ReST-MCTS*).
 const DEFAULT_STEP_TOKENS: usize = 256;
 
@@ -31,48 +15,6 @@ const MAX_ITERATIONS: usize = 1024;
 const MAX_DELIMITER_BYTES: usize = 64;
 const MAX_TAGS: usize = 16;
 const MAX_TAG_BYTES: usize = 128;
-
-/// How a search spends its budget.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Strategy {
-    None,
-    SelfConsistency,
-    BestOfN,
-    Beam,
-    Dvts,
-    Mcts,
-    VmMcts,
-}
-
-impl Strategy {
-    pub const ALL: [Self; 6] = [
-        Self::SelfConsistency,
-        Self::BestOfN,
-        Self::Beam,
-        Self::Dvts,
-        Self::Mcts,
-        Self::VmMcts,
-    ];
-
-    /// The name in the API.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::SelfConsistency => "self_consistency",
-            Self::BestOfN => "best_of_n",
-            Self::Beam => "beam",
-            Self::Dvts => "dvts",
-            Self::Mcts => "mcts",
-            Self::VmMcts => "vm_mcts",
-        }
-    }
-
-    /// Whether it scores answers that have not ended.
-    fn needs_step_scores(self) -> bool {
-        matches!(self, Self::Beam | Self::Dvts)
-    }
-}
 
 /// Hard limits over the whole search.
 #[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, ToSchema)]
@@ -147,7 +89,8 @@ impl<T> OneOrMany<T> {
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SearchRequest {
-    pub strategy: Strategy,
+    #[schema(value_type = StrategyName)]
+    pub strategy: &'static dyn Strategy,
     /// Samples (`best_of_n`, `self_consistency`), beams (`beam`, `dvts`) or completions of an expansion
     /// (`vm_mcts`).
     pub n: Option<usize>,
@@ -182,7 +125,7 @@ pub struct SearchRequest {
 /// A complete, checked search.
 #[derive(Debug, Clone)]
 pub struct SearchSpec {
-    pub strategy: Strategy,
+    pub strategy: &'static dyn Strategy,
     pub n: usize,
     pub branch: usize,
     pub max_depth: usize,
@@ -234,7 +177,7 @@ fn within(
 
 impl SearchRequest {
     /// A strategy with its defaults.
-    pub fn of(strategy: Strategy) -> Self {
+    pub fn of(strategy: &'static dyn Strategy) -> Self {
         Self {
             strategy,
             n: None,
@@ -263,28 +206,14 @@ impl SearchRequest {
         default_reward: &str,
     ) -> Result<SearchSpec, SpecError> {
         let strategy = self.strategy;
-        let default_n = match strategy {
-            Strategy::VmMcts => VM_MCTS_SAMPLES,
-            _ => DEFAULT_N,
+        let defaults = strategy.defaults();
+        let n = within("n", self.n, defaults.n, 1, max_num_seqs)?;
+        let branch_limit = match defaults.is_branch_within_n {
+            true => n,
+            false => max_num_seqs,
         };
-        let default_branch = match strategy {
-            Strategy::Mcts | Strategy::VmMcts => MCTS_BRANCH,
-            _ => DEFAULT_BEAM_WIDTH,
-        };
-        let n = within("n", self.n, default_n, 1, max_num_seqs)?;
-        let branch_limit = match strategy {
-            Strategy::Mcts => max_num_seqs,
-            _ => n,
-        };
-        let branch = within("branch", self.branch, default_branch, 1, branch_limit)?;
-        let default_iterations = match strategy {
-            Strategy::VmMcts => VM_MCTS_ITERATIONS,
-            _ => MCTS_ITERATIONS,
-        };
-        let exploration = self.exploration.unwrap_or(match strategy {
-            Strategy::VmMcts => VM_MCTS_EXPLORATION,
-            _ => MCTS_EXPLORATION,
-        });
+        let branch = within("branch", self.branch, defaults.branch, 1, branch_limit)?;
+        let exploration = self.exploration.unwrap_or(defaults.exploration);
         if !(0.0..=100.0).contains(&exploration) {
             return invalid("exploration", "exploration must be 0 to 100".to_owned());
         }
@@ -294,11 +223,6 @@ impl SearchRequest {
         {
             return invalid("threshold", "threshold must be 0 to 1".to_owned());
         }
-        let threshold = self.threshold.or(match strategy {
-            Strategy::Mcts => Some(MCTS_THRESHOLD),
-            Strategy::SelfConsistency => Some(SELF_CONSISTENCY_CONFIDENCE),
-            _ => None,
-        });
         Ok(SearchSpec {
             strategy,
             n,
@@ -306,19 +230,19 @@ impl SearchRequest {
             max_depth: within(
                 "max_depth",
                 self.max_depth,
-                DEFAULT_BEAM_DEPTH,
+                defaults.max_depth,
                 1,
                 MAX_DEPTH,
             )?,
             iterations: within(
                 "iterations",
                 self.iterations,
-                default_iterations,
+                defaults.iterations,
                 1,
                 MAX_ITERATIONS,
             )?,
             exploration,
-            threshold,
+            threshold: self.threshold.or(defaults.threshold),
             budget: self.budget()?,
             step: self.step_rule()?,
             rewards: self.rewards(default_reward),
@@ -345,10 +269,7 @@ impl SearchRequest {
     }
 
     fn step_rule(&self) -> Result<StepRule, SpecError> {
-        let delimiter = match self.strategy {
-            Strategy::VmMcts => "\n",
-            _ => "\n\n",
-        };
+        let delimiter = self.strategy.defaults().delimiter;
         let rule = self.step.clone().unwrap_or_default().rule(delimiter);
         rule.map_err(|error| SpecError {
             param: format!("step.{}", error.param),
@@ -357,11 +278,11 @@ impl SearchRequest {
     }
 
     fn rewards(&self, default: &str) -> Vec<RewardSpec> {
-        match (&self.reward, self.strategy) {
-            (Some(rewards), _) => rewards.clone().into_vec(),
+        match &self.reward {
+            Some(rewards) => rewards.clone().into_vec(),
             // Every vote counts the same.
-            (None, Strategy::SelfConsistency) => Vec::new(),
-            (None, _) => vec![RewardSpec::of_kind(default)],
+            None if self.strategy.defaults().is_vote => Vec::new(),
+            None => vec![RewardSpec::of_kind(default)],
         }
     }
 
@@ -378,18 +299,8 @@ impl SearchRequest {
 }
 
 impl SearchSpec {
-    /// Whether the strategy can use a scorer that scores steps, or not.
-    pub fn check_scorer(&self, scores_steps: bool) -> Result<(), SpecError> {
-        if self.strategy.needs_step_scores() && !scores_steps {
-            return invalid(
-                "reward",
-                format!(
-                    "{} compares answers that have not ended: add a reward that scores steps, such \
-                     as likelihood",
-                    self.strategy.name()
-                ),
-            );
-        }
-        Ok(())
+    /// Whether the strategy can search by this scorer.
+    pub fn check_scorer(&self, scorer: Option<&Weighted>) -> Result<(), SpecError> {
+        self.strategy.check(self, scorer)
     }
 }

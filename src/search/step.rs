@@ -45,11 +45,23 @@ impl StepRule {
     /// Whether `text` is a whole step. A token may carry text past the boundary; it stays in the step, since
     /// cutting inside a token would make the prefix tokenise differently.
     pub fn is_complete(&self, text: &str) -> bool {
-        let text = text.trim_start();
-        !text.is_empty()
+        self.is_complete_since(text, 0)
+    }
+
+    /// The same of a text whose first `num_bytes` are known not to be one.
+    fn is_complete_since(&self, text: &str, num_bytes: usize) -> bool {
+        let step = text.trim_start();
+        !step.is_empty()
             && match &self.boundary {
-                Boundary::Delimiter(delimiter) => text.contains(delimiter.as_str()),
-                Boundary::Regex(regex) => regex.is_match(text),
+                Boundary::Delimiter(delimiter) => {
+                    // A delimiter that ends in what is new may begin before it.
+                    let first = text.len() - step.len();
+                    let from = num_bytes.saturating_sub(delimiter.len());
+                    let bytes = &text.as_bytes()[from.max(first)..];
+                    let mut places = bytes.windows(delimiter.len().max(1));
+                    places.any(|place| place == delimiter.as_bytes())
+                }
+                Boundary::Regex(regex) => regex.is_match(step),
             }
     }
 }
@@ -94,9 +106,10 @@ impl TokenWatcher for StepWatcher {
         let Some((step, at_end)) = &self.step else {
             return Watch::Continue;
         };
+        let num_bytes = self.text.len();
         self.text.push_str(&piece);
         let is_full = self.num_tokens >= step.max_tokens && !self.detokenizer.is_pending();
-        if !is_full && !step.is_complete(&self.text) {
+        if !is_full && !step.is_complete_since(&self.text, num_bytes) {
             return Watch::Continue;
         }
         let watch = *at_end;
@@ -123,5 +136,28 @@ mod tests {
         assert!(!numbered.is_complete("Do"));
         assert!(numbered.is_complete("a Step 1: b"));
         assert!(StepRule::regex("(", 9).is_err());
+    }
+
+    #[test]
+    fn only_what_is_new_is_searched_for_a_delimiter() {
+        for delimiter in ["\n", "\n\n", "äb", "aab"] {
+            let rule = StepRule::delimiter(delimiter, 9);
+            for text in ["\n\n x\n\ny", " aaab", "ä äbä", "\n", "aaaaabb", "x\n \n\n"] {
+                // Piece by piece it ends where the whole of it does.
+                let ends = (1..=text.len()).filter(|end| text.is_char_boundary(*end));
+                let mut before = 0;
+                for end in ends {
+                    let expected = rule.is_complete(&text[..end]);
+                    let found = rule.is_complete_since(&text[..end], before);
+                    assert_eq!(found, expected, "{delimiter:?} in {:?}", &text[..end]);
+                    if expected {
+                        let trimmed = text[..end].trim_start();
+                        assert!(trimmed.contains(delimiter));
+                        break;
+                    }
+                    before = end;
+                }
+            }
+        }
     }
 }

@@ -1,15 +1,20 @@
 //! The searched tree. No engine, no text handling, no randomness.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::outcome::is_whole;
 use super::policy::{Continuation, End, Expansion};
 use super::step::StepRule;
+use super::text_hash::TextHash;
 use crate::engine::{TokenId, TokenLogprobs};
 use crate::reward::{Aggregate, Candidate, Scored};
 
 /// Added to the number of an expansion that samples steps, see [`Node::num_expansions`].
 const STEP_KEY: u32 = 1 << 31;
+
+/// An answer's text, and whether it has ended.
+pub(super) type ScoreKey = (TextHash, bool);
 
 /// Index of a node; the root is 0 and parents come before children.
 pub type NodeId = usize;
@@ -25,11 +30,11 @@ pub struct Node {
     /// How often the node was continued by steps, and by whole answers: part of its continuations' keys, so that a
     /// key means the same kind of sample whatever a budget allowed before.
     pub num_expansions: [u32; 2],
-    /// The latest expansion's part of its continuations' keys.
-    pub latest_expansion: u32,
     /// This step's own tokens and text.
     pub token_ids: Vec<TokenId>,
     pub text: String,
+    /// Of the answer's text up to here: no node holds what is above it.
+    pub text_hash: TextHash,
     /// Tokens of the answer up to here, and the sum of their log-probabilities.
     pub num_tokens: usize,
     pub logprob: f64,
@@ -88,9 +93,9 @@ impl Tree {
             depth: 0,
             branch_path: Vec::new(),
             num_expansions: [0; 2],
-            latest_expansion: 0,
             token_ids: Vec::new(),
             text: String::new(),
+            text_hash: TextHash::default(),
             num_tokens: 0,
             logprob: 0.0,
             logprobs: Vec::new(),
@@ -146,11 +151,11 @@ impl Tree {
             depth: above.depth + 1,
             branch_path,
             num_expansions: [0; 2],
-            latest_expansion: 0,
             num_tokens: above.num_tokens + continuation.token_ids.len(),
             logprob: above.logprob + sum(&continuation.logprobs),
             logprobs: continuation.logprobs,
             end: continuation.end.terminal(),
+            text_hash: above.text_hash.followed_by(&continuation.text),
             token_ids: continuation.token_ids,
             text: continuation.text,
             score: None,
@@ -192,10 +197,9 @@ impl Tree {
         let node = &mut self.nodes[id];
         let is_step = step.is_some();
         let count = &mut node.num_expansions[usize::from(!is_step)];
-        node.latest_expansion = *count + if is_step { STEP_KEY } else { 0 };
+        let key = *count + if is_step { STEP_KEY } else { 0 };
         *count += 1;
-        let mut branch_path = node.branch_path.clone();
-        branch_path.push(node.latest_expansion);
+        let branch_path = [node.branch_path.as_slice(), &[key]].concat();
         Expansion {
             prefix: self.token_ids(id),
             prefix_text: self.text(id),
@@ -221,14 +225,6 @@ impl Tree {
         }
     }
 
-    /// The key of sample `index` of the node's latest expansion.
-    pub fn child_path(&self, parent: NodeId, index: usize) -> Vec<u32> {
-        let node = &self.nodes[parent];
-        let mut path = node.branch_path.clone();
-        path.extend([node.latest_expansion, index as u32]);
-        path
-    }
-
     /// The answer up to a node, for a scorer.
     pub fn candidate(&self, id: NodeId) -> Candidate {
         let node = &self.nodes[id];
@@ -238,7 +234,14 @@ impl Tree {
             logprob: node.logprob,
             hidden_state: node.hidden_state.clone(),
             is_complete: is_whole(node.end),
+            num_duplicates: node.duplicate_paths.len(),
         }
+    }
+
+    /// Answers with the same one have the same score.
+    pub(super) fn score_key(&self, id: NodeId) -> ScoreKey {
+        let node = &self.nodes[id];
+        (node.text_hash, is_whole(node.end))
     }
 
     /// The children that a search may go on from.
@@ -310,8 +313,16 @@ impl Tree {
         common.last().copied().unwrap_or(Self::ROOT)
     }
 
-    /// Panics unless parents, children, depths and token counts fit together.
+    /// Panics unless parents, children, depths and token counts fit together, and no two samples have one key.
     pub fn check_invariants(&self) {
+        let mut paths = HashSet::new();
+        for node in self.nodes.iter().skip(1) {
+            for path in std::iter::once(&node.branch_path).chain(&node.duplicate_paths) {
+                // A roll-out that was cut into its first step and the rest has the key of both.
+                let is_new = paths.insert((path, node.is_rollout));
+                assert!(is_new, "two samples have the branch path {path:?}");
+            }
+        }
         for (id, node) in self.nodes.iter().enumerate() {
             match node.parent {
                 None => assert_eq!(id, Self::ROOT, "only the root has no parent"),

@@ -1,15 +1,45 @@
 //! VM-MCTS of ReST-RL (arXiv 2508.19576 and the released code): the policy always samples whole answers, the
 //! first step of each is an action, and every answer is a candidate for the final one.
 
+use futures::future::{BoxFuture, FutureExt};
+
 use super::context::{Cut, Search};
 use super::outcome::{SearchError, best_by, is_whole};
 use super::policy::{Continuation, End};
+use super::samples::Sample;
+use super::strategy::{Defaults, Strategy};
 use super::tree::{NodeId, Tree};
 
 /// Keeps the bound of an unvisited child finite.
 const EPSILON: f64 = 0.1;
 
-pub(super) async fn run(search: &mut Search<'_>) -> Result<(), SearchError> {
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct VmMcts;
+
+impl Strategy for VmMcts {
+    fn name(&self) -> &'static str {
+        "vm_mcts"
+    }
+
+    /// The released code's: samples of an expansion, exploration constant; a step is a line.
+    fn defaults(&self) -> Defaults {
+        Defaults {
+            n: 5,
+            branch: 3,
+            exploration: 0.2,
+            iterations: 10,
+            delimiter: "\n",
+            ..Defaults::COMMON
+        }
+    }
+
+    fn run<'s>(&'s self, search: &'s mut Search<'_>) -> BoxFuture<'s, Result<(), SearchError>> {
+        run(search).boxed()
+    }
+}
+
+async fn run(search: &mut Search<'_>) -> Result<(), SearchError> {
     for _ in 0..search.spec.iterations {
         if search.is_over() {
             break;
@@ -61,19 +91,18 @@ async fn expand(search: &mut Search<'_>, leaf: NodeId) -> Result<(f64, u64), Sea
         }
         let wave = wave.max(1);
         num_started += wave;
-        let mut running = search.start(&[(leaf, wave)], cut).await?;
-        while let Some(finished) = running.next().await {
-            let finished = finished?;
-            if search.is_nothing(&finished.continuation) {
+        let mut samples = search.start(&[(leaf, wave)], cut).await?;
+        while let Some(sample) = search.next(&mut samples).await? {
+            if search.is_nothing(&sample.continuation) {
                 continue;
             }
-            let (child, answer) = add(search, leaf, finished.index, finished.continuation);
+            let (child, answer) = add(search, sample);
             if !children.contains(&child) {
                 children.push(child);
             }
             answers.push((child, answer));
             if search.decides(answer).await? {
-                running.stop();
+                samples.stop();
                 break;
             }
         }
@@ -96,19 +125,24 @@ async fn expand(search: &mut Search<'_>, leaf: NodeId) -> Result<(f64, u64), Sea
 }
 
 /// Adds a sample's first step and, where more follows, the whole of it as a candidate.
-fn add(
-    search: &mut Search<'_>,
-    leaf: NodeId,
-    index: usize,
-    continuation: Continuation,
-) -> (NodeId, NodeId) {
-    let Some((head, tail)) = split(search, &continuation) else {
-        let (child, _) = search.add(leaf, index, continuation);
+fn add(search: &mut Search<'_>, sample: Sample) -> (NodeId, NodeId) {
+    let Some((head, tail)) = split(search, &sample.continuation) else {
+        let (child, _) = search.add(sample);
         return (child, child);
     };
-    let (child, _) = search.add(leaf, index, head);
-    let path = search.tree.child_path(leaf, index);
-    (child, search.add_rollout_at(child, path, tail))
+    let rest = Sample {
+        continuation: tail,
+        ..sample.clone()
+    };
+    let (child, _) = search.add(Sample {
+        continuation: head,
+        ..sample
+    });
+    let answer = search.add_rollout(Sample {
+        parent: child,
+        ..rest
+    });
+    (child, answer)
 }
 
 /// The first step and what follows it; `None` when nothing does.

@@ -16,7 +16,7 @@ pub use record::{
 };
 pub use render::render;
 pub use store::{
-    DEFAULT_MAX_AGE, DEFAULT_MAX_BYTES, Filter, Order, Owner, StoreError, StoreOptions, Stored,
-    Summary, Totals, TraceStore,
+    Clock, DEFAULT_MAX_AGE, DEFAULT_MAX_BYTES, Filter, Order, Owner, StoreError, StoreOptions,
+    Stored, Summary, Totals, TraceStore,
 };
 pub use values::{ProcessReward, Target, infer_process_rewards, infer_values};

@@ -6,6 +6,9 @@ use super::record::{NodeRecord, TraceRecord};
 
 /// Characters of a step that are shown.
 const PREVIEW_CHARS: usize = 64;
+/// Levels that are indented; below them a line says how deep it is. A deep tree would be drawn as a wide one otherwise, with
+/// more spaces than words.
+const MAX_INDENTED: usize = 48;
 
 /// One line a node: value, visits, a preview of its text, how it ended; `*` marks the best whole answer.
 pub fn render(trace: &TraceRecord) -> String {
@@ -22,23 +25,48 @@ pub fn render(trace: &TraceRecord) -> String {
         trace.nodes.len().max(1) - 1
     );
     // A stack instead of recursion: a trace may be deep.
-    let mut stack: Vec<(usize, String, bool)> = Vec::new();
-    let push = |stack: &mut Vec<(usize, String, bool)>, id: usize, indent: &str| {
-        for (index, child) in children[id].iter().rev().enumerate() {
-            stack.push((*child, indent.to_owned(), index == 0));
-        }
+    let mut stack: Vec<Drawn> = Vec::new();
+    let push = |stack: &mut Vec<Drawn>, id: usize, indent: &str, depth: usize| {
+        let drawn = |(index, child): (usize, &usize)| Drawn {
+            id: *child,
+            indent: indent.to_owned(),
+            depth,
+            is_last: index == 0,
+        };
+        stack.extend(children[id].iter().rev().enumerate().map(drawn));
     };
     if !trace.nodes.is_empty() {
-        push(&mut stack, 0, "");
+        push(&mut stack, 0, "", 1);
     }
-    while let Some((id, indent, is_last)) = stack.pop() {
+    while let Some(drawn) = stack.pop() {
+        let Drawn {
+            id,
+            mut indent,
+            depth,
+            is_last,
+        } = drawn;
         let branch = if is_last { "└─" } else { "├─" };
         let mark = if best == Some(id) { "*" } else { "" };
-        let _ = writeln!(text, "{indent}{branch} {mark}{}", line(&trace.nodes[id]));
-        let deeper = format!("{indent}{}", if is_last { "   " } else { "│  " });
-        push(&mut stack, id, &deeper);
+        let level = match depth > MAX_INDENTED {
+            true => format!("({depth}) "),
+            false => String::new(),
+        };
+        let line = line(&trace.nodes[id]);
+        let _ = writeln!(text, "{indent}{branch} {level}{mark}{line}");
+        if depth < MAX_INDENTED {
+            indent.push_str(if is_last { "   " } else { "│  " });
+        }
+        push(&mut stack, id, &indent, depth + 1);
     }
     text
+}
+
+/// A node that is still to be drawn.
+struct Drawn {
+    id: usize,
+    indent: String,
+    depth: usize,
+    is_last: bool,
 }
 
 fn line(node: &NodeRecord) -> String {
@@ -72,7 +100,22 @@ fn line(node: &NodeRecord) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::testing::{node, trace_of};
+    use crate::trace::testing::{chain, node, trace_of};
+
+    #[test]
+    fn deep_trees_are_not_wide() {
+        let trace = chain(60_000, "a step");
+        let text = render(&trace);
+        assert!(text.len() < 60_000 * 200, "{}", text.len());
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 60_001);
+        assert!(lines[48].starts_with(&" ".repeat(3 * 47)));
+        assert!(
+            lines[60_000].ends_with("└─ (60000) *0.00 a step"),
+            "{}",
+            lines[60_000]
+        );
+    }
 
     #[test]
     fn trees_are_drawn_with_their_values() {

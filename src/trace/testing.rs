@@ -43,3 +43,10 @@ pub fn trace_of(nodes: Vec<NodeRecord>) -> TraceRecord {
         is_redacted: false,
     }
 }
+
+/// A trace of one branch of so many steps with this text; the answer ends with the last.
+pub fn chain(num_steps: usize, text: &str) -> TraceRecord {
+    let step = |id: usize| node(Some(id), text, (id + 1 == num_steps).then_some("stop"));
+    let nodes = std::iter::once(node(None, "", None)).chain((0..num_steps).map(step));
+    trace_of(nodes.collect())
+}

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::BufRead;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use super::value_head::TrainError;
 use crate::engine::{Backend, GenerateRequest, PoolingParams, RequestStream, StreamEvent};
@@ -32,13 +33,56 @@ pub struct Examples {
     pub num_groups: usize,
 }
 
-/// A state to compute.
+/// A state to compute. Its tokens stay in the trace: a deep tree has them once.
 struct Task {
     group: usize,
-    token_ids: Vec<u32>,
+    trace: Rc<Branches>,
+    node: usize,
     value: f32,
     outcome: Option<f32>,
     likelihood: f32,
+}
+
+/// The tokens of a trace.
+struct Branches {
+    prompt_token_ids: Vec<u32>,
+    /// Of each node: its parent and its own tokens.
+    nodes: Vec<(Option<usize>, Vec<u32>)>,
+    /// Of the answer up to each node.
+    num_tokens: Vec<usize>,
+}
+
+impl Branches {
+    fn new(trace: &TraceRecord) -> Self {
+        let mut num_tokens: Vec<usize> = Vec::with_capacity(trace.nodes.len());
+        for (id, node) in trace.nodes.iter().enumerate() {
+            // The root has no part of the answer.
+            let own = if id == 0 { 0 } else { node.token_ids.len() };
+            num_tokens.push(node.parent.map_or(0, |parent| num_tokens[parent]) + own);
+        }
+        let nodes = trace.nodes.iter();
+        Self {
+            prompt_token_ids: trace.prompt_token_ids.clone(),
+            nodes: nodes.map(|n| (n.parent, n.token_ids.clone())).collect(),
+            num_tokens,
+        }
+    }
+
+    /// What the last token of the answer up to `id` was sampled after.
+    fn prompt(&self, id: usize) -> Vec<u32> {
+        let path = std::iter::successors(Some(id), |id| self.nodes[*id].0);
+        let mut path: Vec<usize> = path.filter(|id| *id != 0).collect();
+        path.reverse();
+        let answer = path.iter().flat_map(|id| &self.nodes[*id].1);
+        let mut token_ids: Vec<u32> = self
+            .prompt_token_ids
+            .iter()
+            .chain(answer)
+            .copied()
+            .collect();
+        token_ids.pop();
+        token_ids
+    }
 }
 
 /// Reads traces (NDJSON) and runs each step's tokens through the engine once; steps share their prefixes'
@@ -60,7 +104,7 @@ pub fn load_examples(
             && let Some(task) = tasks.next()
         {
             // The state that the last token was sampled from is that of the token before it.
-            let prompt = task.token_ids[..task.token_ids.len() - 1].to_vec();
+            let prompt = task.trace.prompt(task.node);
             let pooling = PoolingParams {
                 positions: vec![prompt.len() - 1],
                 hidden_state: true,
@@ -140,19 +184,23 @@ fn add_tasks(
     tasks: &mut Vec<Task>,
 ) {
     let values = infer_values(trace, target);
+    let branches = Rc::new(Branches::new(trace));
+    let num_prompt_tokens = trace.prompt_token_ids.len();
     for (id, (node, value)) in trace.nodes.iter().zip(values).enumerate().skip(1) {
         let Some(value) = value else { continue };
-        let answer = trace.answer_token_ids(id);
-        let token_ids = [trace.prompt_token_ids.as_slice(), &answer].concat();
-        if answer.is_empty() || token_ids.len() > max_model_len {
+        let num_tokens = branches.num_tokens[id];
+        // The state is that of the token before the last.
+        let length = num_prompt_tokens + num_tokens;
+        if num_tokens == 0 || length < 2 || length > max_model_len {
             continue;
         }
         tasks.push(Task {
             group,
             value: value as f32,
             outcome: node.outcome.map(|outcome| outcome as f32),
-            likelihood: (node.logprob / answer.len() as f64) as f32,
-            token_ids,
+            likelihood: (node.logprob / num_tokens as f64) as f32,
+            trace: Rc::clone(&branches),
+            node: id,
         });
     }
 }

@@ -127,3 +127,29 @@ fn a_search_goes_on_from_its_trace() {
     broken["resume"]["nodes"][1]["parent"] = json!(7);
     refused(body(broken), "not a tree");
 }
+
+#[test]
+fn a_made_up_tree_of_many_nodes_costs_what_it_is_long() {
+    let server = start(Default::default(), &options());
+    let search = json!({"strategy": "best_of_n", "n": 2, "return_tree": true});
+    let (_, whole) = server.post(CHAT, body(search.clone()));
+    let mut tree = whole["search"]["tree"].clone();
+    let root = tree["nodes"][0].clone();
+    // One long branch whose nodes claim to be what the search samples.
+    let node = |id: usize| {
+        let node = with(root.clone(), "parent", json!(id));
+        let node = with(node, "text", json!("a small step of an answer\n"));
+        let node = with(node, "token_ids", json!([1]));
+        let node = with(node, "score", json!(0.5));
+        with(node, "branch_path", json!([0, 59_999 - id]))
+    };
+    let nodes: Vec<Value> = std::iter::once(root.clone())
+        .chain((0..60_000).map(node))
+        .collect();
+    tree["nodes"] = json!(nodes);
+    let started = std::time::Instant::now();
+    let (status, resumed) = server.post(CHAT, body(with(search, "resume", tree)));
+    assert_eq!(status, 200, "{resumed}");
+    assert_eq!(outline(&resumed), outline(&whole));
+    assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
+}

@@ -105,7 +105,9 @@ fn a_streamed_search_spells_the_same_answer() {
     let server = shared_server();
     for strategy in ["best_of_n", "beam"] {
         let mut search = small(strategy);
-        let (_, whole) = server.post(CHAT, searched(search.clone()));
+        // The first one leaves the prompt in the cache: usage tells.
+        let whole = [(); 2].map(|()| server.post(CHAT, searched(search.clone())).1);
+        let [_, whole] = whole;
         search["stream_events"] = json!(true);
         let body = with(searched(search), "stream", json!(true));
         let body = with(body, "stream_options", json!({"include_usage": true}));
@@ -330,7 +332,7 @@ fn python_tests_score_the_code_of_an_answer() {
             answer("import os\nos._exit(0)"),
         ];
         let scorer = std::sync::Arc::new(scorer);
-        let run = runtime.spawn(async move { scorer.score(&candidates).await });
+        let run = runtime.spawn(async move { scorer.score(&candidates, None).await });
         run.await.unwrap().unwrap()
     });
     assert_eq!(scores[0], 1.0);
@@ -531,7 +533,7 @@ fn a_reward_server_is_retried_and_left_alone_when_it_only_fails() {
         let candidates = [candidate.clone()];
         server
             .runtime
-            .block_on(async move { scorer.score(&candidates).await })
+            .block_on(async move { scorer.score(&candidates, None).await })
     };
     assert_eq!(score("good").unwrap(), [0.4]);
     for _ in 0..5 {

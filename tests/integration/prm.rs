@@ -82,7 +82,7 @@ fn settled(engine: &Engine) -> EngineStats {
 fn score(prm: &Prm, answers: &[(&str, bool)]) -> Vec<Scored> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime
-        .block_on(prm.score_answers(QUESTION, answers, 0))
+        .block_on(prm.score_answers(QUESTION, answers, 0, None))
         .unwrap()
 }
 
@@ -147,7 +147,9 @@ fn token_formats_read_plus_against_minus_after_each_step() {
     assert_close(&actual[0].steps, &expected);
     let tagged = [text];
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let raw = runtime.block_on(shepherd.score_tagged(&tagged, 0)).unwrap();
+    let raw = runtime
+        .block_on(shepherd.score_tagged(&tagged, 0, None))
+        .unwrap();
     assert_eq!(raw[0].steps, actual[0].steps, "tags of the client's own");
 
     let rlhflow = prm(&engine, PrmFormat::Rlhflow).unwrap();

@@ -1,6 +1,7 @@
 //! Strategies over a scripted model: what they sample, keep and return is known exactly.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -10,22 +11,23 @@ use ponder::reward::{
 };
 use ponder::search::scripted::ScriptedPolicy;
 use ponder::search::{
-    BudgetSpec, End, OneOrMany, RecordedNode, Recording, ReplayPolicy, Search, SearchEvent,
-    SearchOutcome, SearchRequest, SearchSpec, Stopped, Strategy, Tree,
+    BudgetSpec, End, OneOrMany, RecordedNode, Recording, ReplayPolicy, STRATEGIES, Search,
+    SearchEvent, SearchOutcome, SearchRequest, SearchSpec, Stopped, Tree,
 };
 use proptest::prelude::*;
 use serde_json::json;
 
 /// Scores by a function of the text.
-struct ByText {
+pub struct ByText {
     score: fn(&str) -> f64,
     scores_steps: bool,
     is_decisive: bool,
-    calls: AtomicUsize,
+    /// Candidates that were scored.
+    pub calls: AtomicUsize,
 }
 
 impl ByText {
-    fn value_model(score: fn(&str) -> f64) -> Self {
+    pub fn value_model(score: fn(&str) -> f64) -> Self {
         Self {
             score,
             scores_steps: true,
@@ -34,7 +36,7 @@ impl ByText {
         }
     }
 
-    fn verifier(score: fn(&str) -> f64) -> Self {
+    pub fn verifier(score: fn(&str) -> f64) -> Self {
         Self {
             scores_steps: false,
             is_decisive: true,
@@ -59,6 +61,7 @@ impl Scorer for ByText {
     fn score<'a>(
         &'a self,
         candidates: &'a [Candidate],
+        _: Option<Instant>,
     ) -> BoxFuture<'a, Result<Vec<f64>, ScorerError>> {
         self.calls.fetch_add(candidates.len(), Ordering::Relaxed);
         let scores = candidates.iter().map(|c| (self.score)(&c.text)).collect();
@@ -66,17 +69,17 @@ impl Scorer for ByText {
     }
 }
 
-fn one(scorer: impl Scorer + 'static) -> Weighted {
+pub fn one(scorer: impl Scorer + 'static) -> Weighted {
     Weighted::new(vec![(1.0, std::sync::Arc::new(scorer))])
 }
 
-fn spec(request: serde_json::Value) -> SearchSpec {
+pub fn spec(request: serde_json::Value) -> SearchSpec {
     let request: SearchRequest = serde_json::from_value(request).unwrap();
     request.resolve(64, "likelihood").unwrap()
 }
 
 /// Nothing here waits, so one poll is enough.
-fn run(policy: &ScriptedPolicy, scorer: Option<&Weighted>, spec: &SearchSpec) -> SearchOutcome {
+pub fn run(policy: &ScriptedPolicy, scorer: Option<&Weighted>, spec: &SearchSpec) -> SearchOutcome {
     run_with_events(policy, scorer, spec).0
 }
 
@@ -93,12 +96,12 @@ fn run_with_events(
     (outcome, events)
 }
 
-fn texts(outcome: &SearchOutcome) -> Vec<&str> {
+pub fn texts(outcome: &SearchOutcome) -> Vec<&str> {
     outcome.answers.iter().map(|a| a.text.as_str()).collect()
 }
 
 /// Sample `i` of the first expansion is the `i`th text.
-fn answers(texts: &'static [&'static str]) -> ScriptedPolicy {
+pub fn answers(texts: &'static [&'static str]) -> ScriptedPolicy {
     ScriptedPolicy::new(None, |_, path, _| {
         (texts[path[path.len() - 1] as usize].to_owned(), true)
     })
@@ -365,8 +368,10 @@ fn trees_with_a_verifier_roll_out_whole_answers() {
 #[test]
 fn beams_need_a_reward_for_steps() {
     let beam = spec(json!({"strategy": "beam"}));
-    assert!(beam.check_scorer(false).is_err());
-    assert!(beam.check_scorer(true).is_ok());
+    let error = beam.check_scorer(Some(&one(Majority))).unwrap_err();
+    assert!(error.message.starts_with("beam compares"), "{error}");
+    assert!(beam.check_scorer(None).is_err());
+    assert!(beam.check_scorer(Some(&one(Likelihood))).is_ok());
 }
 
 #[test]
@@ -382,13 +387,14 @@ fn weights_and_parts_add_up() {
         logprob: 0.5_f64.ln(),
         hidden_state: None,
         is_complete,
+        num_duplicates: 0,
     };
     let candidates = [
         candidate("x", true),
         candidate("y", true),
         candidate("x", false),
     ];
-    let scores = futures::executor::block_on(weighted.score(&candidates)).unwrap();
+    let scores = futures::executor::block_on(weighted.score(&candidates, None)).unwrap();
     let expected = [(3.0 + 0.5) / 4.0, 0.5 / 4.0, 0.5];
     for (score, expected) in scores.iter().zip(expected) {
         assert!((score - expected).abs() < 1e-12, "{scores:?}");
@@ -490,8 +496,6 @@ fn outline(tree: &Tree) -> Vec<String> {
     tree.nodes.iter().map(line).collect()
 }
 
-const STRATEGIES: [Strategy; 6] = Strategy::ALL;
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
@@ -508,7 +512,7 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let strategy = STRATEGIES[strategy];
-        let is_beam = matches!(strategy, Strategy::Beam | Strategy::Dvts);
+        let is_beam = matches!(strategy.name(), "beam" | "dvts");
         let request = SearchRequest {
             n: Some(n),
             branch: Some(branch.min(n)),
@@ -588,7 +592,7 @@ proptest! {
         prop_assert_eq!(longer[0].stats.num_tokens, longer[1].stats.num_tokens);
         prop_assert!(longer[0].stats.scorer_calls >= longer[1].stats.scorer_calls);
         let visits = |id: usize| first.tree.node(id).visit_count;
-        if strategy == Strategy::Mcts {
+        if strategy.name() == "mcts" {
             prop_assert!(visits(Tree::ROOT) <= iterations as u64);
         }
     }

@@ -22,7 +22,7 @@ use crate::api::openai::{chat, completions};
 use crate::api::state::{AppState, Served, unix_time};
 use crate::api::traces;
 use crate::engine::{AdaptationConfig, Capability, SharedDrafts, TokenBudget, TokenLogprobs};
-use crate::reward::{self, RewardContext, Scorer, Weighted};
+use crate::reward::{self, RewardContext, Scorer, ScorerError, Weighted};
 use crate::search::{
     End, EnginePolicy, Ranked, Recording, ReplayPolicy, Search, SearchError, SearchEvent,
     SearchOutcome, SearchRequest, SearchSpec,
@@ -111,8 +111,7 @@ impl Job {
                 })?,
             ),
         };
-        spec.check_scorer(scorer.as_ref().is_some_and(Scorer::scores_steps))
-            .map_err(spec_error)?;
+        spec.check_scorer(scorer.as_ref()).map_err(spec_error)?;
         check_combination(&generation)?;
         let n = count("n", generation.shared.n, 1, spec.n.max(spec.branch))?;
         if n == 0 {
@@ -432,12 +431,13 @@ fn spec_error(error: crate::search::SpecError) -> ApiError {
     )
 }
 
-impl From<crate::reward::ScorerError> for ApiError {
-    fn from(error: crate::reward::ScorerError) -> Self {
-        match error.kind {
+impl From<ScorerError> for ApiError {
+    fn from(error: ScorerError) -> Self {
+        match error {
+            ScorerError::Deadline { .. } => Self::deadline(),
             // Not this server's fault, and it may pass.
-            "http" => Self::unavailable(error.to_string()),
-            _ => Self::internal(error.to_string()),
+            ScorerError::Failed { kind: "http", .. } => Self::unavailable(error.to_string()),
+            ScorerError::Failed { .. } => Self::internal(error.to_string()),
         }
     }
 }

@@ -79,6 +79,7 @@ impl TraceArgs {
                 .trace_max_bytes
                 .map_or(DEFAULT_MAX_BYTES, |bytes| bytes as u64),
             redact: self.redact_traces,
+            ..StoreOptions::default()
         }
     }
 }

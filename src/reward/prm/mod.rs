@@ -8,6 +8,7 @@ mod head;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use futures::future::{BoxFuture, FutureExt};
 use xxhash_rust::xxh3::Xxh3;
@@ -17,7 +18,7 @@ use format::{Writer, Written};
 pub use head::Head;
 
 use super::judge::share;
-use super::reading::{Prompt, Reading, read};
+use super::reading::{Prompt, ReadError, Reading, read};
 use super::{Aggregate, Candidate, RewardContext, Scorer, ScorerError};
 use crate::engine::{Engine, PoolingParams};
 use crate::text::{ChatTemplate, Tokenizer};
@@ -96,12 +97,14 @@ impl Prm {
         question: &str,
         answers: &[(&str, bool)],
         cache_salt: u64,
-    ) -> Result<Vec<Scored>, String> {
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Scored>, ReadError> {
         let written = answers
             .iter()
             .map(|(text, is_complete)| self.writer.write(question, text, *is_complete));
-        self.score(written.collect::<Result<_, String>>()?, cache_salt)
-            .await
+        let written = written.collect::<Result<_, String>>();
+        let written = written.map_err(ReadError::Failed)?;
+        self.score(written, cache_salt, deadline).await
     }
 
     /// Scores texts that carry the format's step tags already.
@@ -109,13 +112,20 @@ impl Prm {
         &self,
         texts: &[String],
         cache_salt: u64,
-    ) -> Result<Vec<Scored>, String> {
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Scored>, ReadError> {
         let written = texts.iter().map(|text| self.writer.read_tagged(text));
-        self.score(written.collect::<Result<_, String>>()?, cache_salt)
-            .await
+        let written = written.collect::<Result<_, String>>();
+        let written = written.map_err(ReadError::Failed)?;
+        self.score(written, cache_salt, deadline).await
     }
 
-    async fn score(&self, written: Vec<Written>, cache_salt: u64) -> Result<Vec<Scored>, String> {
+    async fn score(
+        &self,
+        written: Vec<Written>,
+        cache_salt: u64,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Scored>, ReadError> {
         let num_tokens: Vec<usize> = written.iter().map(|w| w.token_ids.len()).collect();
         let keys: Vec<Vec<u128>> = written.iter().map(|w| keys(w, cache_salt)).collect();
         let mut scores: Vec<Vec<Option<f64>>> = keys.iter().map(|keys| self.recall(keys)).collect();
@@ -139,8 +149,7 @@ impl Prm {
                 of.push((index, unknown));
             }
         }
-        let readings = read(self.engine.as_ref(), prompts, cache_salt).await;
-        let readings = readings.map_err(|error| error.to_string())?;
+        let readings = read(self.engine.as_ref(), prompts, cache_salt, deadline).await?;
         for ((index, unknown), readings) in of.into_iter().zip(readings) {
             for (at, reading) in unknown.into_iter().zip(&readings) {
                 let score = self.score_of(reading);
@@ -231,16 +240,14 @@ impl Scorer for PrmScorer {
     fn score<'a>(
         &'a self,
         candidates: &'a [Candidate],
+        deadline: Option<Instant>,
     ) -> BoxFuture<'a, Result<Vec<f64>, ScorerError>> {
         async move {
             let answers = candidates.iter().map(|c| (c.text.as_str(), c.is_complete));
             let answers: Vec<(&str, bool)> = answers.collect();
             let (question, salt) = (&self.context.question, self.context.cache_salt);
-            let scores = self.prm.score_answers(question, &answers, salt).await;
-            let scores = scores.map_err(|message| ScorerError {
-                kind: "prm",
-                message,
-            })?;
+            let scores = self.prm.score_answers(question, &answers, salt, deadline);
+            let scores = scores.await.map_err(|error| error.of("prm"))?;
             Ok(scores
                 .iter()
                 .map(|scored| self.aggregate.of(&scored.steps))

@@ -8,6 +8,8 @@ pub mod math;
 mod num;
 pub mod python;
 
+use std::time::Instant;
+
 use futures::future::{BoxFuture, FutureExt};
 use regex::Regex;
 
@@ -60,6 +62,7 @@ impl Scorer for TextCheck {
     fn score<'a>(
         &'a self,
         candidates: &'a [Candidate],
+        _: Option<Instant>,
     ) -> BoxFuture<'a, Result<Vec<f64>, ScorerError>> {
         let score = |candidate: &Candidate| f64::from(u8::from(self.accepts(&candidate.text)));
         let scores = candidates.iter().map(score).collect();

@@ -1,13 +1,14 @@
 //! Rewards from running the answer's Python code against tests, in a sandbox.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::future::{BoxFuture, FutureExt, try_join_all};
 use ponder_sandbox::Sandbox;
 use tokio::sync::Semaphore;
 
 use super::fence::first_fenced_block;
-use crate::reward::{Candidate, Scorer, ScorerError};
+use crate::reward::{Candidate, Scorer, ScorerError, until};
 
 const KIND: &str = "verifier";
 
@@ -29,18 +30,22 @@ impl PythonRunner {
 
     /// The share of `tests` that hold after `code` ran.
     async fn share_passed(&self, code: String, tests: Arc<[String]>) -> Result<f64, ScorerError> {
-        let failed = |message: String| ScorerError {
+        let failed = |message: String| ScorerError::Failed {
             kind: KIND,
             message,
         };
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         let permit = permit.map_err(|error| failed(error.to_string()))?;
         let sandbox = Arc::clone(&self.sandbox);
+        let wish = Arc::new(());
+        let is_wanted = Arc::downgrade(&wish);
         let run = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            sandbox.run_tests(&code, &tests)
+            sandbox.run_tests_while(&|| is_wanted.strong_count() > 0, &code, &tests)
         });
+        // Who is dropped here leaves no program behind.
         let report = run.await.map_err(|error| failed(error.to_string()))?;
+        drop(wish);
         let report = report.map_err(|error| failed(error.to_string()))?;
         Ok(report.passed as f64 / report.total.max(1) as f64)
     }
@@ -87,11 +92,12 @@ impl Scorer for PythonTests {
     fn score<'a>(
         &'a self,
         candidates: &'a [Candidate],
+        deadline: Option<Instant>,
     ) -> BoxFuture<'a, Result<Vec<f64>, ScorerError>> {
         let runs = candidates.iter().map(|candidate| {
             let code = self.program(&candidate.text);
             self.runner.share_passed(code, Arc::clone(&self.tests))
         });
-        try_join_all(runs).boxed()
+        until(deadline, KIND, try_join_all(runs)).boxed()
     }
 }

@@ -2,6 +2,8 @@
 //! 2507.00417), and the same answer without detours. In the paper a model rewrites the steps; here they stay as they
 //! were sampled, and templates say why the walk turns and where to.
 
+use std::collections::HashSet;
+
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -51,10 +53,59 @@ pub(super) fn rows(tree: &Tree, options: &ExportOptions) -> Vec<Row> {
     rows
 }
 
+/// How a node lies to the right path.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    /// Steps of the right path above it, its own included.
+    position: usize,
+    /// The first node off the path on the way to it.
+    branch: Option<usize>,
+    /// Whether anything is said since.
+    has_text: bool,
+    /// Bytes of the right answer that the text up to here is, if it is a beginning of it.
+    beginning: Option<usize>,
+    /// The same, but for white space at its end.
+    is_beginning: bool,
+}
+
+/// One a node, from those above it: no text is put together.
+fn places(tree: &Tree, path: &[usize], answer: &str) -> Vec<Place> {
+    let mut is_on_path = vec![false; tree.children.len()];
+    for id in path {
+        is_on_path[*id] = true;
+    }
+    let mut places = vec![Place::default(); tree.children.len()];
+    places[0].beginning = Some(0);
+    places[0].is_beginning = true;
+    for id in 1..places.len() {
+        let node = tree.node(id);
+        let above = places[node.parent.unwrap_or_default()];
+        let is_next = |text: &str| {
+            let rest = above.beginning.and_then(|at| answer.get(at..));
+            rest.is_some_and(|rest| rest.starts_with(text))
+        };
+        let own = node.text.trim_end();
+        places[id] = Place {
+            position: above.position + usize::from(is_on_path[id]),
+            branch: above.branch.or((!is_on_path[id]).then_some(id)),
+            has_text: above.has_text || !is_on_path[id] && !own.is_empty(),
+            beginning: above
+                .beginning
+                .filter(|_| is_next(&node.text))
+                .map(|at| at + node.text.len()),
+            is_beginning: match own.is_empty() {
+                true => above.is_beginning,
+                false => is_next(own),
+            },
+        };
+    }
+    places
+}
+
 /// One wrong answer for each branch that leaves the right path, the one of most value; in the order of the walk.
 fn detours(tree: &Tree, target: usize, options: &ExportOptions) -> Vec<Detour> {
     let path = tree.trace.path(target);
-    let answer = tree.trace.answer_text(target);
+    let places = places(tree, &path, &tree.trace.answer_text(target));
     let value = |id: usize| tree.node(id).value;
     let is_wrong = |id: usize| match tree.node(id).outcome {
         Some(_) => !tree.is_right(id),
@@ -68,26 +119,18 @@ fn detours(tree: &Tree, target: usize, options: &ExportOptions) -> Vec<Detour> {
         .leaves()
         .filter(|id| *id != target && is_wrong(*id))
         // What is the beginning of the right answer is no mistake.
-        .filter(|id| !answer.starts_with(tree.trace.answer_text(*id).trim_end()))
+        .filter(|id| !places[*id].is_beginning)
+        // What goes on below the right answer leaves it nowhere.
+        .filter(|id| places[*id].has_text && places[*id].position < path.len())
         .collect();
     wrong.sort_by(|a, b| value(*b).total_cmp(&value(*a)));
-    let mut branches = Vec::new();
-    let mut detours = Vec::new();
-    for leaf in wrong {
-        let steps = tree.trace.path(leaf);
-        let position = path.iter().zip(&steps).take_while(|(a, b)| a == b).count();
-        // What goes on below the right answer leaves it nowhere.
-        let Some(&branch) = steps.get(position).filter(|_| position < path.len()) else {
-            continue;
-        };
-        let has_text = steps[position..]
-            .iter()
-            .any(|id| !tree.node(*id).text.trim().is_empty());
-        if has_text && !branches.contains(&branch) {
-            branches.push(branch);
-            detours.push(Detour { position, leaf });
-        }
-    }
+    let mut branches = HashSet::new();
+    wrong.retain(|id| branches.insert(places[*id].branch));
+    let detour = |leaf: usize| Detour {
+        position: places[leaf].position,
+        leaf,
+    };
+    let mut detours: Vec<Detour> = wrong.into_iter().map(detour).collect();
     detours.sort_by_key(|detour| detour.position);
     detours.truncate(options.max_wrong_branches);
     detours
@@ -98,8 +141,10 @@ fn walk(tree: &Tree, target: usize, detours: &[Detour]) -> String {
     let path = tree.trace.path(target);
     let mut pieces: Vec<String> = Vec::new();
     let mut steps = String::new();
+    // In the order of their positions.
+    let mut detours = detours.iter().peekable();
     for (position, step) in path.iter().enumerate() {
-        for detour in detours.iter().filter(|detour| detour.position == position) {
+        while let Some(detour) = detours.next_if(|detour| detour.position == position) {
             for id in tree.trace.path(detour.leaf).iter().skip(position) {
                 steps.push_str(&tree.node(*id).text);
             }

@@ -84,7 +84,7 @@ impl Exporter {
         let mut finished = Vec::new();
         for row in rows {
             if self.admit(prompt, &row) {
-                finished.push(self.finish(&trace, row));
+                finished.push(self.finish(&tree, row));
             }
         }
         finished
@@ -108,9 +108,10 @@ impl Exporter {
     }
 
     /// The row with the fields that all formats share.
-    fn finish(&mut self, trace: &TraceRecord, row: Row) -> Map<String, Value> {
+    fn finish(&mut self, tree: &Tree, row: Row) -> Map<String, Value> {
+        let trace = tree.trace;
         let node = row.node.and_then(|id| trace.nodes.get(id));
-        let num_tokens = row.node.map(|id| trace.answer_token_ids(id).len());
+        let num_tokens = row.node.and_then(|id| tree.num_tokens.get(id).copied());
         let mean_logprob = match (node, num_tokens) {
             (Some(node), Some(1..)) => num_tokens.map(|count| node.logprob / count as f64),
             _ => None,
@@ -187,7 +188,7 @@ fn object(value: Value) -> Map<String, Value> {
 mod tests {
     use super::*;
     use crate::trace::NodeRecord;
-    use crate::trace::testing::{node, trace_of};
+    use crate::trace::testing::{chain, node, trace_of};
 
     /// Two right answers.
     fn trace() -> TraceRecord {
@@ -314,6 +315,42 @@ mod tests {
             let read: TraceRecord = serde_json::from_value(json!(rows[0])).unwrap();
             assert_eq!(read, trace());
         }
+    }
+
+    /// A chain of many steps, with a wrong answer beside each: what is written once is linear in it.
+    #[test]
+    fn deep_trees_are_walked_in_linear_time() {
+        const NUM_STEPS: usize = 60_000;
+        let mut trace = chain(NUM_STEPS, "step\n");
+        trace.nodes[NUM_STEPS].outcome = Some(1.0);
+        trace.chosen = vec![NUM_STEPS];
+        let started = std::time::Instant::now();
+        for (format, num_rows) in [
+            (Format::Tree, 1),
+            (Format::Sft, 1),
+            (Format::StepValues, 1),
+            (Format::Preferences, 0),
+            (Format::Linearised, 1),
+            // One group, without variance.
+            (Format::Groups, 1),
+        ] {
+            let rows = Exporter::new(format, ExportOptions::default()).rows(&trace);
+            assert_eq!(rows.len(), num_rows, "{format:?}");
+            let bytes = serde_json::to_vec(&rows).unwrap().len();
+            assert!(bytes < NUM_STEPS * 400, "{format:?}: {bytes}");
+        }
+        for id in 0..NUM_STEPS - 1 {
+            trace.nodes.push(NodeRecord {
+                outcome: Some(0.0),
+                ..node(Some(id), "wrong", Some("stop"))
+            });
+        }
+        let rows = Exporter::new(Format::Linearised, ExportOptions::default()).rows(&trace);
+        assert_eq!(rows.len(), 2);
+        let rows = Exporter::new(Format::Sft, ExportOptions::default()).rows(&trace);
+        assert_eq!(rows.len(), 1);
+        // Seconds where the square of the steps would be hours.
+        assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());
     }
 
     #[test]

@@ -13,6 +13,10 @@ pub(super) struct Tree<'a> {
     pub trace: &'a TraceRecord,
     pub prompt: Prompt,
     pub children: Vec<Vec<usize>>,
+    /// Tokens of the answer up to each node.
+    pub num_tokens: Vec<usize>,
+    /// Whether the answer up to each node has more than white space.
+    has_text: Vec<bool>,
     /// Whether any answer is known to be right or wrong.
     pub has_outcome: bool,
 }
@@ -26,15 +30,21 @@ impl<'a> Tree<'a> {
     /// `trace` is a tree.
     pub fn new(trace: &'a TraceRecord) -> Self {
         let mut children = vec![Vec::new(); trace.nodes.len()];
+        let mut num_tokens = vec![0; trace.nodes.len()];
+        let mut has_text = vec![false; trace.nodes.len()];
         for (id, node) in trace.nodes.iter().enumerate() {
             if let Some(parent) = node.parent {
                 children[parent].push(id);
+                num_tokens[id] = num_tokens[parent] + node.token_ids.len();
+                has_text[id] = has_text[parent] || !node.text.trim().is_empty();
             }
         }
         Self {
             trace,
             prompt: Prompt::of(trace),
             children,
+            num_tokens,
+            has_text,
             has_outcome: trace.nodes.iter().any(|node| node.outcome.is_some()),
         }
     }
@@ -70,7 +80,7 @@ impl<'a> Tree<'a> {
             let is_finished = |id: &usize| self.node(*id).end.as_deref() == Some("stop");
             self.chosen().filter(is_finished).into_iter().collect()
         };
-        examples.retain(|id| !self.trace.answer_text(*id).trim().is_empty());
+        examples.retain(|id| self.has_text[*id]);
         examples.sort_by(|a, b| self.node(*b).value.total_cmp(&self.node(*a).value));
         examples
     }

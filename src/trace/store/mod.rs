@@ -4,24 +4,31 @@
 //! the death of the process. Readers have connections of their own and hold them for one page, so that a slow reader
 //! delays nobody. Every write gives the trace the next sequence number (`seq`), in the order of commits: a
 //! reader that asks for what comes after a number misses nothing, and sees a trace again when its outcome arrives.
+//! What is too old is seen by nobody from that second on; the writer deletes it when it gets to it.
 
+mod clock;
+mod job;
 mod query;
 mod schema;
 mod writer;
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
+pub use clock::Clock;
+use clock::Retention;
 pub use query::{Filter, Order, Stored, Summary, Totals};
 
 use super::outcome::{OutcomeError, OutcomeUpdate};
 use super::record::TraceRecord;
-use writer::{Command, Writer};
+use job::Command;
+use writer::Writer;
 
 /// Whose traces are meant: those of one API key, or all.
 pub type Owner = Option<u64>;
@@ -33,6 +40,7 @@ const MAX_IDLE_READERS: usize = 4;
 /// Largest file unless a flag says otherwise, in bytes of compressed traces.
 pub const DEFAULT_MAX_BYTES: u64 = 4 << 30;
 pub const DEFAULT_MAX_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
+const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
@@ -41,6 +49,9 @@ pub struct StoreOptions {
     pub max_bytes: u64,
     /// Keep no texts and token ids.
     pub redact: bool,
+    /// How often old traces are deleted when nothing is written.
+    pub retention_interval: Duration,
+    pub clock: Clock,
 }
 
 impl Default for StoreOptions {
@@ -49,6 +60,8 @@ impl Default for StoreOptions {
             max_age: DEFAULT_MAX_AGE,
             max_bytes: DEFAULT_MAX_BYTES,
             redact: false,
+            retention_interval: RETENTION_INTERVAL,
+            clock: Clock::default(),
         }
     }
 }
@@ -85,7 +98,9 @@ impl From<rusqlite::Error> for StoreError {
 
 struct Inner {
     path: PathBuf,
-    commands: Mutex<Option<mpsc::Sender<Command>>>,
+    /// What readers may still see.
+    retention: Retention,
+    commands: Mutex<Option<SyncSender<Command>>>,
     changes: watch::Receiver<u64>,
     readers: Mutex<Vec<Connection>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -110,16 +125,18 @@ impl TraceStore {
             })?;
         }
         let connection = schema::open(path)?;
+        let retention = Retention::of(&options);
         let (writer, last) = Writer::new(connection, options)?;
         let (changed, changes) = watch::channel(last);
-        let (commands, receiver) = mpsc::channel(MAX_QUEUED);
+        let (commands, receiver) = sync_channel(MAX_QUEUED);
         let thread = std::thread::Builder::new()
             .name("trace-store".to_owned())
-            .spawn(move || writer.run(receiver, &changed))
+            .spawn(move || writer.run(&receiver, &changed))
             .map_err(|error| StoreError::Failed(error.to_string()))?;
         Ok(Self {
             inner: Arc::new(Inner {
                 path: path.to_owned(),
+                retention,
                 commands: Mutex::new(Some(commands)),
                 changes,
                 readers: Mutex::new(Vec::new()),
@@ -138,6 +155,8 @@ impl TraceStore {
         Ok(Self {
             inner: Arc::new(Inner {
                 path: path.to_owned(),
+                // How long traces are kept is the writing process's business.
+                retention: Retention::default(),
                 commands: Mutex::new(None),
                 changes,
                 readers: Mutex::new(vec![connection]),
@@ -193,8 +212,8 @@ impl TraceStore {
         commands
             .try_send(command(done))
             .map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => StoreError::Full,
-                mpsc::error::TrySendError::Closed(_) => StoreError::Closed,
+                TrySendError::Full(_) => StoreError::Full,
+                TrySendError::Disconnected(_) => StoreError::Closed,
             })?;
         drop(commands);
         answer.await.map_err(|_| StoreError::Closed)?
@@ -206,7 +225,8 @@ impl TraceStore {
     }
 
     pub fn get(&self, id: &str, owner: Owner) -> Result<Stored, StoreError> {
-        self.read(|connection| query::get(connection, id, owner))?
+        let oldest = self.inner.retention.oldest();
+        self.read(|connection| query::get(connection, id, owner, oldest))?
             .ok_or_else(|| StoreError::NotFound(id.to_owned()))
     }
 
@@ -218,16 +238,19 @@ impl TraceStore {
         after: Option<u64>,
         limit: usize,
     ) -> Result<Vec<Summary>, StoreError> {
-        self.read(|connection| query::list(connection, filter, order, after, limit))
+        let filter = self.inner.retention.narrowed(filter);
+        self.read(|connection| query::list(connection, &filter, order, after, limit))
     }
 
     /// Whole traces from `from` on, in the order of their writes.
     pub fn page(&self, filter: &Filter, from: u64) -> Result<Vec<Stored>, StoreError> {
-        self.read(|connection| query::page(connection, filter, from))
+        let filter = self.inner.retention.narrowed(filter);
+        self.read(|connection| query::page(connection, &filter, from))
     }
 
     pub fn totals(&self) -> Result<Totals, StoreError> {
-        self.read(query::totals)
+        let oldest = self.inner.retention.oldest();
+        self.read(|connection| query::totals(connection, oldest))
     }
 
     fn read<T>(

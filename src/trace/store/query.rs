@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 
-use super::{Owner, StoreError, writer};
+use super::{Owner, StoreError, job};
 use crate::trace::record::TraceRecord;
 
 /// Compressed bytes and traces of one page: a reader holds its snapshot no longer than it takes to copy these.
@@ -62,7 +62,7 @@ pub struct Stored {
 
 impl Stored {
     pub fn record(&self) -> Result<TraceRecord, StoreError> {
-        writer::decode(&self.payload)
+        job::decode(&self.payload)
     }
 
     /// The record as JSON, as it was written.
@@ -101,9 +101,14 @@ const CONDITIONS: &str = "(?1 IS NULL OR owner = ?1)
     AND (?8 IS NULL OR created < ?8)
     AND (?9 IS NULL OR NOT EXISTS (SELECT value FROM json_each(?9) EXCEPT SELECT value FROM json_each(tags)))";
 
-fn signed(number: Option<u64>) -> Option<i64> {
-    // Keys of owners use all bits; times and numbers are far below the limit.
-    number.map(|number| number as i64)
+/// Keys of owners use all bits.
+fn key(owner: Owner) -> Option<i64> {
+    owner.map(|owner| owner as i64)
+}
+
+/// Times and numbers of writes; a client may name any.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn rows<T>(
@@ -116,16 +121,16 @@ fn rows<T>(
     let mut statement = connection.prepare_cached(sql)?;
     let tags = (!filter.tags.is_empty()).then(|| serde_json::json!(filter.tags).to_string());
     let mut rows = statement.query(params![
-        signed(filter.owner),
+        key(filter.owner),
         filter.model,
         filter.strategy,
         filter.min_value,
         filter.min_outcome,
         filter.has_outcome,
-        signed(filter.created_from),
-        signed(filter.created_before),
+        filter.created_from.map(signed),
+        filter.created_before.map(signed),
         tags,
-        signed(bound),
+        bound.map(signed),
         limit as i64,
     ])?;
     let mut found = Vec::new();
@@ -204,12 +209,14 @@ pub(super) fn get(
     connection: &Connection,
     id: &str,
     owner: Owner,
+    oldest: u64,
 ) -> Result<Option<Stored>, rusqlite::Error> {
     connection
         .prepare_cached(
-            "SELECT seq, payload FROM traces WHERE id = ?1 AND (?2 IS NULL OR owner = ?2)",
+            "SELECT seq, payload FROM traces
+             WHERE id = ?1 AND (?2 IS NULL OR owner = ?2) AND created >= ?3",
         )?
-        .query_row(params![id, signed(owner)], |row| {
+        .query_row(params![id, key(owner), signed(oldest)], |row| {
             let seq = row.get::<_, i64>(0)? as u64;
             let payload = row.get(1)?;
             Ok(Stored { seq, payload })
@@ -217,17 +224,20 @@ pub(super) fn get(
         .optional()
 }
 
-pub(super) fn totals(connection: &Connection) -> Result<Totals, rusqlite::Error> {
+pub(super) fn totals(connection: &Connection, oldest: u64) -> Result<Totals, rusqlite::Error> {
+    let oldest = signed(oldest);
     let mut statement = connection.prepare_cached(
-        "SELECT strategy, count(*) FROM traces GROUP BY strategy ORDER BY 2 DESC",
+        "SELECT strategy, count(*) FROM traces WHERE created >= ?1 GROUP BY strategy ORDER BY 2 DESC",
     )?;
-    let strategies =
-        statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64)))?;
+    let strategies = statement.query_map([oldest], |row| {
+        Ok((row.get(0)?, row.get::<_, i64>(1)? as u64))
+    })?;
     let strategies = strategies.collect::<Result<_, _>>()?;
     connection.query_row(
         "SELECT count(*), coalesce(sum(num_nodes), 0), coalesce(sum(num_tokens), 0), coalesce(sum(bytes), 0),
-             coalesce(sum(has_outcome), 0), avg(outcome), min(created), max(created) FROM traces",
-        [],
+             coalesce(sum(has_outcome), 0), avg(outcome), min(created), max(created)
+         FROM traces WHERE created >= ?1",
+        [oldest],
         |row| {
             let number = |index: usize| row.get::<_, i64>(index).map(|number| number as u64);
             let time = |index: usize| row.get::<_, Option<i64>>(index).map(|time| time.map(|time| time as u64));

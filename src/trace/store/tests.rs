@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::trace::testing::{node, trace_of};
@@ -200,6 +201,141 @@ async fn the_oldest_go_when_there_is_too_much_or_they_are_too_old() {
         .unwrap();
     assert!(store.delete("nothing", None).await.is_err());
     assert_eq!(ids(&all(&store, 0)), ["c", "d", "e"]);
+}
+
+/// Options whose clock shows what the number says.
+fn with_clock(seconds: &Arc<AtomicU64>, max_age: Duration) -> StoreOptions {
+    let seconds = Arc::clone(seconds);
+    StoreOptions {
+        max_age,
+        clock: Clock::new(move || seconds.load(Ordering::Relaxed)),
+        ..StoreOptions::default()
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_old_is_there_for_nobody_whether_or_not_it_is_deleted() {
+    let folder = Folder::new();
+    let now = Arc::new(AtomicU64::new(1000));
+    // Nothing is deleted while the test runs, but when something is written.
+    let store = folder.open(with_clock(&now, Duration::from_secs(1)));
+    for (id, created) in [("a", 999), ("b", 1000), ("c", 1002)] {
+        let record = TraceRecord {
+            created,
+            ..trace(id)
+        };
+        store.put(record, 0).await.unwrap();
+    }
+    assert_eq!(ids(&all(&store, 0)), ["a", "b", "c"]);
+    now.store(1002, Ordering::Relaxed);
+    assert_eq!(ids(&all(&store, 0)), ["c"]);
+    assert!(store.get("c", None).is_ok());
+    for id in ["a", "b"] {
+        assert!(matches!(store.get(id, None), Err(StoreError::NotFound(_))));
+        let deleted = store.delete(id, None).await;
+        assert!(matches!(deleted, Err(StoreError::NotFound(_))));
+        let update = OutcomeUpdate {
+            outcome: Some(1.0),
+            ..OutcomeUpdate::default()
+        };
+        let told = store.set_outcome(id, None, update).await;
+        assert!(matches!(told, Err(StoreError::NotFound(_))));
+    }
+    let filter = Filter {
+        created_from: Some(0),
+        ..Filter::default()
+    };
+    let summaries = store.list(&filter, Order::OldestFirst, None, 9).unwrap();
+    assert_eq!((summaries.len(), summaries[0].id.as_str()), (1, "c"));
+    let totals = store.totals().unwrap();
+    assert_eq!((totals.num_traces, totals.first_created), (1, Some(1002)));
+    assert_eq!(totals.strategies, [("best_of_n".to_owned(), 1)]);
+}
+
+#[tokio::test]
+async fn old_traces_go_when_nothing_is_written() {
+    let folder = Folder::new();
+    let now = Arc::new(AtomicU64::new(1000));
+    let store = folder.open(StoreOptions {
+        retention_interval: Duration::from_millis(1),
+        ..with_clock(&now, Duration::from_secs(1))
+    });
+    let record = TraceRecord {
+        created: 1000,
+        ..trace("a")
+    };
+    store.put(record, 0).await.unwrap();
+    let connection = Connection::open(folder.file()).unwrap();
+    let count = || {
+        let all = "SELECT count(*) FROM traces";
+        connection.query_row(all, [], |row| row.get::<_, i64>(0))
+    };
+    assert_eq!(count().unwrap(), 1);
+    now.store(1002, Ordering::Relaxed);
+    let started = std::time::Instant::now();
+    while count().unwrap() > 0 {
+        assert!(started.elapsed() < Duration::from_secs(20));
+        std::thread::yield_now();
+    }
+}
+
+#[tokio::test]
+async fn a_retention_that_failed_is_made_up_for() {
+    let folder = Folder::new();
+    let store = folder.open(StoreOptions::default());
+    store.put(trace("a"), 0).await.unwrap();
+    let size = store.totals().unwrap().bytes;
+    store.close();
+    // What refers to the oldest trace lets no commit take it away.
+    let connection = Connection::open(folder.file()).unwrap();
+    let guard = "CREATE TABLE guard (seq REFERENCES traces (seq) DEFERRABLE INITIALLY DEFERRED);
+        INSERT INTO guard VALUES (1);";
+    connection.execute_batch(guard).unwrap();
+    let store = folder.open(StoreOptions {
+        max_bytes: size * 2 + size / 2,
+        ..StoreOptions::default()
+    });
+    for id in ["b", "c"] {
+        store.put(trace(id), 0).await.unwrap();
+    }
+    // Commands are in order: one that was sent after the other's answer comes after its retention.
+    assert!(store.delete("nothing", None).await.is_err());
+    assert_eq!(ids(&all(&store, 0)), ["a", "b", "c"]);
+    connection.execute_batch("DROP TABLE guard;").unwrap();
+    for _ in 0..2 {
+        assert!(store.delete("nothing", None).await.is_err());
+    }
+    assert_eq!(ids(&all(&store, 0)), ["b", "c"]);
+}
+
+#[tokio::test]
+async fn no_number_is_too_large() {
+    let folder = Folder::new();
+    let store = folder.open(StoreOptions {
+        max_age: Duration::MAX,
+        max_bytes: u64::MAX,
+        ..StoreOptions::default()
+    });
+    let record = TraceRecord {
+        created: u64::MAX,
+        ..trace("a")
+    };
+    store.put(record, 0).await.unwrap();
+    let between = |from, before| {
+        let filter = Filter {
+            created_from: Some(from),
+            created_before: Some(before),
+            ..Filter::default()
+        };
+        store.page(&filter, 0).unwrap().len()
+    };
+    assert_eq!(between(0, i64::MAX as u64), 0);
+    assert_eq!(between(u64::MAX, u64::MAX), 0);
+    assert_eq!(all(&store, 0).len(), 1);
+    assert_eq!(all(&store, u64::MAX).len(), 0);
+    let list = |after| store.list(&Filter::default(), Order::NewestFirst, after, 9);
+    assert_eq!(list(Some(u64::MAX)).unwrap().len(), 1);
+    assert_eq!(list(None).unwrap().len(), 1);
 }
 
 #[tokio::test]

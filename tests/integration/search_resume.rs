@@ -1,0 +1,90 @@
+//! Searches that go on from a tree which somebody made up: the work is linear in it.
+
+use std::time::{Duration, Instant};
+
+use ponder::reward::Likelihood;
+use ponder::search::scripted::ScriptedPolicy;
+use ponder::search::{RecordedNode, Recording, ReplayPolicy, STRATEGIES, Search, Tree};
+use serde_json::json;
+
+use crate::search::{one, spec};
+
+const NUM_NODES: usize = 60_000;
+const TEXT: &str = "a step of a hundred bytes, which is a little more than what most of the steps of an answer have .\n";
+
+/// One branch; each node claims to be a sample that searches ask for.
+fn chain(token_ids: &[u32]) -> Recording {
+    let steps = 1_u32 << 31;
+    let node = |id: usize| RecordedNode {
+        parent: id.checked_sub(1),
+        token_ids: if id == 0 {
+            Vec::new()
+        } else {
+            token_ids.to_vec()
+        },
+        text: if id == 0 {
+            String::new()
+        } else {
+            TEXT.to_owned()
+        },
+        end: None,
+        logprob: -0.5 * id as f64,
+        score: Some(0.5),
+        branch_path: match id {
+            0 => Vec::new(),
+            _ => vec![if id % 2 == 0 { steps } else { 0 }, (NUM_NODES - id) as u32],
+        },
+        duplicate_paths: Vec::new(),
+    };
+    Recording::new((0..NUM_NODES).map(node).collect())
+}
+
+fn script() -> ScriptedPolicy {
+    ScriptedPolicy::new(None, |prefix, path, is_whole| match is_whole {
+        true => (format!("{path:?}\nend"), true),
+        false => (format!("{path:?}\n\n"), prefix.len() > 40),
+    })
+}
+
+fn outline(tree: &Tree) -> Vec<(Vec<u32>, String, usize)> {
+    let nodes = tree.nodes.iter();
+    let line = |node: &ponder::search::Node| {
+        (node.branch_path.clone(), node.text.clone(), node.num_tokens)
+    };
+    nodes.map(line).collect()
+}
+
+#[test]
+fn a_tree_of_one_long_branch_costs_what_it_is_long() {
+    let started = Instant::now();
+    for strategy in STRATEGIES {
+        let spec = spec(json!({"strategy": strategy.name(), "n": 8, "branch": 4,
+            "iterations": 16, "reward": {"kind": "likelihood"}}));
+        let scorer = one(Likelihood);
+        let whole = script();
+        let whole = Search::new(&whole, Some(&scorer), &spec, None).run();
+        let whole = futures::executor::block_on(whole).unwrap();
+        // With tokens and without: neither is what follows a prefix.
+        for token_ids in [&[1_u32][..], &[]] {
+            let recording = chain(token_ids);
+            let policy = script();
+            let policy = ReplayPolicy {
+                recording: &recording,
+                policy: &policy,
+            };
+            let search = Search::new(&policy, Some(&scorer), &spec, None);
+            let search = search.with_recording(&recording).run();
+            let resumed = futures::executor::block_on(search).unwrap();
+            resumed.tree.check_invariants();
+            if !token_ids.is_empty() {
+                assert_eq!(outline(&resumed.tree), outline(&whole.tree), "{strategy:?}");
+            }
+        }
+    }
+    // Whole prefixes would be 180 GB.
+    assert!(
+        started.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        started.elapsed()
+    );
+}
