@@ -8,7 +8,10 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::engine::EngineError;
+use crate::reward::{RewardSpecError, ScorerError};
+use crate::search::{SearchError, SpecError};
 use crate::text::{TemplateError, TokenizerError};
+use crate::trace::StoreError;
 
 /// Seconds after which an overloaded server may be tried again.
 const RETRY_AFTER_SECONDS: &str = "1";
@@ -46,6 +49,24 @@ impl ApiError {
             param: Some(param.to_owned()),
             ..error.into()
         }
+    }
+
+    /// A field of a request's `search`.
+    pub fn search(error: SpecError) -> Self {
+        // A message that begins with its field names the whole path.
+        let prefix = match error.message.starts_with(&error.param) {
+            true => "search.",
+            false => "",
+        };
+        Self::invalid(
+            &format!("search.{}", error.param),
+            format!("{prefix}{}", error.message),
+        )
+    }
+
+    /// A field of the rewards at `param`.
+    pub fn reward(param: &str, error: RewardSpecError) -> Self {
+        Self::invalid(&format!("{param}{}", error.param), error.message)
     }
 
     pub fn bad_body(message: impl Into<String>) -> Self {
@@ -262,6 +283,39 @@ impl From<TokenizerError> for ApiError {
 impl From<TemplateError> for ApiError {
     fn from(error: TemplateError) -> Self {
         Self::invalid("messages", error.to_string())
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotFound(id) => Self::no_trace(&id),
+            StoreError::Outcome(error) => Self::invalid(error.param, error.message),
+            StoreError::Full => Self::overloaded(error.to_string()),
+            StoreError::Closed => Self::unavailable(error.to_string()),
+            other => Self::internal(other.to_string()),
+        }
+    }
+}
+
+impl From<ScorerError> for ApiError {
+    fn from(error: ScorerError) -> Self {
+        match error {
+            ScorerError::Deadline { .. } => Self::deadline(),
+            // Not this server's fault, and it may pass.
+            ScorerError::Failed { kind: "http", .. } => Self::unavailable(error.to_string()),
+            ScorerError::Failed { .. } => Self::internal(error.to_string()),
+        }
+    }
+}
+
+impl From<SearchError> for ApiError {
+    fn from(error: SearchError) -> Self {
+        match error {
+            SearchError::Engine(error) => error.into(),
+            SearchError::Scorer(error) => error.into(),
+            SearchError::NoAnswer => Self::deadline(),
+        }
     }
 }
 

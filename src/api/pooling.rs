@@ -1,19 +1,19 @@
 //! `/pooling`: the step scores of the served process reward model, in the shape of vLLM's pooling API.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::auth::Tenant;
 use super::body::Body;
+use super::clock::unix_time;
+use super::deadline::Deadline;
 use super::error::ApiError;
-use super::generation;
-use super::openai::chat;
+use super::openai::messages;
 use super::openai::params::OneOrMany;
-use super::state::{AppState, unix_time};
+use super::state::AppState;
+use super::tenant::Tenant;
 use crate::reward::ReadError;
 
 /// Texts of one call.
@@ -40,17 +40,10 @@ pub struct PoolingRequest {
 pub(super) async fn pool(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,
-    headers: HeaderMap,
+    deadline: Deadline,
     Body(request): Body<PoolingRequest>,
 ) -> Result<Json<Value>, ApiError> {
     let served = state.ready()?;
-    let deadline = Some(generation::deadline(&state, &headers)?);
-    let refuse = |param: &'static str| {
-        move |error: ReadError| match error {
-            ReadError::Deadline => ApiError::deadline(),
-            ReadError::Failed(message) => ApiError::invalid(param, message),
-        }
-    };
     state.check_model(request.model.as_deref())?;
     let Some(prm) = &served.rewards.prm else {
         return Err(ApiError::invalid(
@@ -70,11 +63,11 @@ pub(super) async fn pool(
     }
     let salt = tenant.cache_salt(None);
     let scored = match (&request.messages, request.input) {
-        (Some(messages), None) => {
-            let (question, answer) = question_and_answer(messages)?;
+        (Some(conversation), None) => {
+            let (question, answer) = question_and_answer(conversation)?;
             let answers = [(answer.as_str(), true)];
-            let scored = prm.score_answers(&question, &answers, salt, deadline);
-            scored.await.map_err(refuse("messages"))?
+            let scored = prm.score_answers(&question, &answers, salt, deadline.instant());
+            scored.await.map_err(|error| refused("messages", error))?
         }
         (None, Some(input)) => {
             let texts = input.into_vec();
@@ -82,8 +75,8 @@ pub(super) async fn pool(
                 let message = format!("input takes 1 to {MAX_INPUTS} texts");
                 return Err(ApiError::invalid("input", message));
             }
-            let scored = prm.score_tagged(&texts, salt, deadline).await;
-            scored.map_err(refuse("input"))?
+            let scored = prm.score_tagged(&texts, salt, deadline.instant());
+            scored.await.map_err(|error| refused("input", error))?
         }
         _ => {
             return Err(ApiError::invalid("input", "give either messages or input"));
@@ -104,13 +97,22 @@ pub(super) async fn pool(
     })))
 }
 
+/// What the process reward model could not read is at `param`.
+fn refused(param: &str, error: ReadError) -> ApiError {
+    match error {
+        ReadError::Deadline => ApiError::deadline(),
+        ReadError::Failed(message) => ApiError::invalid(param, message),
+    }
+}
+
 /// The last question and the answer that ends a conversation.
-fn question_and_answer(messages: &[Value]) -> Result<(String, String), ApiError> {
-    chat::check_messages(messages)?;
-    match messages.split_last() {
-        Some((last, before)) if last["role"] == "assistant" => {
-            Ok((chat::question(before), chat::text_of(&last["content"])))
-        }
+fn question_and_answer(conversation: &[Value]) -> Result<(String, String), ApiError> {
+    messages::check_messages(conversation)?;
+    match conversation.split_last() {
+        Some((last, before)) if last["role"] == "assistant" => Ok((
+            messages::question(before),
+            messages::text_of(&last["content"]),
+        )),
         _ => Err(ApiError::invalid(
             "messages",
             "the last message must be the assistant's answer",

@@ -3,19 +3,19 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use super::auth::Tenant;
 use super::body::Body;
+use super::deadline::Deadline;
 use super::error::ApiError;
-use super::generation;
-use super::openai::chat;
-use super::state::{AppState, Served};
-use crate::engine::{GenerateRequest, PoolingParams, SamplingParams, StreamEvent};
+use super::openai::messages::{check_messages, question, render};
+use super::served::Served;
+use super::state::AppState;
+use super::tenant::Tenant;
+use crate::engine::{GenerateRequest, PoolingParams, SamplingParams, StreamEvent, TokenLogprobs};
 use crate::reward::{self, Candidate, RewardContext, RewardSpec, Scorer, Taps};
 use crate::search::OneOrMany;
 
@@ -44,11 +44,10 @@ pub struct ScoreRequest {
 pub(super) async fn score(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,
-    headers: HeaderMap,
+    deadline: Deadline,
     Body(request): Body<ScoreRequest>,
 ) -> Result<Json<Value>, ApiError> {
     let served = state.ready()?;
-    let deadline = generation::deadline(&state, &headers)?;
     state.check_model(request.model.as_deref())?;
     if request.candidates.is_empty() || request.candidates.len() > MAX_CANDIDATES {
         let message = format!("candidates takes 1 to {MAX_CANDIDATES} texts");
@@ -56,25 +55,21 @@ pub(super) async fn score(
     }
     let rewards = request.reward.into_vec();
     let context = RewardContext {
-        question: chat::question(&request.messages),
+        question: question(&request.messages),
         cache_salt: tenant.cache_salt(None),
     };
     let scorer = reward::build(&rewards, &served.rewards, &context)
-        .map_err(|error| ApiError::invalid(&format!("reward{}", error.param), error.message))?;
-    let mut candidates = Vec::with_capacity(request.candidates.len());
-    for text in request.candidates {
-        candidates.push(
-            pass(
-                served,
-                &request.messages,
-                text,
-                scorer.taps(),
-                context.cache_salt,
-            )
-            .await?,
-        );
-    }
-    let scores = scorer.score(&candidates, Some(deadline)).await?;
+        .map_err(|error| ApiError::reward("reward", error))?;
+    let work = async {
+        let mut candidates = Vec::with_capacity(request.candidates.len());
+        for text in request.candidates {
+            let (messages, taps) = (&request.messages, scorer.taps());
+            candidates.push(pass(served, messages, text, taps, context.cache_salt).await?);
+        }
+        let scores = scorer.score(&candidates, deadline.instant());
+        scores.await.map_err(ApiError::from)
+    };
+    let scores = deadline.limit(work).await??;
     let data = scores.iter().enumerate();
     let data: Vec<Value> = data
         .map(|(index, score)| json!({"object": "score", "index": index, "score": score}))
@@ -103,8 +98,8 @@ async fn pass(
     if taps == Taps::default() {
         return Ok(candidate);
     }
-    chat::check_messages(messages)?;
-    let prompt = chat::render(served, messages, None, true, &Map::new())?;
+    check_messages(messages)?;
+    let prompt = render(served, messages, None, true, &Map::new())?;
     let mut token_ids = served.tokenizer.encode(&prompt, false, true)?;
     let num_prompt = token_ids.len();
     token_ids.extend(served.tokenizer.encode(&candidate.text, false, false)?);
@@ -158,7 +153,7 @@ async fn run(served: &Served, request: GenerateRequest, cache_salt: u64) -> Resu
                 prompt_logprobs: Some(logprobs),
                 ..
             } => {
-                let logprob = |token: &Option<crate::engine::TokenLogprobs>| {
+                let logprob = |token: &Option<TokenLogprobs>| {
                     token.as_ref().map_or(0.0, |token| f64::from(token.logprob))
                 };
                 pass.logprobs = logprobs.iter().map(logprob).collect();

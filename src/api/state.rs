@@ -2,39 +2,25 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio_util::sync::CancellationToken;
 
-use super::adapters::AdapterRegistry;
-use super::branches::Branches;
+use super::adapters::registry::AdapterRegistry;
+use super::branches::session::Branches;
+use super::clock::unix_time;
 use super::config::ServerConfig;
 use super::error::ApiError;
-use super::metrics::Metrics;
+use super::keys::KeyRing;
+use super::metrics::recorder::Metrics;
 use super::presets::split_model;
-use super::traces::Traces;
-use crate::engine::{AdaptationConfig, Engine};
-use crate::model::ModelConfig;
-use crate::reward::RewardResources;
-use crate::text::{ChatTemplate, Tokenizer};
-use crate::trace::{Identity, TraceStore};
-
-/// A loaded model.
-pub struct Served {
-    pub engine: Engine,
-    /// What adapters must fit; `None` when another backend than the native one reads the model.
-    pub model_config: Option<ModelConfig>,
-    pub tokenizer: Tokenizer,
-    pub chat_template: Option<ChatTemplate>,
-    pub rewards: RewardResources,
-    /// How requests that say nothing of it adapt ([`super::default_adaptation`]).
-    pub adaptation: Option<Arc<AdaptationConfig>>,
-    /// For traces.
-    pub identity: Identity,
-}
+use super::served::Served;
+use super::traces::store::Traces;
+use crate::trace::TraceStore;
 
 struct Inner {
     config: ServerConfig,
+    api_keys: KeyRing,
+    trace_keys: KeyRing,
     served: OnceLock<Served>,
     metrics: Metrics,
     branches: Branches,
@@ -68,6 +54,8 @@ impl AppState {
                 metrics: Metrics::new(&model_name),
                 branches: Branches::default(),
                 adapters: AdapterRegistry::default(),
+                api_keys: KeyRing::new(&config.api_keys),
+                trace_keys: KeyRing::new(&config.trace_keys),
                 config,
                 served: OnceLock::new(),
                 created: unix_time(),
@@ -127,6 +115,16 @@ impl AppState {
         &self.inner.config
     }
 
+    /// Keys that may ask for everything; none means that nobody needs one.
+    pub(super) fn api_keys(&self) -> &KeyRing {
+        &self.inner.api_keys
+    }
+
+    /// Keys that read traces and do nothing else.
+    pub(super) fn trace_keys(&self) -> &KeyRing {
+        &self.inner.trace_keys
+    }
+
     pub(super) fn metrics(&self) -> &Metrics {
         &self.inner.metrics
     }
@@ -165,9 +163,4 @@ impl AppState {
             _ => Ok(()),
         }
     }
-}
-
-pub(super) fn unix_time() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |time| time.as_secs())
 }

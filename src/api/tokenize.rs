@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::body::Body;
 use super::error::ApiError;
-use super::openai::chat::{check_messages, render};
+use super::openai::messages::{check_messages, render};
 use super::state::AppState;
 
 /// Either a prompt or chat messages.

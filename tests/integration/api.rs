@@ -1,7 +1,6 @@
 //! The HTTP room over real sockets, with the default model.
 
-use ponder::api::ServerConfig;
-use ponder::api::openapi::document_json;
+use ponder::api::{ServerConfig, document_json};
 use ponder::engine::EngineOptions;
 use serde_json::{Value, json};
 

@@ -5,7 +5,10 @@ mod adaptation_engine;
 mod api;
 mod api_adaptation;
 mod api_branches;
+mod api_faults;
+mod api_formats;
 mod api_resume;
+mod api_routes;
 mod api_search;
 mod api_speculative;
 mod api_traces;
@@ -21,6 +24,7 @@ mod lora;
 #[cfg(feature = "mistralrs")]
 mod mistralrs;
 mod moe;
+mod offline;
 mod prm;
 mod process;
 mod sdk;

@@ -1,4 +1,4 @@
-//! A server in this process, over a real socket, with the default model.
+//! A server in this process, over a real socket.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -55,6 +55,11 @@ pub fn start_with(
     options: &EngineOptions,
     rewards: RewardResources,
 ) -> Server {
+    start_served(config, || served(options, rewards))
+}
+
+/// A server of any model, which is made once the server listens.
+pub fn start_served(config: ServerConfig, served: impl FnOnce() -> Served) -> Server {
     install_tls();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -85,7 +90,7 @@ pub fn start_with(
         503,
         "not ready before the model is there"
     );
-    server.state.set_served(served(options, rewards));
+    server.state.set_served(served());
     server
 }
 

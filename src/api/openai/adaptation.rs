@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::params::SharedParams;
 use crate::api::error::ApiError;
-use crate::api::state::Served;
+use crate::api::served::Served;
 use crate::engine::{AdaptationConfig, AdaptationReport, EngineError};
 use crate::model::AdaptationMethod;
 use crate::model::adapt::{RouterGradient, RouterLayers};
@@ -39,8 +39,22 @@ pub(in crate::api) fn adaptation(
     Ok(Some(Arc::new(config)))
 }
 
+/// How a server adapts requests that say nothing of it, from `--adaptation` and
+/// `--router-adaptation`.
+pub fn default_adaptation(
+    adaptation: Option<&str>,
+    router_adaptation: Option<&str>,
+    served: &Served,
+) -> Result<Option<Arc<AdaptationConfig>>, ApiError> {
+    match (adaptation, router_adaptation) {
+        (Some(text), _) => from_flag("adaptation", text, served),
+        (None, Some(text)) => from_flag("router_adaptation", text, served),
+        (None, None) => Ok(None),
+    }
+}
+
 /// The server's default from a flag: a method's name, `off`, or JSON.
-pub(in crate::api) fn from_flag(
+fn from_flag(
     param: &str,
     text: &str,
     served: &Served,

@@ -2,22 +2,23 @@
 
 use axum::Extension;
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use super::adaptation::adaptation;
 use super::images;
-use super::params::{count, generation_request};
+use super::messages::{check_messages, question, render};
+use super::params::{count, generation_request, logprobs};
 use super::speculation::Speculation;
-use crate::api::auth::Tenant;
+use crate::api::answer::dispatch::answer;
 use crate::api::body::Body;
 use crate::api::config::MAX_LOGPROBS;
+use crate::api::deadline::Deadline;
 use crate::api::error::ApiError;
-use crate::api::generation::{self, Delta, Generation, Wire};
-use crate::api::state::{AppState, Served};
-use crate::engine::TokenLogprobs;
-use crate::text::Tokenizer;
+use crate::api::generation::Generation;
+use crate::api::state::AppState;
+use crate::api::tenant::Tenant;
+use crate::api::wire::Wire;
 
 generation_request! {
     /// A chat request.
@@ -46,11 +47,11 @@ generation_request! {
 pub async fn create(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,
-    headers: HeaderMap,
+    deadline: Deadline,
     Body(request): Body<ChatRequest>,
 ) -> Result<Response, ApiError> {
-    let generation = prepare(&state, request, tenant, &headers)?;
-    generation::answer(&state, generation).await
+    let generation = prepare(&state, request, tenant, deadline)?;
+    answer(&state, generation).await
 }
 
 /// Checks a request.
@@ -58,7 +59,7 @@ pub(in crate::api) fn prepare(
     state: &AppState,
     mut request: ChatRequest,
     tenant: Tenant,
-    headers: &HeaderMap,
+    deadline: Deadline,
 ) -> Result<Generation, ApiError> {
     let served = state.ready()?;
     let target = state.target(request.model.as_deref())?;
@@ -87,15 +88,7 @@ pub(in crate::api) fn prepare(
     )?;
     let speculation = Speculation::new(&shared, served)?;
     let adaptation = adaptation(&shared, served)?;
-    params.prompt_logprobs = match request.prompt_logprobs {
-        Some(_) => Some(count(
-            "prompt_logprobs",
-            request.prompt_logprobs,
-            0,
-            MAX_LOGPROBS,
-        )?),
-        None => None,
-    };
+    params.prompt_logprobs = logprobs("prompt_logprobs", request.prompt_logprobs)?;
     let tools = match &request.tool_choice {
         Some(Value::String(choice)) if choice == "none" => None,
         _ => request.tools.as_deref(),
@@ -128,67 +121,8 @@ pub(in crate::api) fn prepare(
         target,
         source,
         tenant,
-        deadline: generation::deadline(state, headers)?,
+        deadline,
     })
-}
-
-/// What the last user message says.
-pub(crate) fn question(messages: &[Value]) -> String {
-    let last = messages
-        .iter()
-        .rev()
-        .find(|message| message["role"] == "user");
-    last.map_or_else(String::new, |message| text_of(&message["content"]))
-}
-
-/// The text of a message's content.
-pub(crate) fn text_of(content: &Value) -> String {
-    match content {
-        Value::String(text) => text.clone(),
-        Value::Array(parts) => parts
-            .iter()
-            .filter_map(|part| part["text"].as_str())
-            .collect(),
-        _ => String::new(),
-    }
-}
-
-/// Messages must be objects with a role and text.
-pub(crate) fn check_messages(messages: &[Value]) -> Result<(), ApiError> {
-    if messages.is_empty() {
-        return Err(ApiError::invalid(
-            "messages",
-            "messages must have at least one message",
-        ));
-    }
-    for (index, message) in messages.iter().enumerate() {
-        let invalid = |part: &str, message: &str| {
-            let param = format!("messages[{index}]{part}");
-            Err(ApiError::invalid(&param, format!("{param} {message}")))
-        };
-        if !message.is_object() {
-            return invalid("", "must be an object");
-        }
-        if !message["role"].is_string() {
-            return invalid(".role", "must be a string");
-        }
-        match &message["content"] {
-            Value::String(_) | Value::Null => {}
-            Value::Array(parts) => {
-                if parts
-                    .iter()
-                    .any(|part| part["type"] != "text" || !part["text"].is_string())
-                {
-                    return invalid(
-                        ".content",
-                        "may hold only text parts: this model reads no other",
-                    );
-                }
-            }
-            _ => return invalid(".content", "must be a string or an array of text parts"),
-        }
-    }
-    Ok(())
 }
 
 fn check_format(request: &ChatRequest) -> Result<(), ApiError> {
@@ -212,73 +146,4 @@ fn check_format(request: &ChatRequest) -> Result<(), ApiError> {
             Err(ApiError::invalid("tool_choice", message))
         }
     }
-}
-
-/// The prompt of a conversation.
-pub(crate) fn render(
-    served: &Served,
-    messages: &[Value],
-    tools: Option<&[Value]>,
-    add_generation_prompt: bool,
-    variables: &Map<String, Value>,
-) -> Result<String, ApiError> {
-    let Some(template) = &served.chat_template else {
-        let message = "this model has no chat template: use /v1/completions, or start the server \
-            with --chat-template";
-        return Err(ApiError::invalid("messages", message));
-    };
-    Ok(template.render(messages, tools, add_generation_prompt, variables)?)
-}
-
-fn token_json(tokenizer: &Tokenizer, token_id: u32, logprob: f32) -> Map<String, Value> {
-    let mut entry = Map::new();
-    entry.insert("token".to_owned(), tokenizer.token_text(token_id).into());
-    entry.insert("logprob".to_owned(), logprob.into());
-    entry.insert("bytes".to_owned(), tokenizer.token_bytes(token_id).into());
-    entry
-}
-
-/// OpenAI's `logprobs` object of some tokens.
-pub(crate) fn logprobs_json(tokenizer: &Tokenizer, tokens: &[TokenLogprobs]) -> Value {
-    let content: Vec<Value> = tokens
-        .iter()
-        .map(|token| {
-            let mut entry = token_json(tokenizer, token.token_id, token.logprob);
-            let top: Vec<Value> = token
-                .top
-                .iter()
-                .map(|(id, logprob)| token_json(tokenizer, *id, *logprob).into())
-                .collect();
-            entry.insert("top_logprobs".to_owned(), top.into());
-            entry.into()
-        })
-        .collect();
-    json!({"content": content, "refusal": null})
-}
-
-/// A choice of a whole answer.
-pub(crate) fn choice_json(index: usize, delta: &Delta, logprobs: Value) -> Value {
-    json!({
-        "index": index,
-        "message": {"role": "assistant", "content": delta.text, "refusal": null},
-        "logprobs": logprobs,
-        "finish_reason": delta.finish_reason,
-    })
-}
-
-/// A choice of a chunk; the first of each choice carries the role.
-pub(crate) fn chunk_json(index: usize, delta: &Delta, is_first: bool, logprobs: Value) -> Value {
-    let mut message = Map::new();
-    if is_first {
-        message.insert("role".to_owned(), "assistant".into());
-    }
-    if is_first || !delta.text.is_empty() {
-        message.insert("content".to_owned(), delta.text.clone().into());
-    }
-    json!({
-        "index": index,
-        "delta": message,
-        "logprobs": logprobs,
-        "finish_reason": delta.finish_reason,
-    })
 }

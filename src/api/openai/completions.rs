@@ -2,22 +2,23 @@
 
 use axum::Extension;
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::adaptation::adaptation;
-use super::params::{count, generation_request};
+use super::params::{generation_request, logprobs};
 use super::speculation::Speculation;
-use crate::api::auth::Tenant;
+use crate::api::answer::dispatch::answer;
 use crate::api::body::Body;
-use crate::api::config::{MAX_LOGPROBS, MAX_PROMPTS};
+use crate::api::config::MAX_PROMPTS;
+use crate::api::deadline::Deadline;
 use crate::api::error::ApiError;
-use crate::api::generation::{self, Delta, Generation, Wire};
+use crate::api::generation::Generation;
 use crate::api::state::AppState;
-use crate::engine::TokenLogprobs;
+use crate::api::tenant::Tenant;
+use crate::api::wire::Wire;
 use crate::text::Tokenizer;
 
 /// Tokens generated when a request names no limit (OpenAI's default).
@@ -55,11 +56,11 @@ generation_request! {
 pub async fn create(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,
-    headers: HeaderMap,
+    deadline: Deadline,
     Body(request): Body<CompletionRequest>,
 ) -> Result<Response, ApiError> {
-    let generation = prepare(&state, request, tenant, &headers)?;
-    generation::answer(&state, generation).await
+    let generation = prepare(&state, request, tenant, deadline)?;
+    answer(&state, generation).await
 }
 
 /// Checks a request.
@@ -67,7 +68,7 @@ pub(in crate::api) fn prepare(
     state: &AppState,
     mut request: CompletionRequest,
     tenant: Tenant,
-    headers: &HeaderMap,
+    deadline: Deadline,
 ) -> Result<Generation, ApiError> {
     let served = state.ready()?;
     let target = state.target(request.model.as_deref())?;
@@ -90,27 +91,16 @@ pub(in crate::api) fn prepare(
             "best_of is not supported; use n",
         ));
     }
-    let logprobs = match request.logprobs {
-        Some(_) => Some(count("logprobs", request.logprobs, 0, MAX_LOGPROBS)?),
-        None => None,
-    };
+    let num_logprobs = logprobs("logprobs", request.logprobs)?;
     request.max_tokens = request.max_tokens.or(Some(DEFAULT_MAX_TOKENS));
     let shared = request.shared();
-    let mut params = shared.sampling(&served.tokenizer, logprobs, "max_tokens")?;
+    let mut params = shared.sampling(&served.tokenizer, num_logprobs, "max_tokens")?;
     let speculation = Speculation::new(&shared, served)?;
     let adaptation = adaptation(&shared, served)?;
-    params.prompt_logprobs = match request.prompt_logprobs {
-        Some(_) => Some(count(
-            "prompt_logprobs",
-            request.prompt_logprobs,
-            0,
-            MAX_LOGPROBS,
-        )?),
-        None => None,
-    };
+    params.prompt_logprobs = logprobs("prompt_logprobs", request.prompt_logprobs)?;
     let echo = request.echo.unwrap_or(false);
-    if echo && logprobs.is_some() && params.prompt_logprobs.is_none() {
-        params.prompt_logprobs = logprobs;
+    if echo && num_logprobs.is_some() && params.prompt_logprobs.is_none() {
+        params.prompt_logprobs = num_logprobs;
     }
     let prompts = tokenize(&served.tokenizer, request.prompt)?;
     let echo = if echo {
@@ -133,12 +123,12 @@ pub(in crate::api) fn prepare(
         stops: shared.stops()?,
         shared,
         echo,
-        wire: Wire::Completion,
+        wire: Wire::Completions,
         question,
         target,
         source: Value::Null,
         tenant,
-        deadline: generation::deadline(state, headers)?,
+        deadline,
     })
 }
 
@@ -158,37 +148,4 @@ fn tokenize(tokenizer: &Tokenizer, prompt: Prompt) -> Result<Vec<Vec<u32>>, ApiE
         return Err(ApiError::invalid("prompt", message));
     }
     Ok(prompts)
-}
-
-/// OpenAI's completions `logprobs` object; `offset` is where the first token's text begins.
-pub(crate) fn logprobs_json(
-    tokenizer: &Tokenizer,
-    tokens: &[Option<TokenLogprobs>],
-    texts: &[String],
-    mut offset: usize,
-) -> Value {
-    let (mut values, mut top, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
-    for (token, text) in tokens.iter().zip(texts) {
-        offsets.push(offset);
-        offset += text.chars().count();
-        values.push(token.as_ref().map(|token| token.logprob));
-        top.push(token.as_ref().map(|token| {
-            let entries = token.top.iter();
-            let entries =
-                entries.map(|(id, logprob)| (tokenizer.token_text(*id), (*logprob).into()));
-            entries.collect::<Map<String, Value>>()
-        }));
-    }
-    json!({"tokens": texts, "token_logprobs": values, "top_logprobs": top, "text_offset": offsets})
-}
-
-/// A choice of an answer or of a chunk.
-pub(crate) fn choice_json(index: usize, delta: &Delta, logprobs: Value) -> Value {
-    json!({
-        "index": index,
-        "text": delta.text,
-        "logprobs": logprobs,
-        "finish_reason": delta.finish_reason,
-        "stop_reason": delta.stop_reason,
-    })
 }

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use super::chat::text_of;
+use super::messages::text_of;
 use crate::api::error::ApiError;
 use crate::engine::{Backend, Capability, Media, MediaTurn};
 

@@ -1,9 +1,10 @@
-//! OpenAI's routes and wire types.
+//! OpenAI's routes and the requests that they take.
 
 pub(super) mod adaptation;
-pub mod chat;
-pub mod completions;
-pub(in crate::api) mod images;
-pub mod models;
+pub(super) mod chat;
+pub(super) mod completions;
+mod images;
+pub(super) mod messages;
+pub(super) mod models;
 pub(super) mod params;
 pub(super) mod speculation;

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
-use crate::api::adapters::Adapter;
+use crate::api::adapters::registry::Adapter;
 use crate::api::error::ApiError;
 use crate::api::presets;
 use crate::api::state::AppState;

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::api::config::{MAX_LOGIT_BIAS, MAX_STOP_STRING_BYTES, MAX_STOP_STRINGS};
+use crate::api::config::{MAX_LOGIT_BIAS, MAX_LOGPROBS, MAX_STOP_STRING_BYTES, MAX_STOP_STRINGS};
 use crate::api::error::ApiError;
 use crate::engine::SamplingParams;
 use crate::text::Tokenizer;
@@ -203,6 +203,12 @@ pub(crate) fn count(
         .ok_or_else(|| {
             ApiError::invalid(name, format!("{name} must be at most {limit}, not {value}"))
         })
+}
+
+/// How many alternatives a `logprobs`-like parameter asks for; `None` when it is absent.
+pub(crate) fn logprobs(name: &str, value: Option<u64>) -> Result<Option<usize>, ApiError> {
+    let count = |value| count(name, Some(value), 0, MAX_LOGPROBS);
+    value.map(count).transpose()
 }
 
 impl SharedParams {

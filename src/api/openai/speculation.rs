@@ -1,11 +1,11 @@
 //! `speculative` and OpenAI's `prediction`: what a request says of how its tokens are drafted.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::params::SharedParams;
 use crate::api::error::ApiError;
-use crate::api::state::Served;
-use crate::engine::{Capability, DraftCounts, Speculative};
+use crate::api::served::Served;
+use crate::engine::{Capability, Speculative};
 
 /// Who drafts, and from what text besides.
 #[derive(Debug, Clone, Default)]
@@ -80,14 +80,4 @@ fn prediction_text(value: Option<&Value>) -> Result<Option<String>, ApiError> {
             "prediction.content must be a string or an array of text parts",
         ),
     }
-}
-
-/// `completion_tokens_details` of a usage.
-pub(in crate::api) fn completion_details(num_reasoning: usize, drafts: DraftCounts) -> Value {
-    json!({
-        "reasoning_tokens": num_reasoning,
-        "audio_tokens": 0,
-        "accepted_prediction_tokens": drafts.num_accepted_tokens,
-        "rejected_prediction_tokens": drafts.num_draft_tokens - drafts.num_accepted_tokens,
-    })
 }

@@ -1,20 +1,17 @@
-//! A searched tree as its record, and a search that goes on from one.
+//! A searched tree as its record.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{Job, end_name};
-use crate::api::auth::Tenant;
-use crate::api::error::ApiError;
-use crate::api::generation::Generation;
+use super::run::SearchRun;
 use crate::api::state::AppState;
-use crate::api::traces::{self, rounded, sampling_json};
+use crate::api::traces::keep::{identity, new_id, rounded};
 use crate::reward::Scorer;
-use crate::search::{End, Node, RecordedNode, Recording, SearchOutcome, SearchRequest};
+use crate::search::{End, Node, SearchOutcome};
 use crate::trace::{NodeRecord, SCHEMA, Timings, TraceRecord, Usage};
 
-impl Job {
+impl SearchRun {
     /// The searched tree as data.
     pub(super) fn record(&self, state: &AppState, outcome: &SearchOutcome) -> TraceRecord {
         let is_outcome = self.scorer.as_ref().is_some_and(Scorer::is_decisive);
@@ -32,12 +29,12 @@ impl Job {
         let nodes = outcome.tree.nodes.iter();
         let mut record = TraceRecord {
             schema: SCHEMA.to_owned(),
-            id: self.trace_id.clone(),
+            id: new_id(),
             revision: 1,
             model: self.target.name.clone(),
             identity: state
                 .served()
-                .map(|served| traces::identity(served, &self.target))
+                .map(|served| identity(served, &self.target))
                 .unwrap_or_default(),
             created: self.created,
             strategy: self.spec.strategy.name().to_owned(),
@@ -111,145 +108,11 @@ fn named_parts(parts: &[(&'static str, f64)]) -> BTreeMap<String, f64> {
     named
 }
 
-/// The search and the sampling that a request asks for, but for what a longer run of the same search may change.
-pub(super) fn identity(request: &SearchRequest, generation: &Generation) -> (Value, Value) {
-    let request = SearchRequest {
-        budget: None,
-        iterations: None,
-        trace: None,
-        return_tree: None,
-        tags: None,
-        stream_events: None,
-        resume: None,
-        ..request.clone()
-    };
-    let mut search = json!(request);
-    if let Some(fields) = search.as_object_mut() {
-        fields.retain(|_, value| !value.is_null());
-    }
-    let params = &generation.params;
-    let mut sampling = sampling_json(params, &generation.stops);
-    if generation.shared.temperature.is_none() {
-        // The search's own default.
-        sampling["temperature"] = Value::Null;
-    }
-    if let Some(adaptation) = &generation.adaptation {
-        sampling["adaptation"] = json!(**adaptation);
-    }
-    (search, sampling)
-}
-
-/// Puts the trace that `search.resume` names in its place.
-pub(super) async fn find_resumed(
-    state: &AppState,
-    tenant: Tenant,
-    request: &mut SearchRequest,
-) -> Result<(), ApiError> {
-    let Some(Value::String(id)) = &request.resume else {
-        return Ok(());
-    };
-    let id = id.clone();
-    let owner = (!state.config().api_keys.is_empty()).then_some(tenant.0);
-    let record = traces::read(state, move |store| store.get(&id, owner)?.record()).await;
-    let record = record.map_err(|error| ApiError {
-        param: Some("search.resume".to_owned()),
-        ..error
-    })?;
-    request.resume = Some(json!(record));
-    Ok(())
-}
-
-/// The recording that `search.resume` holds; the request gets its seed. Everything but budgets must be as it was.
-pub(super) fn resume(
-    resume: &Value,
-    identity: &(Value, Value),
-    generation: &mut Generation,
-) -> Result<Recording, ApiError> {
-    let refuse = |message: String| ApiError::invalid("search.resume", message);
-    let record = serde_json::from_value::<TraceRecord>(resume.clone())
-        .map_err(|error| refuse(format!("search.resume is not a tree of a search: {error}")))?;
-    if record.is_redacted {
-        return Err(refuse(
-            "search.resume was kept without its texts".to_owned(),
-        ));
-    }
-    if !record.is_tree() || record.schema != SCHEMA {
-        return Err(refuse(format!(
-            "search.resume is not a tree of schema {SCHEMA}"
-        )));
-    }
-    if generation.prompts.first() != Some(&record.prompt_token_ids) {
-        return Err(refuse("search.resume is of another prompt".to_owned()));
-    }
-    for (part, was, is) in [
-        ("search", &record.search, &identity.0),
-        ("sampling", &record.sampling, &identity.1),
-    ] {
-        if let Some(field) = difference(was, is) {
-            return Err(refuse(format!(
-                "the {part} of search.resume had another {field}; only the budget and iterations may change"
-            )));
-        }
-    }
-    if generation.params.logprobs.is_some() {
-        return Err(ApiError::invalid(
-            "logprobs",
-            "logprobs are not on record: they cannot be combined with search.resume",
-        ));
-    }
-    match generation.shared.seed {
-        Some(seed) if seed as u64 != record.seed => {
-            return Err(refuse(format!(
-                "search.resume ran with the seed {}; use it or leave seed out",
-                record.seed
-            )));
-        }
-        _ => generation.params.seed = record.seed,
-    }
-    let nodes = record.nodes.into_iter().map(recorded);
-    Ok(Recording::new(nodes.collect()))
-}
-
-/// A field that differs between two objects.
-fn difference(was: &Value, is: &Value) -> Option<String> {
-    let fields = |value: &Value| value.as_object().cloned().unwrap_or_default();
-    let (was, is) = (fields(was), fields(is));
-    let mut names = was.keys().chain(is.keys());
-    let is_other = |name: &&String| match (was.get(*name), is.get(*name)) {
-        (Some(was), Some(is)) => !is_same(was, is),
-        _ => true,
-    };
-    names.find(is_other).cloned()
-}
-
-/// Equality for which 1 is 1.0: clients may have rewritten the numbers.
-fn is_same(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
-        (Value::Array(a), Value::Array(b)) => {
-            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| is_same(a, b))
-        }
-        (Value::Object(a), Value::Object(b)) => {
-            let has = |(name, a): (&String, &Value)| b.get(name).is_some_and(|b| is_same(a, b));
-            a.len() == b.len() && a.iter().all(has)
-        }
-        _ => a == b,
-    }
-}
-
-fn recorded(node: NodeRecord) -> RecordedNode {
-    RecordedNode {
-        parent: node.parent,
-        token_ids: node.token_ids,
-        text: node.text,
-        end: node.end.map(|end| match end.as_str() {
-            "stop" => End::Stop,
-            "length" => End::Length,
-            _ => End::Cut,
-        }),
-        logprob: node.logprob,
-        score: node.score,
-        branch_path: node.branch_path,
-        duplicate_paths: node.duplicate_paths,
+/// How a node ended, in traces and answers.
+pub(in crate::api) fn end_name(end: End) -> &'static str {
+    match end {
+        End::Stop => "stop",
+        End::Length => "length",
+        End::Cut | End::Step => "cut",
     }
 }

@@ -2,8 +2,8 @@
 
 use axum::extract::Query;
 
-use crate::api::auth::TraceScope;
 use crate::api::error::ApiError;
+use crate::api::tenant::TraceScope;
 use crate::trace::{ExportOptions, Filter, Format, Level, Order};
 
 /// Traces of one list.

@@ -13,11 +13,11 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::access::store;
 use super::query::{Cursor, Pairs, TraceQuery};
-use super::store;
-use crate::api::auth::TraceScope;
 use crate::api::error::ApiError;
 use crate::api::state::AppState;
+use crate::api::tenant::TraceScope;
 use crate::trace::{Exporter, Filter, Format, StoreError, Stored, TraceStore};
 
 /// Streams at once.
@@ -30,7 +30,7 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 const LAST_EVENT_ID: &str = "last-event-id";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wire {
+enum Framing {
     /// One object a line; a heartbeat is an empty line.
     Ndjson,
     /// Server-sent events whose ids are cursors; a heartbeat is a comment.
@@ -102,13 +102,13 @@ pub(in crate::api) async fn stream(
     }
     let wants_events =
         text(header::ACCEPT.as_str()).is_some_and(|a| a.contains("text/event-stream"));
-    let (wire, content_type) = match wants_events {
-        true => (Wire::Sse, "text/event-stream"),
-        false => (Wire::Ndjson, "application/x-ndjson"),
+    let (framing, content_type) = match wants_events {
+        true => (Framing::Sse, "text/event-stream"),
+        false => (Framing::Ndjson, "application/x-ndjson"),
     };
     let seat = Seat::take(state.trace_readers())?;
     let (sender, receiver) = mpsc::channel(BUFFERED_CHUNKS);
-    let reader = Reader::new(store(&state)?.clone(), query, wire, sender);
+    let reader = Reader::new(store(&state)?.clone(), query, framing, sender);
     tokio::spawn(async move {
         let _seat = seat;
         tokio::select! {
@@ -140,7 +140,7 @@ struct Work {
     filter: Filter,
     exporter: Exporter,
     format: Format,
-    wire: Wire,
+    framing: Framing,
     /// The next trace to read.
     from: u64,
     after: Option<Cursor>,
@@ -158,7 +158,7 @@ enum Page {
 }
 
 impl Reader {
-    fn new(store: TraceStore, query: TraceQuery, wire: Wire, sender: Chunks) -> Self {
+    fn new(store: TraceStore, query: TraceQuery, framing: Framing, sender: Chunks) -> Self {
         // What was read before decides what repeats and what a prompt may still have: it is read again, unsent.
         let remembers = query.format != Format::Tree
             && (query.options.deduplicate || query.options.max_per_prompt.is_some());
@@ -173,7 +173,7 @@ impl Reader {
                 filter: query.filter,
                 exporter: Exporter::new(query.format, query.options),
                 format: query.format,
-                wire,
+                framing,
                 from,
                 after: query.after,
                 left: query.limit.unwrap_or(u64::MAX),
@@ -206,7 +206,7 @@ impl Reader {
                 Err(error) => {
                     let body = ApiError::from(error).body().to_string();
                     let mut line = Vec::new();
-                    self.work.wire.write(&mut line, None, body.as_bytes());
+                    self.work.framing.write(&mut line, None, body.as_bytes());
                     let _ = self.sender.send(Ok(line.into())).await;
                     return;
                 }
@@ -215,7 +215,7 @@ impl Reader {
                 changed = changes.changed() => if changed.is_err() { return },
                 () = self.sender.closed() => return,
                 () = tokio::time::sleep(HEARTBEAT) => {
-                    let beat = self.work.wire.heartbeat(self.work.from);
+                    let beat = self.work.framing.heartbeat(self.work.from);
                     if self.sender.send(Ok(beat)).await.is_err() { return }
                 }
             }
@@ -260,7 +260,7 @@ impl Work {
             let cursor = seq.to_string();
             let mut row = format!("{{\"cursor\":\"{cursor}\",").into_bytes();
             row.extend_from_slice(json.strip_prefix(b"{").unwrap_or_default());
-            self.wire.write(chunk, Some(&cursor), &row);
+            self.framing.write(chunk, Some(&cursor), &row);
             self.left -= 1;
             return Ok(());
         }
@@ -276,14 +276,14 @@ impl Work {
             let cursor = format!("{seq}-{index}");
             row.insert("cursor".to_owned(), cursor.clone().into());
             let row = serde_json::to_vec(&row).unwrap_or_default();
-            self.wire.write(chunk, Some(&cursor), &row);
+            self.framing.write(chunk, Some(&cursor), &row);
             self.left -= 1;
         }
         Ok(())
     }
 }
 
-impl Wire {
+impl Framing {
     fn write(self, chunk: &mut Vec<u8>, cursor: Option<&str>, row: &[u8]) {
         if self == Self::Sse {
             if let Some(cursor) = cursor {

@@ -1,96 +1,47 @@
-//! `/v1/branches`: the parts of a search, for people who write their own. A session is a tree over one prompt;
-//! its branches share KV blocks through the prefix cache.
+//! The routes of branch sessions.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::auth::Tenant;
-use super::body::Body;
-use super::error::ApiError;
-use super::generation::{self, Delta, Wire};
-use super::openai::chat::{self, ChatRequest};
-use super::openai::completions::{self, CompletionRequest};
-use super::searching::{end_name, finish_reason, policy_of};
-use super::state::{AppState, unix_time};
+use super::nodes::{check_nodes, node_json};
+use super::session::{Session, Work};
+use crate::api::answer::event::{AnswerEvent, ChoiceEnd, Delta, EndReason};
+use crate::api::answer::whole::Whole;
+use crate::api::body::{self, Body};
+use crate::api::clock::unix_time;
+use crate::api::deadline::Deadline;
+use crate::api::error::ApiError;
+use crate::api::openai::chat::{self, ChatRequest};
+use crate::api::openai::completions::{self, CompletionRequest};
+use crate::api::searching::policy::policy_of;
+use crate::api::state::AppState;
+use crate::api::tenant::Tenant;
+use crate::api::wire::envelope::Head;
 use crate::engine::Capability;
 use crate::reward::{self, Candidate, RewardContext, RewardSpec, Scorer};
-use crate::search::{
-    Continuation, End, EnginePolicy, Expansion, NodeId, OneOrMany, Policy, StepSpec, Tree,
-};
+use crate::search::{Continuation, End, Expansion, NodeId, OneOrMany, Policy, StepSpec, Tree};
 
-/// Sessions of one API key at once.
-const MAX_SESSIONS: usize = 64;
 /// Nodes of a session.
 const MAX_NODES: usize = 4096;
 /// Seconds without a call after which a session ends.
 const DEFAULT_LEASE: u64 = 300;
 const MAX_LEASE: u64 = 3600;
-
-/// All open sessions.
-#[derive(Default)]
-pub struct Branches {
-    sessions: Mutex<HashMap<String, Arc<Session>>>,
-}
-
-struct Session {
-    tenant: u64,
-    lease: Duration,
-    expires: Mutex<Instant>,
-    context: RewardContext,
-    wire: Wire,
-    work: tokio::sync::Mutex<Work>,
-}
-
-/// What a call changes; calls of one session follow each other.
-struct Work {
-    policy: EnginePolicy,
-    tree: Tree,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poison| poison.into_inner())
-}
-
-impl Branches {
-    fn open(&self, session: Session) -> Result<String, ApiError> {
-        let mut sessions = lock(&self.sessions);
-        let now = Instant::now();
-        sessions.retain(|_, session| *lock(&session.expires) > now);
-        let is_own = |other: &&Arc<Session>| other.tenant == session.tenant;
-        if sessions.values().filter(is_own).count() >= MAX_SESSIONS {
-            return Err(ApiError::overloaded(format!(
-                "{MAX_SESSIONS} branch sessions are open: commit or delete some"
-            )));
-        }
-        let id = format!("branches-{}", uuid::Uuid::new_v4().simple());
-        sessions.insert(id.clone(), Arc::new(session));
-        Ok(id)
-    }
-
-    /// The session, its lease renewed. Another key's session does not exist.
-    fn find(&self, id: &str, tenant: Tenant) -> Result<Arc<Session>, ApiError> {
-        let now = Instant::now();
-        let session = lock(&self.sessions).get(id).cloned();
-        let session = session.filter(|s| s.tenant == tenant.0 && *lock(&s.expires) > now);
-        let session = session.ok_or_else(|| ApiError::no_session(id))?;
-        *lock(&session.expires) = now + session.lease;
-        Ok(session)
-    }
-
-    fn close(&self, id: &str, tenant: Tenant) -> Result<(), ApiError> {
-        self.find(id, tenant)?;
-        lock(&self.sessions).remove(id);
-        Ok(())
-    }
-}
+/// Fields of a request that mean nothing for a session.
+const REFUSED: [&str; 7] = [
+    "search",
+    "stream",
+    "n",
+    "echo",
+    "prompt_logprobs",
+    "adaptation",
+    "router_adaptation",
+];
 
 /// Samples that continue nodes.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -131,34 +82,17 @@ pub struct CommitBranch {
 /// Opens a session: the body of a chat or completion request, without `search`, `stream` or `n`.
 #[utoipa::path(post, path = "/v1/branches", tag = "search", request_body = Object,
     responses((status = 200, description = "The session's id and its root")))]
-pub(super) async fn open(
+pub(in crate::api) async fn open(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,
-    headers: HeaderMap,
+    deadline: Deadline,
     Body(mut body): Body<serde_json::Map<String, Value>>,
 ) -> Result<Json<Value>, ApiError> {
     let served = state.ready()?;
     // A session promises that its branches share what is computed.
     served.engine.demand(Capability::PrefixSharing)?;
-    let lease = match body.remove("lease_seconds") {
-        None => DEFAULT_LEASE,
-        Some(value) => value
-            .as_u64()
-            .filter(|seconds| (1..=MAX_LEASE).contains(seconds))
-            .ok_or_else(|| {
-                let message = format!("lease_seconds must be 1 to {MAX_LEASE}");
-                ApiError::invalid("lease_seconds", message)
-            })?,
-    };
-    for field in [
-        "search",
-        "stream",
-        "n",
-        "echo",
-        "prompt_logprobs",
-        "adaptation",
-        "router_adaptation",
-    ] {
+    let lease = lease(&mut body)?;
+    for field in REFUSED {
         if body.contains_key(field) {
             let message = format!("{field} cannot be used with branches; leave it out");
             return Err(ApiError::invalid(field, message));
@@ -167,52 +101,69 @@ pub(super) async fn open(
     let is_chat = body.contains_key("messages");
     let body = Value::Object(body);
     let mut generation = if is_chat {
-        let request: ChatRequest = super::body::parse(&body)?;
-        chat::prepare(&state, request, tenant, &headers)?
+        let request: ChatRequest = body::parse(&body)?;
+        chat::prepare(&state, request, tenant, deadline)?
     } else {
-        let request: CompletionRequest = super::body::parse(&body)?;
-        completions::prepare(&state, request, tenant, &headers)?
+        let request: CompletionRequest = body::parse(&body)?;
+        completions::prepare(&state, request, tenant, deadline)?
     };
     if generation.prompts.len() != 1 {
         return Err(ApiError::invalid("prompt", "a session has one prompt"));
     }
     generation.params.hidden_state = served.rewards.value_head.is_some();
     let (question, wire) = (std::mem::take(&mut generation.question), generation.wire);
+    let model = generation.target.name.clone();
     let policy = policy_of(served, generation, None, None);
     let context = RewardContext {
         question,
         cache_salt: policy.cache_salt,
     };
     let num_prompt_tokens = policy.prompt_token_ids.len();
-    let lease = Duration::from_secs(lease);
-    let id = state.branches().open(Session {
-        tenant: tenant.0,
-        lease,
-        expires: Mutex::new(Instant::now() + lease),
+    let work = Work {
+        policy,
+        tree: Tree::new(),
+    };
+    let session = Session {
         context,
         wire,
-        work: tokio::sync::Mutex::new(Work {
-            policy,
-            tree: Tree::new(),
-        }),
-    })?;
+        model,
+        work: tokio::sync::Mutex::new(work),
+    };
+    let now = Instant::now();
+    let id = state.branches().open(tenant, session, lease, now)?;
     Ok(Json(json!({
         "id": id, "object": "branches", "root": Tree::ROOT,
         "prompt_tokens": num_prompt_tokens, "lease_seconds": lease.as_secs(),
     })))
 }
 
+/// Takes the lease's length out of a body.
+fn lease(body: &mut serde_json::Map<String, Value>) -> Result<Duration, ApiError> {
+    let seconds = match body.remove("lease_seconds") {
+        None => Some(DEFAULT_LEASE),
+        Some(value) => value.as_u64(),
+    };
+    let seconds = seconds.filter(|seconds| (1..=MAX_LEASE).contains(seconds));
+    let seconds = seconds.ok_or_else(|| {
+        let message = format!("lease_seconds must be 1 to {MAX_LEASE}");
+        ApiError::invalid("lease_seconds", message)
+    })?;
+    Ok(Duration::from_secs(seconds))
+}
+
 /// Samples continuations of nodes, all in one batch.
-#[utoipa::path(post, path = "/v1/branches/{id}/generate", tag = "search", params(("id" = String, Path)),
-    request_body = GenerateBranches, responses((status = 200, description = "The new nodes")))]
-pub(super) async fn generate(
+#[utoipa::path(post, path = "/v1/branches/{id}/generate", tag = "search",
+    params(("id" = String, Path)), request_body = GenerateBranches,
+    responses((status = 200, description = "The new nodes")))]
+pub(in crate::api) async fn generate(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,
+    deadline: Deadline,
     Path(id): Path<String>,
     Body(request): Body<GenerateBranches>,
 ) -> Result<Json<Value>, ApiError> {
     let served = state.ready()?;
-    let session = state.branches().find(&id, tenant)?;
+    let session = state.branches().call(tenant, &id, Instant::now())?;
     let limit = served.engine.config().max_num_seqs;
     let n = request.n.unwrap_or(1);
     if n == 0 || n > limit {
@@ -220,7 +171,7 @@ pub(super) async fn generate(
     }
     let step = request.step.map(|step| step.rule("\n\n")).transpose();
     let step = step.map_err(|error| ApiError::invalid(&error.param, error.message))?;
-    let mut work = session.work.lock().await;
+    let mut work = deadline.limit(session.work.lock()).await?;
     let Work { policy, tree } = &mut *work;
     check_nodes(tree, "nodes", &request.nodes)?;
     if tree.nodes.len() + n * request.nodes.len() > MAX_NODES {
@@ -239,7 +190,7 @@ pub(super) async fn generate(
             format!("node {ended} has ended; nothing follows it"),
         ));
     }
-    policy.deadline = Some(Instant::now() + state.config().request_timeout);
+    policy.deadline = deadline.instant();
     let requests: Vec<(NodeId, usize)> = request.nodes.iter().map(|id| (*id, n)).collect();
     let expansions = requests
         .iter()
@@ -268,26 +219,26 @@ pub(super) async fn generate(
 }
 
 /// Scores nodes.
-#[utoipa::path(post, path = "/v1/branches/{id}/score", tag = "search", params(("id" = String, Path)),
-    request_body = ScoreBranches, responses((status = 200, description = "One score a node")))]
-pub(super) async fn score(
+#[utoipa::path(post, path = "/v1/branches/{id}/score", tag = "search",
+    params(("id" = String, Path)), request_body = ScoreBranches,
+    responses((status = 200, description = "One score a node")))]
+pub(in crate::api) async fn score(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,
+    deadline: Deadline,
     Path(id): Path<String>,
-    headers: HeaderMap,
     Body(request): Body<ScoreBranches>,
 ) -> Result<Json<Value>, ApiError> {
     let served = state.ready()?;
-    let deadline = generation::deadline(&state, &headers)?;
-    let session = state.branches().find(&id, tenant)?;
+    let session = state.branches().call(tenant, &id, Instant::now())?;
     let rewards = request.reward.into_vec();
     let scorer = reward::build(&rewards, &served.rewards, &session.context)
-        .map_err(|error| ApiError::invalid(&format!("reward{}", error.param), error.message))?;
-    let mut work = session.work.lock().await;
+        .map_err(|error| ApiError::reward("reward", error))?;
+    let mut work = deadline.limit(session.work.lock()).await?;
     check_nodes(&work.tree, "nodes", &request.nodes)?;
     let candidates = request.nodes.iter().map(|id| work.tree.candidate(*id));
     let candidates: Vec<Candidate> = candidates.collect();
-    let scores = scorer.score(&candidates, Some(deadline)).await?;
+    let scores = scorer.score(&candidates, deadline.instant()).await?;
     for (id, score) in request.nodes.iter().zip(&scores) {
         work.tree.nodes[*id].score = Some(score.clamp(0.0, 1.0));
     }
@@ -299,21 +250,23 @@ pub(super) async fn score(
 }
 
 /// Continues a node with the client's own text.
-#[utoipa::path(post, path = "/v1/branches/{id}/fork", tag = "search", params(("id" = String, Path)),
-    request_body = ForkBranch, responses((status = 200, description = "The new node")))]
-pub(super) async fn fork(
+#[utoipa::path(post, path = "/v1/branches/{id}/fork", tag = "search",
+    params(("id" = String, Path)), request_body = ForkBranch,
+    responses((status = 200, description = "The new node")))]
+pub(in crate::api) async fn fork(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,
+    deadline: Deadline,
     Path(id): Path<String>,
     Body(request): Body<ForkBranch>,
 ) -> Result<Json<Value>, ApiError> {
     let served = state.ready()?;
-    let session = state.branches().find(&id, tenant)?;
+    let session = state.branches().call(tenant, &id, Instant::now())?;
     let token_ids = served.tokenizer.encode(&request.text, false, false)?;
     if token_ids.is_empty() {
         return Err(ApiError::invalid("text", "text must not be empty"));
     }
-    let mut work = session.work.lock().await;
+    let mut work = deadline.limit(session.work.lock()).await?;
     let tree = &mut work.tree;
     check_nodes(tree, "node", &[request.node])?;
     if tree.node(request.node).end.is_some() || tree.nodes.len() >= MAX_NODES {
@@ -338,29 +291,43 @@ pub(super) async fn fork(
 }
 
 /// Ends the session with a node as its answer.
-#[utoipa::path(post, path = "/v1/branches/{id}/commit", tag = "search", params(("id" = String, Path)),
-    request_body = CommitBranch, responses((status = 200, description = "The answer as a completion")))]
-pub(super) async fn commit(
+#[utoipa::path(post, path = "/v1/branches/{id}/commit", tag = "search",
+    params(("id" = String, Path)), request_body = CommitBranch,
+    responses((status = 200, description = "The answer as a completion")))]
+pub(in crate::api) async fn commit(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,
+    deadline: Deadline,
     Path(id): Path<String>,
     Body(request): Body<CommitBranch>,
 ) -> Result<Json<Value>, ApiError> {
-    let session = state.branches().find(&id, tenant)?;
-    let work = session.work.lock().await;
+    let session = state.branches().call(tenant, &id, Instant::now())?;
+    let work = deadline.limit(session.work.lock()).await?;
     check_nodes(&work.tree, "node", &[request.node])?;
+    // Nothing is waited for from here on: who ends the session also tells its answer.
+    state.branches().close(tenant, &id, Instant::now())?;
     let node = work.tree.node(request.node);
-    let delta = Delta {
-        text: work.tree.text(request.node),
-        finish_reason: Some(finish_reason(node.end.unwrap_or(End::Stop))),
-        stop_reason: None,
+    let mut whole = Whole::default();
+    whole.take(AnswerEvent::End {
+        choice: 0,
+        last: Delta {
+            text: work.tree.text(request.node),
+            logprobs: None,
+        },
+        end: ChoiceEnd {
+            reason: EndReason::from(node.end.unwrap_or(End::Stop)),
+            stop: None,
+            value: None,
+        },
+    });
+    let head = Head {
+        id,
+        model: session.model.clone(),
+        created: unix_time(),
+        n: 1,
+        ..Head::default()
     };
-    let choice = match session.wire {
-        Wire::Chat => chat::choice_json(0, &delta, Value::Null),
-        Wire::Completion => completions::choice_json(0, &delta, Value::Null),
-    };
-    let model = state.model_name();
-    let mut body = generation::envelope(model, &id, unix_time(), session.wire, vec![choice], false);
+    let mut body = session.wire.format(head).body(whole);
     let (prompt, all) = (
         work.policy.prompt_token_ids.len(),
         work.policy.num_tokens() as usize,
@@ -369,37 +336,17 @@ pub(super) async fn commit(
         "prompt_tokens": prompt, "completion_tokens": all, "total_tokens": prompt + all,
         "completion_tokens_details": {"reasoning_tokens": all.saturating_sub(node.num_tokens)},
     });
-    state.branches().close(&id, tenant)?;
     Ok(Json(body))
 }
 
 /// Forgets a session.
-#[utoipa::path(delete, path = "/v1/branches/{id}", tag = "search", params(("id" = String, Path)),
-    responses((status = 204, description = "Gone")))]
-pub(super) async fn delete(
+#[utoipa::path(delete, path = "/v1/branches/{id}", tag = "search",
+    params(("id" = String, Path)), responses((status = 204, description = "Gone")))]
+pub(in crate::api) async fn delete(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,
     Path(id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    state.branches().close(&id, tenant)?;
+    state.branches().close(tenant, &id, Instant::now())?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn check_nodes(tree: &Tree, param: &str, nodes: &[usize]) -> Result<(), ApiError> {
-    if nodes.is_empty() {
-        return Err(ApiError::invalid(param, "name at least one node"));
-    }
-    match nodes.iter().find(|id| **id >= tree.nodes.len()) {
-        Some(id) => Err(ApiError::invalid(param, format!("there is no node {id}"))),
-        None => Ok(()),
-    }
-}
-
-/// `is_new` is false when the sample repeated a sibling, which is then returned.
-fn node_json(tree: &Tree, id: NodeId, is_new: bool) -> Value {
-    let node = tree.node(id);
-    json!({
-        "node": id, "parent": node.parent, "text": node.text, "tokens": node.token_ids.len(),
-        "depth": node.depth, "logprob": node.logprob, "end": node.end.map(end_name), "is_new": is_new,
-    })
 }

@@ -1,0 +1,150 @@
+//! What an answer is made of, whoever makes it and in whatever format it is sent.
+//!
+//! A kind of content that has no producer yet (tool calls, reasoning) is a variant of
+//! [`AnswerEvent`] to come: [`super::whole`] and each format of [`crate::api::wire`] match all of
+//! them, so that the compiler names every place that must know it.
+
+use serde_json::Value;
+
+use crate::engine::DraftCounts;
+use crate::search::{End, SearchEvent};
+
+/// One piece of an answer, in the order in which they come to be. Choices are numbered over all
+/// prompts of a request.
+#[derive(Debug, Clone)]
+pub(in crate::api) enum AnswerEvent {
+    /// What a request wants to know of its prompt; comes before the prompt's choices.
+    Prompt(PromptReport),
+    /// More of a choice. The first one of a choice may be empty: it says that the choice has begun.
+    Delta { choice: usize, delta: Delta },
+    /// The last of a choice, and why nothing follows.
+    End {
+        choice: usize,
+        last: Delta,
+        end: ChoiceEnd,
+    },
+    /// Progress of a search, for those who asked for it.
+    Search(SearchEvent),
+    /// The whole answer is there.
+    Done(Box<Summary>),
+}
+
+/// New text of a choice.
+#[derive(Debug, Clone, Default)]
+pub(in crate::api) struct Delta {
+    pub text: String,
+    /// Of the tokens since the delta before; `None` when nobody asked.
+    pub logprobs: Option<Vec<TokenLogprob>>,
+}
+
+/// A token's log-probability and the likeliest others in its place, best first.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::api) struct TokenLogprob {
+    pub token: Token,
+    pub logprob: f32,
+    pub top: Vec<(Token, f32)>,
+}
+
+/// A token as clients see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::api) struct Token {
+    pub id: u32,
+    pub bytes: Vec<u8>,
+}
+
+impl Token {
+    /// Lossy when the token is part of a character.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+}
+
+/// A prompt's own tokens.
+#[derive(Debug, Clone)]
+pub(in crate::api) struct PromptReport {
+    pub prompt: usize,
+    /// The prompt's text, when the answer begins with it.
+    pub echo: Option<String>,
+    /// Each token, with its log-probability where it has one (the first has none).
+    pub tokens: Option<Vec<(Token, Option<TokenLogprob>)>>,
+}
+
+/// Why a choice ended. It is decided in one place for each producer: by the engine's
+/// [`crate::engine::FinishReason`] or by a stop string, by the end of a search's leaf.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::api) struct ChoiceEnd {
+    pub reason: EndReason,
+    pub stop: Option<StopReason>,
+    /// A search's value of the answer.
+    pub value: Option<f64>,
+}
+
+/// OpenAI's finish reasons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::api) enum EndReason {
+    Stop,
+    Length,
+    Abort,
+}
+
+impl EndReason {
+    /// The name in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Abort => "abort",
+        }
+    }
+}
+
+impl From<End> for EndReason {
+    fn from(end: End) -> Self {
+        match end {
+            End::Stop | End::Step => Self::Stop,
+            End::Length | End::Cut => Self::Length,
+        }
+    }
+}
+
+/// The client's own stop that ended a choice (vLLM's extension).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::api) enum StopReason {
+    Text(String),
+    Token(u32),
+}
+
+impl StopReason {
+    pub fn json(&self) -> Value {
+        match self {
+            Self::Text(text) => text.as_str().into(),
+            Self::Token(id) => (*id).into(),
+        }
+    }
+}
+
+/// What is known once all choices have ended.
+#[derive(Debug, Clone, Default)]
+pub(in crate::api) struct Summary {
+    pub usage: Usage,
+    /// The ids of the traces, one a prompt, when the answer was to be kept; `None` for one that
+    /// could not be.
+    pub traces: Option<Vec<Option<String>>>,
+    /// What adaptation did, when it was asked for.
+    pub adaptation: Option<Value>,
+    /// The `search` object.
+    pub search: Option<Value>,
+}
+
+/// Tokens of a request.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::api) struct Usage {
+    pub num_prompt_tokens: usize,
+    /// Prompt tokens that the prefix cache had.
+    pub num_cached_tokens: usize,
+    /// All that were generated, those of discarded branches too.
+    pub num_completion_tokens: usize,
+    /// Generated tokens that are in no answer.
+    pub num_reasoning_tokens: usize,
+    pub drafts: DraftCounts,
+}

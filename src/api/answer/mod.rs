@@ -1,0 +1,11 @@
+//! From a checked request to its answer. Producers ([`plain`], and searches in their own room) make
+//! typed events; [`deliver`] hands them to a format of [`super::wire`], which writes them.
+
+mod choice;
+pub(super) mod deliver;
+pub(super) mod dispatch;
+pub(super) mod event;
+mod latency;
+pub(super) mod logprobs;
+mod plain;
+pub(super) mod whole;

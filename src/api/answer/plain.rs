@@ -1,0 +1,338 @@
+//! Plain answers: requests to the engine, and their token events on the way to answer events.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::stream::{BoxStream, SelectAll, StreamExt};
+use serde_json::{Value, json};
+
+use super::choice::ChoiceText;
+use super::deliver::{Produce, Sink};
+use super::event::{AnswerEvent, Delta, EndReason, PromptReport, Summary, Usage};
+use super::latency::{Latency, TokenTimes};
+use super::logprobs::{token, token_logprob};
+use crate::api::error::ApiError;
+use crate::api::generation::Generation;
+use crate::api::openai::adaptation::phase_json;
+use crate::api::openai::params::count;
+use crate::api::state::AppState;
+use crate::api::traces::keep;
+use crate::api::traces::recorder::Recorder;
+use crate::engine::{
+    AdaptationConfig, AdaptationReport, Backend, Engine, FinishReason, GenerateRequest, RequestId,
+    StreamEvent, TokenLogprobs,
+};
+use crate::text::{Detokenizer, StopMatcher, Tokenizer};
+
+/// Events of all requests, each with the index of its prompt.
+type Events = SelectAll<BoxStream<'static, (usize, StreamEvent)>>;
+
+/// An answer that runs.
+pub(super) struct PlainAnswer {
+    state: AppState,
+    engine: Engine,
+    tokenizer: Tokenizer,
+    events: Events,
+    /// By prompt.
+    request_ids: Vec<RequestId>,
+    prompts: Vec<Vec<u32>>,
+    /// Texts of the prompts, when the answer begins with them.
+    echo: Vec<String>,
+    /// Choices of each prompt.
+    n: usize,
+    /// Whether the client asked for logprobs: a trace has them always.
+    wants_logprobs: bool,
+    /// Tokens that end a choice.
+    end_token_ids: Vec<u32>,
+    choices: Vec<Choice>,
+    times: TokenTimes,
+    usage: Usage,
+    adaptation: Option<Adaptation>,
+    recorder: Option<Recorder>,
+}
+
+struct Choice {
+    text: ChoiceText,
+    num_tokens: usize,
+    is_started: bool,
+}
+
+/// The adaptation that was asked for, and its phases.
+struct Adaptation {
+    config: Arc<AdaptationConfig>,
+    phases: Vec<Value>,
+}
+
+impl PlainAnswer {
+    /// Submits every prompt or none.
+    pub fn start(state: &AppState, mut generation: Generation) -> Result<Self, ApiError> {
+        let served = state.ready()?;
+        let limit = served.engine.config().max_num_seqs;
+        let n = count("n", generation.shared.n, 1, limit)?;
+        if n == 0 {
+            return Err(ApiError::invalid("n", "n must be at least 1"));
+        }
+        let num_prompt_tokens = generation.prompts.iter().map(Vec::len).sum();
+        let max_tokens = generation.params.max_tokens.min(1 << 20);
+        state.metrics().started(num_prompt_tokens, n, max_tokens);
+        let wants_logprobs = generation.params.logprobs.is_some();
+        let tags = keep::tags(&generation.shared)?;
+        let recorder = keep::is_wanted(state, &generation.shared).then(|| {
+            generation.params.logprobs.get_or_insert(0);
+            Recorder::new(&generation, tags, n)
+        });
+        let (events, request_ids) = submit_all(served.engine.as_ref(), &generation, n)?;
+        let num_choices = n * generation.prompts.len();
+        let shared = &generation.shared;
+        let new_choice = |_| Choice {
+            text: ChoiceText::new(
+                Detokenizer::new(&served.tokenizer, shared.skip_special),
+                StopMatcher::new(generation.stops.clone(), shared.include_stop),
+            ),
+            num_tokens: 0,
+            is_started: false,
+        };
+        let params = &generation.params;
+        let eos = params.eos_token_ids.iter().filter(|_| !params.ignore_eos);
+        Ok(Self {
+            choices: (0..num_choices).map(new_choice).collect(),
+            end_token_ids: eos.chain(&params.stop_token_ids).copied().collect(),
+            state: state.clone(),
+            engine: served.engine.clone(),
+            tokenizer: served.tokenizer.clone(),
+            events,
+            request_ids,
+            prompts: generation.prompts,
+            echo: generation.echo,
+            n,
+            wants_logprobs,
+            times: TokenTimes::new(Instant::now(), num_choices),
+            usage: Usage::default(),
+            adaptation: generation.adaptation.map(|config| Adaptation {
+                config,
+                phases: Vec::new(),
+            }),
+            recorder,
+        })
+    }
+
+    /// What an engine's event adds to the answer.
+    fn take(&mut self, prompt: usize, event: StreamEvent) -> Result<Option<AnswerEvent>, ApiError> {
+        match event {
+            StreamEvent::PromptDone {
+                num_prompt_tokens,
+                num_cached_tokens,
+                prompt_logprobs,
+            } => {
+                self.usage.num_prompt_tokens += num_prompt_tokens;
+                self.usage.num_cached_tokens += num_cached_tokens;
+                Ok(self.report(prompt, prompt_logprobs))
+            }
+            StreamEvent::Token {
+                index,
+                token_id,
+                logprobs,
+                ..
+            } => Ok(self.take_token(prompt, index, token_id, logprobs)),
+            StreamEvent::Finished {
+                index,
+                reason,
+                drafts,
+            } => {
+                self.usage.drafts += drafts;
+                if reason == FinishReason::Deadline {
+                    return Err(ApiError::deadline());
+                }
+                Ok(self.finish(prompt * self.n + index, reason))
+            }
+            StreamEvent::Adapted { index, report, .. } => {
+                self.adapted(&report, prompt * self.n + index);
+                Ok(None)
+            }
+            StreamEvent::Pooled { .. } => Ok(None),
+            StreamEvent::Error(error) => Err(error.into()),
+        }
+    }
+
+    fn report(
+        &self,
+        prompt: usize,
+        logprobs: Option<Vec<Option<TokenLogprobs>>>,
+    ) -> Option<AnswerEvent> {
+        let echo = self.echo.get(prompt).cloned();
+        if echo.is_none() && logprobs.is_none() {
+            return None;
+        }
+        let tokens = logprobs.map(|logprobs| {
+            let tokens = self.prompts[prompt].iter().zip(logprobs);
+            let token = |(id, entry): (&u32, Option<TokenLogprobs>)| {
+                let entry = entry.map(|entry| token_logprob(&self.tokenizer, entry));
+                (token(&self.tokenizer, *id), entry)
+            };
+            tokens.map(token).collect()
+        });
+        Some(AnswerEvent::Prompt(PromptReport {
+            prompt,
+            echo,
+            tokens,
+        }))
+    }
+
+    fn take_token(
+        &mut self,
+        prompt: usize,
+        index: usize,
+        token_id: u32,
+        logprobs: Option<TokenLogprobs>,
+    ) -> Option<AnswerEvent> {
+        let at = prompt * self.n + index;
+        match self.times.token(at, Instant::now()) {
+            Some(Latency::First(elapsed)) => self.state.metrics().first_token(elapsed),
+            Some(Latency::Next(elapsed)) => self.state.metrics().next_token(elapsed),
+            None => {}
+        }
+        let choice = &mut self.choices[at];
+        // Tokens of the step in which a stop string matched.
+        if choice.text.end().is_some() {
+            return None;
+        }
+        choice.num_tokens += 1;
+        let text = choice
+            .text
+            .push(token_id, self.end_token_ids.contains(&token_id));
+        if let Some(recorder) = &mut self.recorder {
+            let logprob = logprobs.as_ref().map(|token| token.logprob);
+            recorder.token(at, token_id, logprob);
+            recorder.text(at, &text);
+        }
+        let logprobs = logprobs.filter(|_| self.wants_logprobs);
+        let is_first = !std::mem::replace(&mut choice.is_started, true);
+        let has_news = !text.is_empty() || logprobs.is_some();
+        let end = choice.text.end().cloned();
+        let tokenizer = &self.tokenizer;
+        let delta = Delta {
+            text,
+            logprobs: (self.wants_logprobs && has_news).then(|| {
+                let entries = logprobs.into_iter();
+                entries
+                    .map(|entry| token_logprob(tokenizer, entry))
+                    .collect()
+            }),
+        };
+        match end {
+            Some(end) => {
+                self.engine.abort_choice(self.request_ids[prompt], index);
+                let (choice, last) = (at, delta);
+                Some(AnswerEvent::End { choice, last, end })
+            }
+            None if is_first || has_news => Some(AnswerEvent::Delta { choice: at, delta }),
+            None => None,
+        }
+    }
+
+    /// The engine says that a choice is over.
+    fn finish(&mut self, at: usize, reason: FinishReason) -> Option<AnswerEvent> {
+        let choice = &mut self.choices[at];
+        let rest = choice.text.finish(reason);
+        let end = choice.text.end().cloned();
+        let name = end.as_ref().map_or(EndReason::Stop, |end| end.reason);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.text(at, rest.as_deref().unwrap_or_default());
+            recorder.end(at, name);
+        }
+        let elapsed = self.times.elapsed();
+        let metrics = self.state.metrics();
+        metrics.finished(name.name(), choice.num_tokens, elapsed);
+        let text = rest?;
+        Some(AnswerEvent::End {
+            choice: at,
+            last: Delta {
+                logprobs: (self.wants_logprobs && !text.is_empty()).then(Vec::new),
+                text,
+            },
+            end: end?,
+        })
+    }
+
+    fn adapted(&mut self, report: &AdaptationReport, choice: usize) {
+        self.state.metrics().adapted(report);
+        if let Some(adaptation) = &mut self.adaptation {
+            adaptation.phases.push(phase_json(report, choice));
+        }
+    }
+
+    /// What all choices cost; the answer's traces are on disk then.
+    async fn summary(mut self) -> Result<Summary, ApiError> {
+        if self
+            .choices
+            .iter()
+            .any(|choice| choice.text.end().is_none())
+        {
+            let message = "the engine stopped before the answer was whole";
+            return Err(ApiError::unavailable(message));
+        }
+        let completion = self.choices.iter().map(|choice| choice.num_tokens).sum();
+        self.usage.num_completion_tokens = completion;
+        let adaptation = self
+            .adaptation
+            .map(|it| json!({"config": *it.config, "phases": it.phases}));
+        let traces = match self.recorder {
+            None => None,
+            Some(mut recorder) => {
+                recorder.adaptation = adaptation.clone().unwrap_or_default();
+                let num_cached_tokens = self.usage.num_cached_tokens;
+                let kept = recorder.keep(&self.state, &self.prompts, self.n, num_cached_tokens);
+                Some(kept.await)
+            }
+        };
+        Ok(Summary {
+            usage: self.usage,
+            traces,
+            adaptation,
+            search: None,
+        })
+    }
+}
+
+impl Produce for PlainAnswer {
+    async fn run(mut self, sink: &mut Sink<'_>) -> Result<(), ApiError> {
+        while let Some((prompt, event)) = self.events.next().await {
+            if let Some(event) = self.take(prompt, event)? {
+                sink.send(event).await;
+            }
+        }
+        let summary = self.summary().await?;
+        sink.send(AnswerEvent::Done(Box::new(summary))).await;
+        Ok(())
+    }
+}
+
+fn submit_all(
+    engine: &dyn Backend,
+    generation: &Generation,
+    n: usize,
+) -> Result<(Events, Vec<RequestId>), ApiError> {
+    let salt = generation.shared.cache_salt.as_deref();
+    let (mut events, mut ids) = (SelectAll::new(), Vec::new());
+    let max_model_len = engine.config().max_model_len;
+    for prompt in &generation.prompts {
+        let mut params = generation.params.clone();
+        params.max_tokens = params.max_tokens.min(max_model_len);
+        // A refused prompt drops the streams before it, which aborts them.
+        let stream = engine.submit(GenerateRequest {
+            n,
+            cache_salt: generation.tenant.cache_salt(salt),
+            adapter: generation.target.adapter_id(),
+            deadline: generation.deadline.instant(),
+            speculative: generation.speculation.speculative,
+            prediction: generation.speculation.prediction.clone(),
+            adaptation: generation.adaptation.clone(),
+            media: generation.media.clone(),
+            ..GenerateRequest::new(prompt.clone(), params)
+        })?;
+        let index = ids.len();
+        ids.push(stream.id());
+        events.push(stream.numbered(index));
+    }
+    Ok((events, ids))
+}

@@ -1,0 +1,36 @@
+//! A checked request to generate.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::adapters::registry::TargetModel;
+use super::deadline::Deadline;
+use super::openai::params::SharedParams;
+use super::openai::speculation::Speculation;
+use super::tenant::Tenant;
+use super::wire::Wire;
+use crate::engine::{AdaptationConfig, Media, SamplingParams};
+
+/// A checked request, whatever format it came in.
+pub(super) struct Generation {
+    pub prompts: Vec<Vec<u32>>,
+    /// What the one prompt of a chat shows.
+    pub media: Option<Arc<Media>>,
+    pub params: SamplingParams,
+    pub stops: Vec<String>,
+    pub speculation: Speculation,
+    pub adaptation: Option<Arc<AdaptationConfig>>,
+    pub shared: SharedParams,
+    /// The prompts' texts when they are to be echoed.
+    pub echo: Vec<String>,
+    /// The format of the answer.
+    pub wire: Wire,
+    /// What is asked, for rewards that read it.
+    pub question: String,
+    pub target: TargetModel,
+    /// The request's messages and tools; null for completions.
+    pub source: Value,
+    pub tenant: Tenant,
+    pub deadline: Deadline,
+}

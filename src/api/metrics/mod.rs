@@ -1,0 +1,5 @@
+//! Prometheus metrics: our own `ponder_*` names and the `vllm:` names that gateways and dashboards
+//! read.
+
+pub(super) mod recorder;
+pub(super) mod scrape;

@@ -1,0 +1,84 @@
+//! `/metrics`.
+
+use std::sync::atomic::Ordering;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use metrics::{Label, counter, gauge, with_local_recorder};
+
+use super::recorder::{Metrics, PREFIXES};
+use crate::api::state::AppState;
+use crate::engine::Drafter;
+
+/// Takes the engine's counters and gauges as of now.
+fn refresh(metrics: &Metrics, state: &AppState) {
+    let Some(served) = state.served() else {
+        return;
+    };
+    let stats = served.engine.stats();
+    let config = served.engine.config();
+    let usage = stats.num_used_blocks as f64 / stats.num_blocks.max(1) as f64;
+    let own = &metrics.labels;
+    with_local_recorder(&metrics.recorder, || {
+        gauge!("ponder_trace_readers", own.clone())
+            .set(state.trace_readers().load(Ordering::Relaxed) as f64);
+        gauge!("ponder_search_branches_running", own.clone())
+            .set(stats.num_branches_running as f64);
+        let load = served.engine.expert_load();
+        for (layer, expert, tokens) in load.iter().flat_map(|load| load.counts()) {
+            let mut labels = own.clone();
+            labels.push(Label::new("layer", layer.to_string()));
+            labels.push(Label::new("expert", expert.to_string()));
+            counter!("ponder_expert_tokens_total", labels).absolute(tokens);
+        }
+        for prefix in PREFIXES {
+            for (name, value) in [
+                ("num_requests_running", stats.num_requests_running as f64),
+                ("num_requests_waiting", stats.num_requests_waiting as f64),
+                ("kv_cache_usage_perc", usage),
+            ] {
+                gauge!(format!("{prefix}{name}"), own.clone()).set(value);
+            }
+            for (name, value) in [
+                ("prefix_cache_queries_total", stats.prefix_cache_queries),
+                ("prefix_cache_hits_total", stats.prefix_cache_hits),
+                ("prompt_tokens_total", stats.prompt_tokens),
+                ("generation_tokens_total", stats.generation_tokens),
+                ("num_preemptions_total", stats.num_preemptions),
+            ] {
+                counter!(format!("{prefix}{name}"), own.clone()).absolute(value);
+            }
+            for (drafter, counts) in Drafter::ALL.iter().zip(stats.drafts) {
+                let mut labels = own.clone();
+                labels.push(Label::new("drafter", drafter.name()));
+                for (name, value) in [
+                    ("num_drafts", counts.num_drafts),
+                    ("num_draft_tokens", counts.num_draft_tokens),
+                    ("num_accepted_tokens", counts.num_accepted_tokens),
+                ] {
+                    let name = format!("{prefix}spec_decode_{name}_total");
+                    counter!(name, labels.clone()).absolute(value);
+                }
+            }
+            let mut labels = own.clone();
+            labels.push(Label::new("block_size", config.block_size.to_string()));
+            labels.push(Label::new("num_gpu_blocks", config.num_blocks.to_string()));
+            gauge!(format!("{prefix}cache_config_info"), labels).set(1.0);
+        }
+    });
+}
+
+/// Prometheus text format.
+#[utoipa::path(get, path = "/metrics", tag = "operations",
+    responses((status = 200, description = "Prometheus text")))]
+pub(in crate::api) async fn scrape(State(state): State<AppState>) -> Response {
+    let metrics = state.metrics();
+    refresh(metrics, &state);
+    let content_type = "text/plain; version=0.0.4; charset=utf-8";
+    (
+        [(header::CONTENT_TYPE, content_type)],
+        metrics.handle.render(),
+    )
+        .into_response()
+}

@@ -1,0 +1,207 @@
+//! A checked request with a `search` object, ready to run.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::policy::policy_of;
+use super::resume;
+use crate::api::adapters::registry::TargetModel;
+use crate::api::clock::unix_time;
+use crate::api::deadline::Deadline;
+use crate::api::error::ApiError;
+use crate::api::generation::Generation;
+use crate::api::openai::adaptation::phase_json;
+use crate::api::openai::params::count;
+use crate::api::state::AppState;
+use crate::api::tenant::Tenant;
+use crate::api::traces::keep;
+use crate::engine::{AdaptationConfig, Capability};
+use crate::reward::{self, RewardContext, Scorer, Weighted};
+use crate::search::{
+    EnginePolicy, Ranked, Recording, ReplayPolicy, Search, SearchEvent, SearchOutcome,
+    SearchRequest, SearchSpec,
+};
+
+/// A search that is ready to run.
+pub(super) struct SearchRun {
+    pub policy: EnginePolicy,
+    pub scorer: Option<Weighted>,
+    pub spec: SearchSpec,
+    adaptation: Option<Arc<AdaptationConfig>>,
+    /// What it did, once it is over.
+    pub adapted: OnceLock<Value>,
+    /// See [`resume::identity`].
+    pub identity: (Value, Value),
+    /// What an earlier run of this search sampled.
+    recording: Option<Recording>,
+    /// Answers to return.
+    pub n: usize,
+    /// The request's messages and tools; null for completions.
+    pub source: Value,
+    pub tenant: Tenant,
+    pub target: TargetModel,
+    /// Whether the tree is kept.
+    pub is_kept: bool,
+    pub tags: Vec<String>,
+    /// Unix seconds.
+    pub created: u64,
+    pub started: Instant,
+}
+
+impl SearchRun {
+    pub fn new(
+        state: &AppState,
+        mut generation: Generation,
+        request: &SearchRequest,
+    ) -> Result<Self, ApiError> {
+        let served = state.ready()?;
+        let limit = served.engine.config().max_num_seqs;
+        let spec = request
+            .resolve(limit, served.rewards.default_kind())
+            .map_err(ApiError::search)?;
+        let scorer = scorer(state, &generation, &spec)?;
+        spec.check_scorer(scorer.as_ref())
+            .map_err(ApiError::search)?;
+        check_combination(&generation)?;
+        let n = count("n", generation.shared.n, 1, spec.n.max(spec.branch))?;
+        if n == 0 {
+            return Err(ApiError::invalid("n", "n must be at least 1"));
+        }
+        let tags = [spec.tags.clone(), keep::tags(&generation.shared)?].concat();
+        let identity = resume::identity(request, &generation);
+        let recording = match &request.resume {
+            Some(resume) => Some(resume::recording(resume, &identity, &mut generation)?),
+            None => None,
+        };
+        let is_kept = spec.trace && generation.shared.store != Some(false);
+        let source = std::mem::take(&mut generation.source);
+        let target = generation.target.clone();
+        let adaptation = generation.adaptation.clone();
+        let tenant = generation.tenant;
+        let budget = spec.budget.ms.map(Duration::from_millis);
+        let budget = budget.and_then(|budget| Deadline::after(budget).instant());
+        let mut policy = policy_of(served, generation, budget, spec.budget.tokens);
+        policy.params.hidden_state = scorer
+            .as_ref()
+            .is_some_and(|scorer| scorer.taps().hidden_state);
+        let max_tokens = policy.params.max_tokens.min(1 << 20);
+        state
+            .metrics()
+            .started(policy.prompt_token_ids.len(), n, max_tokens);
+        Ok(Self {
+            policy,
+            scorer,
+            spec,
+            adaptation,
+            adapted: OnceLock::new(),
+            identity,
+            recording,
+            n,
+            source,
+            tenant,
+            target,
+            is_kept,
+            tags,
+            created: unix_time(),
+            started: Instant::now(),
+        })
+    }
+
+    pub async fn run(
+        &self,
+        state: &AppState,
+        events: Option<mpsc::UnboundedSender<SearchEvent>>,
+    ) -> Result<SearchOutcome, ApiError> {
+        if let Some(config) = &self.adaptation {
+            let report = self.policy.adapt(Arc::clone(config)).await?;
+            if let Some(report) = &report {
+                state.metrics().adapted(report);
+            }
+            let phases: Vec<Value> = report.iter().map(|report| phase_json(report, 0)).collect();
+            let _ = self
+                .adapted
+                .set(json!({"config": **config, "phases": phases}));
+        }
+        let scorer = self.scorer.as_ref();
+        let outcome = match &self.recording {
+            None => {
+                Search::new(&self.policy, scorer, &self.spec, events)
+                    .run()
+                    .await
+            }
+            Some(recording) => {
+                let policy = ReplayPolicy {
+                    recording,
+                    policy: &self.policy,
+                };
+                let search = Search::new(&policy, scorer, &self.spec, events);
+                search.with_recording(recording).run().await
+            }
+        };
+        outcome.map_err(ApiError::from)
+    }
+
+    /// The answers that the client gets.
+    pub fn returned<'o>(&self, outcome: &'o SearchOutcome) -> &'o [Ranked] {
+        &outcome.answers[..self.n.min(outcome.answers.len())]
+    }
+
+    pub fn num_cached_tokens(&self) -> usize {
+        self.policy.num_cached_tokens.get().copied().unwrap_or(0)
+    }
+}
+
+/// The scorer that a search asks for, if any.
+fn scorer(
+    state: &AppState,
+    generation: &Generation,
+    spec: &SearchSpec,
+) -> Result<Option<Weighted>, ApiError> {
+    let served = state.ready()?;
+    let is_head = |kind: &str| kind == "value_head";
+    if spec.rewards.iter().any(|reward| is_head(&reward.kind)) {
+        let demanded = served.engine.demand(Capability::HiddenStates);
+        demanded.map_err(|error| ApiError::at("search.reward", error))?;
+    }
+    if spec.rewards.is_empty() {
+        return Ok(None);
+    }
+    let salt = generation.shared.cache_salt.as_deref();
+    let context = RewardContext {
+        question: generation.question.clone(),
+        cache_salt: generation.tenant.cache_salt(salt),
+    };
+    let scorer = reward::build(&spec.rewards, &served.rewards, &context);
+    let scorer = scorer.map_err(|error| ApiError::reward("search.reward", error))?;
+    Ok(Some(scorer))
+}
+
+/// What cannot be asked for together with a search.
+fn check_combination(generation: &Generation) -> Result<(), ApiError> {
+    let refuse = |param: &str, message: &str| Err(ApiError::invalid(param, message));
+    if generation.prompts.len() != 1 {
+        return refuse("prompt", "a search takes one prompt");
+    }
+    if generation.media.is_some() {
+        return refuse("messages", "images cannot be combined with search");
+    }
+    if !generation.echo.is_empty() {
+        return refuse("echo", "echo cannot be combined with search");
+    }
+    if generation.shared.prompt_logprobs.is_some() {
+        return refuse(
+            "prompt_logprobs",
+            "prompt_logprobs cannot be combined with search",
+        );
+    }
+    if generation.shared.temperature == Some(0.0) {
+        return refuse(
+            "temperature",
+            "a search samples different answers: temperature must be above 0",
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,23 @@
+//! A loaded model with what answers need beside it.
+
+use std::sync::Arc;
+
+use crate::engine::{AdaptationConfig, Engine};
+use crate::model::ModelConfig;
+use crate::reward::RewardResources;
+use crate::text::{ChatTemplate, Tokenizer};
+use crate::trace::Identity;
+
+/// A loaded model.
+pub struct Served {
+    pub engine: Engine,
+    /// What adapters must fit; `None` when another backend than the native one reads the model.
+    pub model_config: Option<ModelConfig>,
+    pub tokenizer: Tokenizer,
+    pub chat_template: Option<ChatTemplate>,
+    pub rewards: RewardResources,
+    /// How requests that say nothing of it adapt ([`crate::api::default_adaptation`]).
+    pub adaptation: Option<Arc<AdaptationConfig>>,
+    /// For traces.
+    pub identity: Identity,
+}

@@ -1,0 +1,38 @@
+//! Formats of answers, a file each. A format reads the typed events of [`super::answer::event`] and
+//! writes JSON; it asks nobody anything.
+
+mod chat;
+mod completions;
+pub(super) mod envelope;
+pub(super) mod format;
+#[cfg(test)]
+mod tests;
+
+use envelope::Head;
+use format::Format;
+
+/// The formats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wire {
+    Chat,
+    Completions,
+}
+
+impl Wire {
+    /// A new answer's id.
+    pub fn new_id(self) -> String {
+        let prefix = match self {
+            Self::Chat => chat::ID_PREFIX,
+            Self::Completions => completions::ID_PREFIX,
+        };
+        format!("{prefix}-{}", uuid::Uuid::new_v4().simple())
+    }
+
+    /// The writer of one answer.
+    pub fn format(self, head: Head) -> Box<dyn Format> {
+        match self {
+            Self::Chat => Box::new(chat::ChatFormat::new(head)),
+            Self::Completions => Box::new(completions::CompletionsFormat::new(head)),
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! A server without a download: the fake model, a tokenizer of single bytes, and a backend whose
+//! moods a test sets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::{BoxFuture, FutureExt};
+use ponder::api::{Served, ServerConfig};
+use ponder::engine::fake_model::{FakeModel, Fault};
+use ponder::engine::{
+    Backend, Capability, Engine, EngineConfig, EngineError, EngineHandle, EngineOptions,
+    EngineStats, GenerateRequest, GroupId, RequestId, RequestStream,
+};
+use ponder::model::{AdapterId, CausalLm, LoraAdapter, ModelFiles, ModelInfo};
+use ponder::reward::prm::{Prm, PrmFormat, PrmParts};
+use ponder::reward::{Judge, RewardResources};
+use ponder::text::{ChatTemplate, Tokenizer};
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use crate::server::{Server, start_served};
+
+pub const EOS: &str = "<|im_end|>";
+const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n\
+    {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+/// Tokens beside those of single bytes. A judge needs words.
+const MORE_TOKENS: [&str; 4] = ["<|im_start|>", EOS, "yes", "no"];
+const HIDDEN: usize = 4;
+
+/// GPT-2's character for each byte.
+fn byte_character(byte: u8) -> char {
+    let is_printable = |byte: u8| matches!(byte, 33..=126 | 161..=172 | 174..=255);
+    match is_printable(byte) {
+        true => char::from(byte),
+        false => {
+            let before = (0..byte).filter(|byte| !is_printable(*byte)).count();
+            char::from_u32(256 + before as u32).unwrap()
+        }
+    }
+}
+
+fn tokenizer_json() -> Value {
+    let mut vocab: BTreeMap<String, usize> = (0..=255_u8)
+        .map(|byte| (byte_character(byte).to_string(), usize::from(byte)))
+        .collect();
+    let mut added = Vec::new();
+    for (index, token) in MORE_TOKENS.iter().enumerate() {
+        let id = 256 + index;
+        vocab.insert((*token).to_owned(), id);
+        if token.starts_with('<') {
+            added.push(
+                json!({"id": id, "content": token, "special": true, "normalized": false,
+                "single_word": false, "lstrip": false, "rstrip": false}),
+            );
+        }
+    }
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false,
+        "use_regex": false});
+    json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+        "normalizer": null, "pre_tokenizer": byte_level, "post_processor": null,
+        "decoder": byte_level,
+        "model": {"type": "BPE", "vocab": vocab, "merges": []}})
+}
+
+/// A folder with a tokenizer, sizes that adapters must fit, and no weights.
+fn model_files(folder: &Path) -> ModelFiles {
+    let write = |name: &str, value: Value| {
+        std::fs::write(folder.join(name), value.to_string()).unwrap();
+    };
+    write("tokenizer.json", tokenizer_json());
+    write("tokenizer_config.json", json!({"eos_token": EOS}));
+    write(
+        "config.json",
+        json!({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 260,
+            "hidden_size": HIDDEN, "intermediate_size": 8, "num_hidden_layers": 1,
+            "num_attention_heads": 1, "num_key_value_heads": 1, "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 4096, "rope_theta": 10000.0}),
+    );
+    let tensors: [(&str, safetensors::tensor::TensorView<'_>); 0] = [];
+    let weights = folder.join("model.safetensors");
+    safetensors::serialize_to_file(tensors, None, &weights).unwrap();
+    ModelFiles::open(folder).unwrap()
+}
+
+/// An adapter that fits the model of [`model_files`], in PEFT's format.
+pub fn adapter_folder(folder: &Path) -> PathBuf {
+    let path = folder.join("adapter");
+    std::fs::create_dir_all(&path).unwrap();
+    let config = json!({"peft_type": "LORA", "r": 1, "lora_alpha": 1, "bias": "none",
+        "target_modules": ["q_proj"]});
+    std::fs::write(path.join("adapter_config.json"), config.to_string()).unwrap();
+    let data = [0_u8; 4 * HIDDEN];
+    let tensor = |shape| {
+        safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, &data).unwrap()
+    };
+    let name =
+        |part| format!("base_model.model.model.layers.0.self_attn.q_proj.lora_{part}.weight");
+    let tensors = [
+        (name("A"), tensor(vec![1, HIDDEN])),
+        (name("B"), tensor(vec![HIDDEN, 1])),
+    ];
+    let file = path.join("adapter_model.safetensors");
+    safetensors::serialize_to_file(tensors, None, &file).unwrap();
+    path
+}
+
+/// The native engine, but for what a test needs to happen at its own time.
+pub struct MoodyBackend {
+    inner: EngineHandle,
+    /// Refuses what only reads the model, as if the queue were full: judges wait then.
+    pub refuses_pooling: AtomicBool,
+    loader: Arc<Loader>,
+}
+
+/// Loads adapters as the engine does: whoever asked may be gone before it is done.
+struct Loader {
+    /// Loads that were asked for and are not done.
+    num_loading: AtomicUsize,
+    /// Each load takes one.
+    permits: Semaphore,
+    adapters: Mutex<BTreeSet<u32>>,
+}
+
+impl Loader {
+    async fn load(&self) -> AdapterId {
+        self.permits.acquire().await.unwrap().forget();
+        let mut adapters = self.adapters.lock().unwrap();
+        let id = adapters.last().map_or(0, |id| id + 1);
+        adapters.insert(id);
+        self.num_loading.fetch_sub(1, Ordering::AcqRel);
+        AdapterId(id)
+    }
+}
+
+impl MoodyBackend {
+    fn start() -> Arc<Self> {
+        let model: Box<dyn CausalLm> = Box::new(FakeModel::new(260, Fault::None));
+        let options = EngineOptions {
+            max_model_len: Some(512),
+            max_num_seqs: 16,
+            kv_cache_bytes: 4 * 16 * 1024,
+            ..EngineOptions::default()
+        };
+        let config = options.resolve(model.info()).unwrap();
+        Arc::new(Self {
+            inner: EngineHandle::start(model, config).unwrap(),
+            refuses_pooling: AtomicBool::new(false),
+            loader: Arc::new(Loader {
+                num_loading: AtomicUsize::new(0),
+                permits: Semaphore::new(0),
+                adapters: Mutex::default(),
+            }),
+        })
+    }
+
+    /// Lets one adapter be loaded.
+    pub fn permit_load(&self) {
+        self.loader.permits.add_permits(1);
+    }
+
+    pub fn num_loading(&self) -> usize {
+        self.loader.num_loading.load(Ordering::Acquire)
+    }
+
+    /// Adapters that the engine holds.
+    pub fn num_adapters(&self) -> usize {
+        self.loader.adapters.lock().unwrap().len()
+    }
+}
+
+impl Backend for MoodyBackend {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    fn capabilities(&self) -> &[Capability] {
+        self.inner.capabilities()
+    }
+
+    fn config(&self) -> &EngineConfig {
+        self.inner.config()
+    }
+
+    fn model_info(&self) -> &ModelInfo {
+        self.inner.model_info()
+    }
+
+    fn stats(&self) -> EngineStats {
+        self.inner.stats()
+    }
+
+    fn is_healthy(&self) -> bool {
+        self.inner.is_healthy()
+    }
+
+    fn submit(&self, request: GenerateRequest) -> Result<RequestStream, EngineError> {
+        let refuses = self.refuses_pooling.load(Ordering::Acquire);
+        match refuses && request.pooling.is_some() {
+            true => Err(EngineError::Overloaded {
+                waiting: 1,
+                limit: 1,
+            }),
+            false => self.inner.submit(request),
+        }
+    }
+
+    fn new_group(&self) -> GroupId {
+        self.inner.new_group()
+    }
+
+    fn abort_choice(&self, id: RequestId, index: usize) {
+        self.inner.abort_choice(id, index);
+    }
+
+    fn abort_all(&self) {
+        self.inner.abort_all();
+    }
+
+    fn shutdown(&self) {
+        self.inner.shutdown();
+    }
+
+    fn join(&self, timeout: Duration) -> bool {
+        self.inner.join(timeout)
+    }
+
+    fn load_adapter(&self, _: LoraAdapter) -> BoxFuture<'_, Result<AdapterId, EngineError>> {
+        self.loader.num_loading.fetch_add(1, Ordering::AcqRel);
+        let loader = Arc::clone(&self.loader);
+        let loaded = tokio::spawn(async move { loader.load().await });
+        loaded.map(|id| Ok(id.unwrap())).boxed()
+    }
+
+    fn unload_adapter(&self, id: AdapterId) {
+        self.loader.adapters.lock().unwrap().remove(&id.0);
+    }
+}
+
+/// A server without a download.
+pub struct Offline {
+    pub server: Server,
+    pub backend: Arc<MoodyBackend>,
+    /// Of the model's files and the adapter's.
+    pub folder: tempfile::TempDir,
+}
+
+impl Offline {
+    pub fn start() -> Self {
+        Self::with(ServerConfig::default())
+    }
+
+    pub fn with(config: ServerConfig) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let files = model_files(folder.path());
+        let tokenizer = Tokenizer::from_files(&files).unwrap();
+        let template = ChatTemplate::from_files(&files, &tokenizer, Some(TEMPLATE)).unwrap();
+        let backend = MoodyBackend::start();
+        let engine: Engine = Arc::clone(&backend) as Engine;
+        let judge = Judge::new(engine.clone(), tokenizer.clone(), template.clone().unwrap());
+        let prm = Prm::new(PrmParts {
+            engine: engine.clone(),
+            tokenizer: tokenizer.clone(),
+            chat_template: template.clone(),
+            format: PrmFormat::MathShepherd,
+            head: None,
+            delimiter: None,
+        });
+        let served = Served {
+            engine,
+            model_config: files.config().ok(),
+            tokenizer,
+            chat_template: template,
+            rewards: RewardResources {
+                judge: Some(Arc::new(judge)),
+                prm: Some(Arc::new(prm.unwrap())),
+                ..RewardResources::default()
+            },
+            adaptation: None,
+            identity: Default::default(),
+        };
+        let config = ServerConfig {
+            enable_lora: true,
+            ..config
+        };
+        Self {
+            server: start_served(config, || served),
+            backend,
+            folder,
+        }
+    }
+
+    pub fn post(&self, path: &str, body: Value) -> (u16, Value) {
+        self.server.post(path, body)
+    }
+
+    /// The answer to a request that must succeed.
+    pub fn ask(&self, path: &str, body: Value) -> Value {
+        let (status, answer) = self.post(path, body);
+        assert_eq!(status, 200, "{path}: {answer}");
+        answer
+    }
+
+    pub fn get(&self, path: &str) -> Value {
+        let (status, text) = self.server.get(path);
+        assert_eq!(status, 200, "{path}: {text}");
+        serde_json::from_str(&text).unwrap_or(Value::String(text))
+    }
+}
+
+/// A chat request with a seed.
+pub fn chat(more: Value) -> Value {
+    let mut body = json!({"model": "m", "seed": 7, "max_tokens": 12,
+        "messages": [{"role": "user", "content": "What is 1 + 1?"}]});
+    merge(&mut body, more);
+    body
+}
+
+/// A completion request with a seed.
+pub fn completion(more: Value) -> Value {
+    let mut body = json!({"model": "m", "seed": 7, "max_tokens": 12, "prompt": "Say it:"});
+    merge(&mut body, more);
+    body
+}
+
+fn merge(body: &mut Value, more: Value) {
+    for (name, value) in more.as_object().unwrap() {
+        body[name] = value.clone();
+    }
+}
