@@ -6,9 +6,10 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
-use super::args::{EngineArgs, parse_bytes};
+use super::args::EngineArgs;
 use super::backend::{BackendArg, BackendArgs};
 use super::setup;
+use super::values::parse_bytes;
 use crate::reward::prm::{Head, Prm, PrmFormat, PrmParts};
 
 #[derive(Debug, Clone, Args)]

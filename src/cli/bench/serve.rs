@@ -5,18 +5,52 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use clap::{Args, value_parser};
 use futures::StreamExt;
 use serde_json::{Value, json};
 
 use super::{percentile, sorted};
-use crate::cli::args::BenchServeArgs;
 use crate::cli::chat::first_model;
+use crate::cli::values::MAX_SECONDS;
 use crate::model::testing::uniform;
 
 const WORDS: [&str; 16] = [
     "river", "stone", "light", "seven", "copper", "quiet", "engine", "garden", "north", "paper",
     "signal", "window", "market", "bridge", "silver", "winter",
 ];
+
+#[derive(Debug, Clone, Args)]
+pub struct BenchServeArgs {
+    #[arg(long, default_value = "http://127.0.0.1:8000")]
+    pub url: String,
+    /// Name of the model [default: the server's first]
+    #[arg(long)]
+    pub model: Option<String>,
+    #[arg(long, env = "PONDER_API_KEY", hide_env_values = true)]
+    pub api_key: Option<String>,
+    /// Clients at once
+    #[arg(long, default_value_t = 16)]
+    pub concurrency: usize,
+    #[arg(long, default_value_t = 64)]
+    pub num_prompts: usize,
+    /// Stop sending after this many seconds, whatever --num-prompts says
+    #[arg(long, value_parser = value_parser!(u64).range(..=MAX_SECONDS))]
+    pub duration: Option<u64>,
+    /// Words of a prompt
+    #[arg(long, default_value_t = 128)]
+    pub prompt_len: usize,
+    /// Tokens of an answer
+    #[arg(long, default_value_t = 64)]
+    pub output_len: usize,
+    /// Share of clients that hang up in the middle of their answer
+    #[arg(long, default_value_t = 0.0)]
+    pub abort_fraction: f64,
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// What one client saw.
 #[derive(Debug, Default)]

@@ -26,7 +26,7 @@ pub struct BenchSpeculativeArgs {
     #[arg(long, value_name = "FILE")]
     pub prompts: PathBuf,
     /// What is compared with `off`
-    #[arg(long, value_delimiter = ',', value_parser = crate::cli::args::parse_speculative, default_values = ["prompt-lookup", "auto"])]
+    #[arg(long, value_delimiter = ',', value_parser = crate::cli::values::parse_speculative, default_values = ["prompt-lookup", "auto"])]
     pub modes: Vec<Speculative>,
     /// Requests that run together
     #[arg(long, value_delimiter = ',', default_values_t = [1])]
