@@ -6,7 +6,7 @@ use anyhow::ensure;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use super::args::EngineArgs;
+use super::engine_args::EngineArgs;
 use super::progress::Counter;
 use super::setup;
 use crate::api::Served;

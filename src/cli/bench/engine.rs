@@ -9,8 +9,8 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{percentile, sorted};
-use crate::cli::args::EngineArgs;
+use super::statistics::{percentile, sorted};
+use crate::cli::engine_args::EngineArgs;
 use crate::cli::setup;
 use crate::engine::{
     AdapterId, Backend, GenerateRequest, SamplingParams, Speculative, StreamEvent,
@@ -86,7 +86,7 @@ pub(in crate::cli) fn run(args: &BenchEngineArgs) -> anyhow::Result<()> {
         };
         let result = json!({
             "model": args.engine.model,
-            "threads": setup::num_threads(&args.engine),
+            "threads": args.engine.num_threads(),
             "isa": ponder_kernels::isa(),
             "load_seconds": load_seconds,
             "prefill": of(true).into_iter().next(),
@@ -98,7 +98,7 @@ pub(in crate::cli) fn run(args: &BenchEngineArgs) -> anyhow::Result<()> {
     println!(
         "{}: {} threads ({}), loaded in {load_seconds:.1} s, tok/s median (min)",
         args.engine.model,
-        setup::num_threads(&args.engine),
+        args.engine.num_threads(),
         ponder_kernels::isa()
     );
     for result in &results {

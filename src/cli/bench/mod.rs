@@ -6,6 +6,7 @@ mod perplexity;
 mod search;
 mod serve;
 mod speculative;
+mod statistics;
 mod swift;
 mod traces;
 mod value_head;
@@ -56,15 +57,4 @@ pub(super) fn run(command: &BenchCommand) -> anyhow::Result<()> {
         BenchCommand::Traces(args) => traces::run(args),
         BenchCommand::Serve(args) => serve::run(args),
     }
-}
-
-/// The value below which `share` of the sorted values lie.
-fn percentile(sorted: &[f64], share: f64) -> f64 {
-    let at = (share * sorted.len().saturating_sub(1) as f64).round() as usize;
-    sorted.get(at).copied().unwrap_or(0.0)
-}
-
-fn sorted(mut values: Vec<f64>) -> Vec<f64> {
-    values.sort_unstable_by(f64::total_cmp);
-    values
 }

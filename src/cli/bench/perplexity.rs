@@ -7,7 +7,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use serde_json::json;
 
-use crate::cli::args::EngineArgs;
+use crate::cli::engine_args::EngineArgs;
 use crate::cli::progress::Counter;
 use crate::cli::setup;
 use crate::engine::{Backend, GenerateRequest, SamplingParams, StreamEvent};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 
-use crate::cli::args::EngineArgs;
+use crate::cli::engine_args::EngineArgs;
 use crate::cli::setup;
 use crate::cli::train::{choices_json, examples, print_choices};
 use crate::reward::ValueHead;

@@ -9,6 +9,7 @@ use crate::cli::values::{MAX_DAYS, parse_bytes};
 use crate::model::catalogue::home;
 use crate::trace::{
     DEFAULT_MAX_AGE, DEFAULT_MAX_BYTES, ExportOptions, Filter, Format, Level, StoreOptions,
+    TraceStore,
 };
 
 const STORE_FILE: &str = "traces.db";
@@ -32,6 +33,11 @@ impl StoreArgs {
         self.trace_db
             .clone()
             .unwrap_or_else(|| home().join(STORE_FILE))
+    }
+
+    /// Opens a store that is there, to read it.
+    pub fn open(&self) -> anyhow::Result<TraceStore> {
+        Ok(TraceStore::open_to_read(&self.path())?)
     }
 }
 

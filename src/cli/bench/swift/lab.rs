@@ -3,7 +3,7 @@
 use anyhow::{Context, ensure};
 use serde_json::{Map, Value};
 
-use super::{BenchSwiftArgs, Measured};
+use super::args::BenchSwiftArgs;
 use crate::cli::progress::Counter;
 use crate::cli::setup;
 use crate::engine::skip_search::{Scratch, Window, matchness, time_rows};
@@ -21,6 +21,20 @@ pub(super) const MOST_MLP_UNITS: usize = 5;
 pub(super) const NUM_PROBES: usize = 4;
 /// Draft lengths that the prediction tries.
 const MOST_DRAFT_TOKENS: usize = 15;
+
+/// A set and what it is worth.
+pub(super) struct Measured {
+    pub method: &'static str,
+    pub skip: SkipSet,
+    /// On the texts that it was chosen by, and on the others.
+    pub chosen_by: f64,
+    pub agreement: f64,
+    /// Of a draft step, relative to a step of the model.
+    pub cost: f64,
+    /// Draft tokens that promise most, and the tokens a second relative to no drafts.
+    pub num_draft_tokens: usize,
+    pub speedup: f64,
+}
 
 /// A text that the model wrote, with its KV in the cache.
 pub(super) struct Text {
@@ -43,7 +57,7 @@ impl Lab {
     pub fn new(args: &BenchSwiftArgs) -> anyhow::Result<Self> {
         let path = setup::locate(&args.engine.model)?;
         let files = ModelFiles::open(&path)?;
-        let num_threads = setup::num_threads(&args.engine);
+        let num_threads = args.engine.num_threads();
         let tokenizer = Tokenizer::from_files(&files)?;
         let template = ChatTemplate::from_files(&files, &tokenizer, None)?;
         let template = template.context("the model has no chat template")?;

@@ -1,63 +1,19 @@
 //! `ponder bench swift`: what a model's sub-layers are worth. For every way of choosing what a draft leaves out: how often it agrees
 //! with the whole model, what it costs, and how much faster decoding could get.
 
+mod args;
 mod bayes;
 mod lab;
 mod search;
 
-use std::path::PathBuf;
-
 use anyhow::Context;
-use clap::Args;
 use serde_json::{Value, json};
 
-use crate::cli::args::EngineArgs;
 use crate::cli::progress::Counter;
-use crate::cli::setup;
 use crate::model::{SkipSet, SubLayer};
-use lab::Lab;
+use lab::{Lab, Measured};
 
-#[derive(Debug, Clone, Args)]
-pub struct BenchSwiftArgs {
-    #[command(flatten)]
-    pub engine: EngineArgs,
-    /// JSON lines of {"task", "messages"}; benches/speculative/prompts.py makes some
-    #[arg(long, value_name = "FILE")]
-    pub prompts: PathBuf,
-    /// Texts that are generated: half of them to choose by, half to measure on
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(2..=64))]
-    pub texts: u64,
-    /// Sets that random and Bayesian search try
-    #[arg(long, default_value_t = 60)]
-    pub candidates: usize,
-    /// Every how many of them Bayesian search proposes one (SWIFT: 25)
-    #[arg(long, default_value_t = 5)]
-    pub bayes_interval: usize,
-    /// Shares of the sub-layers to leave out
-    #[arg(long, value_delimiter = ',', default_values_t = [0.05, 0.1, 0.2, 0.3, 0.45])]
-    pub ratios: Vec<f64>,
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-    /// Write the set that promises most as JSON, for `ponder serve --skip-set`
-    #[arg(long, value_name = "FILE")]
-    pub out: Option<PathBuf>,
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// A set and what it is worth.
-struct Measured {
-    method: &'static str,
-    skip: SkipSet,
-    /// On the texts that it was chosen by, and on the others.
-    chosen_by: f64,
-    agreement: f64,
-    /// Of a draft step, relative to a step of the model.
-    cost: f64,
-    /// Draft tokens that promise most, and the tokens a second relative to no drafts.
-    num_draft_tokens: usize,
-    speedup: f64,
-}
+pub use args::BenchSwiftArgs;
 
 pub(in crate::cli) fn run(args: &BenchSwiftArgs) -> anyhow::Result<()> {
     let mut lab = Lab::new(args)?;
@@ -128,7 +84,7 @@ fn report(lab: &Lab, args: &BenchSwiftArgs, measured: &[Measured]) -> anyhow::Re
     println!(
         "{}: {} threads ({}), a step takes {:.1} ms; with 2, 4, 8 and 16 rows {:.2}, {:.2}, {:.2} and {:.2} times that",
         args.engine.model,
-        setup::num_threads(&args.engine),
+        args.engine.num_threads(),
         ponder_kernels::isa(),
         lab.step_seconds[0] * 1e3,
         verify[1],
