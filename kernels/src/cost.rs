@@ -1,8 +1,9 @@
 //! What work costs one thread, roughly, and how many threads it is worth.
 //!
-//! The number of threads depends on the root of the work: a factor of two in an estimate is a factor of
-//! 1.4 in threads and a few percent in time. The rates are of one thread of a server core with AVX-512,
-//! from `ponder bench engine --threads 1 --profile` and `cargo bench -p ponder-kernels`.
+//! The number of threads depends on the root of the work: a factor of two in an estimate is a
+//! factor of 1.4 in threads and a few percent in time. The rates are of one thread of a server core
+//! with AVX-512, from `ponder bench engine --threads 1 --profile` and `cargo bench -p
+//! ponder-kernels`.
 
 use crate::cpu;
 use crate::matrix::PackedMatrix;
@@ -11,10 +12,10 @@ use crate::matrix::PackedMatrix;
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
 pub struct Nanoseconds(pub f64);
 
-/// What one more thread adds to a section: two transfers of a cache line between cores, and the odds
-/// that it is the last to finish. `cargo bench -p ponder-kernels --bench threads` measures 0.2 µs for
-/// the second thread of a machine; on one with sixteen cores a woken thread cost 1 µs before threads
-/// had lines of their own.
+/// What one more thread adds to a section: two transfers of a cache line between cores, and the
+/// odds that it is the last to finish. `cargo bench -p ponder-kernels --bench threads` measures 0.4
+/// µs for the second thread of a machine; on one with sixteen cores a woken thread cost 1 µs before
+/// threads had lines of their own.
 pub const JOIN_COST: Nanoseconds = Nanoseconds(500.0);
 
 /// To read a byte of weights from memory, with some unpacking.
@@ -77,12 +78,12 @@ impl Team {
         }
     }
 
-    /// How many threads a section is worth that takes one thread `work` and has `num_items` items of
-    /// about the same size. Results never depend on it.
+    /// How many threads a section is worth that takes one thread `work` and has `num_items` items
+    /// of about the same size. Results never depend on it.
     ///
-    /// With `k` threads a section takes `work / k + k * join_cost`, which is least where `k` is the root
-    /// of `work / join_cost`. Of the numbers that give the busiest thread as many items, the smallest is
-    /// chosen: 36 items keep 12 threads as long as 16.
+    /// With `k` threads a section takes `work / k + k * join_cost`, which is least where `k` is the
+    /// root of `work / join_cost`. Of the numbers that give the busiest thread as many items, the
+    /// smallest is chosen: 36 items keep 12 threads as long as 16.
     pub fn threads_for(self, work: Nanoseconds, num_items: usize) -> usize {
         let best = (work.0 / self.join_cost.0).sqrt().round() as usize;
         let most = self.num_threads.min(num_items).max(1);

@@ -51,8 +51,8 @@ impl<'a, T> SharedSlice<'a, T> {
     }
 }
 
-/// Time that it takes to take a chunk while other threads do: the counter's cache line goes from core to
-/// core.
+/// Time that it takes to take a chunk while other threads do: the counter's cache line goes from
+/// core to core.
 const TAKE_COST: Nanoseconds = Nanoseconds(50.0);
 /// The part of a section that its counter's line may be on its way.
 const TAKES_SHARE: f64 = 0.25;
@@ -68,8 +68,8 @@ pub(crate) struct Division {
 
 impl Division {
     /// For items of about the same size. Threads take chunks one after the other, so that with `k`
-    /// threads of `m` chunks each a section of `work / k` waits `k * m * TAKE_COST` for its counter. Of
-    /// the chunk lengths that keep the busiest thread shortest, the smallest is chosen.
+    /// threads of `m` chunks each a section of `work / k` waits `k * m * TAKE_COST` for its
+    /// counter. Of the chunk lengths that keep the busiest thread shortest, the smallest is chosen.
     pub(crate) fn new(team: Team, work: Nanoseconds, num_items: usize) -> Self {
         let num_threads = team.threads_for(work, num_items);
         let affordable = TAKES_SHARE * work.0 / (TAKE_COST.0 * (num_threads * num_threads) as f64);
@@ -107,8 +107,8 @@ impl Division {
 #[repr(align(128))]
 struct Counter(AtomicUsize);
 
-/// Hands out chunk numbers `0..count`: the first of each thread is the thread's own number, the others go
-/// to whichever asks first.
+/// Hands out chunk numbers `0..count`: the first of each thread is the thread's own number, the
+/// others go to whichever asks first.
 struct Chunks {
     next: Counter,
     count: usize,
@@ -135,8 +135,8 @@ impl Chunks {
     }
 }
 
-/// Calls `body` for ranges that cover `0..num_items`, on as many threads as the work is worth. Items
-/// should cost about the same.
+/// Calls `body` for ranges that cover `0..num_items`, on as many threads as the work is worth.
+/// Items should cost about the same.
 pub(crate) fn for_ranges(
     pool: &ThreadPool,
     work: Nanoseconds,
@@ -151,8 +151,8 @@ pub(crate) fn for_ranges(
     });
 }
 
-/// Calls `body` for every item of `0..num_items`, which may cost very different times, on as many threads
-/// as the work is worth: each thread takes one item after the other.
+/// Calls `body` for every item of `0..num_items`, which may cost very different times, on as many
+/// threads as the work is worth: each thread takes one item after the other.
 pub(crate) fn for_each(
     pool: &ThreadPool,
     work: Nanoseconds,
@@ -166,7 +166,8 @@ pub(crate) fn for_each(
     division.for_chunks(pool, num_items, body);
 }
 
-/// Calls `body` for every row in `0..num_rows` of `width` values, on as many threads as they are worth.
+/// Calls `body` for every row in `0..num_rows` of `width` values, on as many threads as they are
+/// worth.
 pub(crate) fn for_rows(
     pool: &ThreadPool,
     num_rows: usize,

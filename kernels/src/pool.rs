@@ -1,9 +1,9 @@
 //! A persistent thread pool for short parallel sections.
 //!
-//! A decode step runs hundreds of sections of a few microseconds, so what a section costs beside its
-//! work counts. Each worker has a cache line of its own, which the caller writes to start it and reads
-//! to join it: a section touches the lines of the threads that take part and nobody else's. The others
-//! watch their own lines, which stay in their caches.
+//! A decode step runs hundreds of sections of a few microseconds, so what a section costs beside
+//! its work counts. Each worker has a cache line of its own, which the caller writes to start it
+//! and reads to join it: a section touches the lines of the threads that take part and nobody
+//! else's. The others watch their own lines, which stay in their caches.
 //!
 //! Workers spin between sections and park when the engine is idle, so an idle server uses no CPU.
 //! Nobody waits for a worker that has not begun: the caller does its part as well.
@@ -17,7 +17,8 @@ use std::thread::{JoinHandle, Thread};
 
 use crate::cost::{JOIN_COST, Nanoseconds, Team};
 
-/// Rounds of waiting before a worker parks: a few milliseconds, longer than a step of a small model.
+/// Rounds of waiting before a worker parks: a few milliseconds, longer than a step of a small
+/// model.
 const SPIN_ROUNDS: usize = 20_000;
 /// Rounds after which waiting starts to yield, so that oversubscribed cores make progress.
 const SPIN_BEFORE_YIELD: usize = 2_000;
@@ -47,8 +48,8 @@ struct Slot {
     part: UnsafeCell<Option<Part>>,
 }
 
-// SAFETY: the state says whose turn it is to use `part`, and `run_on` keeps the task, which is `Sync`,
-// alive until every part is done.
+// SAFETY: the state says whose turn it is to use `part`, and `run_on` keeps the task, which is
+// `Sync`, alive until every part is done.
 unsafe impl Send for Slot {}
 // SAFETY: as above.
 unsafe impl Sync for Slot {}
@@ -56,8 +57,8 @@ unsafe impl Sync for Slot {}
 struct Shared {
     /// One a worker.
     slots: Box<[Slot]>,
-    /// Which workers sleep or are about to. They are few bytes that are rarely written, so looking at
-    /// them for each section costs nothing.
+    /// Which workers sleep or are about to. They are few bytes that are rarely written, so looking
+    /// at them for each section costs nothing.
     is_parked: Box<[AtomicBool]>,
     /// Whether a section runs.
     is_busy: AtomicBool,
@@ -136,10 +137,10 @@ impl ThreadPool {
         self.run_on(self.num_threads(), task);
     }
 
-    /// Calls `task(part, num_threads)` once for each part in `0..num_threads` and returns when all have
-    /// finished. Each part runs on a thread of its own, or on the caller's where a thread comes too
-    /// late: a part must not wait for another. Takes no lock. Sections run one at a time even when the
-    /// pool is shared; a task must not start another.
+    /// Calls `task(part, num_threads)` once for each part in `0..num_threads` and returns when all
+    /// have finished. Each part runs on a thread of its own, or on the caller's where a thread
+    /// comes too late: a part must not wait for another. Takes no lock. Sections run one at a time
+    /// even when the pool is shared; a task must not start another.
     ///
     /// # Panics
     /// A panic of any part is carried to the caller after the others have finished.

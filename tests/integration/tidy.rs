@@ -1,5 +1,5 @@
-//! Keeps the picture in ARCHITECTURE.md true: which room may import which, which rooms have no circle
-//! of files, and how long files and functions may be.
+//! Keeps the picture in ARCHITECTURE.md true: which room may import which, which rooms have no
+//! circle of files, and how long files and functions may be.
 
 mod lengths;
 mod source;

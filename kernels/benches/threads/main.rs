@@ -1,20 +1,20 @@
-//! How a decode step of smollm2-135m scales with the number of threads: measured with the threads that
-//! this machine has, predicted for more.
+//! How a decode step of smollm2-135m scales with the number of threads: measured with the threads
+//! that this machine has, predicted for more.
 //!
 //!     cargo bench -p ponder-kernels --bench threads
 //!
-//! **The prediction.** A section of `W` with one thread (measured here) that is cut into `n` equal items
-//! takes `W * ceil(n / k) / n` with `k` threads, plus what the threads cost each other. All sections are
-//! slowed or sped up alike so that one thread reaches the reference's rate. Memory is not a limit: the
-//! reference's prefill scales 13 times, and one thread reads a tenth of what such a machine's memory
-//! gives.
+//! **The prediction.** A section of `W` with one thread (measured here) that is cut into `n` equal
+//! items takes `W * ceil(n / k) / n` with `k` threads, plus what the threads cost each other. All
+//! sections are slowed or sped up alike so that one thread reaches the reference's rate. Memory is
+//! not a limit: the reference's prefill scales 13 times, and one thread reads a tenth of what such
+//! a machine's memory gives.
 //!
 //! **What threads cost each other** is taken from the reference, a machine with 16 cores, as it was
-//! when every section woke all threads: `k * k` times a constant, since each thread took its chunks,
-//! its start and its end from lines that all the others used too. The constant is fitted to the
-//! reference at 8 and 16 threads. For the chosen numbers of threads there are two predictions: the same
-//! cost, as if the pool were as it was, and a cost per thread of `cost::JOIN_COST`, since each thread
-//! has a line of its own now.
+//! when every section woke all threads: `k * k` times a constant, since each thread took its
+//! chunks, its start and its end from lines that all the others used too. The constant is fitted to
+//! the reference at 8 and 16 threads. For the chosen numbers of threads there are two predictions:
+//! the same cost, as if the pool were as it was, and a cost per thread of `cost::JOIN_COST`, since
+//! each thread has a line of its own now.
 
 mod step;
 
@@ -42,7 +42,8 @@ struct Modelled {
 }
 
 impl Modelled {
-    /// Seconds with `num_threads(work, items)` threads that cost `overhead(threads)` seconds a call.
+    /// Seconds with `num_threads(work, items)` threads that cost `overhead(threads)` seconds a
+    /// call.
     fn seconds(
         &self,
         step: &Step,

@@ -1,5 +1,5 @@
-//! A decode step of smollm2-135m at batch 1: its sections with weights of the model's shapes and types,
-//! each layer's its own, so that caches see what they see in the model.
+//! A decode step of smollm2-135m at batch 1: its sections with weights of the model's shapes and
+//! types, each layer's its own, so that caches see what they see in the model.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! How long files and functions may be: a ratchet. What was too long when the limits came may stay as
-//! long and not grow; everything else keeps to them.
+//! How long files and functions may be: a ratchet. What was too long when the limits came may stay
+//! as long and not grow; everything else keeps to them.
 
 use super::source::Source;
 use super::sources;

@@ -90,8 +90,8 @@ impl Tree {
         }
     }
 
-    /// Where a path leads that is named in `module`, from the crate's root; none when it leads out of
-    /// the crate or begins with a local name.
+    /// Where a path leads that is named in `module`, from the crate's root; none when it leads out
+    /// of the crate or begins with a local name.
     pub fn resolve(&self, module: &[String], segments: &[String]) -> Option<Vec<String>> {
         self.resolve_at(module, segments, 0)
     }
@@ -203,8 +203,8 @@ impl Tree {
         self.file_of(&path, 0)
     }
 
-    /// A shortest circle through each file of a folder that is in one, as the files on the way with the
-    /// lines that lead on; a circle is told once.
+    /// A shortest circle through each file of a folder that is in one, as the files on the way with
+    /// the lines that lead on; a circle is told once.
     pub fn circles(&self, folder: &str) -> Vec<String> {
         let edges = self.edges(folder);
         let mut told = BTreeSet::new();
