@@ -74,7 +74,8 @@ impl Division {
         let num_threads = team.threads_for(work, num_items);
         let affordable = TAKES_SHARE * work.0 / (TAKE_COST.0 * (num_threads * num_threads) as f64);
         let per_thread = match num_threads {
-            1 => 1,
+            // Nobody to wait for, but weights that are read again for other rows stay in the cache.
+            1 => CHUNKS_PER_THREAD_MAX,
             _ => (affordable as usize).clamp(1, CHUNKS_PER_THREAD_MAX),
         };
         let lens = (1..=per_thread).map(|count| num_items.div_ceil(num_threads * count).max(1));
@@ -143,6 +144,11 @@ pub(crate) fn for_ranges(
     num_items: usize,
     body: impl Fn(Range<usize>) + Sync,
 ) {
+    if num_items <= 1 {
+        // A decode step's single row: not even to be divided.
+        (0..num_items).for_each(|item| body(item..item + 1));
+        return;
+    }
     let division = Division::new(pool.team(), work, num_items);
     let chunk_len = division.chunk_len;
     division.for_chunks(pool, num_items.div_ceil(chunk_len), |chunk| {
@@ -221,5 +227,6 @@ mod tests {
         // A long one: eight chunks a thread.
         assert_eq!(division(5_000.0, 3072), (16, 24));
         assert_eq!(division(5_000.0, 0), (1, 1));
+        assert_eq!(division(0.1, 80), (1, 10));
     }
 }
