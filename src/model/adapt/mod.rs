@@ -20,3 +20,18 @@ pub use config::{
 };
 pub(super) use loss::add_offset;
 pub use phase::{AdaptationPhase, AdaptationReport};
+
+use super::causal_lm::{ForwardBatch, ForwardError};
+
+/// A model that gradients go back through.
+pub trait Adaptable {
+    /// One step of `phase`: the window's rows are computed under the current steering, and, unless it was the last, the steering
+    /// moves. Row `i` predicts `targets[i]`. When the phase is done, the window's keys and values are those that its policy asks
+    /// for.
+    fn step_adaptation(
+        &mut self,
+        batch: &ForwardBatch<'_>,
+        targets: &[u32],
+        phase: &mut AdaptationPhase,
+    ) -> Result<(), ForwardError>;
+}

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Adaptable;
 use super::config::{
     AdaptationConfig, AdaptationMethod, KvPolicy, LayerScore, MAX_DELTA, RouterGradient,
     RouterLayers, ScoreOrder,
@@ -122,11 +123,8 @@ fn steered<'a>(batch: &ForwardBatch<'a>, steering: &'a [Option<&'a Steering>]) -
     ForwardBatch { steering, ..*batch }
 }
 
-impl Decoder {
-    /// One step of `phase`: the window's rows are computed under the current steering, and, unless it was the last, the steering
-    /// moves. Row `i` predicts `targets[i]`. When the phase is done, the window's keys and values are those that its policy asks
-    /// for.
-    pub(in crate::model) fn step_adaptation(
+impl Adaptable for Decoder {
+    fn step_adaptation(
         &mut self,
         batch: &ForwardBatch<'_>,
         targets: &[u32],
@@ -138,7 +136,9 @@ impl Decoder {
             AdaptationMethod::Router => self.step_router(batch, targets, phase),
         }
     }
+}
 
+impl Decoder {
     fn step_slot(
         &mut self,
         batch: &ForwardBatch<'_>,
@@ -152,7 +152,7 @@ impl Decoder {
             self.run_window(&steered(batch, &steering), &mut phase.tape, None, nothing)?;
             phase.optimisers = vec![Adam::new(hidden_size, SLOT_EPSILON, SLOT_WEIGHT_DECAY)];
         } else {
-            self.scratch.x.clone_from(&phase.tape.last);
+            self.put_rows(&phase.tape.last);
         }
         let offset = phase.current.hidden.clone();
         let wants_gradient = phase.losses.len() < phase.config.steps;
