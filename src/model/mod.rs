@@ -73,7 +73,15 @@ pub fn load(files: &ModelFiles, options: LoadOptions) -> Result<Box<dyn CausalLm
 
 /// [`load`], for those who look inside.
 pub fn load_decoder(files: &ModelFiles, options: LoadOptions) -> Result<Decoder, LoadError> {
-    let ops = CpuOps::new(options.pool());
+    load_on(CpuOps::new(options.pool()), files, options)
+}
+
+/// [`load`] onto the device that `ops` runs on.
+pub fn load_on<O: Ops>(
+    ops: O,
+    files: &ModelFiles,
+    options: LoadOptions,
+) -> Result<Decoder<O>, LoadError> {
     let config = files.config()?;
     let mut decoder = match files {
         ModelFiles::Gguf(file) => Decoder::load(ops, config, file, options.max_model_len)?,

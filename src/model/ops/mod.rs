@@ -12,7 +12,11 @@
 //!
 //! `conformance` holds an implementation to all of this.
 
+#[cfg(test)]
+mod conformance;
 pub mod cpu;
+#[cfg(test)]
+mod reference;
 mod types;
 
 use ponder_kernels::{AttentionParams, DType, Gating, Glu};

@@ -1,0 +1,91 @@
+//! Routing and experts by their definitions.
+
+use ponder_kernels::{Gating, Glu, GroupScore, Scoring};
+
+use super::super::ExpertWeights;
+use super::{ReferenceOps, Rows, act, add};
+
+/// Of each row.
+#[derive(Default)]
+pub(in crate::model) struct Routing {
+    pub(super) experts: Vec<Vec<u32>>,
+    pub(super) gates: Vec<Vec<f32>>,
+}
+
+pub(super) fn gated(glu: Glu, gate: &[f32], up: &[f32]) -> Vec<f32> {
+    let pairs = gate.iter().zip(up);
+    pairs.map(|(gate, up)| act(glu, *gate, *up)).collect()
+}
+
+impl Routing {
+    pub(super) fn new(gating: &Gating, logits: &Rows, bias: Option<&[f32]>) -> Self {
+        let mut routing = Self::default();
+        for logits in logits {
+            let scores = scores(gating.scoring, logits);
+            let biased = |expert: usize| scores[expert] + bias.map_or(0.0, |bias| bias[expert]);
+            let allowed = allowed(gating, (0..logits.len()).map(biased).collect());
+            let mut experts: Vec<usize> = (0..logits.len()).filter(|e| allowed[*e]).collect();
+            // Stable: of equal scores the lower expert is first.
+            experts.sort_by(|a, b| biased(*b).total_cmp(&biased(*a)));
+            experts.truncate(gating.num_experts_per_tok);
+            let sum: f32 = experts.iter().map(|expert| scores[*expert]).sum();
+            let divisor = if gating.normalise { sum } else { 1.0 };
+            let gate = |expert: &usize| gating.scale * scores[*expert] / divisor;
+            routing.gates.push(experts.iter().map(gate).collect());
+            let experts = experts.iter().map(|expert| *expert as u32);
+            routing.experts.push(experts.collect());
+        }
+        routing
+    }
+
+    pub(super) fn add(
+        &self,
+        x: &Rows,
+        weights: &ExpertWeights<'_, ReferenceOps>,
+        scale: f32,
+        out: &mut Rows,
+    ) {
+        for (row, x) in x.iter().enumerate() {
+            for (expert, gate) in self.experts[row].iter().zip(&self.gates[row]) {
+                let expert = *expert as usize;
+                let up = weights.up.product(expert, x);
+                let inner = gated(weights.glu, &weights.gate.product(expert, x), &up);
+                let result = weights.down.product(expert, &inner);
+                add(&mut out[row], scale * gate, &result);
+            }
+        }
+    }
+}
+
+fn scores(scoring: Scoring, logits: &[f32]) -> Vec<f32> {
+    match scoring {
+        Scoring::Sigmoid => logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
+        Scoring::Softmax => {
+            let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f32 = logits.iter().map(|x| (x - max).exp()).sum();
+            logits.iter().map(|x| (x - max).exp() / sum).collect()
+        }
+    }
+}
+
+/// Whether an expert may be chosen: it is in one of the best groups.
+fn allowed(gating: &Gating, biased: Vec<f32>) -> Vec<bool> {
+    let Some(groups) = gating.groups else {
+        return vec![true; biased.len()];
+    };
+    let len = biased.len() / groups.count;
+    let worth = |group: usize| {
+        let mut scores = biased[group * len..(group + 1) * len].to_vec();
+        scores.sort_by(|a, b| b.total_cmp(a));
+        match groups.score {
+            GroupScore::Best => scores[0],
+            GroupScore::BestTwo => scores[0] + scores[1],
+        }
+    };
+    let mut best: Vec<usize> = (0..groups.count).collect();
+    best.sort_by(|a, b| worth(*b).total_cmp(&worth(*a)));
+    best.truncate(groups.num_chosen);
+    (0..biased.len())
+        .map(|expert| best.contains(&(expert / len)))
+        .collect()
+}
