@@ -15,7 +15,7 @@ use crate::model::decoder::Decoder;
 use crate::model::layers::FeedForward;
 use crate::model::moe;
 use crate::model::moe::MoeScratch;
-use crate::model::ops::{CpuOps, Ops, RowSet, Step};
+use crate::model::ops::{CpuOps, ExpertOps, LayerOps, RowSet, Step};
 
 type Moe = moe::Moe<CpuOps>;
 type SharedExpert = moe::SharedExpert<CpuOps>;

@@ -15,23 +15,35 @@
 #[cfg(test)]
 mod conformance;
 pub mod cpu;
+mod experts;
+mod latent;
+mod layer;
 #[cfg(test)]
 mod reference;
 mod types;
 
-use ponder_kernels::{AttentionParams, DType, Gating, Glu};
+use ponder_kernels::DType;
 
 pub use cpu::CpuOps;
+pub use experts::ExpertOps;
+pub use latent::LatentOps;
+pub use layer::LayerOps;
 pub use types::*;
 
 use super::adapt::Adaptable;
 use super::causal_lm::{BlockId, ForwardBatch};
 use super::decoder::Decoder;
-use super::mla::MlaConfig;
-use super::moe::{ExpertLoad, LayerRouting};
 
-/// What runs a decoder: the fused operations of a layer. See the module's promises.
-pub trait Ops: Send + Sized + 'static {
+/// What runs a decoder. See the module's promises.
+pub trait Ops: LayerOps + ExpertOps + LatentOps {
+    /// Test-time adaptation, of implementations that gradients go back through.
+    fn adaptable(_decoder: &mut Decoder<Self>) -> Option<&mut dyn Adaptable> {
+        None
+    }
+}
+
+/// What a device holds, and how it gets there and back.
+pub trait Device: Send + Sized + 'static {
     /// Weights `[out_features, in_features]`.
     type Matrix: WeightMatrix;
     /// One matrix of every expert, `[num_experts, out_features, in_features]`.
@@ -96,218 +108,6 @@ pub trait Ops: Send + Sized + 'static {
         inputs: &mut Self::StepInputs,
     ) -> Result<(), OpsError>;
 
-    /// `out[row] = scale * table[token_id]`, `[num_rows, hidden_size]`.
-    fn embed(
-        &mut self,
-        step: Step<'_, Self>,
-        table: &Self::Matrix,
-        scale: f32,
-        out: &mut Self::Rows,
-    ) -> Result<(), OpsError>;
-
-    /// RMS norm with quantisation: `x / sqrt(mean(x^2) + eps) * weight`.
-    fn norm(
-        &mut self,
-        x: &Self::Rows,
-        weight: &Self::Vector,
-        eps: f32,
-        out: &mut Self::Activations,
-    ) -> Result<(), OpsError>;
-
-    /// RMS norm of whole rows in place.
-    fn norm_rows(
-        &mut self,
-        x: &mut Self::Rows,
-        weight: &Self::Vector,
-        eps: f32,
-    ) -> Result<(), OpsError>;
-
-    /// Rows as the next product reads them.
-    fn quantise(&mut self, x: &Self::Rows, out: &mut Self::Activations) -> Result<(), OpsError>;
-
-    /// Several products of the same activations: `out = x · weights^T + bias`, `[num_rows, out_features]` each.
-    fn project<const N: usize>(
-        &mut self,
-        x: &Self::Activations,
-        linears: [&Linear<Self>; N],
-        outs: [&mut Self::Rows; N],
-    ) -> Result<(), OpsError>;
-
-    /// `out += x · weights^T + bias`: a product with the residual add.
-    fn project_add(
-        &mut self,
-        x: &Self::Activations,
-        linear: &Linear<Self>,
-        out: &mut Self::Rows,
-    ) -> Result<(), OpsError>;
-
-    /// `x += scale * h`, or `x += norm(h)` with a post-norm. `h` may be overwritten.
-    fn add_residual(
-        &mut self,
-        h: &mut Self::Rows,
-        residual: &Residual<'_, Self>,
-        x: &mut Self::Rows,
-    ) -> Result<(), OpsError>;
-
-    /// Norms of each head of Q and K where there are any, their rotation to the rows' positions, and the write of K and V to the
-    /// rows' slots of one layer. `q` is `[num_rows, num_heads * head_dim]`, `k` and `v` `[num_rows, num_kv_heads * head_dim]`.
-    fn rotate_and_cache(
-        &mut self,
-        step: Step<'_, Self>,
-        rotation: &Rotation<'_, Self>,
-        cache: &mut Self::KvCache,
-        layer: usize,
-        qkv: [&mut Self::Rows; 3],
-    ) -> Result<(), OpsError>;
-
-    /// Causal attention over the block tables, leaves of draft trees included. The rows' own keys and values are in the cache.
-    /// `q` and `out` are `[num_rows, num_heads * head_dim]`.
-    fn attention(
-        &mut self,
-        step: Step<'_, Self>,
-        params: &AttentionParams,
-        cache: &Self::KvCache,
-        layer: usize,
-        q: &Self::Rows,
-        out: &mut Self::Rows,
-    ) -> Result<(), OpsError>;
-
-    /// Drops the rows whose logits nobody wants; the others keep their order.
-    fn keep_rows(&mut self, step: Step<'_, Self>, rows: &mut Self::Rows) -> Result<(), OpsError>;
-
-    /// `out = act(x · gate^T) * (x · up^T)`, as the down product reads it.
-    fn gate_up(
-        &mut self,
-        x: &Self::Activations,
-        gate_and_up: [&Self::Matrix; 2],
-        glu: Glu,
-        out: &mut Self::Activations,
-    ) -> Result<(), OpsError>;
-
-    /// The same from the two products: `gate = act(gate) * up`, and `out` is `gate` as the down product reads it. The bits are those
-    /// of [`Self::gate_up`].
-    fn activate(
-        &mut self,
-        gate: &mut Self::Rows,
-        up: &Self::Rows,
-        glu: Glu,
-        out: &mut Self::Activations,
-    ) -> Result<(), OpsError>;
-
-    /// Adds what one adapter changes in products of the same input, at the rows of group `group` alone:
-    /// `out[row] += input[row] · down^T · up^T`. Products without factors stay as they are.
-    fn add_low_rank<const N: usize>(
-        &mut self,
-        step: Step<'_, Self>,
-        group: usize,
-        input: &AdaptedInput<'_, Self>,
-        products: [(Option<&LowRankFactors<Self>>, &mut Self::Rows); N],
-    ) -> Result<(), OpsError>;
-
-    /// Adds each steered sequence's change of a layer's router to its rows' logits, `[num_rows, num_experts]`.
-    fn steer_router(
-        &mut self,
-        step: Step<'_, Self>,
-        layer: usize,
-        logits: &mut Self::Rows,
-    ) -> Result<(), OpsError>;
-
-    /// Chooses each row's experts by its router logits. `bias` (`[num_experts]`) counts in the choice but not in the weights; of
-    /// equal scores the lower expert wins.
-    fn route(
-        &mut self,
-        gating: &Gating,
-        logits: &Self::Rows,
-        bias: Option<&Self::Vector>,
-        routing: &mut Self::Routing,
-    ) -> Result<(), OpsError>;
-
-    /// `out += scale * sum of weight * down_e(act(gate_e(x)) * up_e(x))` over each row's experts, in the order of their scores.
-    fn add_experts(
-        &mut self,
-        x: &Self::Activations,
-        routing: &mut Self::Routing,
-        experts: &ExpertWeights<'_, Self>,
-        scale: f32,
-        out: &mut Self::Rows,
-    ) -> Result<(), OpsError>;
-
-    /// `out += scale * sigmoid(weight) * h`, one weight a row (`[num_rows, 1]`).
-    fn add_weighted(
-        &mut self,
-        h: &Self::Rows,
-        weights: &Self::Rows,
-        scale: f32,
-        out: &mut Self::Rows,
-    ) -> Result<(), OpsError>;
-
-    /// Counts where the rows of a layer went. It may count later, but before the process reads a count that should have it.
-    fn count_experts(
-        &mut self,
-        routing: &Self::Routing,
-        layer: usize,
-        load: &ExpertLoad,
-    ) -> Result<(), OpsError>;
-
-    /// Reads where the rows of a layer went.
-    fn read_routing(
-        &mut self,
-        layer: usize,
-        logits: &Self::Rows,
-        routing: &Self::Routing,
-    ) -> Result<LayerRouting, OpsError>;
-
-    /// Queries of latent attention with a head's rotated elements first: `wide` has them last.
-    fn latent_queries(
-        &mut self,
-        mla: &MlaConfig,
-        wide: &Self::Rows,
-        q: &mut Self::Rows,
-    ) -> Result<(), OpsError>;
-
-    /// RMS norm of the first `kv_lora_rank` elements of each row of `latent` (`[num_rows, kv_lora_rank + rope_head_dim]`).
-    fn latent_norm(
-        &mut self,
-        mla: &MlaConfig,
-        latent: &Self::Rows,
-        weight: &Self::Vector,
-        eps: f32,
-        out: &mut Self::Activations,
-    ) -> Result<(), OpsError>;
-
-    /// Every head's key and value, `[num_rows, num_heads * head_dim]`: the rotated part of a key, one for all heads, comes from the
-    /// end of `latent`, the rest from `expanded`; values are padded with zeros.
-    fn latent_keys_values(
-        &mut self,
-        mla: &MlaConfig,
-        latent: &Self::Rows,
-        expanded: Expanded<'_, Self>,
-        kv: [&mut Self::Rows; 2],
-    ) -> Result<(), OpsError>;
-
-    /// Drops the padding of attention's result: `[num_rows, num_heads * head_dim]` becomes `[num_rows, num_heads * v_head_dim]`.
-    fn latent_values(&mut self, mla: &MlaConfig, rows: &mut Self::Rows) -> Result<(), OpsError>;
-
-    /// [`Self::norm`] before the head, with what steers each sequence's hidden state added after the norm. Rows that nothing is
-    /// added to keep the bits of [`Self::norm`].
-    fn final_norm(
-        &mut self,
-        step: Step<'_, Self>,
-        x: &Self::Rows,
-        weight: &Self::Vector,
-        eps: f32,
-        out: &mut Self::Activations,
-    ) -> Result<(), OpsError>;
-
-    /// Logits, `[num_rows, vocab_size]`.
-    fn head(
-        &mut self,
-        x: &Self::Activations,
-        head: &Self::Matrix,
-        transform: &LogitsTransform,
-        out: &mut Self::Rows,
-    ) -> Result<(), OpsError>;
-
     /// Copies whole blocks `(source, destination)` in every layer.
     fn copy_blocks(
         &mut self,
@@ -328,18 +128,4 @@ pub trait Ops: Send + Sized + 'static {
         width: usize,
         rows: &mut Self::Rows,
     ) -> Result<(), OpsError>;
-
-    /// The RMS norm of one row, on the host; `None` when there is no such row.
-    fn read_normed(
-        &self,
-        rows: &Self::Rows,
-        row: usize,
-        weight: &Self::Vector,
-        eps: f32,
-    ) -> Result<Option<Vec<f32>>, OpsError>;
-
-    /// Test-time adaptation, of implementations that gradients go back through.
-    fn adaptable(_decoder: &mut Decoder<Self>) -> Option<&mut dyn Adaptable> {
-        None
-    }
 }

@@ -2,7 +2,7 @@
 
 use ponder_kernels::{Glu, KernelError, RopeKind};
 
-use super::Ops;
+use super::Device;
 use crate::model::causal_lm::{AdapterId, ForwardBatch, ForwardError};
 
 /// Why an operation failed.
@@ -34,7 +34,7 @@ pub trait WeightMatrix: Send {
 }
 
 /// A matrix with an optional bias.
-pub struct Linear<O: Ops> {
+pub struct Linear<O: Device> {
     pub weights: O::Matrix,
     /// `[out_features]`
     pub bias: Option<O::Vector>,
@@ -70,7 +70,7 @@ pub struct AdapterRows {
     pub adapter: AdapterId,
     /// Ascending.
     pub rows: Vec<usize>,
-    /// Those of them that are left after [`Ops::keep_rows`], counted among what is left.
+    /// Those of them that are left after [`super::LayerOps::keep_rows`], counted among what is left.
     pub kept: Vec<usize>,
 }
 
@@ -83,7 +83,7 @@ pub enum RowSet {
 }
 
 /// A step that was prepared.
-pub struct Step<'a, O: Ops> {
+pub struct Step<'a, O: Device> {
     pub batch: &'a ForwardBatch<'a>,
     pub groups: &'a [AdapterRows],
     /// What the implementation made of both.
@@ -91,15 +91,15 @@ pub struct Step<'a, O: Ops> {
     pub rows: RowSet,
 }
 
-impl<O: Ops> Clone for Step<'_, O> {
+impl<O: Device> Clone for Step<'_, O> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<O: Ops> Copy for Step<'_, O> {}
+impl<O: Device> Copy for Step<'_, O> {}
 
-impl<'a, O: Ops> Step<'a, O> {
+impl<'a, O: Device> Step<'a, O> {
     /// Rows that are there.
     pub fn num_rows(&self) -> usize {
         match self.rows {
@@ -119,7 +119,7 @@ impl<'a, O: Ops> Step<'a, O> {
 }
 
 /// How queries and keys become what attention reads.
-pub struct Rotation<'a, O: Ops> {
+pub struct Rotation<'a, O: Device> {
     pub table: &'a O::RopeTable,
     pub kind: RopeKind,
     /// `[head_dim]`: RMS norm of each head of Q, of K, before the rotation.
@@ -129,7 +129,7 @@ pub struct Rotation<'a, O: Ops> {
 }
 
 /// How a sub-layer's result joins the residual stream.
-pub struct Residual<'a, O: Ops> {
+pub struct Residual<'a, O: Device> {
     /// RMS norm of the result.
     pub post_norm: Option<&'a O::Vector>,
     pub eps: f32,
@@ -138,7 +138,7 @@ pub struct Residual<'a, O: Ops> {
 }
 
 /// The two factors of what an adapter adds to a product.
-pub struct LowRankFactors<O: Ops> {
+pub struct LowRankFactors<O: Device> {
     /// `[rank, in_features]`
     pub down: O::Matrix,
     /// `[out_features, rank]`, scaled.
@@ -146,7 +146,7 @@ pub struct LowRankFactors<O: Ops> {
 }
 
 /// What adapted products read.
-pub enum AdaptedInput<'a, O: Ops> {
+pub enum AdaptedInput<'a, O: Device> {
     /// The rows as they are.
     Plain(&'a O::Rows),
     /// Their RMS norm.
@@ -158,7 +158,7 @@ pub enum AdaptedInput<'a, O: Ops> {
 }
 
 /// The experts of a layer.
-pub struct ExpertWeights<'a, O: Ops> {
+pub struct ExpertWeights<'a, O: Device> {
     pub gate: &'a O::Experts,
     pub up: &'a O::Experts,
     pub down: &'a O::Experts,
@@ -166,7 +166,7 @@ pub struct ExpertWeights<'a, O: Ops> {
 }
 
 /// What was expanded from the latent vector of keys and values, head by head.
-pub enum Expanded<'a, O: Ops> {
+pub enum Expanded<'a, O: Device> {
     /// `[num_rows, num_heads * (nope_head_dim + v_head_dim)]`, a head's key before its value.
     Joined(&'a O::Rows),
     /// `[num_rows, num_heads * nope_head_dim]` and `[num_rows, num_heads * v_head_dim]`

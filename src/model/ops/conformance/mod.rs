@@ -193,7 +193,7 @@ mod implementations {
 
     conformance! {
         cpu_of_one_thread: CpuOps::new(Arc::new(ThreadPool::new(1)));
-        cpu_of_three_threads: CpuOps::new(Arc::new(ThreadPool::new(3)));
+        cpu_of_two_threads: CpuOps::new(Arc::new(ThreadPool::new(2)));
         reference: ReferenceOps::default();
     }
 }

@@ -1,8 +1,11 @@
 //! Products grouped by expert, and the shared expert's weight.
 
-use ponder_kernels::{Activations, Routes, ThreadPool, experts_glu, experts_matmul};
+use ponder_kernels::{Activations, Gating, Routes, ThreadPool, experts_glu, experts_matmul};
 
-use super::{CpuOps, CpuRows, ExpertWeights};
+use super::super::{ExpertOps, ExpertWeights, OpsError, RowSet, Step};
+use super::{CpuOps, CpuRows};
+use crate::model::adapt::add_offset;
+use crate::model::moe::{ExpertLoad, LayerRouting};
 
 /// Where rows go, and buffers of their experts' products; they stay as the last layer left them.
 #[derive(Default)]
@@ -26,7 +29,7 @@ impl CpuRouting {
     }
 
     /// Adds what the rows' experts make of them to `out` (`[rows, hidden_size]`).
-    pub(super) fn add(
+    fn add(
         &mut self,
         pool: &ThreadPool,
         x: &Activations,
@@ -55,14 +58,97 @@ impl CpuRouting {
     }
 }
 
-/// `out += scale * sigmoid(weight) * h`
-pub(super) fn add_weighted(h: &CpuRows, weights: &CpuRows, scale: f32, out: &mut CpuRows) {
-    let rows = out.values.chunks_exact_mut(h.width);
-    let rows = rows.zip(h.values.chunks_exact(h.width));
-    for ((out, h), logit) in rows.zip(&weights.values) {
-        let weight = scale / (1.0 + (-*logit).exp());
-        for (out, value) in out.iter_mut().zip(h) {
-            *out += weight * value;
+impl ExpertOps for CpuOps {
+    fn steer_router(
+        &mut self,
+        step: Step<'_, Self>,
+        layer: usize,
+        logits: &mut CpuRows,
+    ) -> Result<(), OpsError> {
+        if step.batch.steering.iter().all(Option::is_none) {
+            return Ok(());
         }
+        for ((rows, kept), steering) in step.batch.ranges().zip(step.batch.steering) {
+            let delta = steering.and_then(|steering| steering.router_delta(layer));
+            let rows = match step.rows {
+                RowSet::All => rows,
+                RowSet::Kept => kept,
+            };
+            let width = logits.width;
+            add_offset(
+                &mut logits.values[rows.start * width..rows.end * width],
+                delta,
+            );
+        }
+        Ok(())
+    }
+
+    fn route(
+        &mut self,
+        gating: &Gating,
+        logits: &CpuRows,
+        bias: Option<&Vec<f32>>,
+        routing: &mut CpuRouting,
+    ) -> Result<(), OpsError> {
+        let bias = bias.map(Vec::as_slice);
+        let (values, num_experts) = (&logits.values, logits.width);
+        routing
+            .routes
+            .plan(&self.pool, gating, values, num_experts, bias);
+        Ok(())
+    }
+
+    fn add_experts(
+        &mut self,
+        x: &Activations,
+        routing: &mut CpuRouting,
+        experts: &ExpertWeights<'_, Self>,
+        scale: f32,
+        out: &mut CpuRows,
+    ) -> Result<(), OpsError> {
+        routing.add(&self.pool, x, experts, scale, &mut out.values);
+        Ok(())
+    }
+
+    fn add_weighted(
+        &mut self,
+        h: &CpuRows,
+        weights: &CpuRows,
+        scale: f32,
+        out: &mut CpuRows,
+    ) -> Result<(), OpsError> {
+        let rows = out.values.chunks_exact_mut(h.width);
+        let rows = rows.zip(h.values.chunks_exact(h.width));
+        for ((out, h), logit) in rows.zip(&weights.values) {
+            let weight = scale / (1.0 + (-*logit).exp());
+            for (out, value) in out.iter_mut().zip(h) {
+                *out += weight * value;
+            }
+        }
+        Ok(())
+    }
+
+    fn count_experts(
+        &mut self,
+        routing: &CpuRouting,
+        layer: usize,
+        load: &ExpertLoad,
+    ) -> Result<(), OpsError> {
+        load.add(layer, |expert| routing.routes.rows_of(expert).len());
+        Ok(())
+    }
+
+    fn read_routing(
+        &mut self,
+        layer: usize,
+        logits: &CpuRows,
+        routing: &CpuRouting,
+    ) -> Result<LayerRouting, OpsError> {
+        Ok(LayerRouting {
+            layer,
+            router_logits: logits.values.clone(),
+            experts: routing.routes.experts().to_vec(),
+            gates: routing.routes.gates().to_vec(),
+        })
     }
 }

@@ -1,10 +1,13 @@
 //! Where the parts of latent attention's heads lie.
 
-use super::{CpuOps, CpuRows, Expanded};
+use ponder_kernels::Activations;
+
+use super::super::{Expanded, LatentOps, OpsError};
+use super::{CpuOps, CpuRows};
 use crate::model::mla::MlaConfig;
 
 /// Moves the rotated part of each head to its front.
-pub(super) fn queries(mla: &MlaConfig, wide: &CpuRows, q: &mut CpuRows) {
+fn queries(mla: &MlaConfig, wide: &CpuRows, q: &mut CpuRows) {
     let (nope, rope, head_dim) = (mla.nope_head_dim, mla.rope_head_dim, mla.head_dim());
     q.shape(wide.num_rows(), wide.width);
     let heads = wide.values.chunks_exact(head_dim);
@@ -15,7 +18,7 @@ pub(super) fn queries(mla: &MlaConfig, wide: &CpuRows, q: &mut CpuRows) {
 }
 
 /// Puts keys and values together, head by head.
-pub(super) fn keys_values(
+fn keys_values(
     mla: &MlaConfig,
     latent: &CpuRows,
     expanded: &Expanded<'_, CpuOps>,
@@ -52,7 +55,7 @@ pub(super) fn keys_values(
 }
 
 /// Keeps the first `v_head_dim` elements of each head.
-pub(super) fn keep_values(mla: &MlaConfig, rows: &mut CpuRows) {
+fn keep_values(mla: &MlaConfig, rows: &mut CpuRows) {
     let (head_dim, v_dim) = (mla.head_dim(), mla.v_head_dim);
     let num_heads = rows.values.len() / head_dim;
     for head in 0..num_heads {
@@ -61,4 +64,49 @@ pub(super) fn keep_values(mla: &MlaConfig, rows: &mut CpuRows) {
     }
     rows.values.truncate(num_heads * v_dim);
     rows.width = rows.width / head_dim * v_dim;
+}
+
+impl LatentOps for CpuOps {
+    fn latent_queries(
+        &mut self,
+        mla: &MlaConfig,
+        wide: &CpuRows,
+        q: &mut CpuRows,
+    ) -> Result<(), OpsError> {
+        queries(mla, wide, q);
+        Ok(())
+    }
+
+    fn latent_norm(
+        &mut self,
+        mla: &MlaConfig,
+        latent: &CpuRows,
+        weight: &Vec<f32>,
+        eps: f32,
+        out: &mut Activations,
+    ) -> Result<(), OpsError> {
+        let rank = mla.kv_lora_rank;
+        self.normed.clear();
+        for row in latent.values.chunks_exact(latent.width) {
+            self.normed.extend_from_slice(&row[..rank]);
+        }
+        out.load_normed(&self.pool, &self.normed, weight, eps);
+        Ok(())
+    }
+
+    fn latent_keys_values(
+        &mut self,
+        mla: &MlaConfig,
+        latent: &CpuRows,
+        expanded: Expanded<'_, Self>,
+        kv: [&mut CpuRows; 2],
+    ) -> Result<(), OpsError> {
+        keys_values(mla, latent, &expanded, kv);
+        Ok(())
+    }
+
+    fn latent_values(&mut self, mla: &MlaConfig, rows: &mut CpuRows) -> Result<(), OpsError> {
+        keep_values(mla, rows);
+        Ok(())
+    }
 }

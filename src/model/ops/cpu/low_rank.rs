@@ -2,7 +2,8 @@
 
 use ponder_kernels::{Activations, Product, ThreadPool, matmul, matmul_many};
 
-use super::{AdaptedInput, CpuOps, CpuRows, LowRankFactors};
+use super::super::{AdaptedInput, LowRankFactors};
+use super::{CpuOps, CpuRows};
 
 pub(super) struct Buffers {
     input: Activations,

@@ -2,8 +2,9 @@
 
 use ponder_kernels::{Gating, Glu, GroupScore, Scoring};
 
-use super::super::ExpertWeights;
+use super::super::{ExpertOps, ExpertWeights, OpsError, Step};
 use super::{ReferenceOps, Rows, act, add};
+use crate::model::moe::{ExpertLoad, LayerRouting};
 
 /// Of each row.
 #[derive(Default)]
@@ -88,4 +89,90 @@ fn allowed(gating: &Gating, biased: Vec<f32>) -> Vec<bool> {
     (0..biased.len())
         .map(|expert| best.contains(&(expert / len)))
         .collect()
+}
+
+impl ExpertOps for ReferenceOps {
+    fn steer_router(
+        &mut self,
+        step: Step<'_, Self>,
+        layer: usize,
+        logits: &mut Rows,
+    ) -> Result<(), OpsError> {
+        self.run()?;
+        for (logits, steering) in logits.iter_mut().zip(step.inputs.steering(step.rows)) {
+            let delta = steering.and_then(|steering| steering.router_delta(layer));
+            add(logits, 1.0, delta.unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    fn route(
+        &mut self,
+        gating: &Gating,
+        logits: &Rows,
+        bias: Option<&Vec<f32>>,
+        routing: &mut Routing,
+    ) -> Result<(), OpsError> {
+        self.run()?;
+        *routing = Routing::new(gating, logits, bias.map(Vec::as_slice));
+        Ok(())
+    }
+
+    fn add_experts(
+        &mut self,
+        x: &Rows,
+        routing: &mut Routing,
+        experts: &ExpertWeights<'_, Self>,
+        scale: f32,
+        out: &mut Rows,
+    ) -> Result<(), OpsError> {
+        self.run()?;
+        routing.add(x, experts, scale, out);
+        Ok(())
+    }
+
+    fn add_weighted(
+        &mut self,
+        h: &Rows,
+        weights: &Rows,
+        scale: f32,
+        out: &mut Rows,
+    ) -> Result<(), OpsError> {
+        self.run()?;
+        for ((h, weight), out) in h.iter().zip(weights).zip(out) {
+            add(out, scale / (1.0 + (-weight[0]).exp()), h);
+        }
+        Ok(())
+    }
+
+    fn count_experts(
+        &mut self,
+        routing: &Routing,
+        layer: usize,
+        load: &ExpertLoad,
+    ) -> Result<(), OpsError> {
+        self.run()?;
+        let chosen = || routing.experts.iter().flatten();
+        load.add(layer, |expert| {
+            chosen()
+                .filter(|chosen| **chosen as usize == expert)
+                .count()
+        });
+        Ok(())
+    }
+
+    fn read_routing(
+        &mut self,
+        layer: usize,
+        logits: &Rows,
+        routing: &Routing,
+    ) -> Result<LayerRouting, OpsError> {
+        self.run()?;
+        Ok(LayerRouting {
+            layer,
+            router_logits: logits.concat(),
+            experts: routing.experts.concat(),
+            gates: routing.gates.concat(),
+        })
+    }
 }
