@@ -1,5 +1,6 @@
 //! The sizes and variants of a model, read from GGUF metadata or a Hugging Face `config.json`.
 
+use ponder_kernels::RopeKind;
 use serde_json::Value;
 
 use super::families::{AttentionSizes, Family};
@@ -49,7 +50,7 @@ pub struct ModelConfig {
     pub moe: Option<MoeConfig>,
     /// Of models whose attention reads a latent vector.
     pub mla: Option<MlaConfig>,
-    /// Multiplies embeddings (Granite).
+    /// Multiplies embeddings (Gemma, Granite).
     pub embedding_scale: f32,
     /// Multiplies what a sub-layer adds to the residual stream (Granite).
     pub residual_scale: f32,
@@ -124,7 +125,9 @@ impl ModelConfig {
             rope_adjacent_pairs: family.adjacent_pairs.gguf,
             moe: MoeConfig::from_gguf(file, name, family)?,
             mla,
-            embedding_scale: metadata.get_f32(&key("embedding_scale")).unwrap_or(1.0),
+            embedding_scale: metadata
+                .get_f32(&key("embedding_scale"))
+                .unwrap_or_else(|| family.embedding_scale(hidden_size)),
             residual_scale: metadata.get_f32(&key("residual_scale")).unwrap_or(1.0),
             logits_divisor: metadata.get_f32(&key("logit_scale")).unwrap_or(1.0),
         };
@@ -201,11 +204,20 @@ impl ModelConfig {
             rope_adjacent_pairs: family.adjacent_pairs.hf,
             moe: MoeConfig::from_hf(json, family)?,
             mla,
-            embedding_scale: number("embedding_multiplier").unwrap_or(1.0),
+            embedding_scale: number("embedding_multiplier")
+                .unwrap_or_else(|| family.embedding_scale(hidden_size)),
             residual_scale: number("residual_multiplier").unwrap_or(1.0),
             logits_divisor: number("logits_scaling").unwrap_or(1.0),
         };
         config.checked()
+    }
+
+    /// Which elements of a head rotate together.
+    pub fn rope_kind(&self) -> RopeKind {
+        match self.rope_adjacent_pairs {
+            true => RopeKind::Norm,
+            false => RopeKind::Neox,
+        }
     }
 
     /// Elements of a head that are rotated.

@@ -5,7 +5,7 @@ use ponder_kernels::AttentionParams;
 use super::adapted::Adapters;
 use super::causal_lm::ForwardError;
 use super::config::ModelConfig;
-use super::families::{ArchitecturePlan, QkNorm};
+use super::families::QkNorm;
 use super::layers::{Attention, Mlp, Projections};
 use super::lora::Target;
 use super::mla::LatentScratch;
@@ -62,7 +62,6 @@ impl<O: Ops> Default for Scratch<O> {
 pub(super) struct LayerStep<'a, 't, O: Ops> {
     pub ops: &'a mut O,
     pub config: &'a ModelConfig,
-    pub plan: &'a ArchitecturePlan,
     pub scratch: &'a mut Scratch<O>,
     pub adapters: &'a Adapters<O>,
     pub step: Step<'a, O>,
@@ -103,7 +102,7 @@ impl<O: Ops> LayerStep<'_, '_, O> {
                 .add(ops, self.step, self.index, &input, outs)?;
         }
         self.stopwatch.mark(Operator::Qkv);
-        if self.plan.qk_norm == QkNorm::Whole {
+        if self.config.family.qk_norm == QkNorm::Whole {
             for (rows, norm) in [(&mut s.q, &layer.q_norm), (&mut s.k, &layer.k_norm)] {
                 let norm = norm.as_ref().expect("loaded with the layer; this is a bug");
                 ops.norm_rows(rows, norm, eps)?;
@@ -122,12 +121,12 @@ impl<O: Ops> LayerStep<'_, '_, O> {
         let config = self.config;
         self.project(layer)?;
         let s = &mut *self.scratch;
-        let is_by_head = self.plan.qk_norm == QkNorm::Heads;
+        let is_by_head = self.config.family.qk_norm == QkNorm::Heads;
         let [q_norm, k_norm] =
             [&layer.q_norm, &layer.k_norm].map(|norm| norm.as_ref().filter(|_| is_by_head));
         let rotation = Rotation {
             table: rope,
-            kind: self.plan.rope_kind,
+            kind: config.rope_kind(),
             q_norm,
             k_norm,
             eps: config.rms_norm_eps,
@@ -182,7 +181,7 @@ impl<O: Ops> LayerStep<'_, '_, O> {
         } else {
             let weights = [&layer.gate.weights, &layer.up.weights];
             let (x, out) = (&s.activations, &mut s.gated);
-            self.ops.gate_up(x, weights, self.plan.glu, out)?;
+            self.ops.gate_up(x, weights, self.config.family.glu, out)?;
         }
         self.stopwatch.mark(Operator::GateUp);
         self.add_product(Target::Down, &layer.down, layer.post_norm.as_ref())?;
@@ -205,7 +204,7 @@ impl<O: Ops> LayerStep<'_, '_, O> {
         let outs = [(Target::Gate, &mut s.gate), (Target::Up, &mut s.up)];
         self.adapters
             .add(self.ops, self.step, self.index, &input, outs)?;
-        let (gate, up, glu) = (&mut s.gate, &s.up, self.plan.glu);
+        let (gate, up, glu) = (&mut s.gate, &s.up, self.config.family.glu);
         self.ops.activate(gate, up, glu, &mut s.gated)?;
         Ok(())
     }

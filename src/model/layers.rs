@@ -1,7 +1,7 @@
 //! The parts that every decoder is made of.
 
 use super::config::ModelConfig;
-use super::families::{ArchitecturePlan, QkNorm};
+use super::families::QkNorm;
 use super::mla::LatentProjections;
 use super::moe::Moe;
 use super::ops::{Linear, Ops, WeightMatrix};
@@ -50,7 +50,6 @@ impl<O: Ops> Layer<O> {
     pub(super) fn load(
         weights: &Weights<'_, impl WeightSource + ?Sized, O>,
         config: &ModelConfig,
-        plan: &ArchitecturePlan,
         index: usize,
     ) -> Result<Self, LoadError> {
         let hidden = config.hidden_size;
@@ -71,18 +70,19 @@ impl<O: Ops> Layer<O> {
             let norm = width.map(|width| weights.vector(&name(part), width));
             norm.transpose()
         };
-        let post_width = plan.post_norms.then_some(hidden);
-        let (q_norm, k_norm) = match plan.qk_norm {
+        let post_width = config.family.post_norms.then_some(hidden);
+        let (q_norm, k_norm) = match config.family.qk_norm {
             QkNorm::None => (None, None),
             QkNorm::Heads => (Some(config.head_dim), Some(config.head_dim)),
             QkNorm::Whole => (Some(q_width), Some(kv_width)),
         };
+        let bias = config.family.qkv_bias;
         let projections = match &config.mla {
             Some(mla) => Projections::Latent(LatentProjections::load(weights, config, mla, index)?),
             None => Projections::Plain {
-                q: linear("attn_q", q_width, hidden, plan.qkv_bias)?,
-                k: linear("attn_k", kv_width, hidden, plan.qkv_bias)?,
-                v: linear("attn_v", kv_width, hidden, plan.qkv_bias)?,
+                q: linear("attn_q", q_width, hidden, bias)?,
+                k: linear("attn_k", kv_width, hidden, bias)?,
+                v: linear("attn_v", kv_width, hidden, bias)?,
             },
         };
         let v_head_dim = config
@@ -96,7 +96,7 @@ impl<O: Ops> Layer<O> {
             q_norm: norm("attn_q_norm", q_norm)?,
             k_norm: norm("attn_k_norm", k_norm)?,
             post_norm: norm("post_attention_norm", post_width)?,
-            is_local: (plan.is_local)(index),
+            is_local: config.family.is_local(index),
         };
         let has_router = weights.has(&name("ffn_gate_inp"))?;
         let feed_forward = match config.moe.as_ref().filter(|_| has_router) {

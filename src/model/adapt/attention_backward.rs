@@ -86,7 +86,7 @@ impl Decoder {
         for rows in [by_q, by_k] {
             let width = rows.len() / num_rows.max(1);
             for (row, position) in rows.chunks_exact_mut(width).zip(batch.positions) {
-                let kind = self.plan.rope_kind;
+                let kind = self.config.rope_kind();
                 self.rope.rotate_back(kind, row, head_dim, *position);
             }
         }
@@ -100,7 +100,7 @@ impl Decoder {
         by_q: &mut Vec<f32>,
         by_k: &mut Vec<f32>,
     ) {
-        if self.plan.qk_norm == QkNorm::None {
+        if self.config.family.qk_norm == QkNorm::None {
             return;
         }
         let (pool, eps) = (&*self.ops.pool, self.config.rms_norm_eps);

@@ -42,7 +42,7 @@ impl Decoder {
                     x.load_normed(pool, mid, &mlp.norm, eps);
                     let [gate, up, down] =
                         [&mlp.gate, &mlp.up, &mlp.down].map(|linear| &linear.weights);
-                    let glu = self.plan.glu;
+                    let glu = self.config.family.glu;
                     back_through_glu(pool, x, [gate, up, down], glu, &gradient, by_normed);
                 }
                 Ok(None)
@@ -66,13 +66,20 @@ impl Decoder {
                 ops.steer_router(step, index, logits)?;
                 ops.route(gating, logits, moe.correction_bias.as_ref(), routing)?;
                 let (routes, num_experts) = (&routing.routes, config.num_experts);
-                let experts = Experts::forward(pool, moe, routes, x, self.plan.glu);
+                let experts = Experts::forward(pool, moe, routes, x, self.config.family.glu);
                 let by_logits = experts.by_logits(pool, routes, gating, &gradient);
                 if !by_normed.is_empty() {
                     experts.back(pool, moe, routes, &gradient, by_normed);
                     matmul_transposed(pool, &by_logits, &moe.router.weights, by_normed);
                     if let Some(shared) = &moe.shared {
-                        back_through_shared(pool, shared, x, self.plan.glu, &gradient, by_normed);
+                        back_through_shared(
+                            pool,
+                            shared,
+                            x,
+                            self.config.family.glu,
+                            &gradient,
+                            by_normed,
+                        );
                     }
                 }
                 let mut sums = vec![0.0; num_experts];

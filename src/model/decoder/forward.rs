@@ -58,7 +58,7 @@ impl<O: Ops> Decoder<O> {
             inputs: &self.inputs,
             rows: RowSet::All,
         };
-        let scale = self.plan.embedding_scale;
+        let scale = self.config.embedding_scale;
         self.ops
             .embed(step, &self.embeddings, scale, &mut self.scratch.x)?;
         Ok(())
@@ -139,7 +139,6 @@ impl<O: Ops> Decoder<O> {
         let step = LayerStep {
             ops: &mut self.ops,
             config: &self.config,
-            plan: &self.plan,
             scratch: &mut self.scratch,
             adapters: &self.adapters,
             step: Step {

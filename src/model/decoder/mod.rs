@@ -8,7 +8,6 @@ use std::sync::Arc;
 use super::adapted::Adapters;
 use super::causal_lm::ModelInfo;
 use super::config::ModelConfig;
-use super::families::ArchitecturePlan;
 use super::layer_step::Scratch;
 use super::layers::Layer;
 use super::moe::{ExpertLoad, LayerRouting};
@@ -23,7 +22,6 @@ const KV_VALUE_BYTES: usize = 2;
 pub struct Decoder<O: Ops = CpuOps> {
     pub(super) ops: O,
     pub(super) config: ModelConfig,
-    pub(super) plan: ArchitecturePlan,
     info: ModelInfo,
     pub(super) embeddings: O::Matrix,
     pub(super) layers: Vec<Layer<O>>,
@@ -54,7 +52,6 @@ impl<O: Ops> Decoder<O> {
         source: &impl WeightSource,
         max_model_len: Option<usize>,
     ) -> Result<Self, LoadError> {
-        let plan = (config.family.plan)(&config);
         let weights = Weights { source, ops: &ops };
         let (vocab_size, hidden) = (config.vocab_size, config.hidden_size);
         let embeddings = weights.matrix("token_embd.weight", vocab_size, hidden)?;
@@ -64,12 +61,12 @@ impl<O: Ops> Decoder<O> {
             None
         };
         let layers = (0..config.num_layers)
-            .map(|index| Layer::load(&weights, &config, &plan, index))
+            .map(|index| Layer::load(&weights, &config, index))
             .collect::<Result<Vec<_>, _>>()?;
         let output_norm = weights.vector("output_norm.weight", hidden)?;
         let num_positions = max_model_len.unwrap_or(config.max_position_embeddings);
         let (rope, local_rope) =
-            rope_tables(&ops, &config, &plan, num_positions).map_err(|source| LoadError::Pack {
+            rope_tables(&ops, &config, num_positions).map_err(|source| LoadError::Pack {
                 name: "rope".to_owned(),
                 source,
             })?;
@@ -80,7 +77,6 @@ impl<O: Ops> Decoder<O> {
         let mut decoder = Self {
             ops,
             config,
-            plan,
             info,
             embeddings,
             layers,
@@ -133,7 +129,6 @@ impl<O: Ops> Decoder<O> {
 fn rope_tables<O: Ops>(
     ops: &O,
     config: &ModelConfig,
-    plan: &ArchitecturePlan,
     num_positions: usize,
 ) -> Result<(O::RopeTable, Option<O::RopeTable>), OpsError> {
     let global = RopeParams {
@@ -143,9 +138,9 @@ fn rope_tables<O: Ops>(
         freq_factors: config.rope_freq_factors.as_deref(),
         linear_scale: config.rope_linear_scale,
     };
-    let local = plan.local_rope_theta.map(|theta| RopeParams {
+    let local = config.family.local_layers.map(|local| RopeParams {
         rotary_dim: config.head_dim,
-        theta,
+        theta: local.rope_theta,
         freq_factors: None,
         linear_scale: 1.0,
         ..global

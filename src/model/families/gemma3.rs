@@ -5,15 +5,9 @@ use ponder_kernels::Glu;
 use serde_json::Value;
 
 use super::{
-    AdjacentPairs, ArchitecturePlan, AttentionScale, AttentionSizes, Family, HfTensors, QkNorm,
-    llama,
+    AdjacentPairs, AttentionScale, AttentionSizes, Family, HfTensors, LocalLayers, QkNorm, llama,
 };
-use crate::model::config::ModelConfig;
 
-/// Every sixth layer sees the whole context.
-const GLOBAL_EVERY: usize = 6;
-/// Base frequency of the sliding-window layers; global layers use the model's own.
-const LOCAL_ROPE_THETA: f32 = 10_000.0;
 /// How the 27B model is known, whose attention scales by the hidden size per head.
 const LAYERS_OF_27B: usize = 62;
 
@@ -21,11 +15,15 @@ pub(super) const FAMILY: Family = Family {
     name: "gemma3",
     gguf_names: &["gemma3"],
     hf_names: &["gemma3", "gemma3_text"],
-    plan,
-    adjacent_pairs: AdjacentPairs {
-        gguf: false,
-        hf: false,
-    },
+    qk_norm: QkNorm::Heads,
+    post_norms: true,
+    glu: Glu::GeluTanh,
+    scales_embeddings: true,
+    local_layers: Some(LocalLayers {
+        global_every: 6,
+        rope_theta: 10_000.0,
+    }),
+    adjacent_pairs: AdjacentPairs::NOWHERE,
     attention_scale: AttentionScale {
         gguf: gguf_attention_scale,
         hf: hf_attention_scale,
@@ -37,18 +35,6 @@ pub(super) const FAMILY: Family = Family {
     },
     ..llama::FAMILY
 };
-
-fn plan(config: &ModelConfig) -> ArchitecturePlan {
-    ArchitecturePlan {
-        qk_norm: QkNorm::Heads,
-        post_norms: true,
-        glu: Glu::GeluTanh,
-        embedding_scale: (config.hidden_size as f32).sqrt(),
-        local_rope_theta: Some(LOCAL_ROPE_THETA),
-        is_local: |layer| !(layer + 1).is_multiple_of(GLOBAL_EVERY),
-        ..llama::plan(config)
-    }
-}
 
 fn gguf_attention_scale(sizes: &AttentionSizes) -> f32 {
     llama::by_width(match sizes.num_layers {

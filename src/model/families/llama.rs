@@ -1,17 +1,15 @@
 //! Llama and everything with its shape: pre-norm, SiLU-gated MLP, no biases.
 //! <https://arxiv.org/abs/2302.13971>
 
-use ponder_kernels::{Glu, RopeKind};
+use ponder_kernels::Glu;
 
-use super::{AdjacentPairs, ArchitecturePlan, AttentionScale, Family, HfTensors, QkNorm};
-use crate::model::config::ModelConfig;
+use super::{AdjacentPairs, AttentionScale, Family, HfTensors, QkNorm};
 
 /// The base of the other families.
 pub(super) const FAMILY: Family = Family {
     name: "llama",
     gguf_names: &["llama"],
     hf_names: &["llama"],
-    plan,
     // Conversion to GGUF permutes rows.
     adjacent_pairs: AdjacentPairs {
         gguf: true,
@@ -21,6 +19,12 @@ pub(super) const FAMILY: Family = Family {
         gguf: |sizes| by_width(sizes.head_dim),
         hf: |_, head_dim| by_width(head_dim),
     },
+    qkv_bias: false,
+    qk_norm: QkNorm::None,
+    post_norms: false,
+    glu: Glu::Silu,
+    scales_embeddings: false,
+    local_layers: None,
     experts: None,
     has_latent_attention: false,
     hf_tensors: HfTensors {
@@ -33,23 +37,6 @@ pub(super) const FAMILY: Family = Family {
         shared_expert: "shared_expert",
     },
 };
-
-pub(super) fn plan(config: &ModelConfig) -> ArchitecturePlan {
-    ArchitecturePlan {
-        rope_kind: if config.rope_adjacent_pairs {
-            RopeKind::Norm
-        } else {
-            RopeKind::Neox
-        },
-        qkv_bias: false,
-        qk_norm: QkNorm::None,
-        post_norms: false,
-        glu: Glu::Silu,
-        embedding_scale: config.embedding_scale,
-        local_rope_theta: None,
-        is_local: |_| false,
-    }
-}
 
 /// Attention's scale for heads of this width.
 pub(super) fn by_width(width: usize) -> f32 {

@@ -14,10 +14,8 @@ mod qwen2_moe;
 mod qwen3;
 mod qwen3_moe;
 
-use ponder_kernels::{Glu, RopeKind};
+use ponder_kernels::Glu;
 use serde_json::Value;
-
-use super::config::ModelConfig;
 
 /// Every family. Adding one is a file beside this and a line here.
 pub static FAMILIES: &[&Family] = &[
@@ -42,10 +40,18 @@ pub struct Family {
     pub gguf_names: &'static [&'static str],
     /// `model_type` of `config.json`.
     pub hf_names: &'static [&'static str],
-    /// What its layers do.
-    pub(super) plan: fn(&ModelConfig) -> ArchitecturePlan,
     pub(super) adjacent_pairs: AdjacentPairs,
     pub(super) attention_scale: AttentionScale,
+    /// Q, K and V have biases.
+    pub(super) qkv_bias: bool,
+    pub(super) qk_norm: QkNorm,
+    /// RMS norms on the outputs of attention and MLP too.
+    pub(super) post_norms: bool,
+    pub(super) glu: Glu,
+    /// Embeddings are multiplied by the root of the hidden size where files do not say.
+    pub(super) scales_embeddings: bool,
+    /// Of families whose layers are of two kinds.
+    pub(super) local_layers: Option<LocalLayers>,
     /// Of families with mixture-of-experts layers.
     pub(super) experts: Option<ExpertsFamily>,
     /// Keys and values come from a latent vector.
@@ -58,6 +64,13 @@ pub struct Family {
 pub(super) struct AdjacentPairs {
     pub gguf: bool,
     pub hf: bool,
+}
+
+impl AdjacentPairs {
+    pub(super) const NOWHERE: Self = Self {
+        gguf: false,
+        hf: false,
+    };
 }
 
 /// What multiplies q·k, before the scaling of positions changes it.
@@ -119,20 +132,19 @@ pub(super) struct HfTensors {
     pub shared_expert: &'static str,
 }
 
-/// What the layers of an architecture do.
+/// Layers of two kinds: most attend through a sliding window, with angles of their own.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ArchitecturePlan {
-    pub rope_kind: RopeKind,
-    pub qkv_bias: bool,
-    pub qk_norm: QkNorm,
-    /// RMS norms on the outputs of attention and MLP.
-    pub post_norms: bool,
-    pub glu: Glu,
-    pub embedding_scale: f32,
-    /// RoPE base of layers with a sliding window.
-    pub local_rope_theta: Option<f32>,
-    /// Whether a layer attends through the sliding window.
-    pub is_local: fn(usize) -> bool,
+pub(super) struct LocalLayers {
+    /// One layer in so many is global: it sees the whole context.
+    pub global_every: usize,
+    /// Base frequency of the others; global layers use the model's own.
+    pub rope_theta: f32,
+}
+
+impl LocalLayers {
+    pub(super) fn has(&self, layer: usize) -> bool {
+        !(layer + 1).is_multiple_of(self.global_every)
+    }
 }
 
 /// RMS norm of Q and K before the rotation.
@@ -159,6 +171,19 @@ impl Family {
     pub(super) fn of_hf(name: &str) -> Option<&'static Self> {
         let mut families = FAMILIES.iter().copied();
         families.find(|family| family.hf_names.contains(&name))
+    }
+
+    /// What multiplies embeddings where files do not say.
+    pub(super) fn embedding_scale(&self, hidden_size: usize) -> f32 {
+        match self.scales_embeddings {
+            true => (hidden_size as f32).sqrt(),
+            false => 1.0,
+        }
+    }
+
+    /// Whether a layer attends through the sliding window.
+    pub(super) fn is_local(&self, layer: usize) -> bool {
+        self.local_layers.is_some_and(|local| local.has(layer))
     }
 
     /// The names of all families, for messages.

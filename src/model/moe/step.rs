@@ -51,7 +51,7 @@ impl<O: Ops> LayerStep<'_, '_, O> {
         }
         let s = &mut *self.scratch;
         let scale = self.config.residual_scale;
-        let experts = layer.experts(self.plan.glu);
+        let experts = layer.experts(self.config.family.glu);
         let (x, routing) = (&s.activations, &mut s.moe.routing);
         self.ops
             .add_experts(x, routing, &experts, scale, &mut s.x)?;
@@ -62,8 +62,12 @@ impl<O: Ops> LayerStep<'_, '_, O> {
     fn add_shared(&mut self, layer: &SharedExpert<O>) -> Result<(), ForwardError> {
         let (s, scale) = (&mut *self.scratch, self.config.residual_scale);
         let weights = [&layer.gate, &layer.up];
-        self.ops
-            .gate_up(&s.activations, weights, self.plan.glu, &mut s.gated)?;
+        self.ops.gate_up(
+            &s.activations,
+            weights,
+            self.config.family.glu,
+            &mut s.gated,
+        )?;
         if layer.weight.is_none() && scale == 1.0 {
             return Ok(self.ops.project_add(&s.gated, &layer.down, &mut s.x)?);
         }
