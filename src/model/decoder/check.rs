@@ -3,6 +3,7 @@
 use super::Decoder;
 use crate::model::causal_lm::{BlockId, ForwardBatch, ForwardError, SequenceRows};
 use crate::model::ops::{KvShape, Ops};
+use crate::model::steering::Steering;
 
 impl<O: Ops> Decoder<O> {
     /// Refuses a batch whose parts do not fit each other, the vocabulary, the tables of angles or the cache.
@@ -40,10 +41,27 @@ impl<O: Ops> Decoder<O> {
         if !is_ascending || last.is_some_and(|row| *row as usize >= num_rows) {
             return refuse("logits of rows that are not there".to_owned());
         }
+        if !batch
+            .steering
+            .iter()
+            .flatten()
+            .all(|steering| self.fits(steering))
+        {
+            return refuse("steering of another model".to_owned());
+        }
         batch
             .sequences
             .iter()
             .try_for_each(|rows| check_sequence(rows, &shape))
+    }
+
+    /// Whether vectors have the widths of what they are added to.
+    fn fits(&self, steering: &Steering) -> bool {
+        let num_experts = self.config.moe.as_ref().map(|moe| moe.num_experts);
+        let mut router = steering.router.iter().flatten();
+        let hidden = steering.hidden.as_ref();
+        router.all(|delta| num_experts.is_none_or(|count| delta.len() == count))
+            && hidden.is_none_or(|offset| offset.len() == self.config.hidden_size)
     }
 
     /// Refuses copies of blocks that do not exist.

@@ -210,6 +210,8 @@ impl std::fmt::Debug for Family {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -235,6 +237,42 @@ mod tests {
         assert_eq!(Family::of_gguf("qwen2", true), Some(&qwen2::FAMILY));
         assert_eq!(Family::of_gguf("gpt2", false), None);
         assert_eq!(Family::of_hf("gpt2"), None);
+    }
+
+    /// What differs is read from a family's fields, not from its name.
+    #[test]
+    fn no_other_file_of_this_room_knows_a_family() {
+        let room = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/model");
+        let mut folders = vec![room.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                let place = path.strip_prefix(&room).unwrap();
+                let is_own = ["families", "ops/conformance"]
+                    .iter()
+                    .any(|own| place.starts_with(own));
+                match path.is_dir() {
+                    true if is_own => {}
+                    true => folders.push(path),
+                    false => check_file(&path),
+                }
+            }
+        }
+    }
+
+    fn check_file(path: &Path) {
+        let text = std::fs::read_to_string(path).unwrap();
+        let code = text
+            .split("#[cfg(test)]\nmod tests")
+            .next()
+            .unwrap_or_default();
+        let names = FAMILIES
+            .iter()
+            .flat_map(|f| f.gguf_names.iter().chain(f.hf_names));
+        for name in names {
+            let is_named = code.contains(&format!("\"{name}\""));
+            assert!(!is_named, "{} knows {name}", path.display());
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The operations of mixtures of experts.
 
+use std::sync::Arc;
+
 use ponder_kernels::Gating;
 
 use super::{Device, ExpertWeights, OpsError, Step};
@@ -49,7 +51,7 @@ pub trait ExpertOps: Device {
         &mut self,
         routing: &Self::Routing,
         layer: usize,
-        load: &ExpertLoad,
+        load: &Arc<ExpertLoad>,
     ) -> Result<(), OpsError>;
 
     /// Reads where the rows of a layer went.

@@ -1,6 +1,7 @@
 //! Routing by every family's convention, experts, and the shared expert's weight.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use ponder_kernels::{DType, Gating, Glu, GroupScore, Groups, Scoring};
 
@@ -144,7 +145,7 @@ fn count<O: Ops>(ops: &mut O) -> Result<(), OpsError> {
     let mut routing = ops.routing(false)?;
     ops.route(&gating, &logits, None, &mut routing)?;
     let read = ops.read_routing(1, &logits, &routing)?;
-    let load = ExpertLoad::new(vec![1, 4], EXPERTS);
+    let load = Arc::new(ExpertLoad::new(vec![1, 4], EXPERTS));
     ops.count_experts(&routing, 1, &load)?;
     for (layer, expert, tokens) in load.counts() {
         let of_expert = read.experts.iter().filter(|e| **e as usize == expert);

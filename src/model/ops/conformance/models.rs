@@ -318,6 +318,10 @@ fn check_refusals<O: Ops>(name: &str, model: &mut Decoder<O>) {
     };
     let mut logits = Vec::new();
     model.forward(&fits, &mut logits).unwrap();
+    let wide = Steering {
+        hidden: Some(vec![0.0; model.info().hidden_size + 1]),
+        ..Steering::default()
+    };
     #[rustfmt::skip]
     let wrong = [
         ForwardBatch { token_ids: &[1, u32::MAX], ..fits },
@@ -329,6 +333,7 @@ fn check_refusals<O: Ops>(name: &str, model: &mut Decoder<O>) {
         ForwardBatch { logits_rows: &[2], ..fits },
         ForwardBatch { logits_rows: &[1, 0], ..fits },
         ForwardBatch { adapters: &[Some(AdapterId(99))], ..fits },
+        ForwardBatch { steering: &[Some(&wide)], ..fits },
         ForwardBatch { sequences: &[], ..fits },
         ForwardBatch { sequences: &[SequenceRows { block_table: &[NUM_BLOCKS], ..good }], ..fits },
         ForwardBatch { sequences: &[SequenceRows { block_table: &[], ..good }], ..fits },

@@ -1,5 +1,7 @@
 //! Products grouped by expert, and the shared expert's weight.
 
+use std::sync::Arc;
+
 use ponder_kernels::{Activations, Gating, Routes, ThreadPool, experts_glu, experts_matmul};
 
 use super::super::{ExpertOps, ExpertWeights, OpsError, RowSet, Step};
@@ -132,7 +134,7 @@ impl ExpertOps for CpuOps {
         &mut self,
         routing: &CpuRouting,
         layer: usize,
-        load: &ExpertLoad,
+        load: &Arc<ExpertLoad>,
     ) -> Result<(), OpsError> {
         load.add(layer, |expert| routing.routes.rows_of(expert).len());
         Ok(())

@@ -1,5 +1,7 @@
 //! Routing and experts by their definitions.
 
+use std::sync::Arc;
+
 use ponder_kernels::{Gating, Glu, GroupScore, Scoring};
 
 use super::super::{ExpertOps, ExpertWeights, OpsError, Step};
@@ -149,7 +151,7 @@ impl ExpertOps for ReferenceOps {
         &mut self,
         routing: &Routing,
         layer: usize,
-        load: &ExpertLoad,
+        load: &Arc<ExpertLoad>,
     ) -> Result<(), OpsError> {
         self.run()?;
         let chosen = || routing.experts.iter().flatten();
