@@ -150,8 +150,9 @@ pub trait AdapterStore {
 
 /// A model that gradient steps can steer.
 pub trait Adaptable {
-    /// One step of test-time adaptation. `batch` has the rows of one sequence's window; row `i` predicts `targets[i]`. Keys and
-    /// values of the window are written; other sequences' are not touched.
+    /// One step of `phase`: the window's rows, those of one sequence, are computed under the current steering, and, unless it was the
+    /// last, the steering moves. Row `i` predicts `targets[i]`. When the phase is done, the window's keys and values are those that
+    /// its policy asks for; other sequences' are not touched.
     fn adapt(
         &mut self,
         batch: &ForwardBatch<'_>,

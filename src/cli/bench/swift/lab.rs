@@ -10,9 +10,7 @@ use crate::cli::progress::Counter;
 use crate::cli::setup;
 use crate::engine::ModelExecutor;
 use crate::engine::skip_search::{Scratch, Window, matchness, time_rows};
-use crate::model::{
-    BlockId, ForwardBatch, LoadOptions, ModelFiles, SequenceRows, SkipSet, load,
-};
+use crate::model::{BlockId, ForwardBatch, LoadOptions, ModelFiles, SequenceRows, SkipSet, load};
 use crate::text::{ChatTemplate, Tokenizer};
 
 pub(super) const BLOCK_SIZE: usize = 16;
@@ -100,9 +98,11 @@ impl Lab {
             seed: args.seed,
         };
         let max_num_rows = longest.max(num_scratch);
-        lab.executor
-            .model()
-            .allocate_kv_cache(num_blocks + num_scratch, BLOCK_SIZE, max_num_rows)?;
+        lab.executor.model().allocate_kv_cache(
+            num_blocks + num_scratch,
+            BLOCK_SIZE,
+            max_num_rows,
+        )?;
         let bar = Counter::new("texts", prompts.len() as u64);
         let mut first_block = 0;
         for prompt in prompts {

@@ -1,5 +1,7 @@
 //! Ways to choose what a draft leaves out.
 
+use anyhow::Context;
+
 use super::bayes::Process;
 use super::lab::{BLOCK_SIZE, Lab, MOST_MLP_UNITS, NUM_PROBES, Text};
 use crate::cli::progress::Counter;
