@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::thread::available_parallelism;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, value_parser};
 
-use super::values::{parse_bytes, parse_speculative};
+use super::values::{MAX_SECONDS, parse_bytes, parse_speculative};
 use crate::engine::config as sizes;
 use crate::engine::{
     DEFAULT_NUM_SPECULATIVE_TOKENS, DEFAULT_PROMPT_LOOKUP_MIN, Speculative, SpeculativeConfig,
@@ -36,6 +36,9 @@ pub struct EngineArgs {
     /// Tokens per KV block (a multiple of 16)
     #[arg(long, env = "PONDER_BLOCK_SIZE", default_value_t = sizes::DEFAULT_BLOCK_SIZE, help_heading = "Engine")]
     pub block_size: usize,
+    /// Seconds without progress, though something waits, after which the log and /health say so; 0 turns it off
+    #[arg(long, env = "PONDER_WATCHDOG_TIMEOUT", default_value_t = 120, value_parser = value_parser!(u64).range(..=MAX_SECONDS), help_heading = "Engine")]
+    pub watchdog_timeout: u64,
     /// Memory of the KV cache, as 512M or 4G [default: a quarter of what is free]
     #[arg(long, env = "PONDER_KV_CACHE_MEMORY", value_parser = parse_bytes, help_heading = "Engine")]
     pub kv_cache_memory: Option<usize>,

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use ponder_kernels::ThreadPool;
@@ -166,6 +167,9 @@ fn start_native(
     let config = options.resolve(&info)?;
     let engine = EngineHandle::start_with(model, draft_model, config)?;
     check_drafter(&engine)?;
+    if args.watchdog_timeout > 0 {
+        engine.watch(Duration::from_secs(args.watchdog_timeout))?;
+    }
     Ok(Arc::new(engine))
 }
 
