@@ -1,5 +1,8 @@
 //! Each format by itself: events in, exact JSON out.
 
+mod chat;
+mod completions;
+
 use serde_json::{Value, json};
 
 use super::Wire;
@@ -132,102 +135,6 @@ fn two_choices() -> Vec<AnswerEvent> {
     ]
 }
 
-#[test]
-fn chat_chunks() {
-    let chunk = |index: usize, delta: Value, reason: Value| {
-        let choice = json!({"index": index, "delta": delta, "logprobs": null,
-            "finish_reason": reason});
-        around("chat.completion.chunk", json!([choice]))
-    };
-    let role = json!({"role": "assistant", "content": ""});
-    let expected = vec![
-        chunk(0, role.clone(), Value::Null),
-        chunk(1, role, Value::Null),
-        chunk(1, json!({"content": "a"}), Value::Null),
-        chunk(0, json!({"content": "b"}), Value::Null),
-        chunk(1, json!({}), json!("stop")),
-        chunk(0, json!({"content": "c"}), Value::Null),
-        chunk(0, json!({}), json!("length")),
-        json!("[DONE]"),
-    ];
-    assert_eq!(
-        stream(Wire::Chat, head(), two_choices()),
-        texts(expected.clone())
-    );
-    // With the usage: null in each chunk, and a last chunk of its own.
-    let with_usage = Head {
-        include_usage: true,
-        ..head()
-    };
-    let (done, chunks) = expected.split_last().unwrap();
-    let chunks = chunks
-        .iter()
-        .map(|it| and(it.clone(), json!({"usage": null})));
-    let mut expected: Vec<Value> = chunks.collect();
-    let last = around("chat.completion.chunk", json!([]));
-    expected.push(and(last, json!({"usage": usage()})));
-    expected.push(done.clone());
-    assert_eq!(
-        stream(Wire::Chat, with_usage, two_choices()),
-        texts(expected)
-    );
-}
-
-#[test]
-fn completion_chunks() {
-    let chunk = |index: usize, text: &str, reason: Value, stop: Value| {
-        let choice = json!({"index": index, "text": text, "logprobs": null,
-            "finish_reason": reason, "stop_reason": stop});
-        around("text_completion", json!([choice]))
-    };
-    let expected = vec![
-        chunk(0, "", Value::Null, Value::Null),
-        chunk(1, "a", Value::Null, Value::Null),
-        chunk(0, "b", Value::Null, Value::Null),
-        chunk(1, "", json!("stop"), json!("!")),
-        chunk(0, "c", json!("length"), Value::Null),
-        json!("[DONE]"),
-    ];
-    assert_eq!(
-        stream(Wire::Completions, head(), two_choices()),
-        texts(expected)
-    );
-}
-
-#[test]
-fn bodies() {
-    let choice = |index: usize, text: &str, reason: &str| {
-        json!({"index": index,
-            "message": {"role": "assistant", "content": text, "refusal": null},
-            "logprobs": null, "finish_reason": reason})
-    };
-    let choices = json!([choice(0, "bc", "length"), choice(1, "a", "stop")]);
-    let expected = and(
-        around("chat.completion", choices),
-        json!({"usage": usage()}),
-    );
-    assert_eq!(
-        body(Wire::Chat, head(), two_choices()),
-        expected.to_string()
-    );
-    let choice = |index: usize, text: &str, reason: &str, stop: Value| {
-        json!({"index": index, "text": text, "logprobs": null, "finish_reason": reason,
-            "stop_reason": stop})
-    };
-    let choices = json!([
-        choice(0, "bc", "length", Value::Null),
-        choice(1, "a", "stop", json!("!"))
-    ]);
-    let expected = and(
-        around("text_completion", choices),
-        json!({"usage": usage()}),
-    );
-    assert_eq!(
-        body(Wire::Completions, head(), two_choices()),
-        expected.to_string()
-    );
-}
-
 /// An echoed prompt, then two tokens with log-probabilities, then a stop token.
 fn echoed() -> Vec<AnswerEvent> {
     let some = |tokens: Vec<TokenLogprob>| Some(tokens);
@@ -263,89 +170,37 @@ fn echoed() -> Vec<AnswerEvent> {
 }
 
 #[test]
-fn completion_logprobs_and_echo() {
-    let logprobs = |tokens: Value, values: Value, top: Value, offsets: Value| {
-        json!({"tokens": tokens, "token_logprobs": values, "top_logprobs": top,
-            "text_offset": offsets})
+fn bodies() {
+    let choice = |index: usize, text: &str, reason: &str| {
+        json!({"index": index,
+            "message": {"role": "assistant", "content": text, "refusal": null},
+            "logprobs": null, "finish_reason": reason})
     };
-    let chunk = |text: &str, logprobs: Value, reason: Value, stop: Value| {
-        json!({"index": 0, "text": text, "logprobs": logprobs, "finish_reason": reason,
-            "stop_reason": stop})
-    };
-    let y = json!({"y": -1.5, "x": -2.5});
-    let a = json!({"a": -0.5, "b": -2.5});
-    let c = json!({"c": -0.25, "d": -2.5});
-    let first = logprobs(
-        json!(["é", "y", "a"]),
-        json!([null, -1.5, -0.5]),
-        json!([null, y, a]),
-        json!([0, 1, 2]),
+    let choices = json!([choice(0, "bc", "length"), choice(1, "a", "stop")]);
+    let expected = and(
+        around("chat.completion", choices),
+        json!({"usage": usage()}),
     );
-    let second = logprobs(json!(["c"]), json!([-0.25]), json!([c]), json!([3]));
-    let around = |choice: Value| around("text_completion", json!([choice]));
-    let expected = vec![
-        around(chunk("éya", first, Value::Null, Value::Null)),
-        around(chunk("", second, json!("stop"), json!(99))),
-        json!("[DONE]"),
-    ];
-    assert_eq!(stream(Wire::Completions, head(), echoed()), texts(expected));
-    // The body says the same at once, and the prompt's own log-probabilities when asked.
-    let all = logprobs(
-        json!(["é", "y", "a", "c"]),
-        json!([null, -1.5, -0.5, -0.25]),
-        json!([null, y, a, c]),
-        json!([0, 1, 2, 3]),
-    );
-    let prompt = json!([null, {
-        "121": {"logprob": -1.5, "decoded_token": "y"},
-        "120": {"logprob": -2.5, "decoded_token": "x"},
-    }]);
-    let choice = chunk("éya", all, json!("stop"), json!(99));
-    let choice = and(choice, json!({"prompt_logprobs": prompt}));
-    let shown = Head {
-        shows_prompt_logprobs: true,
-        ..head()
-    };
-    let expected = and(around(choice), json!({"usage": usage()}));
     assert_eq!(
-        body(Wire::Completions, shown, echoed()),
+        body(Wire::Chat, head(), two_choices()),
         expected.to_string()
     );
-}
-
-#[test]
-fn chat_logprobs() {
-    let token = |text: &str, logprob: f64| json!({"token": text, "logprob": logprob, "bytes": text.as_bytes()});
-    let one = |text: &str, logprob: f64, other: &str| {
-        let top = json!([token(text, logprob), token(other, -2.5)]);
-        and(token(text, logprob), json!({"top_logprobs": top}))
+    let choice = |index: usize, text: &str, reason: &str, stop: Value| {
+        json!({"index": index, "text": text, "logprobs": null, "finish_reason": reason,
+            "stop_reason": stop})
     };
-    let chunk = |delta: Value, logprobs: Value, reason: Value| {
-        let choice = json!({"index": 0, "delta": delta, "logprobs": logprobs,
-            "finish_reason": reason});
-        around("chat.completion.chunk", json!([choice]))
-    };
-    let (a, c) = (one("a", -0.5, "b"), one("c", -0.25, "d"));
-    let of = |entries: Value| json!({"content": entries, "refusal": null});
-    let expected = vec![
-        chunk(
-            json!({"role": "assistant", "content": ""}),
-            Value::Null,
-            Value::Null,
-        ),
-        chunk(json!({"content": "a"}), of(json!([a])), Value::Null),
-        chunk(json!({}), of(json!([c])), Value::Null),
-        chunk(json!({}), Value::Null, json!("stop")),
-        json!("[DONE]"),
-    ];
-    assert_eq!(stream(Wire::Chat, head(), echoed()), texts(expected));
-    let whole: Value = serde_json::from_str(&body(Wire::Chat, head(), echoed())).unwrap();
-    assert_eq!(whole["choices"][0]["logprobs"], of(json!([a, c])));
-    assert_eq!(
-        whole["choices"][0]["message"]["content"], "a",
-        "chats echo nothing"
+    let choices = json!([
+        choice(0, "bc", "length", Value::Null),
+        choice(1, "a", "stop", json!("!"))
+    ]);
+    let expected = and(
+        around("text_completion", choices),
+        json!({"usage": usage()}),
     );
-    assert_eq!(whole.get("prompt_logprobs"), None);
+    assert_eq!(
+        body(Wire::Completions, head(), two_choices()),
+        expected.to_string()
+    );
 }
 
 #[test]
