@@ -10,7 +10,7 @@ use super::layers::{Attention, Mlp, Projections};
 use super::lora::Target;
 use super::mla::LatentScratch;
 use super::moe::MoeScratch;
-use super::ops::{AdaptedInput, Linear, Ops, Residual, Rotation, RowSet, Step};
+use super::ops::{AdaptedInput, Linear, Ops, Residual, Rotation, Step};
 use super::profile::{Operator, Stopwatch};
 
 /// Rows of one step. Buffers grow to the largest step and stay.
@@ -153,10 +153,9 @@ impl<O: Ops> LayerStep<'_, '_, O> {
         Ok(())
     }
 
-    /// Past the last layer's attention only the rows whose logits are wanted matter.
+    /// Past the last layer's attention only the rows whose logits are wanted matter: the others go.
     pub fn keep_rows(&mut self) -> Result<(), ForwardError> {
         let s = &mut *self.scratch;
-        self.step.rows = RowSet::Kept;
         self.ops.keep_rows(self.step, &mut s.x)?;
         self.ops.keep_rows(self.step, &mut s.attended)?;
         Ok(())

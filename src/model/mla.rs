@@ -158,7 +158,7 @@ impl<O: Ops> LatentProjections<O> {
         let q_width = num_heads * mla.head_dim();
         let linear = |name: &str, out_features: usize, in_features: usize| {
             let weights = weights.matrix(name, out_features, in_features)?;
-            Ok::<_, LoadError>(plain(weights))
+            Ok::<_, LoadError>(Linear::plain(weights))
         };
         let (q_down, q) = match mla.q_lora_rank {
             Some(rank) => {
@@ -177,7 +177,7 @@ impl<O: Ops> LatentProjections<O> {
             let keys = transposed_keys(weights, &name("attn_k_b"), num_heads, mla)?;
             let shape = [num_heads, mla.v_head_dim, rank];
             let values = weights.stacked(&name("attn_v_b"), shape)?;
-            KvUp::Split(plain(keys), plain(values))
+            KvUp::Split(Linear::plain(keys), Linear::plain(values))
         };
         Ok(Self {
             config: mla.clone(),
@@ -232,13 +232,6 @@ impl<O: Ops> LatentProjections<O> {
             }
         };
         ops.latent_keys_values(mla, &s.latent, expanded, [k, v])
-    }
-}
-
-fn plain<O: Ops>(weights: O::Matrix) -> Linear<O> {
-    Linear {
-        weights,
-        bias: None,
     }
 }
 

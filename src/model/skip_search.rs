@@ -4,7 +4,7 @@
 
 use super::causal_lm::{BlockId, ForwardBatch, ForwardError, SequenceRows};
 use super::decoder::Decoder;
-use super::ops::Ops;
+use super::ops::{Ops, RowSet};
 use super::profile::Stopwatch;
 use super::skip::{SkipSet, SubLayer};
 
@@ -92,7 +92,7 @@ impl<O: Ops> Decoder<O> {
         let hidden = self.config.hidden_size;
         self.ops.write(&all, hidden, &mut self.scratch.x)?;
         self.with_probes(probes, present.len(), first_scratch, |model, batch| {
-            model.run_sub_layer(sub_layer, batch, false, &mut Stopwatch::start(None))
+            model.run_sub_layer(sub_layer, batch, RowSet::All, &mut Stopwatch::start(None))
         })?;
         let mut all = Vec::new();
         self.ops.read(&self.scratch.x, &mut all)?;

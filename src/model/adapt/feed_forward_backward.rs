@@ -31,14 +31,13 @@ impl Decoder {
         gradient: &[f32],
         by_normed: &mut [f32],
     ) -> Result<Option<Vec<f32>>, ForwardError> {
-        let pool = &*Arc::clone(&self.ops.pool);
         let eps = self.config.rms_norm_eps;
         let scale = self.config.residual_scale;
         let gradient: Vec<f32> = gradient.iter().map(|value| scale * value).collect();
-        let x = &mut self.scratch.activations;
         match &self.layers[index].feed_forward {
             FeedForward::Mlp(mlp) => {
                 if !by_normed.is_empty() {
+                    let (pool, x) = (&*self.ops.pool, &mut self.scratch.activations);
                     x.load_normed(pool, mid, &mlp.norm, eps);
                     let [gate, up, down] =
                         [&mlp.gate, &mlp.up, &mlp.down].map(|linear| &linear.weights);
@@ -47,50 +46,56 @@ impl Decoder {
                 }
                 Ok(None)
             }
-            FeedForward::Moe(moe) => {
-                x.load_normed(pool, mid, &moe.norm, eps);
-                let Some(config) = &self.config.moe else {
-                    return Ok(None);
-                };
-                let MoeScratch {
-                    logits, routing, ..
-                } = &mut self.scratch.moe;
-                let step = Step {
-                    batch,
-                    groups: &[],
-                    inputs: &self.inputs,
-                    rows: RowSet::All,
-                };
-                let (ops, gating) = (&mut self.ops, &config.gating);
-                ops.project(x, [&moe.router], [&mut *logits])?;
-                ops.steer_router(step, index, logits)?;
-                ops.route(gating, logits, moe.correction_bias.as_ref(), routing)?;
-                let (routes, num_experts) = (&routing.routes, config.num_experts);
-                let experts = Experts::forward(pool, moe, routes, x, self.config.family.glu);
-                let by_logits = experts.by_logits(pool, routes, gating, &gradient);
-                if !by_normed.is_empty() {
-                    experts.back(pool, moe, routes, &gradient, by_normed);
-                    matmul_transposed(pool, &by_logits, &moe.router.weights, by_normed);
-                    if let Some(shared) = &moe.shared {
-                        back_through_shared(
-                            pool,
-                            shared,
-                            x,
-                            self.config.family.glu,
-                            &gradient,
-                            by_normed,
-                        );
-                    }
-                }
-                let mut sums = vec![0.0; num_experts];
-                for row in by_logits.chunks_exact(num_experts) {
-                    for (sum, value) in sums.iter_mut().zip(row) {
-                        *sum += value;
-                    }
-                }
-                Ok(Some(sums))
+            FeedForward::Moe(_) => self.back_through_moe(batch, index, mid, &gradient, by_normed),
+        }
+    }
+
+    /// The same of a mixture of experts; `gradient` is that by what it adds.
+    fn back_through_moe(
+        &mut self,
+        batch: &ForwardBatch<'_>,
+        index: usize,
+        mid: &[f32],
+        gradient: &[f32],
+        by_normed: &mut [f32],
+    ) -> Result<Option<Vec<f32>>, ForwardError> {
+        let (Some(moe), Some(config)) = (self.layers[index].moe(), &self.config.moe) else {
+            return Ok(None);
+        };
+        let pool = &*Arc::clone(&self.ops.pool);
+        let glu = self.config.family.glu;
+        let x = &mut self.scratch.activations;
+        x.load_normed(pool, mid, &moe.norm, self.config.rms_norm_eps);
+        let MoeScratch {
+            logits, routing, ..
+        } = &mut self.scratch.moe;
+        let step = Step {
+            batch,
+            groups: &[],
+            inputs: &self.inputs,
+            rows: RowSet::All,
+        };
+        let (ops, gating) = (&mut self.ops, &config.gating);
+        ops.project(x, [&moe.router], [&mut *logits])?;
+        ops.steer_router(step, index, logits)?;
+        ops.route(gating, logits, moe.correction_bias.as_ref(), routing)?;
+        let (routes, num_experts) = (&routing.routes, config.num_experts);
+        let experts = Experts::forward(pool, moe, routes, x, glu);
+        let by_logits = experts.by_logits(pool, routes, gating, gradient);
+        if !by_normed.is_empty() {
+            experts.back(pool, moe, routes, gradient, by_normed);
+            matmul_transposed(pool, &by_logits, &moe.router.weights, by_normed);
+            if let Some(shared) = &moe.shared {
+                back_through_shared(pool, shared, x, glu, gradient, by_normed);
             }
         }
+        let mut sums = vec![0.0; num_experts];
+        for row in by_logits.chunks_exact(num_experts) {
+            for (sum, value) in sums.iter_mut().zip(row) {
+                *sum += value;
+            }
+        }
+        Ok(Some(sums))
     }
 }
 

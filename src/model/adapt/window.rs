@@ -3,6 +3,7 @@
 use crate::model::causal_lm::{ForwardBatch, ForwardError};
 use crate::model::decoder::Decoder;
 use crate::model::moe::LayerRouting;
+use crate::model::ops::RowSet;
 use crate::model::profile::Stopwatch;
 use crate::model::skip::SubLayer;
 
@@ -46,7 +47,6 @@ impl Decoder {
         from: Option<usize>,
         recorded: Recorded,
     ) -> Result<Vec<LayerRouting>, ForwardError> {
-        let mut stopwatch = Stopwatch::start(None);
         let num_layers = self.layers.len();
         tape.input.resize(num_layers, Vec::new());
         tape.mid.resize(num_layers, Vec::new());
@@ -56,21 +56,35 @@ impl Decoder {
             None => self.embed(batch)?,
         }
         self.routing = Some(Vec::new());
-        for index in from.unwrap_or(0)..num_layers {
+        let result = self.run_layers(batch, tape, from, recorded);
+        // Whatever came of it: later steps are counted again instead of being noted.
+        let routing = self.routing.take().unwrap_or_default();
+        result.map(|()| routing)
+    }
+
+    fn run_layers(
+        &mut self,
+        batch: &ForwardBatch<'_>,
+        tape: &mut Tape,
+        from: Option<usize>,
+        recorded: Recorded,
+    ) -> Result<(), ForwardError> {
+        let mut stopwatch = Stopwatch::start(None);
+        for index in from.unwrap_or(0)..self.layers.len() {
             if from != Some(index) {
                 if recorded.inputs && index > recorded.lowest {
                     tape.input[index].clone_from(&self.scratch.x.values);
                 }
                 let attention = SubLayer::Attention(index);
-                self.run_sub_layer(attention, batch, false, &mut stopwatch)?;
+                self.run_sub_layer(attention, batch, RowSet::All, &mut stopwatch)?;
                 if index >= recorded.lowest {
                     tape.mid[index].clone_from(&self.scratch.x.values);
                 }
             }
-            self.run_sub_layer(SubLayer::Mlp(index), batch, false, &mut stopwatch)?;
+            self.run_sub_layer(SubLayer::Mlp(index), batch, RowSet::All, &mut stopwatch)?;
         }
         tape.last.clone_from(&self.scratch.x.values);
-        Ok(self.routing.take().unwrap_or_default())
+        Ok(())
     }
 
     /// Makes `values` (`[rows, hidden_size]`) the residual stream.

@@ -64,13 +64,12 @@ impl<O: Ops> Decoder<O> {
         Ok(())
     }
 
-    /// One sub-layer over the rows in `x`, prepared before. `drops_rows`: past this layer's attention only the rows are left whose
-    /// logits are wanted.
+    /// One sub-layer over the rows in `x`, prepared before. `left` are the rows that are left past the layer's attention.
     pub(in crate::model) fn run_sub_layer(
         &mut self,
         sub_layer: SubLayer,
         batch: &ForwardBatch<'_>,
-        drops_rows: bool,
+        left: RowSet,
         stopwatch: &mut Stopwatch<'_>,
     ) -> Result<(), ForwardError> {
         let (SubLayer::Attention(index) | SubLayer::Mlp(index)) = sub_layer;
@@ -79,12 +78,10 @@ impl<O: Ops> Decoder<O> {
         }
         let parts = self.layer(index, batch, stopwatch);
         let (layer, mut step) = (parts.layer, parts.step);
-        if drops_rows {
-            step.step.rows = RowSet::Kept;
-        }
+        step.step.rows = left;
         match (sub_layer, &layer.feed_forward) {
             (SubLayer::Attention(_), _) => {
-                if drops_rows {
+                if left == RowSet::Kept {
                     step.keep_rows()?;
                 }
                 step.add_attention(&layer.attention)
@@ -227,10 +224,13 @@ impl<O: Ops> CausalLm for Decoder<O> {
         stopwatch.mark(Operator::Embed);
         let last_layer = self.layers.len() - 1;
         for index in 0..self.layers.len() {
-            let drops_rows = index == last_layer;
+            let left = match index == last_layer {
+                true => RowSet::Kept,
+                false => RowSet::All,
+            };
             for sub_layer in [SubLayer::Attention(index), SubLayer::Mlp(index)] {
                 if batch.skip.is_none_or(|skip| !skip.skips(sub_layer)) {
-                    self.run_sub_layer(sub_layer, batch, drops_rows, &mut stopwatch)?;
+                    self.run_sub_layer(sub_layer, batch, left, &mut stopwatch)?;
                 }
             }
         }

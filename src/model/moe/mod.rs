@@ -61,10 +61,7 @@ impl<O: Ops> Moe<O> {
         let has_bias = weights.has(&bias)?;
         Ok(Self {
             norm: weights.vector(&name("ffn_norm"), hidden)?,
-            router: Linear {
-                weights: weights.matrix(&name("ffn_gate_inp"), experts, hidden)?,
-                bias: None,
-            },
+            router: Linear::plain(weights.matrix(&name("ffn_gate_inp"), experts, hidden)?),
             correction_bias: has_bias
                 .then(|| weights.vector(&bias, experts))
                 .transpose()?,
@@ -120,15 +117,9 @@ impl<O: Ops> SharedExpert<O> {
         Ok(Self {
             gate: weights.matrix(&name("ffn_gate_shexp"), inner, hidden)?,
             up: weights.matrix(&name("ffn_up_shexp"), inner, hidden)?,
-            down: Linear {
-                weights: weights.matrix(&name("ffn_down_shexp"), hidden, inner)?,
-                bias: None,
-            },
+            down: Linear::plain(weights.matrix(&name("ffn_down_shexp"), hidden, inner)?),
             weight: match weights.has(&gate_of)? {
-                true => Some(Linear {
-                    weights: weights.row(&gate_of, hidden)?,
-                    bias: None,
-                }),
+                true => Some(Linear::plain(weights.row(&gate_of, hidden)?)),
                 false => None,
             },
         })

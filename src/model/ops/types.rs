@@ -40,6 +40,16 @@ pub struct Linear<O: Device> {
     pub bias: Option<O::Vector>,
 }
 
+impl<O: Device> Linear<O> {
+    /// Without a bias.
+    pub(in crate::model) fn plain(weights: O::Matrix) -> Self {
+        Self {
+            weights,
+            bias: None,
+        }
+    }
+}
+
 /// Frequencies of a rotary embedding.
 #[derive(Debug, Clone, Copy)]
 pub struct RopeParams<'a> {

@@ -29,7 +29,7 @@ trait Case {
     fn run<O: Ops>(&self, ops: &mut O, units: Range<usize>) -> Result<Vec<f32>, OpsError>;
 }
 
-/// Near the reference, and the same bits alone, cut in two, and in another thread's place.
+/// Near the reference, and the same bits together, alone and cut in two.
 fn check<O: Ops>(ops: &mut O, name: &str, tolerance: f32, case: &impl Case) {
     let count = case.num_units();
     let mut run = |units: Range<usize>| case.run(ops, units).expect("the operation runs");
@@ -98,10 +98,12 @@ fn floats<O: Ops>(
     in_features: usize,
 ) -> Result<Linear<O>, OpsError> {
     let values = random(seed, out_features * in_features);
-    Ok(Linear {
-        weights: ops.matrix(DType::F32, &bytes(&values), [out_features, in_features])?,
-        bias: None,
-    })
+    let shape = [out_features, in_features];
+    Ok(Linear::plain(ops.matrix(
+        DType::F32,
+        &bytes(&values),
+        shape,
+    )?))
 }
 
 fn rows<O: Ops>(ops: &mut O, values: &[f32], width: usize) -> Result<O::Rows, OpsError> {
@@ -134,10 +136,7 @@ fn observe<O: Ops>(ops: &mut O, x: &O::Activations, width: usize) -> Result<Vec<
     for index in 0..width {
         identity[index * width + index] = 1.0;
     }
-    let linear = Linear {
-        weights: ops.matrix(DType::F32, &bytes(&identity), [width, width])?,
-        bias: None,
-    };
+    let linear = Linear::plain(ops.matrix(DType::F32, &bytes(&identity), [width, width])?);
     let mut out = O::Rows::default();
     ops.project(x, [&linear], [&mut out])?;
     host(ops, &out)
@@ -182,7 +181,6 @@ macro_rules! conformance {
     )*};
 }
 
-#[cfg(test)]
 mod implementations {
     use std::sync::Arc;
 
