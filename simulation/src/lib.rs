@@ -7,7 +7,9 @@ mod client;
 mod constraint;
 mod plan;
 mod random;
+mod searching;
 mod setup;
+mod text;
 mod world;
 
 pub use world::{Report, World};
@@ -17,9 +19,20 @@ pub use world::{Report, World};
 /// # Errors
 /// What went wrong, with what the engine was.
 pub fn run(seed: u64) -> Result<Report, String> {
-    let world = World::new(seed)?;
-    let setup = format!("{:?}", world.setup());
-    let run = std::panic::AssertUnwindSafe(|| world.run());
+    let mut setup = String::new();
+    let run = std::panic::AssertUnwindSafe(|| {
+        // Time stands still but where the run moves it.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .map_err(|error| error.to_string())?;
+        runtime.block_on(async {
+            let world = World::new(seed)?;
+            setup = format!("{:?}", world.setup());
+            world.run().await
+        })
+    });
     match std::panic::catch_unwind(run) {
         Ok(result) => result.map_err(|wrong| format!("{wrong}\n{setup}")),
         Err(_) => Err(format!("it panicked\n{setup}")),

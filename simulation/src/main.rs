@@ -73,6 +73,7 @@ struct Total {
     requests: u64,
     refused: u64,
     forks: u64,
+    searches: u64,
     tokens: u64,
     preemptions: u64,
     prefix_cache_hits: u64,
@@ -87,6 +88,7 @@ impl Total {
         self.requests += report.num_requests as u64;
         self.refused += report.num_refused as u64;
         self.forks += report.num_forks as u64;
+        self.searches += report.num_searches as u64;
         self.tokens += stats.generation_tokens;
         self.preemptions += stats.num_preemptions;
         self.prefix_cache_hits += stats.prefix_cache_hits;

@@ -14,6 +14,7 @@ use ponder::model::LoraAdapter;
 use crate::client::{Client, Fork};
 use crate::plan::Plan;
 use crate::random::Random;
+use crate::searching::{Ask, Outcome, Running};
 use crate::setup::{Setup, VOCAB_SIZE};
 
 /// Steps after the last request within which all must have ended.
@@ -29,6 +30,14 @@ pub struct Report {
     pub num_requests: usize,
     pub num_refused: usize,
     pub num_forks: usize,
+    pub num_searches: usize,
+}
+
+/// A search that runs, until it ends or is left.
+struct Searching {
+    ask: Ask,
+    running: Option<Running>,
+    outcome: Option<Outcome>,
 }
 
 pub struct World {
@@ -36,6 +45,7 @@ pub struct World {
     setup: Setup,
     engine: SteppedEngine,
     clients: Vec<Client>,
+    searches: Vec<Searching>,
     /// Texts that prompts begin with.
     bases: Vec<Vec<TokenId>>,
     adapters: Vec<AdapterId>,
@@ -71,6 +81,7 @@ impl World {
             setup,
             engine,
             clients: Vec::new(),
+            searches: Vec::new(),
             bases,
             adapters: Vec::new(),
             loading: Vec::new(),
@@ -87,19 +98,25 @@ impl World {
     ///
     /// # Errors
     /// What the engine did wrong.
-    pub fn run(mut self) -> Result<Report, String> {
+    pub async fn run(mut self) -> Result<Report, String> {
         let num_steps = self.random.between(10, 200);
         for _ in 0..num_steps {
             if self.random.one_in(2) {
-                self.act();
+                self.act()?;
             }
-            self.step()?;
+            self.step().await?;
         }
         for _ in 0..MOST_STEPS_TO_DRAIN {
-            if self.engine.is_idle() && self.clients.iter().all(Client::is_over) {
+            let is_over = self.clients.iter().all(Client::is_over)
+                && self.searches.iter().all(|search| search.running.is_none());
+            if self.engine.is_idle() && is_over {
                 break;
             }
-            self.step()?;
+            self.step().await?;
+        }
+        let mut searches = self.searches.iter();
+        if let Some(search) = searches.find(|search| search.running.is_some()) {
+            return Err(format!("a search never ends: {:?}", search.ask));
         }
         if !self.engine.is_idle() {
             return Err(format!(
@@ -114,13 +131,36 @@ impl World {
                 .check(&self.setup)
                 .map_err(|wrong| format!("client {index}: {wrong}\n{:#?}", client.plan))?;
         }
+        for (index, search) in self.searches.iter().enumerate() {
+            let Some(outcome) = &search.outcome else {
+                continue;
+            };
+            let alone = search.ask.alone(&self.setup).await?;
+            if *outcome != Outcome::Overloaded && *outcome != alone {
+                let ask = &search.ask;
+                return Err(format!(
+                    "search {index}: {outcome:?} is not what it gets alone: {alone:?}\n{ask:?}"
+                ));
+            }
+        }
         self.report.stats = self.engine.handle().stats();
         Ok(self.report)
     }
 
-    fn step(&mut self) -> Result<(), String> {
+    async fn step(&mut self) -> Result<(), String> {
         let elapsed = Duration::from_millis(self.random.below(MOST_ELAPSED_MS) as u64);
         self.engine.turn(elapsed)?;
+        tokio::time::advance(elapsed).await;
+        for search in &mut self.searches {
+            let outcome = search
+                .running
+                .as_mut()
+                .and_then(|running| running.now_or_never());
+            if outcome.is_some() {
+                search.running = None;
+                search.outcome = outcome;
+            }
+        }
         for index in 0..self.clients.len() {
             self.clients[index]
                 .read()
@@ -161,8 +201,10 @@ impl World {
         }
     }
 
-    fn act(&mut self) {
-        match self.random.below(20) {
+    fn act(&mut self) -> Result<(), String> {
+        match self.random.below(24) {
+            20..23 => return self.search(),
+            23 => self.leave_search(),
             0..11 => self.submit(),
             11 | 12 => self.fork(),
             13 => self.hang_up(),
@@ -175,6 +217,27 @@ impl World {
                     self.submit();
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn search(&mut self) -> Result<(), String> {
+        let ask = Ask::random(&mut self.random, &self.setup, &self.bases)?;
+        let running = ask.start(self.engine.handle())?;
+        self.report.num_searches += 1;
+        self.searches.push(Searching {
+            ask,
+            running: Some(running),
+            outcome: None,
+        });
+        Ok(())
+    }
+
+    /// Dropping a search's future ends all that it asked of the engine.
+    fn leave_search(&mut self) {
+        if !self.searches.is_empty() {
+            let at = self.random.below(self.searches.len());
+            self.searches[at].running = None;
         }
     }
 

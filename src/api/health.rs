@@ -17,7 +17,8 @@ pub(super) async fn health(State(state): State<AppState>) -> (StatusCode, Json<V
     };
     let engine = &served.engine;
     if !engine.is_healthy() {
-        let body = json!({"status": "failed", "message": "the engine has failed; restart the server"});
+        let body =
+            json!({"status": "failed", "message": "the engine has failed; restart the server"});
         return (StatusCode::SERVICE_UNAVAILABLE, Json(body));
     }
     let Some(still) = engine.stalled_for() else {
