@@ -151,7 +151,7 @@ impl Activations {
             "x is [num_rows, in_features]"
         );
         let rows = self.start(num_rows, in_features);
-        for_rows(pool, num_rows, |row| {
+        for_rows(pool, num_rows, in_features, |row| {
             // SAFETY: each row is taken once.
             unsafe { rows.store(row, 0, &x[row * in_features..][..in_features]) };
         });
@@ -166,7 +166,7 @@ impl Activations {
         assert!(x.len().is_multiple_of(in_features), "x has whole rows");
         let num_rows = x.len() / in_features;
         let rows = self.start(num_rows, in_features);
-        for_rows(pool, num_rows, |row| {
+        for_rows(pool, num_rows, in_features, |row| {
             ROW.with_borrow_mut(|normed| {
                 normed.resize(in_features, 0.0);
                 normed.copy_from_slice(&x[row * in_features..][..in_features]);
@@ -192,7 +192,7 @@ impl Activations {
         assert!(rows.iter().all(is_known), "rows of the source");
         let is_blocks = width.is_multiple_of(BLOCK_INPUTS);
         let target = self.start(rows.len(), width);
-        for_rows(pool, rows.len(), |index| {
+        for_rows(pool, rows.len(), width / 4, |index| {
             let row = rows[index] as usize;
             // SAFETY: each row is taken once.
             unsafe {

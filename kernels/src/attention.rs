@@ -10,9 +10,10 @@ use std::ops::Range;
 
 use half::f16;
 
+use crate::cost;
 use crate::cpu::{self, QueryState, TILE_TOKENS, TileInput};
 use crate::kv_cache::KvCache;
-use crate::partition::{Chunks, SharedSlice};
+use crate::partition::{SharedSlice, for_each};
 use crate::pool::ThreadPool;
 
 /// Most rows that read a tile together: their outputs stay in the first-level cache.
@@ -198,19 +199,14 @@ pub fn paged_attention(
         sequences,
     };
     let shared = SharedSlice::new(out);
-    let chunks = Chunks::new(plan.units.len() * params.num_kv_heads);
-    pool.run(&|_, _| {
-        SCRATCH.with_borrow_mut(|scratch| {
-            while let Some(chunk) = chunks.take() {
-                let unit = plan.units[chunk / params.num_kv_heads].clone();
-                call.attend(
-                    &plan.rows[unit],
-                    chunk % params.num_kv_heads,
-                    scratch,
-                    &shared,
-                );
-            }
-        });
+    let num_seen = |row: &PlannedRow| row.position + 1 - call.window_start(row.position);
+    let num_seen = plan.rows.iter().map(num_seen).sum();
+    let work = cost::attention(num_seen, params.num_heads, params.head_dim);
+    let num_items = plan.units.len() * params.num_kv_heads;
+    for_each(pool, work, num_items, |item| {
+        let rows = &plan.rows[plan.units[item / params.num_kv_heads].clone()];
+        let kv_head = item % params.num_kv_heads;
+        SCRATCH.with_borrow_mut(|scratch| call.attend(rows, kv_head, scratch, &shared));
     });
 }
 

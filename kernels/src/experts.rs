@@ -3,7 +3,10 @@
 //! An expert's panels are read once for all of its rows, as a dense product reads a matrix, so that few rows cost what their
 //! experts' weights cost to read, and many rows share the unpacking.
 
+use std::ops::Range;
+
 use crate::activations::Activations;
+use crate::cost;
 use crate::cpu::{self, MAX_PANELS};
 use crate::dtype::DType;
 use crate::error::KernelError;
@@ -11,11 +14,8 @@ use crate::gating::Routes;
 use crate::matmul::{Glu, GluCell, PANELS_PER_BLOCK, ROW_BLOCK, SCRATCH, check_inputs};
 use crate::matrix::PackedMatrix;
 use crate::panel::{BLOCK_INPUTS, PANEL_ROWS};
-use crate::partition::{Chunks, SharedSlice};
+use crate::partition::{Division, SharedSlice};
 use crate::pool::ThreadPool;
-
-/// Chunks a thread gets of a product; see [`crate::matmul`].
-const CHUNKS_PER_THREAD: usize = 8;
 
 /// One matrix of every expert, `[num_experts, out_features, in_features]`.
 #[derive(Debug)]
@@ -69,37 +69,56 @@ impl ExpertMatrix {
 }
 
 /// How the work on some experts is cut: an expert's columns in equal parts, so that a few busy experts keep all threads busy.
-struct Cut {
+struct Cut<'a> {
+    /// Experts that have rows.
+    busy: &'a [u32],
     /// Parts of one expert.
     num_parts: usize,
     /// Columns (in whatever unit was cut) of one part.
     part_len: usize,
     columns: usize,
+    division: Division,
 }
 
-impl Cut {
-    fn new(pool: &ThreadPool, routes: &Routes, columns: usize) -> Self {
-        let is_busy = |expert: &usize| !routes.rows_of(*expert).is_empty();
-        let num_busy = (0..routes.num_experts()).filter(is_busy).count();
-        let wanted = (pool.num_threads() * CHUNKS_PER_THREAD).div_ceil(num_busy.max(1));
-        let part_len = columns.div_ceil(wanted.clamp(1, columns));
+impl<'a> Cut<'a> {
+    /// Cuts the products with `matrices`.
+    fn new(
+        pool: &ThreadPool,
+        routes: &'a Routes,
+        matrices: &[&ExpertMatrix],
+        columns: usize,
+    ) -> Self {
+        let busy = routes.busy_experts();
+        let num_rows = routes.rows().len().div_ceil(busy.len().max(1));
+        let work = matrices.iter().map(|matrix| {
+            let share = busy.len() as f64 / matrix.num_experts as f64;
+            cost::product(num_rows, &matrix.matrix, share)
+        });
+        let division = Division::new(pool.team(), work.sum(), busy.len() * columns);
+        let num_parts = columns.div_ceil(division.chunk_len);
         Self {
-            num_parts: columns.div_ceil(part_len),
-            part_len,
+            busy,
+            num_parts,
+            part_len: columns.div_ceil(num_parts),
             columns,
+            division,
         }
     }
 
+    fn num_chunks(&self) -> usize {
+        self.busy.len() * self.num_parts
+    }
+
     /// The expert and columns of a chunk.
-    fn part(&self, chunk: usize) -> (usize, std::ops::Range<usize>) {
+    fn part(&self, chunk: usize) -> (usize, Range<usize>) {
         let start = chunk % self.num_parts * self.part_len;
         let end = (start + self.part_len).min(self.columns);
-        (chunk / self.num_parts, start..end)
+        (self.busy[chunk / self.num_parts] as usize, start..end)
     }
 }
 
 /// Blocks of at most [`ROW_BLOCK`] rows.
-fn row_blocks(rows: std::ops::Range<usize>) -> impl Iterator<Item = std::ops::Range<usize>> {
+fn row_blocks(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     let end = rows.end;
     rows.step_by(ROW_BLOCK)
         .map(move |start| start..(start + ROW_BLOCK).min(end))
@@ -129,23 +148,20 @@ pub fn experts_glu(
     assert!(width.is_multiple_of(BLOCK_INPUTS), "whole blocks");
     check_rows(x, routes, gate);
     let shared = out.start(x.num_rows(), width);
-    let cut = Cut::new(pool, routes, width / BLOCK_INPUTS);
-    let chunks = Chunks::new(routes.num_experts() * cut.num_parts);
-    pool.run(&|_, _| {
+    let cut = Cut::new(pool, routes, &[gate, up], width / BLOCK_INPUTS);
+    cut.division.for_chunks(pool, cut.num_chunks(), |chunk| {
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.grow();
-            while let Some(chunk) = chunks.take() {
-                let (expert, blocks) = cut.part(chunk);
-                for rows in row_blocks(routes.rows_of(expert)) {
-                    for block in blocks.clone() {
-                        let cell = GluCell {
-                            weights: [&gate.matrix, &up.matrix],
-                            first_panel: gate.first_panel(expert),
-                            block,
-                            rows: rows.clone(),
-                        };
-                        cell.run(x, glu, scratch, &shared);
-                    }
+            let (expert, blocks) = cut.part(chunk);
+            for rows in row_blocks(routes.rows_of(expert)) {
+                for block in blocks.clone() {
+                    let cell = GluCell {
+                        weights: [&gate.matrix, &up.matrix],
+                        first_panel: gate.first_panel(expert),
+                        block,
+                        rows: rows.clone(),
+                    };
+                    cell.run(x, glu, scratch, &shared);
                 }
             }
         });
@@ -168,43 +184,44 @@ pub fn experts_matmul(
     let width = weights.out_features();
     assert_eq!(out.len(), x.num_rows() * width, "out is [rows, out]");
     let out = SharedSlice::new(out);
-    let cut = Cut::new(pool, routes, width / PANEL_ROWS);
-    let chunks = Chunks::new(routes.num_experts() * cut.num_parts);
-    pool.run(&|_, _| {
+    let cut = Cut::new(pool, routes, &[weights], width / PANEL_ROWS);
+    cut.division.for_chunks(pool, cut.num_chunks(), |chunk| {
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.grow();
-            while let Some(chunk) = chunks.take() {
-                let (expert, columns) = cut.part(chunk);
-                let first_panel = weights.first_panel(expert);
-                for rows in row_blocks(routes.rows_of(expert)) {
-                    for first in columns.clone().step_by(MAX_PANELS) {
-                        let last = (first + MAX_PANELS).min(columns.end);
-                        let panels = first_panel + first..first_panel + last;
-                        let tiles = &mut scratch.tiles[..panels.len() * rows.len() * PANEL_ROWS];
-                        let decoded = &mut scratch.decoded;
-                        cpu::panels_product(
-                            x,
-                            &weights.matrix,
-                            panels,
-                            rows.clone(),
-                            decoded,
-                            tiles,
-                        );
-                        let tiles = tiles.as_chunks::<PANEL_ROWS>().0;
-                        for (index, row) in rows.clone().enumerate() {
-                            let start = row * width + first * PANEL_ROWS;
-                            // SAFETY: a (row, panel) cell is written by the one chunk that owns the panel.
-                            let out = unsafe { out.slice_mut(start, (last - first) * PANEL_ROWS) };
-                            let tiles = tiles.iter().skip(index).step_by(rows.len());
-                            for (out, tile) in out.as_chunks_mut().0.iter_mut().zip(tiles) {
-                                *out = *tile;
-                            }
-                        }
-                    }
+            let (expert, columns) = cut.part(chunk);
+            let first_panel = weights.first_panel(expert);
+            for rows in row_blocks(routes.rows_of(expert)) {
+                for first in columns.clone().step_by(MAX_PANELS) {
+                    let columns = first..(first + MAX_PANELS).min(columns.end);
+                    let panels = first_panel + columns.start..first_panel + columns.end;
+                    let tiles = &mut scratch.tiles[..panels.len() * rows.len() * PANEL_ROWS];
+                    let decoded = &mut scratch.decoded;
+                    cpu::panels_product(x, &weights.matrix, panels, rows.clone(), decoded, tiles);
+                    put_down(tiles.as_chunks().0, rows.clone(), columns, width, &out);
                 }
             }
         });
     });
+}
+
+/// Writes the results of some columns (in panels), `[columns.len(), rows.len()]`, to their rows of `width`
+/// values.
+fn put_down(
+    tiles: &[[f32; PANEL_ROWS]],
+    rows: Range<usize>,
+    columns: Range<usize>,
+    width: usize,
+    out: &SharedSlice<'_, f32>,
+) {
+    for (index, row) in rows.clone().enumerate() {
+        let start = row * width + columns.start * PANEL_ROWS;
+        // SAFETY: a (row, panel) cell is written by the one chunk that owns the panel.
+        let out = unsafe { out.slice_mut(start, columns.len() * PANEL_ROWS) };
+        let tiles = tiles.iter().skip(index).step_by(rows.len());
+        for (out, tile) in out.as_chunks_mut().0.iter_mut().zip(tiles) {
+            *out = *tile;
+        }
+    }
 }
 
 fn check_rows(x: &Activations, routes: &Routes, matrix: &ExpertMatrix) {

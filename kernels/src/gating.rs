@@ -66,6 +66,8 @@ pub struct Routes {
     rows: Vec<u32>,
     /// `[rows * chosen]`: where a row's chosen experts' results lie among those sorted by expert.
     slots: Vec<u32>,
+    /// The experts that have rows, ascending.
+    busy: Vec<u32>,
 }
 
 impl Routes {
@@ -94,7 +96,8 @@ impl Routes {
         let scores = SharedSlice::new(&mut self.scores);
         let experts = SharedSlice::new(&mut self.experts);
         let gates = SharedSlice::new(&mut self.gates);
-        for_rows(pool, num_rows, |row| {
+        // A score, and a look for each choice.
+        for_rows(pool, num_rows, num_experts * (4 + chosen), |row| {
             // SAFETY: each row is taken once.
             let (scores, experts, gates) = unsafe {
                 (
@@ -131,6 +134,10 @@ impl Routes {
         // … which is where the next one's begin.
         self.offsets.rotate_right(1);
         self.offsets[0] = 0;
+        let offsets = self.offsets.windows(2).enumerate();
+        let busy = offsets.filter(|(_, ends)| ends[0] < ends[1]);
+        self.busy.clear();
+        self.busy.extend(busy.map(|(expert, _)| expert as u32));
     }
 
     pub fn num_rows(&self) -> usize {
@@ -170,6 +177,11 @@ impl Routes {
         &self.slots
     }
 
+    /// The experts that have rows, ascending.
+    pub fn busy_experts(&self) -> &[u32] {
+        &self.busy
+    }
+
     /// Where the rows of `expert` lie among those sorted by expert.
     pub fn rows_of(&self, expert: usize) -> std::ops::Range<usize> {
         self.offsets[expert] as usize..self.offsets[expert + 1] as usize
@@ -188,7 +200,7 @@ impl Routes {
         let width = out.len() / num_rows;
         assert_eq!(results.len(), num_rows * chosen * width, "a result a slot");
         let out = SharedSlice::new(out);
-        for_rows(pool, num_rows, |row| {
+        for_rows(pool, num_rows, chosen * width, |row| {
             // SAFETY: each row is taken once.
             let out = unsafe { out.slice_mut(row * width, width) };
             for index in row * chosen..(row + 1) * chosen {

@@ -2,16 +2,17 @@
 
 use std::ops::Range;
 
+use crate::cost;
 use crate::cpu;
 use crate::gating::Routes;
 use crate::matmul::Glu;
-use crate::partition::{Chunks, SharedSlice, for_rows};
+use crate::partition::{SharedSlice, for_ranges, for_rows};
 use crate::pool::ThreadPool;
 
 pub use crate::cpu::{AttentionRow, AttentionSums};
 
-/// Values that a thread takes at once.
-const VALUES_AT_ONCE: usize = 16 * 1024;
+/// Values that a thread takes at once, or some times as many.
+const VALUES_AT_ONCE: usize = 1024;
 
 /// Replaces `gate` and `up` by the gradients by them; `by_result` is that by `act(gate) * up`.
 ///
@@ -30,21 +31,19 @@ pub fn glu_gradient(
         "one gradient each"
     );
     let (gate, up) = (SharedSlice::new(gate), SharedSlice::new(up));
-    let chunks = Chunks::new(len.div_ceil(VALUES_AT_ONCE));
-    pool.run(&|_, _| {
-        while let Some(chunk) = chunks.take() {
-            let range = chunk * VALUES_AT_ONCE..((chunk + 1) * VALUES_AT_ONCE).min(len);
-            // SAFETY: each range is taken once.
-            let (gate, up) = unsafe {
-                (
-                    gate.slice_mut(range.start, range.len()),
-                    up.slice_mut(range.start, range.len()),
-                )
-            };
-            match kind {
-                Glu::Silu => cpu::silu_gradient(gate, up, &by_result[range]),
-                Glu::GeluTanh => cpu::gelu_tanh_gradient(gate, up, &by_result[range]),
-            }
+    let num_items = len.div_ceil(VALUES_AT_ONCE);
+    for_ranges(pool, cost::values(len), num_items, |items| {
+        let range = items.start * VALUES_AT_ONCE..(items.end * VALUES_AT_ONCE).min(len);
+        // SAFETY: each range is taken once.
+        let (gate, up) = unsafe {
+            (
+                gate.slice_mut(range.start, range.len()),
+                up.slice_mut(range.start, range.len()),
+            )
+        };
+        match kind {
+            Glu::Silu => cpu::silu_gradient(gate, up, &by_result[range]),
+            Glu::GeluTanh => cpu::gelu_tanh_gradient(gate, up, &by_result[range]),
         }
     });
 }
@@ -65,18 +64,23 @@ pub fn spread_rows(pool: &ThreadPool, routes: &Routes, x: &[f32], out: &mut [f32
     assert_eq!(x.len(), num_rows * width, "whole rows");
     assert_eq!(out.len(), routes.rows().len() * width, "one row a slot");
     let out = SharedSlice::new(out);
-    for_rows(pool, num_rows, |row| {
-        let x = &x[row * width..][..width];
-        for place in places(routes, row) {
-            let slot = routes.slots()[place] as usize;
-            let gate = routes.gates()[place];
-            // SAFETY: a slot belongs to one row.
-            let out = unsafe { out.slice_mut(slot * width, width) };
-            for (out, x) in out.iter_mut().zip(x) {
-                *out = gate * x;
+    for_rows(
+        pool,
+        num_rows,
+        routes.num_experts_per_tok() * width,
+        |row| {
+            let x = &x[row * width..][..width];
+            for place in places(routes, row) {
+                let slot = routes.slots()[place] as usize;
+                let gate = routes.gates()[place];
+                // SAFETY: a slot belongs to one row.
+                let out = unsafe { out.slice_mut(slot * width, width) };
+                for (out, x) in out.iter_mut().zip(x) {
+                    *out = gate * x;
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// `out[row] += x[slot]` over the row's slots: `x` is `[slots, width]`, sorted by expert, `out` is `[rows, width]`.
@@ -89,14 +93,19 @@ pub fn gather_rows(pool: &ThreadPool, routes: &Routes, x: &[f32], out: &mut [f32
     assert_eq!(out.len(), num_rows * width, "whole rows");
     assert_eq!(x.len(), routes.rows().len() * width, "one row a slot");
     let out = SharedSlice::new(out);
-    for_rows(pool, num_rows, |row| {
-        // SAFETY: each row is taken once.
-        let out = unsafe { out.slice_mut(row * width, width) };
-        for place in places(routes, row) {
-            let slot = routes.slots()[place] as usize;
-            cpu::add_assign(out, &x[slot * width..][..width]);
-        }
-    });
+    for_rows(
+        pool,
+        num_rows,
+        routes.num_experts_per_tok() * width,
+        |row| {
+            // SAFETY: each row is taken once.
+            let out = unsafe { out.slice_mut(row * width, width) };
+            for place in places(routes, row) {
+                let slot = routes.slots()[place] as usize;
+                cpu::add_assign(out, &x[slot * width..][..width]);
+            }
+        },
+    );
 }
 
 /// Adds the gradients of one query's attention: with weights `w = softmax(scale * keys · query)` and slopes

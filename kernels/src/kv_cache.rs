@@ -157,7 +157,7 @@ impl KvCache {
         );
         assert_eq!(v.len(), k.len(), "v is shaped as k");
         let writer = self.writer(layer, slot_mapping);
-        for_rows(pool, slot_mapping.len(), |row| {
+        for_rows(pool, slot_mapping.len(), 2 * width, |row| {
             let range = row * width..(row + 1) * width;
             // SAFETY: each row is written once.
             unsafe { writer.write(row, &k[range.clone()], &v[range]) };

@@ -8,6 +8,7 @@
 
 pub mod activations;
 pub mod attention;
+pub mod cost;
 mod cpu;
 pub mod dtype;
 pub mod elementwise;

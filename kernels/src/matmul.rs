@@ -4,17 +4,16 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use crate::activations::{Activations, SharedRows};
+use crate::cost;
 use crate::cpu::{self, DecodedPanel, MAX_PANELS};
 use crate::elementwise;
 use crate::matrix::PackedMatrix;
 use crate::panel::{BLOCK_INPUTS, PANEL_ROWS};
-use crate::partition::{Chunks, SharedSlice};
+use crate::partition::{SharedSlice, for_ranges};
 use crate::pool::ThreadPool;
 
 /// Activation rows that one pass over a panel works on: their codes stay in the second-level cache.
 pub(crate) const ROW_BLOCK: usize = 64;
-/// Chunks a thread gets of a product, so that a slow thread doesn't hold up the others.
-const CHUNKS_PER_THREAD: usize = 8;
 /// Panels whose outputs form one block of the next product's activations.
 pub(crate) const PANELS_PER_BLOCK: usize = BLOCK_INPUTS / PANEL_ROWS;
 
@@ -67,7 +66,6 @@ struct Plan<'a> {
     bias: Option<&'a [f32]>,
     out: SharedSlice<'a, f32>,
     accumulate: bool,
-    num_chunks: usize,
 }
 
 /// `out[row, j] = sum_k x[row, k] * weights[j, k] + bias[j]`.
@@ -96,11 +94,9 @@ pub fn matmul(
 /// When shapes do not fit.
 pub fn matmul_many<const N: usize>(pool: &ThreadPool, x: &Activations, products: [Product<'_>; N]) {
     let num_rows = x.num_rows();
-    let total: usize = products
-        .iter()
-        .map(|product| product.weights.num_panels())
-        .sum();
-    let panels_per_chunk = per_chunk(pool, total);
+    let works = products.each_ref();
+    let works = works.map(|product| cost::product(num_rows, product.weights, 1.0));
+    let work = works.into_iter().sum();
     let plans = products.map(|product| {
         let weights = product.weights;
         check_inputs(x, weights);
@@ -117,32 +113,25 @@ pub fn matmul_many<const N: usize>(pool: &ThreadPool, x: &Activations, products:
             bias: product.bias,
             out: SharedSlice::new(product.out),
             accumulate: product.accumulate,
-            num_chunks: weights.num_panels().div_ceil(panels_per_chunk),
         }
     });
     if num_rows == 0 {
         return;
     }
-    let chunks = Chunks::new(plans.iter().map(|plan| plan.num_chunks).sum());
-    pool.run(&|_, _| {
+    let num_panels = plans.iter().map(|plan| plan.weights.num_panels()).sum();
+    for_ranges(pool, work, num_panels, |panels| {
         SCRATCH.with_borrow_mut(|scratch| {
-            while let Some(mut chunk) = chunks.take() {
-                for plan in &plans {
-                    if chunk < plan.num_chunks {
-                        run_chunk(x, plan, chunk * panels_per_chunk, panels_per_chunk, scratch);
-                        break;
-                    }
-                    chunk -= plan.num_chunks;
+            let mut first = 0;
+            for plan in &plans {
+                let end = first + plan.weights.num_panels();
+                let (from, to) = (panels.start.max(first), panels.end.min(end));
+                if from < to {
+                    run_panels(x, plan, from - first..to - first, scratch);
                 }
+                first = end;
             }
         });
     });
-}
-
-pub(crate) fn per_chunk(pool: &ThreadPool, count: usize) -> usize {
-    count
-        .div_ceil(pool.num_threads() * CHUNKS_PER_THREAD)
-        .max(1)
 }
 
 pub(crate) fn check_inputs(x: &Activations, weights: &PackedMatrix) {
@@ -153,13 +142,12 @@ pub(crate) fn check_inputs(x: &Activations, weights: &PackedMatrix) {
     );
 }
 
-fn run_chunk(x: &Activations, plan: &Plan<'_>, first: usize, count: usize, scratch: &mut Scratch) {
-    let last = (first + count).min(plan.weights.num_panels());
+fn run_panels(x: &Activations, plan: &Plan<'_>, panels: Range<usize>, scratch: &mut Scratch) {
     scratch.grow();
     for row_start in (0..x.num_rows()).step_by(ROW_BLOCK) {
         let rows = row_start..(row_start + ROW_BLOCK).min(x.num_rows());
-        for panel in (first..last).step_by(MAX_PANELS) {
-            let panels = panel..(panel + MAX_PANELS).min(last);
+        for panel in panels.clone().step_by(MAX_PANELS) {
+            let panels = panel..(panel + MAX_PANELS).min(panels.end);
             let tiles = &mut scratch.tiles[..panels.len() * rows.len() * PANEL_ROWS];
             let decoded = &mut scratch.decoded;
             cpu::panels_product(
@@ -235,26 +223,22 @@ pub fn matmul_glu(
         return matmul_glu_ragged(pool, x, gate, up, glu, out);
     }
     let num_blocks = width / BLOCK_INPUTS;
-    let blocks_per_chunk = per_chunk(pool, num_blocks);
-    let shared = out.start(x.num_rows(), width);
-    let chunks = Chunks::new(num_blocks.div_ceil(blocks_per_chunk));
-    pool.run(&|_, _| {
+    let num_rows = x.num_rows();
+    let works = [gate, up].map(|weights| cost::product(num_rows, weights, 1.0));
+    let shared = out.start(num_rows, width);
+    for_ranges(pool, works.into_iter().sum(), num_blocks, |blocks| {
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.grow();
-            while let Some(chunk) = chunks.take() {
-                let first = chunk * blocks_per_chunk;
-                let last = (first + blocks_per_chunk).min(num_blocks);
-                for row_start in (0..x.num_rows()).step_by(ROW_BLOCK) {
-                    let rows = row_start..(row_start + ROW_BLOCK).min(x.num_rows());
-                    for block in first..last {
-                        let cell = GluCell {
-                            weights: [gate, up],
-                            first_panel: 0,
-                            block,
-                            rows: rows.clone(),
-                        };
-                        cell.run(x, glu, scratch, &shared);
-                    }
+            for row_start in (0..num_rows).step_by(ROW_BLOCK) {
+                let rows = row_start..(row_start + ROW_BLOCK).min(num_rows);
+                for block in blocks.clone() {
+                    let cell = GluCell {
+                        weights: [gate, up],
+                        first_panel: 0,
+                        block,
+                        rows: rows.clone(),
+                    };
+                    cell.run(x, glu, scratch, &shared);
                 }
             }
         });

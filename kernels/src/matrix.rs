@@ -2,12 +2,13 @@
 
 use half::f16;
 
+use crate::cost;
 use crate::cpu;
 use crate::dtype::DType;
 use crate::error::KernelError;
 use crate::memory::PageBuffer;
 use crate::panel::{self, BLOCK_INPUTS, PANEL_ROWS, Panel, PanelFormat};
-use crate::partition::{Chunks, SharedSlice};
+use crate::partition::{SharedSlice, for_each};
 use crate::pool::ThreadPool;
 use crate::reference;
 
@@ -205,15 +206,13 @@ fn pack_panels(
     let len = num_panels * panel_bytes;
     let mut bytes = PageBuffer::zeroed(len).ok_or(KernelError::OutOfMemory { bytes: len })?;
     let shared = SharedSlice::new(&mut bytes[..]);
-    let chunks = Chunks::new(num_panels);
-    pool.run(&|_, _| {
-        while let Some(index) = chunks.take() {
-            // SAFETY: each panel is taken once.
-            let panel = unsafe { shared.slice_mut(index * panel_bytes, panel_bytes) };
-            for lane in 0..PANEL_ROWS.min(out_features - index * PANEL_ROWS) {
-                let row = &data[(index * PANEL_ROWS + lane) * row_bytes..][..row_bytes];
-                panel::pack_row(dtype, format, row, lane, panel);
-            }
+    let work = cost::values(out_features * in_features);
+    for_each(pool, work, num_panels, |index| {
+        // SAFETY: each panel is taken once.
+        let panel = unsafe { shared.slice_mut(index * panel_bytes, panel_bytes) };
+        for lane in 0..PANEL_ROWS.min(out_features - index * PANEL_ROWS) {
+            let row = &data[(index * PANEL_ROWS + lane) * row_bytes..][..row_bytes];
+            panel::pack_row(dtype, format, row, lane, panel);
         }
     });
     Ok(bytes)

@@ -14,7 +14,7 @@ pub fn rms_norm_in_place(pool: &ThreadPool, x: &mut [f32], weight: &[f32], eps: 
     assert!(x.len().is_multiple_of(width), "x has whole rows");
     let num_rows = x.len() / width;
     let shared = SharedSlice::new(x);
-    for_rows(pool, num_rows, |row| {
+    for_rows(pool, num_rows, width, |row| {
         // SAFETY: each row is taken once.
         cpu::rms_norm_row(unsafe { shared.slice_mut(row * width, width) }, weight, eps);
     });
@@ -31,7 +31,7 @@ pub fn add_normed(pool: &ThreadPool, x: &mut [f32], h: &mut [f32], weight: &[f32
     assert!(x.len().is_multiple_of(width), "x has whole rows");
     let num_rows = x.len() / width;
     let (x, h) = (SharedSlice::new(x), SharedSlice::new(h));
-    for_rows(pool, num_rows, |row| {
+    for_rows(pool, num_rows, width, |row| {
         // SAFETY: each row is taken once.
         let (x, h) = unsafe {
             (

@@ -1,8 +1,10 @@
 //! Splitting an output buffer among threads without copies.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::cost::{self, Nanoseconds, Team};
 use crate::pool::ThreadPool;
 
 /// A mutable slice that several threads write at disjoint places.
@@ -49,45 +51,182 @@ impl<'a, T> SharedSlice<'a, T> {
     }
 }
 
-/// Hands out chunk numbers `0..count` to whichever thread asks first.
-pub(crate) struct Chunks {
-    next: AtomicUsize,
+/// Time that it takes to take a chunk while other threads do: the counter's cache line goes from
+/// core to core.
+const TAKE_COST: Nanoseconds = Nanoseconds(50.0);
+/// The part of a section that its counter's line may be on its way.
+const TAKES_SHARE: f64 = 0.25;
+/// Most chunks of a thread: enough that a slow thread does not hold up the others.
+const CHUNKS_PER_THREAD_MAX: usize = 8;
+
+/// How a section's items are divided: into chunks of neighbours, which share cache lines.
+pub(crate) struct Division {
+    num_threads: usize,
+    /// Items of a chunk.
+    pub chunk_len: usize,
+}
+
+impl Division {
+    /// For items of about the same size. Threads take chunks one after the other, so that with `k`
+    /// threads of `m` chunks each a section of `work / k` waits `k * m * TAKE_COST` for its
+    /// counter. Of the chunk lengths that keep the busiest thread shortest, the smallest is chosen.
+    pub(crate) fn new(team: Team, work: Nanoseconds, num_items: usize) -> Self {
+        let num_threads = team.threads_for(work, num_items);
+        let affordable = TAKES_SHARE * work.0 / (TAKE_COST.0 * (num_threads * num_threads) as f64);
+        let per_thread = match num_threads {
+            // Nobody to wait for, but weights that are read again for other rows stay in the cache.
+            1 => CHUNKS_PER_THREAD_MAX,
+            _ => (affordable as usize).clamp(1, CHUNKS_PER_THREAD_MAX),
+        };
+        let lens = (1..=per_thread).map(|count| num_items.div_ceil(num_threads * count).max(1));
+        let of_busiest = |len: usize| num_items.div_ceil(len).div_ceil(num_threads) * len;
+        let chunk_len = lens.min_by_key(|len| (of_busiest(*len), *len));
+        Self {
+            num_threads,
+            chunk_len: chunk_len.unwrap_or(1),
+        }
+    }
+
+    /// Calls `body` for every chunk of `0..num_chunks`.
+    pub(crate) fn for_chunks(
+        &self,
+        pool: &ThreadPool,
+        num_chunks: usize,
+        body: impl Fn(usize) + Sync,
+    ) {
+        let num_threads = self.num_threads.min(num_chunks);
+        if num_threads <= 1 {
+            (0..num_chunks).for_each(body);
+            return;
+        }
+        let chunks = Chunks::new(num_chunks, num_threads);
+        pool.run_on(num_threads, &|thread, _| chunks.for_each(thread, &body));
+    }
+}
+
+/// A counter on its own cache lines, away from what threads only read.
+#[repr(align(128))]
+struct Counter(AtomicUsize);
+
+/// Hands out chunk numbers `0..count`: the first of each thread is the thread's own number, the
+/// others go to whichever asks first.
+struct Chunks {
+    next: Counter,
     count: usize,
 }
 
 impl Chunks {
-    pub(crate) fn new(count: usize) -> Self {
+    fn new(count: usize, num_threads: usize) -> Self {
         Self {
-            next: AtomicUsize::new(0),
+            next: Counter(AtomicUsize::new(num_threads)),
             count,
         }
     }
 
-    pub(crate) fn take(&self) -> Option<usize> {
-        let chunk = self.next.fetch_add(1, Ordering::Relaxed);
-        (chunk < self.count).then_some(chunk)
+    fn for_each(&self, thread: usize, mut body: impl FnMut(usize)) {
+        let mut chunk = thread;
+        while chunk < self.count {
+            body(chunk);
+            // Looking first spares the line a last round among the threads.
+            if self.next.0.load(Ordering::Relaxed) >= self.count {
+                return;
+            }
+            chunk = self.next.0.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
-/// Rows below which one thread is faster than waking the others.
-const ROWS_PARALLEL: usize = 4;
-/// Most rows a thread takes at once: neighbours share cache lines of the KV cache.
-const ROWS_AT_ONCE: usize = 16;
-/// Times a thread comes back for more rows, so that a slow one doesn't hold up the others.
-const TURNS: usize = 4;
-
-/// Calls `body` for every row in `0..num_rows`, on all threads when there are enough rows.
-pub(crate) fn for_rows(pool: &ThreadPool, num_rows: usize, body: impl Fn(usize) + Sync) {
-    if num_rows < ROWS_PARALLEL {
-        (0..num_rows).for_each(body);
+/// Calls `body` for ranges that cover `0..num_items`, on as many threads as the work is worth.
+/// Items should cost about the same.
+pub(crate) fn for_ranges(
+    pool: &ThreadPool,
+    work: Nanoseconds,
+    num_items: usize,
+    body: impl Fn(Range<usize>) + Sync,
+) {
+    if num_items <= 1 {
+        // A decode step's single row: not even to be divided.
+        (0..num_items).for_each(|item| body(item..item + 1));
         return;
     }
-    let at_once = (num_rows / (pool.num_threads() * TURNS)).clamp(1, ROWS_AT_ONCE);
-    let chunks = Chunks::new(num_rows.div_ceil(at_once));
-    pool.run(&|_, _| {
-        while let Some(chunk) = chunks.take() {
-            let first = chunk * at_once;
-            (first..(first + at_once).min(num_rows)).for_each(&body);
-        }
+    let division = Division::new(pool.team(), work, num_items);
+    let chunk_len = division.chunk_len;
+    division.for_chunks(pool, num_items.div_ceil(chunk_len), |chunk| {
+        let first = chunk * chunk_len;
+        body(first..(first + chunk_len).min(num_items));
     });
+}
+
+/// Calls `body` for every item of `0..num_items`, which may cost very different times, on as many
+/// threads as the work is worth: each thread takes one item after the other.
+pub(crate) fn for_each(
+    pool: &ThreadPool,
+    work: Nanoseconds,
+    num_items: usize,
+    body: impl Fn(usize) + Sync,
+) {
+    let division = Division {
+        num_threads: pool.team().threads_for(work, num_items),
+        chunk_len: 1,
+    };
+    division.for_chunks(pool, num_items, body);
+}
+
+/// Calls `body` for every row in `0..num_rows` of `width` values, on as many threads as they are
+/// worth.
+pub(crate) fn for_rows(
+    pool: &ThreadPool,
+    num_rows: usize,
+    width: usize,
+    body: impl Fn(usize) + Sync,
+) {
+    for_ranges(pool, cost::values(num_rows * width), num_rows, |rows| {
+        rows.for_each(&body);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_cover_all_items_once_whatever_the_work() {
+        let check = |pool: &ThreadPool, work: f64, num_items: usize| {
+            let counts: Vec<AtomicUsize> = (0..num_items).map(|_| AtomicUsize::new(0)).collect();
+            let count = |item: usize| counts[item].fetch_add(1, Ordering::Relaxed);
+            for_ranges(pool, Nanoseconds(work), num_items, |items| {
+                assert!(!items.is_empty());
+                for item in items {
+                    count(item);
+                }
+            });
+            for_each(pool, Nanoseconds(work), num_items, |item| {
+                count(item);
+            });
+            assert!(counts.into_iter().all(|count| count.into_inner() == 2));
+        };
+        for pool in [ThreadPool::new(4), ThreadPool::eager(3)] {
+            for work in [0.0, 3_000.0, 20_000.0, 1e7] {
+                for num_items in [0, 1, 3, 4, 7, 36, 1000] {
+                    check(&pool, work, num_items);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn chunks_are_as_many_as_their_counter_can_serve() {
+        let division = |microseconds: f64, num_items| {
+            let of = Division::new(Team::new(16), Nanoseconds(microseconds * 1000.0), num_items);
+            (of.num_threads, of.chunk_len)
+        };
+        assert_eq!(division(5.0, 36), (3, 6));
+        // Two chunks of five would keep a thread longer than one of nine.
+        assert_eq!(division(60.0, 96), (11, 9));
+        assert_eq!(division(60.0, 110), (11, 5));
+        // A long one: eight chunks a thread.
+        assert_eq!(division(5_000.0, 3072), (16, 24));
+        assert_eq!(division(5_000.0, 0), (1, 1));
+        assert_eq!(division(0.1, 80), (1, 10));
+    }
 }

@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
+use crate::cost::Nanoseconds;
 use crate::cpu;
 use crate::memory::PageBuffer;
-use crate::partition::Chunks;
+use crate::partition::for_each;
 use crate::pool::ThreadPool;
 
 /// Bytes read by a bandwidth measurement: more than caches hold for one tenant.
@@ -13,6 +14,8 @@ const READ_BYTES: usize = 1 << 30;
 const READ_CHUNK: usize = 4 << 20;
 /// Integer dot products of 32 inputs by 16 outputs in one turn of the arithmetic measurement.
 const DOT_ROUNDS: usize = 2_000_000;
+/// More work than any number of threads is worth.
+const ALL_THREADS: Nanoseconds = Nanoseconds(1e9);
 /// The best of this many runs counts.
 const RUNS: usize = 3;
 
@@ -39,13 +42,8 @@ impl Roofline {
 /// Seconds of the fastest run of `work` on all threads.
 fn fastest(pool: &ThreadPool, work: &(dyn Fn(usize) + Sync)) -> f64 {
     let runs = (0..RUNS).map(|_| {
-        let chunks = Chunks::new(READ_BYTES / READ_CHUNK);
         let started = Instant::now();
-        pool.run(&|_, _| {
-            while let Some(chunk) = chunks.take() {
-                work(chunk);
-            }
-        });
+        for_each(pool, ALL_THREADS, READ_BYTES / READ_CHUNK, work);
         started.elapsed().as_secs_f64()
     });
     runs.fold(f64::INFINITY, f64::min)

@@ -156,7 +156,7 @@ pub fn rotate_and_cache(
     let q_width = q.len() / num_rows.max(1);
     let writer = cache.writer(layer, slot_mapping);
     let (q, k) = (SharedSlice::new(q), SharedSlice::new(k));
-    for_rows(pool, num_rows, |row| {
+    for_rows(pool, num_rows, q_width + 2 * kv_width, |row| {
         // SAFETY: each row is taken once.
         let (q, k) = unsafe {
             (

@@ -3,12 +3,13 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use crate::cost;
 use crate::cpu;
 use crate::experts::ExpertMatrix;
 use crate::gating::Routes;
 use crate::matrix::PackedMatrix;
 use crate::panel::PANEL_ROWS;
-use crate::partition::{Chunks, SharedSlice};
+use crate::partition::{SharedSlice, for_each};
 use crate::pool::ThreadPool;
 
 /// Outputs whose weights are read back at once: a thread's second cache holds them, and each row's sums are touched once for
@@ -34,14 +35,13 @@ pub fn matmul_transposed(pool: &ThreadPool, x: &[f32], weights: &PackedMatrix, o
     );
     let out = SharedSlice::new(out);
     // Every chunk reads all weights back.
-    let at_once = num_rows.div_ceil(pool.num_threads()).max(1);
-    let chunks = Chunks::new(num_rows.div_ceil(at_once));
-    pool.run(&|_, _| {
-        while let Some(chunk) = chunks.take() {
-            let rows = chunk * at_once..((chunk + 1) * at_once).min(num_rows);
-            // SAFETY: each row is taken once.
-            unsafe { add(x, weights, 0..weights.out_features(), rows, &out) };
-        }
+    let num_weights = weights.out_features() * weights.in_features();
+    let work = cost::transposed(num_rows, num_weights);
+    let at_once = num_rows.div_ceil(pool.team().threads_for(work, num_rows));
+    for_each(pool, work, num_rows.div_ceil(at_once.max(1)), |chunk| {
+        let rows = chunk * at_once..((chunk + 1) * at_once).min(num_rows);
+        // SAFETY: each row is taken once.
+        unsafe { add(x, weights, 0..weights.out_features(), rows, &out) };
     });
 }
 
@@ -61,13 +61,14 @@ pub fn experts_transposed(
     let in_features = weights.matrix().in_features();
     assert_eq!(out.len(), num_rows * in_features, "out is [rows, in]");
     let out = SharedSlice::new(out);
-    let chunks = Chunks::new(routes.num_experts());
-    pool.run(&|_, _| {
-        while let Some(expert) = chunks.take() {
-            let outputs = expert * width..(expert + 1) * width;
-            // SAFETY: an expert's rows are its own.
-            unsafe { add(x, weights.matrix(), outputs, routes.rows_of(expert), &out) };
-        }
+    let busy = routes.busy_experts();
+    let num_weights = busy.len() * width * in_features;
+    let work = cost::transposed(num_rows.div_ceil(busy.len().max(1)), num_weights);
+    for_each(pool, work, busy.len(), |index| {
+        let expert = busy[index] as usize;
+        let outputs = expert * width..(expert + 1) * width;
+        // SAFETY: an expert's rows are its own.
+        unsafe { add(x, weights.matrix(), outputs, routes.rows_of(expert), &out) };
     });
 }
 

@@ -57,7 +57,7 @@ fn plain_route(gating: &Gating, logits: &[f32], bias: Option<&[f32]>) -> Vec<(u3
 
 #[test]
 fn every_convention_routes_as_it_is_defined() {
-    let pool = ThreadPool::new(2);
+    let pool = ThreadPool::eager(2);
     let groups = |score| {
         Some(Groups {
             count: 4,
@@ -173,7 +173,7 @@ fn grouped_products_equal_those_of_each_expert_bit_by_bit() {
         DType::F32,
         DType::BF16,
     ] {
-        let pool = ThreadPool::new(2);
+        let pool = ThreadPool::eager(2);
         let (gates, gate) = experts(&pool, dtype, WIDTH, HIDDEN, 1);
         let (ups, up) = experts(&pool, dtype, WIDTH, HIDDEN, 2);
         let (downs, down) = experts(&pool, dtype, HIDDEN, WIDTH, 3);
@@ -214,7 +214,7 @@ fn an_expert_without_whole_panels_is_refused() {
 
 #[test]
 fn transposed_products_are_those_of_the_weights_read_back() {
-    let pool = ThreadPool::new(2);
+    let pool = ThreadPool::eager(2);
     for dtype in DType::ALL {
         let (outputs, inputs, rows) = (WIDTH, HIDDEN, 9);
         let (alone, together) = experts(&pool, dtype, outputs, inputs, 8);

@@ -20,7 +20,7 @@ fn activation(kind: Glu, x: f64) -> f64 {
 
 #[test]
 fn gated_activations() {
-    let pool = ThreadPool::new(2);
+    let pool = ThreadPool::eager(2);
     for kind in [Glu::Silu, Glu::GeluTanh] {
         // More than one thread's share.
         let mut random = Random(1);
@@ -106,7 +106,7 @@ fn attention_of_one_query() {
 #[test]
 fn rows_go_to_their_slots_and_back() {
     const WIDTH: usize = 20;
-    let pool = ThreadPool::new(2);
+    let pool = ThreadPool::eager(2);
     let convention = Gating {
         num_experts_per_tok: 3,
         scoring: Scoring::Softmax,

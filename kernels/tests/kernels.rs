@@ -21,7 +21,7 @@ fn dequantisation_equals_candle() {
 
 #[test]
 fn packed_rows_read_back_as_they_were() {
-    let pool = ThreadPool::new(2);
+    let pool = ThreadPool::eager(2);
     for dtype in DType::ALL {
         let (bytes, expected) = quantised(dtype, 19, 256, 3);
         let packed = PackedMatrix::pack(&pool, dtype, &bytes, 19, 256).unwrap();
@@ -44,7 +44,7 @@ fn packed_rows_read_back_as_they_were() {
 /// is six of them.
 #[test]
 fn products_equal_the_reference_over_odd_shapes() {
-    let pool = ThreadPool::new(2);
+    let pool = ThreadPool::eager(2);
     for dtype in DType::ALL {
         for (out_features, in_features) in [(1, 256), (7, 512), (8, 256), (33, 768), (130, 1024)] {
             let (bytes, weights) = quantised(dtype, out_features, in_features, 11);
@@ -73,7 +73,7 @@ fn a_row_does_not_depend_on_the_others_or_on_threads() {
     for dtype in DType::ALL {
         let (out_features, in_features) = (53, 512);
         let (bytes, _) = quantised(dtype, out_features, in_features, 5);
-        let pools = [1, 2, 3].map(ThreadPool::new);
+        let pools = [1, 2, 3].map(ThreadPool::eager);
         let packed =
             PackedMatrix::pack(&pools[0], dtype, &bytes, out_features, in_features).unwrap();
         let x = Random(9).values(71 * in_features);
@@ -259,7 +259,7 @@ impl AttentionCase {
 
 #[test]
 fn attention_equals_the_plain_sum() {
-    let pool = ThreadPool::new(2);
+    let pool = ThreadPool::eager(2);
     for (heads, kv_heads, head_dim, window) in [
         (1, 1, 64, None),
         (9, 3, 64, None),
@@ -281,7 +281,7 @@ fn attention_equals_the_plain_sum() {
 #[test]
 fn attention_does_not_depend_on_chunks_blocks_or_threads() {
     let case = AttentionCase::new(9, 3, 64, Some(40));
-    let (one, three) = (ThreadPool::new(1), ThreadPool::new(3));
+    let (one, three) = (ThreadPool::new(1), ThreadPool::eager(3));
     let whole = case.paged(&one, 16, 77);
     assert_eq!(whole, case.paged(&one, 16, 1));
     assert_eq!(whole, case.paged(&three, 32, 13));
@@ -295,7 +295,7 @@ fn leaves_are_attended_as_if_they_stood_at_their_position() {
     let leaves = [63, 64, 70, 71, 70];
     for (block_size, window) in [(16, None), (32, Some(20))] {
         let case = AttentionCase::new(6, 2, 32, window);
-        let (p, pool) = (case.params, ThreadPool::new(2));
+        let (p, pool) = (case.params, ThreadPool::eager(2));
         let (width, kv_width) = (p.num_heads * p.head_dim, p.num_kv_heads * p.head_dim);
         let table: Vec<u32> = (0..5).collect();
         let slots: Vec<u32> = (0..case.length as u32).collect();
@@ -362,7 +362,7 @@ fn rows_that_share_blocks_are_attended_as_if_alone() {
         sliding_window: Some(70),
         softcap: None,
     };
-    let (pool, mut random) = (ThreadPool::new(2), Random(33));
+    let (pool, mut random) = (ThreadPool::eager(2), Random(33));
     let mut cache = KvCache::new(1, 24, 16, 2, 32).unwrap();
     let slots: Vec<u32> = (0..24 * 16).collect();
     let (k, v) = (
@@ -462,7 +462,7 @@ proptest::proptest! {
         seed in 0_u64..1000,
     ) {
         let (dtype, in_features) = (DType::ALL[dtype], 256 * blocks);
-        let pool = ThreadPool::new(2);
+        let pool = ThreadPool::eager(2);
         let (bytes, weights) = quantised(dtype, out_features, in_features, seed);
         let packed = PackedMatrix::pack(&pool, dtype, &bytes, out_features, in_features).unwrap();
         let x = Random(seed + 1).values(rows * in_features);
@@ -482,7 +482,7 @@ proptest::proptest! {
 /// Gate, up and the activation in one section equal the three apart, for whole blocks and others.
 #[test]
 fn gated_products_equal_their_parts() {
-    let pool = ThreadPool::new(2);
+    let pool = ThreadPool::eager(2);
     for (width, dtype) in [(64, DType::Q4_1), (96, DType::Q6K), (40, DType::F32)] {
         let in_features = 512;
         let pack = |seed| {

@@ -263,7 +263,13 @@ impl From<EngineError> for ApiError {
                 ..Self::new(StatusCode::BAD_REQUEST, message)
             },
             EngineError::UnknownRequest(_) => Self::new(StatusCode::NOT_FOUND, message),
-            EngineError::PoolingPositions { .. } | EngineError::Model(_) => Self::internal(message),
+            EngineError::NothingAllowed => Self {
+                code: Some("nothing_allowed"),
+                ..Self::new(StatusCode::BAD_REQUEST, message)
+            },
+            EngineError::PoolingPositions { .. }
+            | EngineError::Model(_)
+            | EngineError::Invariant(_) => Self::internal(message),
         }
     }
 }

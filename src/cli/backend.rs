@@ -3,37 +3,13 @@
 use std::path::Path;
 
 use anyhow::bail;
-use clap::{Args, ValueEnum};
 
-use super::args::EngineArgs;
+use super::engine_args::{BackendArg, BackendArgs, EngineArgs};
 use crate::engine::Engine;
 use crate::model::{ConfigError, ModelFiles};
 
 /// Whether this binary has it.
 const HAS_MISTRALRS: bool = cfg!(feature = "mistralrs");
-
-#[derive(Debug, Clone, Args)]
-pub struct BackendArgs {
-    /// Engine that runs the model: auto takes the native one when it has all of the architecture
-    #[arg(
-        long,
-        env = "PONDER_BACKEND",
-        value_enum,
-        default_value = "auto",
-        help_heading = "Engine"
-    )]
-    pub backend: BackendArg,
-    /// Quantise a safetensors model as it loads, as 4 or Q4K (the mistralrs backend)
-    #[arg(long, env = "PONDER_ISQ", value_name = "TYPE", help_heading = "Engine")]
-    pub isq: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum BackendArg {
-    Auto,
-    Native,
-    Mistralrs,
-}
 
 /// Whether the native engine runs the model; an error when nothing here does.
 pub(super) fn is_native(args: &BackendArgs, files: &ModelFiles) -> anyhow::Result<bool> {
@@ -79,7 +55,7 @@ pub(super) fn start_mistralrs(
     let engine = MistralrsEngine::load(&MistralrsOptions {
         path: path.to_owned(),
         isq: args.backend.isq.clone(),
-        num_threads: super::setup::num_threads(args),
+        num_threads: args.num_threads(),
         max_model_len: args.max_model_len,
         max_num_seqs: args.max_num_seqs,
         max_num_waiting_seqs: args.max_num_queued_seqs,

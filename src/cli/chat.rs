@@ -5,15 +5,15 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use clap::{FromArgMatches, Parser};
+use clap::{Args, FromArgMatches, Parser};
 use futures::StreamExt;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::args::{ChatArgs, EngineArgs};
 use super::chat_search::{self, SearchProgress};
+use super::engine_args::EngineArgs;
 use super::setup;
 use crate::api::{AppState, ServerConfig, serve};
 use crate::model::catalogue::{DEFAULT_MODEL, home};
@@ -21,6 +21,33 @@ use crate::model::catalogue::{DEFAULT_MODEL, home};
 const HELP: &str = "\
 /clear   forget the conversation      /system TEXT   set the system message
 /help    this                         Ctrl-C stops an answer, Ctrl-D leaves";
+
+#[derive(Debug, Clone, Args)]
+pub struct ChatArgs {
+    /// One message; without it an interactive chat starts
+    pub message: Option<String>,
+    /// A running server, as http://127.0.0.1:8000 [default: load a model in this process]
+    #[arg(long, env = "PONDER_URL")]
+    pub url: Option<String>,
+    /// Model of the in-process server, or the name to ask the server for
+    #[arg(long, short, env = "PONDER_MODEL")]
+    pub model: Option<String>,
+    #[arg(long, env = "PONDER_API_KEY", hide_env_values = true)]
+    pub api_key: Option<String>,
+    /// System message
+    #[arg(long, short)]
+    pub system: Option<String>,
+    // The help names all strategies.
+    #[arg(long, value_name = "STRATEGY", help = super::chat_search::help())]
+    pub search: Option<String>,
+    /// Draw the searched tree after the answer
+    #[arg(long, requires = "search")]
+    pub show_tree: bool,
+    #[arg(long, default_value_t = 0.7)]
+    pub temperature: f64,
+    #[arg(long, default_value_t = 1024)]
+    pub max_tokens: usize,
+}
 
 /// A conversation with a server.
 struct Session {

@@ -6,6 +6,7 @@ mod bench;
 mod chat;
 mod chat_search;
 mod config_file;
+mod engine_args;
 mod identity;
 mod models;
 mod prm;
@@ -14,12 +15,13 @@ mod serve;
 mod setup;
 mod traces;
 mod train;
+mod values;
 
 use std::process::ExitCode;
 
 use clap::FromArgMatches;
 
-use args::{BenchCommand, Cli, Command, TrainCommand};
+use args::{Cli, Command};
 
 /// Exit code of a sandbox that could not limit itself (the shell's for a command that cannot run).
 const SANDBOX_FAILED: u8 = 126;
@@ -48,21 +50,9 @@ pub fn run() -> ExitCode {
         Command::Pull { model } => models::pull(&model),
         Command::Models { json } => models::list(json),
         Command::Chat(args) => chat::run(&args),
-        Command::Train { command } => match command {
-            TrainCommand::ValueHead(args) => train::value_head(&args),
-        },
+        Command::Train { command } => train::run(&command),
         Command::Traces { command } => traces::run(&command),
-        Command::Bench { command } => match command {
-            BenchCommand::Engine(args) => bench::engine::run(&args),
-            BenchCommand::ValueHead(args) => train::evaluate_head(&args),
-            BenchCommand::Perplexity(args) => bench::perplexity::run(&args),
-            BenchCommand::Adaptation(args) => bench::adaptation::run(&args),
-            BenchCommand::Swift(args) => bench::swift::run(&args),
-            BenchCommand::Speculative(args) => bench::speculative::run(&args),
-            BenchCommand::Search(args) => bench::search::run(&args),
-            BenchCommand::Traces(args) => bench::traces::run(&args),
-            BenchCommand::Serve(args) => bench::serve::run(&args),
-        },
+        Command::Bench { command } => bench::run(&command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
-use super::args::{EngineArgs, parse_bytes};
-use super::backend::{BackendArg, BackendArgs};
+use super::engine_args::{BackendArg, BackendArgs, EngineArgs};
 use super::setup;
+use super::values::parse_bytes;
 use crate::reward::prm::{Head, Prm, PrmFormat, PrmParts};
 
 #[derive(Debug, Clone, Args)]

@@ -10,7 +10,8 @@ use ponder_sandbox::{Limits, Sandbox};
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
-use super::args::{EngineArgs, ServeArgs};
+use super::args::ServeArgs;
+use super::engine_args::EngineArgs;
 use super::identity::hash;
 use super::traces::args::TraceArgs;
 use super::{prm, setup};
@@ -163,7 +164,7 @@ async fn serve_model(args: &ServeArgs) -> anyhow::Result<()> {
          {} threads ({}), context {}, loaded in {:.1} s",
         env!("CARGO_PKG_VERSION"),
         state.config().served_model_names.join(", "),
-        setup::num_threads(&args.engine),
+        args.engine.num_threads(),
         how(engine.as_ref()),
         config.max_model_len,
         started.elapsed().as_secs_f64(),

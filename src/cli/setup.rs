@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::available_parallelism;
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use ponder_kernels::ThreadPool;
 
-use super::args::EngineArgs;
 use super::backend::{is_native, start_mistralrs};
+use super::engine_args::EngineArgs;
 use super::identity::identity;
 use super::progress::Bar;
 use crate::api::Served;
@@ -52,11 +52,6 @@ pub(super) fn model_name(model: &str) -> String {
         ),
         _ => model.to_owned(),
     }
-}
-
-pub(super) fn num_threads(args: &EngineArgs) -> usize {
-    args.threads
-        .unwrap_or_else(|| available_parallelism().map_or(1, usize::from))
 }
 
 /// A quarter of the memory that is free now.
@@ -147,7 +142,7 @@ fn start_native(
     };
     let max_model_len = options.served_model_len(limit);
     let load_options = LoadOptions {
-        num_threads: num_threads(args),
+        num_threads: args.num_threads(),
         max_model_len: Some(max_model_len),
         operator_times,
         ..LoadOptions::default()
@@ -172,6 +167,9 @@ fn start_native(
     let config = options.resolve(&info)?;
     let engine = EngineHandle::start_with(model, draft_model, config)?;
     check_drafter(&engine)?;
+    if args.watchdog_timeout > 0 {
+        engine.watch(Duration::from_secs(args.watchdog_timeout))?;
+    }
     Ok(Arc::new(engine))
 }
 

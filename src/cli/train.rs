@@ -1,22 +1,80 @@
-//! `ponder train value-head`: from searched traces to a file for `--value-head`; `ponder bench value-head`: how such a
-//! file chooses.
+//! `ponder train value-head`: from searched traces to a file for `--value-head`.
 
 use std::path::PathBuf;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use super::args::{BenchValueHeadArgs, TargetArg, TrainValueHeadArgs};
+use super::engine_args::EngineArgs;
 use super::progress::Counter;
 use super::setup;
 use crate::api::Served;
-use crate::reward::ValueHead;
 use crate::trace::Target;
-use crate::train::{
-    Choices, Examples, Report, TrainOptions, cross_validate, evaluate, load_examples, train,
-};
+use crate::train::{Choices, Examples, Report, TrainOptions, cross_validate, load_examples, train};
 
-pub(super) fn value_head(args: &TrainValueHeadArgs) -> anyhow::Result<()> {
+#[derive(Debug, Subcommand)]
+pub enum TrainCommand {
+    /// A head that values answers by the model's own hidden states, for serve --value-head
+    ValueHead(TrainValueHeadArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct TrainValueHeadArgs {
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// NDJSON files of trees whose answers have an outcome
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub traces: Vec<PathBuf>,
+    /// Safetensors file to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// What the value of a step means
+    #[arg(long, value_enum, default_value_t = TargetArg::RestMcts)]
+    pub target: TargetArg,
+    /// Units between the state and the value, of each member
+    #[arg(long, default_value_t = 16)]
+    pub width: usize,
+    /// Heads that are trained and averaged
+    #[arg(long, default_value_t = 8)]
+    pub members: usize,
+    /// Do not read the answer's likelihood (a head for --prm cannot)
+    #[arg(long)]
+    pub no_likelihood: bool,
+    /// Weight of telling right from wrong answers of one prompt, beside the squared error
+    #[arg(long, default_value_t = 1.0)]
+    pub pairwise: f64,
+    /// Also train this many heads, each without a share of the prompts, and measure them on what they have not seen
+    #[arg(long, value_name = "FOLDS", value_parser = clap::value_parser!(u64).range(2..=20))]
+    pub cross_validate: Option<u64>,
+    /// Epochs at most; it stops when the held-out loss no longer falls
+    #[arg(long, default_value_t = 60)]
+    pub epochs: usize,
+    /// Share of the prompts that is only measured on
+    #[arg(long, default_value_t = 0.2)]
+    pub held_out: f64,
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Print the measurements as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum TargetArg {
+    /// Distance to a right answer (ReST-MCTS*)
+    RestMcts,
+    /// Mean outcome of the answers below (VM-MCTS)
+    Mean,
+}
+
+pub(super) fn run(command: &TrainCommand) -> anyhow::Result<()> {
+    match command {
+        TrainCommand::ValueHead(args) => value_head(args),
+    }
+}
+
+fn value_head(args: &TrainValueHeadArgs) -> anyhow::Result<()> {
     ensure!(
         args.held_out > 0.0 && args.held_out < 1.0,
         "--held-out must be between 0 and 1"
@@ -67,26 +125,11 @@ pub(super) fn value_head(args: &TrainValueHeadArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Chooses among the answers of traces by a head that is already there.
-pub(super) fn evaluate_head(args: &BenchValueHeadArgs) -> anyhow::Result<()> {
-    let served = setup::start(&args.engine)?;
-    let hidden_size = served.engine.model_info().hidden_size;
-    let head = ValueHead::load(&args.value_head, hidden_size)
-        .with_context(|| format!("--value-head {}", args.value_head.display()))?;
-    let examples = examples(&args.traces, &served, Target::RestMcts)?;
-    let (auc, choices) = evaluate(&examples, &head, args.seed);
-    if args.json {
-        let mut result = choices_json(&choices);
-        result["auc"] = auc.into();
-        println!("{}", serde_json::to_string_pretty(&result)?);
-    } else {
-        println!("AUC            {auc:.3}");
-        print_choices(&choices);
-    }
-    Ok(())
-}
-
-fn examples(traces: &[PathBuf], served: &Served, target: Target) -> anyhow::Result<Examples> {
+pub(super) fn examples(
+    traces: &[PathBuf],
+    served: &Served,
+    target: Target,
+) -> anyhow::Result<Examples> {
     let mut counter: Option<Counter> = None;
     let examples = load_examples(traces, served.engine.as_ref(), target, |_, total| {
         counter
@@ -104,7 +147,7 @@ fn json(report: &Report) -> Value {
     })
 }
 
-fn choices_json(choices: &Choices) -> Value {
+pub(super) fn choices_json(choices: &Choices) -> Value {
     json!({
         "num_prompts": choices.num_prompts, "by_value": choices.by_value,
         "by_likelihood": choices.by_likelihood, "at_random": choices.at_random,
@@ -129,7 +172,7 @@ fn print(args: &TrainValueHeadArgs, report: &Report) {
     print_choices(&report.choices);
 }
 
-fn print_choices(choices: &Choices) {
+pub(super) fn print_choices(choices: &Choices) {
     println!("AUC by prompt  {:.3}", choices.auc_within);
     println!(
         "right choices  {:.1} % by the head, {:.1} % by likelihood, {:.1} % at random, {:.1} % by an oracle \

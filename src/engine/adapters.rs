@@ -27,6 +27,11 @@ impl AdapterTable {
         self.loaded.contains(&id)
     }
 
+    /// Adapters in memory.
+    pub fn num_known(&self) -> usize {
+        self.loaded.len() + self.leaving.len()
+    }
+
     pub fn has_leaving(&self) -> bool {
         !self.leaving.is_empty()
     }

@@ -33,12 +33,14 @@ pub enum Capability {
     Adaptation,
     /// LoRA adapters.
     Adapters,
+    /// Which tokens may come next is decided token by token: masks on sampling and on drafts.
+    Constraints,
     /// Images in messages.
     Vision,
 }
 
 impl Capability {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::BatchInvariance,
         Self::PrefixSharing,
         Self::HiddenStates,
@@ -46,6 +48,7 @@ impl Capability {
         Self::Speculation,
         Self::Adaptation,
         Self::Adapters,
+        Self::Constraints,
         Self::Vision,
     ];
 
@@ -59,6 +62,7 @@ impl Capability {
             Self::Speculation => "speculation",
             Self::Adaptation => "adaptation",
             Self::Adapters => "adapters",
+            Self::Constraints => "constraints",
             Self::Vision => "vision",
         }
     }
@@ -83,6 +87,11 @@ pub trait Backend: Send + Sync {
 
     /// False once the model has failed for good: every later request fails.
     fn is_healthy(&self) -> bool;
+
+    /// How long the engine has stood still though it has work, once that is too long.
+    fn stalled_for(&self) -> Option<Duration> {
+        None
+    }
 
     /// Queues a request, all of its sequences or none.
     fn submit(&self, request: GenerateRequest) -> Result<RequestStream, EngineError>;
@@ -167,6 +176,7 @@ pub(super) fn needs(request: &GenerateRequest) -> impl Iterator<Item = Capabilit
             request.adaptation.is_some() || request.steering.is_some(),
         ),
         (Capability::Adapters, request.adapter.is_some()),
+        (Capability::Constraints, request.constraint.is_some()),
         (Capability::Vision, request.media.is_some()),
     ];
     needs

@@ -1,16 +1,16 @@
 //! What one step will run.
 
+use super::sequence::SeqId;
 use crate::model::BlockId;
 
-/// The rows of one running sequence: its next `num_rows` uncomputed tokens.
+/// The rows of one running sequence: its next `num_rows` uncomputed tokens, then those of its draft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ScheduledRows {
-    /// Position in the scheduler's running list.
-    pub running_index: usize,
+    pub seq: SeqId,
     pub num_rows: usize,
 }
 
-/// One step: the rows to run, and the blocks to copy before (copy-on-write).
+/// One step: the rows to run in order of admission, and the blocks to copy before (copy-on-write).
 #[derive(Debug, Default)]
 pub(super) struct ScheduledBatch {
     pub rows: Vec<ScheduledRows>,

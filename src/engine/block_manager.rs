@@ -27,6 +27,8 @@ pub(super) struct BlockManager {
     free: Vec<BlockId>,
     cached: BTreeMap<u64, BlockId>,
     prefix_cache: PrefixCache,
+    /// Blocks with a reference.
+    num_referenced: usize,
     clock: u64,
 }
 
@@ -38,6 +40,7 @@ impl BlockManager {
             free: (0..num_blocks as BlockId).rev().collect(),
             cached: BTreeMap::new(),
             prefix_cache: PrefixCache::default(),
+            num_referenced: 0,
             clock: 0,
         }
     }
@@ -68,6 +71,7 @@ impl BlockManager {
             }
         };
         self.blocks[block as usize].ref_count = 1;
+        self.num_referenced += 1;
         Some(block)
     }
 
@@ -78,6 +82,7 @@ impl BlockManager {
             self.cached
                 .remove(&entry.released_at)
                 .expect("an unreferenced shared block is cached; this is a bug");
+            self.num_referenced += 1;
         }
         entry.ref_count += 1;
     }
@@ -93,6 +98,7 @@ impl BlockManager {
         if entry.ref_count > 0 {
             return;
         }
+        self.num_referenced -= 1;
         if entry.hash.is_some() {
             self.clock += 1;
             entry.released_at = self.clock;
@@ -143,9 +149,19 @@ impl BlockManager {
         }
     }
 
-    /// Panics unless the states of all blocks agree with the `tables` that refer to them.
-    #[cfg(test)]
-    pub(super) fn check_invariants<'a>(&self, tables: impl Iterator<Item = &'a [BlockId]>) {
+    /// What the counts of blocks say that cannot be, if anything: they are free, cached or used.
+    pub(super) fn miscounted(&self) -> Option<String> {
+        let (free, cached) = (self.free.len(), self.cached.len());
+        let (used, all) = (self.num_referenced, self.blocks.len());
+        let is_right = free + cached + used == all;
+        (!is_right).then(|| format!("{free} free, {cached} cached, {used} used of {all}"))
+    }
+
+    /// Where the states of blocks do not agree with the `tables` that refer to them, if anywhere.
+    pub(super) fn inconsistency<'a>(
+        &self,
+        tables: impl Iterator<Item = &'a [BlockId]>,
+    ) -> Option<String> {
         let mut references = vec![0; self.blocks.len()];
         for block in tables.flatten() {
             references[*block as usize] += 1;
@@ -153,41 +169,38 @@ impl BlockManager {
         let mut listed = vec![0; self.blocks.len()];
         for block in &self.free {
             listed[*block as usize] += 1;
-            assert!(
-                self.blocks[*block as usize].hash.is_none(),
-                "a free block has no prefix"
-            );
+            if self.blocks[*block as usize].hash.is_some() {
+                return Some(format!("the free block {block} has a prefix"));
+            }
         }
         for (stamp, block) in &self.cached {
             listed[*block as usize] += 1;
-            assert_eq!(self.blocks[*block as usize].released_at, *stamp);
-            assert!(
-                self.blocks[*block as usize].hash.is_some(),
-                "a cached block has a prefix"
-            );
+            let entry = &self.blocks[*block as usize];
+            if entry.released_at != *stamp || entry.hash.is_none() {
+                return Some(format!("the cached block {block} has no prefix"));
+            }
         }
         for (index, block) in self.blocks.iter().enumerate() {
-            assert_eq!(
-                block.ref_count, references[index],
-                "references of block {index}"
-            );
-            assert_eq!(
-                listed[index],
-                u32::from(block.ref_count == 0),
-                "lists of block {index}"
-            );
+            let (count, expected) = (block.ref_count, references[index]);
+            if count != expected {
+                return Some(format!(
+                    "block {index} has {count} references of {expected}"
+                ));
+            }
+            if listed[index] != u32::from(count == 0) {
+                return Some(format!("block {index} is in {} lists", listed[index]));
+            }
         }
-        let mut known = 0;
+        let mut num_known = 0;
         for (hash, block) in self.prefix_cache.blocks() {
-            assert_eq!(self.blocks[block as usize].hash, Some(hash));
-            known += 1;
+            num_known += 1;
+            if self.blocks[block as usize].hash != Some(hash) {
+                return Some(format!("block {block} does not know its prefix"));
+            }
         }
-        assert_eq!(
-            known,
-            self.blocks
-                .iter()
-                .filter(|block| block.hash.is_some())
-                .count()
-        );
+        let with_hash = self.blocks.iter().filter(|block| block.hash.is_some());
+        let num_expected = with_hash.count();
+        (num_known != num_expected)
+            .then(|| format!("{num_known} prefixes of {num_expected} blocks"))
     }
 }

@@ -1,6 +1,5 @@
 //! Deriving the engine's sizes from a model and a memory budget.
 
-use super::request::EngineConfig;
 use super::speculative::{MAX_NUM_SPECULATIVE_TOKENS, SpeculativeConfig};
 use crate::model::ModelInfo;
 
@@ -11,6 +10,25 @@ pub const DEFAULT_MAX_NUM_BATCHED_TOKENS: usize = 512;
 pub const DEFAULT_MAX_NUM_WAITING_SEQS: usize = 1024;
 /// Context served when the operator names none; longer ones cost RoPE tables and KV memory.
 pub const DEFAULT_MAX_MODEL_LEN: usize = 8192;
+
+/// Sizes of the engine; every limit is fixed when it starts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EngineConfig {
+    /// Prompt plus output of one sequence.
+    pub max_model_len: usize,
+    /// Sequences in one step.
+    pub max_num_seqs: usize,
+    /// Rows (tokens) in one step; prefill is chunked to fit.
+    pub max_num_batched_tokens: usize,
+    /// Tokens per KV block.
+    pub block_size: usize,
+    pub num_blocks: usize,
+    pub enable_prefix_caching: bool,
+    pub enable_chunked_prefill: bool,
+    /// Sequences (not requests) that may wait for admission before submit answers `Overloaded`.
+    pub max_num_waiting_seqs: usize,
+    pub speculative: SpeculativeConfig,
+}
 
 /// What the operator chose; `None` means derive it.
 #[derive(Debug, Clone, PartialEq)]

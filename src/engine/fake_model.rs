@@ -1,7 +1,13 @@
 //! A model for tests whose logits are a hash of the tokens read back through the block table: a wrong
-//! table, a missing copy or a stale cached block changes its answers.
+//! table, a missing copy or a stale cached block changes its answers, and so does a slot that was written under another adapter or by
+//! a draft.
 
-use crate::model::{BlockId, CausalLm, ForwardBatch, ForwardError, ModelInfo};
+use std::collections::BTreeSet;
+
+use crate::model::{
+    Adaptable, AdaptationPhase, AdapterId, AdapterStore, BlockId, CausalLm, ForwardBatch,
+    ForwardError, LoraAdapter, ModelInfo, Probe, SkipCosts, SkipSet, SkipsSubLayers, Steering,
+};
 
 /// What happens at a step, for tests of failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -16,13 +22,27 @@ pub enum Fault {
     NanOn(u32),
 }
 
+/// What a slot of the KV cache holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Slot {
+    token_id: u32,
+    /// Under what the token was computed.
+    by: u64,
+    /// Without some sub-layers.
+    is_draft: bool,
+}
+
 /// See the module's documentation.
 pub struct FakeModel {
     info: ModelInfo,
     block_size: usize,
-    slots: Vec<Option<u32>>,
+    slots: Vec<Option<Slot>>,
     fault: Fault,
     salt: u64,
+    reads_anything: bool,
+    adapters: BTreeSet<AdapterId>,
+    /// Of the last step's logits.
+    hidden: Vec<f32>,
 }
 
 impl FakeModel {
@@ -31,12 +51,20 @@ impl FakeModel {
         Self { salt, ..self }
     }
 
+    /// A model that drafts: what it has not computed it reads as it is, and is wrong then.
+    pub fn drafting(self) -> Self {
+        Self {
+            reads_anything: true,
+            ..self
+        }
+    }
+
     pub fn new(vocab_size: usize, fault: Fault) -> Self {
         Self {
             info: ModelInfo {
                 vocab_size,
                 max_position_embeddings: 4096,
-                num_layers: 1,
+                num_layers: 4,
                 hidden_size: 1,
                 kv_bytes_per_token: 4,
                 weight_bytes: 0,
@@ -48,7 +76,76 @@ impl FakeModel {
             slots: Vec::new(),
             fault,
             salt: 0,
+            reads_anything: false,
+            adapters: BTreeSet::new(),
+            hidden: Vec::new(),
         }
+    }
+
+    /// What tells the keys and values of a sequence of this adapter apart.
+    fn by(&self, adapter: Option<AdapterId>) -> Result<u64, ForwardError> {
+        match adapter {
+            Some(id) if !self.adapters.contains(&id) => {
+                let message = format!("adapter {} is not loaded", id.0);
+                Err(ForwardError::Internal(message))
+            }
+            Some(id) => Ok(mix(self.salt, u64::from(id.0) + 7)),
+            None => Ok(self.salt),
+        }
+    }
+
+    fn write(&mut self, batch: &ForwardBatch<'_>) -> Result<(), ForwardError> {
+        let mut rows = batch.token_ids.iter().zip(batch.slot_mapping);
+        for (sequence, adapter) in batch.sequences.iter().zip(batch.adapters) {
+            let by = self.by(*adapter)?;
+            for (token_id, slot) in rows.by_ref().take(sequence.num_rows) {
+                match self.fault {
+                    Fault::ErrorOn(bad) if bad == *token_id => {
+                        return Err(ForwardError::Internal("the fake model fails".to_owned()));
+                    }
+                    Fault::PanicOn(bad) => assert_ne!(bad, *token_id, "the fake model panics"),
+                    _ => {}
+                }
+                self.slots[*slot as usize] = Some(Slot {
+                    token_id: *token_id,
+                    by,
+                    is_draft: batch.skip.is_some(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// What position `position` of a sequence holds, as a row of this step sees it.
+    fn read(
+        &self,
+        block_table: &[BlockId],
+        position: usize,
+        is_draft: bool,
+    ) -> Result<(u32, u64), ForwardError> {
+        let block = block_table[position / self.block_size] as usize;
+        let slot = self.slots[block * self.block_size + position % self.block_size];
+        let unwritten = Slot {
+            token_id: 0,
+            by: 0,
+            is_draft: false,
+        };
+        let slot = slot.or(self.reads_anything.then_some(unwritten));
+        let slot = slot.ok_or_else(|| {
+            ForwardError::Internal(format!("position {position} was never written"))
+        })?;
+        // What a draft wrote must not outlive it.
+        let spoilt = u64::from(slot.is_draft && !is_draft) << 63;
+        Ok((slot.token_id, slot.by ^ spoilt))
+    }
+
+    /// Logits that follow from a hash.
+    fn push_logits(&mut self, hash: u64, is_nan: bool, logits: &mut Vec<f32>) {
+        self.hidden.push((hash >> 40) as f32 / (1 << 24) as f32);
+        logits.extend((0..self.info.vocab_size as u64).map(|id| {
+            let value = (mix(hash, id << 32) >> 40) as f32 / (1 << 21) as f32;
+            if is_nan { f32::NAN } else { value }
+        }));
     }
 }
 
@@ -57,6 +154,13 @@ fn mix(hash: u64, value: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
+}
+
+/// How a steering changes what the head reads.
+fn steered(hash: u64, steering: Option<&Steering>) -> u64 {
+    let hidden = steering.and_then(|steering| steering.hidden.as_deref());
+    let values = hidden.unwrap_or_default().iter();
+    values.fold(hash, |hash, value| mix(hash, u64::from(value.to_bits())))
 }
 
 impl CausalLm for FakeModel {
@@ -89,51 +193,109 @@ impl CausalLm for FakeModel {
         batch: &ForwardBatch<'_>,
         logits: &mut Vec<f32>,
     ) -> Result<(), ForwardError> {
-        for (token_id, slot) in batch.token_ids.iter().zip(batch.slot_mapping) {
-            match self.fault {
-                Fault::ErrorOn(bad) if bad == *token_id => {
-                    return Err(ForwardError::Internal("the fake model fails".to_owned()));
-                }
-                Fault::PanicOn(bad) => assert_ne!(bad, *token_id, "the fake model panics"),
-                _ => {}
-            }
-            self.slots[*slot as usize] = Some(*token_id);
-        }
+        self.write(batch)?;
         logits.clear();
+        self.hidden.clear();
+        let is_draft = batch.skip.is_some();
         let mut row = 0_u32;
-        for sequence in batch.sequences {
+        let mut wanted = batch.logits_rows.iter().peekable();
+        for (index, sequence) in batch.sequences.iter().enumerate() {
+            let steering = batch.steering.get(index).copied().flatten();
             let first = sequence.context_len - sequence.num_rows;
             let num_others = sequence.context_len - sequence.leaves.len();
             // The hash of what each position sees, itself left out.
             let mut before = Vec::new();
-            let mut hash = self.salt;
+            let mut hash = self.by(batch.adapters[index])?;
             for position in 0..sequence.context_len {
-                let block = sequence.block_table[position / self.block_size] as usize;
-                let slot = block * self.block_size + position % self.block_size;
-                let token_id = self.slots[slot].ok_or_else(|| {
-                    ForwardError::Internal(format!("position {position} was never written"))
-                })?;
+                let (token_id, by) = self.read(sequence.block_table, position, is_draft)?;
                 if let Some(leaf) = position.checked_sub(num_others) {
                     hash = before[sequence.leaves[leaf] as usize];
                 }
                 before.push(hash);
-                hash = mix(hash, u64::from(token_id) + 1);
-                if position >= first {
-                    if batch.logits_rows.contains(&row) {
-                        let is_nan = self.fault == Fault::NanOn(token_id);
-                        logits.extend((0..self.info.vocab_size as u64).map(|id| {
-                            let value = (mix(hash, id << 32) >> 40) as f32 / (1 << 21) as f32;
-                            if is_nan { f32::NAN } else { value }
-                        }));
-                    }
-                    row += 1;
+                hash = mix(mix(hash, u64::from(token_id) + 1), by);
+                if position < first {
+                    continue;
                 }
+                if wanted.next_if(|wanted| **wanted == row).is_some() {
+                    let seen = steered(hash, steering);
+                    // Without its sub-layers it is wrong now and then.
+                    let is_wrong = is_draft && hash.is_multiple_of(3);
+                    let seen = if is_wrong { mix(seen, 1) } else { seen };
+                    let is_nan = self.fault == Fault::NanOn(token_id);
+                    self.push_logits(seen, is_nan, logits);
+                }
+                row += 1;
             }
         }
         Ok(())
     }
 
-    fn hidden_state(&self, _: usize) -> Option<Vec<f32>> {
-        None
+    fn hidden_state(&self, index: usize) -> Option<Vec<f32>> {
+        self.hidden.get(index).map(|value| vec![*value])
+    }
+
+    fn adapters(&mut self) -> Option<&mut dyn AdapterStore> {
+        Some(self)
+    }
+
+    fn adaptation(&mut self) -> Option<&mut dyn Adaptable> {
+        Some(self)
+    }
+
+    fn sub_layers(&mut self) -> Option<&mut dyn SkipsSubLayers> {
+        Some(self)
+    }
+}
+
+impl AdapterStore for FakeModel {
+    fn load(&mut self, id: AdapterId, _: &LoraAdapter) -> Result<(), ForwardError> {
+        self.adapters.insert(id);
+        Ok(())
+    }
+
+    fn unload(&mut self, id: AdapterId) {
+        self.adapters.remove(&id);
+    }
+}
+
+impl Adaptable for FakeModel {
+    /// What is tried next, and how good it is, follow from the window's tokens.
+    fn adapt(
+        &mut self,
+        batch: &ForwardBatch<'_>,
+        targets: &[u32],
+        phase: &mut AdaptationPhase,
+    ) -> Result<(), ForwardError> {
+        self.write(batch)?;
+        let sequence = &batch.sequences[0];
+        let mut hash = 0;
+        for position in 0..sequence.context_len {
+            let (token_id, by) = self.read(sequence.block_table, position, false)?;
+            hash = mix(mix(hash, u64::from(token_id)), by);
+        }
+        let hash = targets
+            .iter()
+            .fold(hash, |hash, id| mix(hash, u64::from(*id)));
+        let loss = (hash >> 40) as f32;
+        phase.step_with(loss, |current| {
+            let hidden = current.hidden.as_deref().unwrap_or_default();
+            let step = hidden.first().copied().unwrap_or_default() + 1.0;
+            Steering {
+                hidden: Some(vec![step]),
+                ..current.clone()
+            }
+        });
+        Ok(())
+    }
+}
+
+impl SkipsSubLayers for FakeModel {
+    fn skip_sets(
+        &mut self,
+        _: &[Probe<'_>],
+        _: SkipCosts,
+        _: BlockId,
+    ) -> Result<Vec<Option<SkipSet>>, ForwardError> {
+        Err(ForwardError::Lacks("a knapsack of sub-layers"))
     }
 }

@@ -11,6 +11,8 @@ use tokio::sync::oneshot;
 
 use super::admission::{admit, check_params, check_request};
 use super::backend::{Backend, Capability, needs};
+use super::clock::Clock;
+use super::executor::{Executor, ModelExecutor};
 use super::request::{
     EngineConfig, EngineError, EngineStats, GenerateRequest, GroupId, RequestId, SamplingParams,
     StreamEvent,
@@ -19,28 +21,38 @@ use super::runner::num_scratch_blocks;
 use super::speculative::Speculative;
 use super::stats::SharedStats;
 use super::stream::RequestStream;
-use super::thread::{Command, EngineThread, Submission};
+use super::thread::{Command, EngineCore, LoadedAdapter, Submission};
+use super::watchdog::{self, Progress};
 use crate::model::adapt::RouterGradient;
 use crate::model::{
     AdaptationConfig, AdaptationMethod, AdapterId, CausalLm, ExpertLoad, LoraAdapter, ModelInfo,
     SkipSet,
 };
 
-/// All but images.
-const CAPABILITIES: [Capability; 7] = [
-    Capability::BatchInvariance,
-    Capability::PrefixSharing,
-    Capability::HiddenStates,
-    Capability::PromptLogits,
-    Capability::Speculation,
-    Capability::Adaptation,
-    Capability::Adapters,
-];
+/// What the engine can do with this executor.
+fn capabilities(executor: &mut dyn Executor) -> Vec<Capability> {
+    let mut all = vec![
+        Capability::BatchInvariance,
+        Capability::PrefixSharing,
+        Capability::HiddenStates,
+        Capability::PromptLogits,
+        Capability::Speculation,
+        Capability::Constraints,
+    ];
+    if executor.adaptation().is_some() {
+        all.push(Capability::Adaptation);
+    }
+    if executor.adapters().is_some() {
+        all.push(Capability::Adapters);
+    }
+    all
+}
 
 /// What the handle and the thread share.
 pub(super) struct Shared {
     pub config: EngineConfig,
     pub info: ModelInfo,
+    pub capabilities: Vec<Capability>,
     pub has_draft_model: bool,
     pub expert_load: Option<Arc<ExpertLoad>>,
     /// The one that SWIFT's search found, when it found one.
@@ -51,6 +63,7 @@ pub(super) struct Shared {
     pub is_closed: AtomicBool,
     pub is_healthy: AtomicBool,
     pub is_finished: AtomicBool,
+    pub progress: Progress,
     next_id: AtomicU64,
     next_adapter: AtomicU32,
 }
@@ -80,33 +93,62 @@ impl EngineHandle {
 
     /// [`Self::start`] with a small model that drafts ([`super::Speculative::DraftModel`]). Its tokens must mean the same.
     pub fn start_with(
-        mut model: Box<dyn CausalLm>,
-        mut draft_model: Option<Box<dyn CausalLm>>,
+        model: Box<dyn CausalLm>,
+        draft_model: Option<Box<dyn CausalLm>>,
         config: EngineConfig,
     ) -> Result<Self, EngineError> {
+        let executor = |model| -> Box<dyn Executor> { Box::new(ModelExecutor::new(model)) };
+        Self::start_executor(executor(model), draft_model.map(executor), config)
+    }
+
+    /// Starts the engine's thread on an executor, and maybe on one that drafts.
+    pub fn start_executor(
+        executor: Box<dyn Executor>,
+        draft_executor: Option<Box<dyn Executor>>,
+        config: EngineConfig,
+    ) -> Result<Self, EngineError> {
+        let (handle, core) = Self::build(executor, draft_executor, config, Clock::default())?;
+        let thread = std::thread::Builder::new()
+            .name("ponder-engine".to_owned())
+            .spawn(move || core.run())
+            .map_err(|error| EngineError::Model(error.to_string()))?;
+        let mut slot = handle.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        *slot = Some(thread);
+        drop(slot);
+        Ok(handle)
+    }
+
+    /// Allocates the KV cache and makes a handle with the engine behind it, which somebody is to run.
+    pub(super) fn build(
+        mut executor: Box<dyn Executor>,
+        mut draft_executor: Option<Box<dyn Executor>>,
+        config: EngineConfig,
+        clock: Clock,
+    ) -> Result<(Self, EngineCore), EngineError> {
         let max_num_rows = if config.enable_chunked_prefill {
             config.max_num_batched_tokens
         } else {
             config.max_num_batched_tokens.max(config.max_model_len)
         };
         let num_blocks = config.num_blocks + num_scratch_blocks(config.block_size);
-        let vocab_size = model.info().vocab_size;
-        if (draft_model.iter()).any(|draft| draft.info().vocab_size != vocab_size) {
+        let vocab_size = executor.info().vocab_size;
+        if (draft_executor.iter()).any(|draft| draft.info().vocab_size != vocab_size) {
             let message = format!("the draft model's vocabulary is not one of {vocab_size} tokens");
             return Err(EngineError::Model(message));
         }
-        for model in [Some(&mut model), draft_model.as_mut()]
+        for executor in [Some(&mut executor), draft_executor.as_mut()]
             .into_iter()
             .flatten()
         {
-            model
-                .allocate_kv_cache(num_blocks, config.block_size, max_num_rows)
+            executor
+                .allocate(num_blocks, config.block_size, max_num_rows)
                 .map_err(|error| EngineError::Model(error.to_string()))?;
         }
         let shared = Arc::new(Shared {
-            info: model.info().clone(),
-            expert_load: model.expert_load(),
-            has_draft_model: draft_model.is_some(),
+            info: executor.info().clone(),
+            capabilities: capabilities(&mut *executor),
+            expert_load: executor.expert_load(),
+            has_draft_model: draft_executor.is_some(),
             skip_set: Mutex::new(None),
             stats: SharedStats::new(EngineStats {
                 num_blocks: config.num_blocks,
@@ -117,20 +159,24 @@ impl EngineHandle {
             is_closed: AtomicBool::new(false),
             is_healthy: AtomicBool::new(true),
             is_finished: AtomicBool::new(false),
+            progress: Progress::default(),
             next_id: AtomicU64::new(0),
             next_adapter: AtomicU32::new(0),
         });
         let (commands, receiver) = mpsc::channel();
-        let engine = EngineThread::new(model, draft_model, Arc::clone(&shared), receiver);
-        let thread = std::thread::Builder::new()
-            .name("ponder-engine".to_owned())
-            .spawn(move || engine.run())
-            .map_err(|error| EngineError::Model(error.to_string()))?;
-        Ok(Self {
+        let core = EngineCore::new(
+            executor,
+            draft_executor,
+            Arc::clone(&shared),
+            receiver,
+            clock,
+        );
+        let handle = Self {
             shared,
             commands,
-            thread: Arc::new(Mutex::new(Some(thread))),
-        })
+            thread: Arc::new(Mutex::new(None)),
+        };
+        Ok((handle, core))
     }
 
     /// Continues choice `index` of a running request from its newest token, sharing its KV blocks. The
@@ -153,6 +199,14 @@ impl EngineHandle {
             fork,
         })?;
         Ok(stream)
+    }
+
+    /// Logs when the engine has work and makes no progress for so long; [`Backend::stalled_for`] tells it too.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn watch(&self, limit: Duration) -> std::io::Result<()> {
+        watchdog::watch(&self.shared, limit)
     }
 
     /// Ends a request before the next step.
@@ -205,7 +259,7 @@ impl Backend for EngineHandle {
     }
 
     fn capabilities(&self) -> &[Capability] {
-        &CAPABILITIES
+        &self.shared.capabilities
     }
 
     fn config(&self) -> &EngineConfig {
@@ -243,6 +297,10 @@ impl Backend for EngineHandle {
         }
     }
 
+    fn stalled_for(&self) -> Option<Duration> {
+        self.shared.progress.stalled_for()
+    }
+
     fn is_healthy(&self) -> bool {
         self.shared.is_healthy.load(Ordering::Acquire)
     }
@@ -263,9 +321,13 @@ impl Backend for EngineHandle {
         async move {
             let id = AdapterId(self.shared.next_adapter.fetch_add(1, Ordering::Relaxed));
             let (done, loaded) = oneshot::channel();
-            self.send(Command::LoadAdapter { id, adapter, done })?;
-            loaded.await.map_err(|_| EngineError::ShuttingDown)??;
-            Ok(id)
+            self.send(Command::LoadAdapter {
+                adapter,
+                loaded: LoadedAdapter::new(id, self.commands.clone()),
+                done,
+            })?;
+            let loaded = loaded.await.map_err(|_| EngineError::ShuttingDown)??;
+            Ok(loaded.take())
         }
         .boxed()
     }
@@ -292,9 +354,9 @@ impl Backend for EngineHandle {
     }
 
     fn join(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
+        let started = Instant::now();
         while !self.shared.is_finished.load(Ordering::Acquire) {
-            if Instant::now() >= deadline {
+            if started.elapsed() >= timeout {
                 return false;
             }
             std::thread::park_timeout(Duration::from_millis(2));

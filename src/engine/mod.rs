@@ -7,7 +7,9 @@ mod admission;
 mod backend;
 mod batch;
 mod block_manager;
+mod clock;
 pub mod config;
+pub mod executor;
 #[doc(hidden)]
 pub mod fake_model;
 mod handle;
@@ -21,13 +23,19 @@ mod runner;
 mod sampler;
 mod scheduler;
 mod sequence;
+mod sequences;
 mod speculative;
 mod stats;
+#[doc(hidden)]
+pub mod stepped;
 mod stream;
 mod thread;
+mod watchdog;
 
 pub use backend::{Backend, Capability, Engine};
+pub use clock::Clock;
 pub use config::{ConfigError, EngineOptions};
+pub use executor::{Executor, ExecutorError, ModelExecutor};
 pub use handle::{EngineHandle, ForkParams};
 #[cfg(feature = "mistralrs")]
 pub use mistralrs::{MistralrsEngine, MistralrsError, MistralrsOptions};

@@ -98,7 +98,6 @@ impl PrefixCache {
         }
     }
 
-    #[cfg(test)]
     pub(super) fn blocks(&self) -> impl Iterator<Item = (PrefixHash, BlockId)> + '_ {
         self.entries
             .iter()

@@ -1,13 +1,10 @@
 //! From a row of logits to a token, in vLLM's order: logit bias, penalties, `min_tokens` mask,
 //! temperature, min-p, top-k, top-p, draw.
 
-use std::collections::HashMap;
-
 use ponder_kernels::logits;
 
-use super::request::{SamplingParams, TokenId};
-use super::rng;
-use super::sequence::Sequence;
+use super::executor::SampleSpec;
+use super::request::{SamplingParams, TokenId, TokenMask};
 
 /// Candidates looked at first when only the most likely tokens can be drawn.
 const NUCLEUS_FIRST: usize = 64;
@@ -23,36 +20,56 @@ pub(super) struct Sampler {
     candidates: Vec<f64>,
 }
 
+/// Why a row gives no token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SampleError {
+    /// The logits are not finite numbers.
+    NotFinite,
+    /// Masks leave no token.
+    NothingAllowed,
+}
+
 impl Sampler {
-    /// The next token of `sequence`, or `None` when the logits in `row` are not finite.
-    pub(super) fn sample(&mut self, sequence: &Sequence, row: &[f32]) -> Option<TokenId> {
-        let params = &sequence.params;
-        let is_masked = sequence.num_output_tokens() < params.min_tokens;
-        let is_changed = !params.logit_bias.is_empty() || has_penalties(params) || is_masked;
+    /// The token that `spec` draws from the logits in `row` under a mask.
+    pub(super) fn sample(
+        &mut self,
+        spec: &SampleSpec,
+        mask: Option<&TokenMask>,
+        row: &[f32],
+    ) -> Result<TokenId, SampleError> {
+        let params = &spec.params;
+        let is_changed = changes_logits(spec) || mask.is_some();
         if is_changed {
             self.logits.clear();
             self.logits.extend_from_slice(row);
-            adjust(&mut self.logits, sequence, is_masked);
+            adjust(&mut self.logits, spec);
+            if let Some(mask) = mask {
+                mask.apply(&mut self.logits);
+            }
         }
+        let logits = if is_changed { &self.logits } else { row };
+        let best = logits::argmax(logits).filter(|(_, max)| max.is_finite());
+        let Some((token_id, max)) = best else {
+            let is_finite = logits::argmax(row).is_some_and(|(_, max)| max.is_finite());
+            return Err(match is_finite {
+                true => SampleError::NothingAllowed,
+                false => SampleError::NotFinite,
+            });
+        };
         if params.temperature <= 0.0 {
-            let (token_id, logit) = logits::argmax(if is_changed { &self.logits } else { row })?;
-            return logit.is_finite().then_some(token_id as TokenId);
+            return Ok(token_id as TokenId);
         }
         if !is_changed {
             self.logits.clear();
             self.logits.extend_from_slice(row);
         }
-        for logit in &mut self.logits {
-            *logit /= params.temperature;
-        }
-        let position = sequence.token_ids.len();
-        let u = rng::uniform(params.seed, &sequence.branch_path, position);
-        self.draw(params, u)
+        let max = cool(&mut self.logits, params.temperature, max);
+        self.draw(params, spec.uniform, max)
+            .ok_or(SampleError::NotFinite)
     }
 
-    /// Draws from the filtered softmax of `self.logits` by inverting its cumulative distribution.
-    fn draw(&mut self, params: &SamplingParams, u: f64) -> Option<TokenId> {
-        let (_, max) = logits::argmax(&self.logits).filter(|(_, max)| max.is_finite())?;
+    /// Draws from the filtered softmax of `self.logits`, the largest of which is `max`, by inverting its cumulative distribution.
+    fn draw(&mut self, params: &SamplingParams, u: f64, max: f32) -> Option<TokenId> {
         let total = logits::weigh(&self.logits, max, &mut self.weights, &mut self.sums);
         if !total.is_finite() {
             return None;
@@ -109,6 +126,19 @@ impl Sampler {
     }
 }
 
+/// Divides by the temperature. Where a tiny one would carry the largest logit past what f32 can hold, the distances to that logit are
+/// divided instead: the same distribution. Returns the largest.
+fn cool(logits: &mut [f32], temperature: f32, max: f32) -> f32 {
+    let offset = match (max / temperature).is_finite() {
+        true => 0.0,
+        false => max,
+    };
+    for logit in logits {
+        *logit = (*logit - offset) / temperature;
+    }
+    (max - offset) / temperature
+}
+
 /// The probability of a token under unmodified logits.
 pub(super) fn confidence(row: &[f32], token_id: TokenId) -> f32 {
     let logit = row[token_id as usize];
@@ -117,48 +147,50 @@ pub(super) fn confidence(row: &[f32], token_id: TokenId) -> f32 {
     (f64::from((logit - max).exp()) / logits::sum_exp(row, max)) as f32
 }
 
-fn has_penalties(params: &SamplingParams) -> bool {
+/// Whether tokens so far count.
+pub(super) fn has_penalties(params: &SamplingParams) -> bool {
     params.repetition_penalty != 1.0
         || params.presence_penalty != 0.0
         || params.frequency_penalty != 0.0
 }
 
-fn adjust(logits: &mut [f32], sequence: &Sequence, is_masked: bool) {
-    let params = &sequence.params;
+fn changes_logits(spec: &SampleSpec) -> bool {
+    !spec.params.logit_bias.is_empty() || !spec.counts.is_empty() || spec.masks_ends
+}
+
+fn adjust(logits: &mut [f32], spec: &SampleSpec) {
+    let params = &spec.params;
     for (token_id, bias) in &params.logit_bias {
         if let Some(logit) = logits.get_mut(*token_id as usize) {
-            *logit += bias;
+            *logit = within_range(*logit + bias);
         }
     }
-    if has_penalties(params) {
-        let mut counts: HashMap<TokenId, u32> = HashMap::new();
-        for token_id in &sequence.token_ids[..sequence.num_prompt_tokens] {
-            counts.entry(*token_id).or_default();
+    for (token_id, count) in &spec.counts {
+        let Some(logit) = logits.get_mut(*token_id as usize) else {
+            continue;
+        };
+        let mut penalised = if *logit > 0.0 {
+            *logit / params.repetition_penalty
+        } else {
+            *logit * params.repetition_penalty
+        };
+        if *count > 0 {
+            penalised -= params.presence_penalty + params.frequency_penalty * *count as f32;
         }
-        for token_id in &sequence.token_ids[sequence.num_prompt_tokens..] {
-            *counts.entry(*token_id).or_default() += 1;
-        }
-        for (token_id, count) in counts {
-            let Some(logit) = logits.get_mut(token_id as usize) else {
-                continue;
-            };
-            *logit = if *logit > 0.0 {
-                *logit / params.repetition_penalty
-            } else {
-                *logit * params.repetition_penalty
-            };
-            if count > 0 {
-                *logit -= params.presence_penalty + params.frequency_penalty * count as f32;
-            }
-        }
+        *logit = within_range(penalised);
     }
-    if is_masked {
+    if spec.masks_ends {
         for token_id in params.eos_token_ids.iter().chain(&params.stop_token_ids) {
             if let Some(logit) = logits.get_mut(*token_id as usize) {
                 *logit = f32::NEG_INFINITY;
             }
         }
     }
+}
+
+/// A legal penalty may carry a logit past what f32 can hold: it stays at the end of the range. NaN stays NaN.
+fn within_range(logit: f32) -> f32 {
+    logit.clamp(f32::MIN, f32::MAX)
 }
 
 /// The shortest prefix of `weights` that reaches `mass`.
@@ -211,17 +243,15 @@ fn invert(weights: &[f64], u: f64) -> Option<usize> {
 mod tests {
     use super::*;
     use crate::engine::request::{GenerateRequest, RequestId};
+    use crate::engine::sequence::{SeqId, Sequence};
 
-    fn sequence(
-        params: SamplingParams,
-        token_ids: &[TokenId],
-        num_prompt_tokens: usize,
-    ) -> Sequence {
+    fn spec(params: SamplingParams, token_ids: &[TokenId], num_prompt_tokens: usize) -> SampleSpec {
         let request = GenerateRequest::new(token_ids.to_vec(), params);
-        Sequence {
+        let sequence = Sequence {
             num_prompt_tokens,
-            ..Sequence::new(RequestId(0), request)
-        }
+            ..Sequence::new(SeqId(0), RequestId(0), request)
+        };
+        sequence.sample_spec(0, &[])
     }
 
     /// Frequencies of 20,000 draws that differ in their seed.
@@ -234,7 +264,7 @@ mod tests {
                 ..params.clone()
             };
             let token = sampler
-                .sample(&sequence(params, &[1, 2], 2), logits)
+                .sample(&spec(params, &[1, 2], 2), None, logits)
                 .unwrap();
             counts[token as usize] += 1.0 / 20_000.0;
         }
@@ -317,10 +347,11 @@ mod tests {
             ..SamplingParams::default()
         };
         let mut sampler = Sampler::default();
-        let sequence = sequence(params, &[0], 1);
-        assert_eq!(sampler.sample(&sequence, &[0.0, 2.0, 2.0]), Some(1));
-        assert_eq!(sampler.sample(&sequence, &[f32::NAN; 3]), None);
-        assert_eq!(sampler.sample(&sequence, &[f32::NEG_INFINITY; 3]), None);
+        let spec = spec(params, &[0], 1);
+        let mut sample = |row: &[f32]| sampler.sample(&spec, None, row);
+        assert_eq!(sample(&[0.0, 2.0, 2.0]), Ok(1));
+        assert_eq!(sample(&[f32::NAN; 3]), Err(SampleError::NotFinite));
+        assert_eq!(sample(&[f32::NEG_INFINITY; 3]), Err(SampleError::NotFinite));
     }
 
     #[test]
@@ -336,9 +367,55 @@ mod tests {
             ..SamplingParams::default()
         };
         // Token 0 is in the prompt, token 1 twice in the output.
-        let sequence = sequence(params, &[0, 1, 1], 1);
+        let spec = spec(params, &[0, 1, 1], 1);
         let mut logits = [4.0, 4.0, -1.0, -4.0, 99.0];
-        adjust(&mut logits, &sequence, true);
+        adjust(&mut logits, &spec);
         assert_eq!(logits, [2.0, 2.0 - 0.5 - 0.5, -1.0, 6.0, f32::NEG_INFINITY]);
+    }
+
+    /// The smallest and largest numbers that a request may carry.
+    #[test]
+    fn legal_extremes_give_tokens() {
+        let logits = [3.0, 40.0, -7.0, 39.0];
+        let mut sampler = Sampler::default();
+        for tiny in [1e-39, f32::MIN_POSITIVE, 1e-20, 1e-5] {
+            for temperature in [0.0, tiny, 1.0] {
+                for repetition_penalty in [tiny, 1.0, 1e38] {
+                    let params = SamplingParams {
+                        temperature,
+                        repetition_penalty,
+                        logit_bias: vec![(0, 100.0)],
+                        frequency_penalty: 2.0,
+                        ..SamplingParams::default()
+                    };
+                    let sampled = sampler.sample(&spec(params, &[1, 3, 3], 2), None, &logits);
+                    assert!(sampled.is_ok(), "{temperature} {repetition_penalty}");
+                }
+            }
+        }
+        let cold = SamplingParams {
+            temperature: 1e-39,
+            ..SamplingParams::default()
+        };
+        for seed in 0..50 {
+            let params = SamplingParams {
+                seed,
+                ..cold.clone()
+            };
+            let sampled = sampler.sample(&spec(params, &[1], 1), None, &logits);
+            assert_eq!(sampled, Ok(1), "the limit is the likeliest token");
+        }
+    }
+
+    #[test]
+    fn a_mask_leaves_what_it_allows_or_says_that_nothing_is_left() {
+        let mut sampler = Sampler::default();
+        let mut mask = TokenMask::none(4);
+        let spec = spec(SamplingParams::default(), &[1], 1);
+        let row = [9.0, 0.0, 1.0, 2.0];
+        let nothing = sampler.sample(&spec, Some(&mask), &row);
+        assert_eq!(nothing, Err(SampleError::NothingAllowed));
+        mask.allow(2);
+        assert_eq!(sampler.sample(&spec, Some(&mask), &row), Ok(2));
     }
 }

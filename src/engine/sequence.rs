@@ -1,16 +1,18 @@
 //! One continuation of one request.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::adaptation::Adaptation;
-use super::logprobs::token_logprobs;
+use super::executor::SampleSpec;
 use super::prefix_cache::PrefixHash;
 use super::request::{
     FinishReason, GenerateRequest, GroupId, PoolingParams, RequestId, SamplingParams, TokenBudget,
-    TokenId, TokenLogprobs, TokenWatcher, Watch,
+    TokenConstraint, TokenId, TokenLogprobs, TokenWatcher, Watch,
 };
-use super::sampler::Sampler;
+use super::rng;
+use super::sampler::has_penalties;
 use super::speculative::Draft;
 use crate::model::{AdapterId, BlockId, Steering};
 
@@ -21,22 +23,25 @@ pub(super) enum Group {
     Search(GroupId),
 }
 
-/// What came of a row of logits.
+/// Identifies a sequence for its whole life; never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct SeqId(pub u64);
+
+/// What came of a sampled token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Appended {
-    Token {
-        token_id: TokenId,
-        logprobs: Option<TokenLogprobs>,
-        /// Whether the state that the token was sampled from is asked for.
-        is_tapped: bool,
-    },
+    /// It is the sequence's newest token; `is_tapped`: the state that it was sampled from is asked for.
+    Token { is_tapped: bool },
+    /// The budget has no token left.
     OutOfBudget,
-    /// The logits are not finite numbers.
-    NotFinite,
+    /// The constraint does not allow it, though its mask did.
+    Refused,
 }
 
 /// Tokens, their place in the KV cache, and what is needed to sample the next one.
 #[derive(Debug, Clone)]
 pub(super) struct Sequence {
+    pub id: SeqId,
     pub request: RequestId,
     /// The choice's index within the request.
     pub index: usize,
@@ -48,6 +53,8 @@ pub(super) struct Sequence {
     pub num_prompt_tokens: usize,
     /// Tokens whose KV is in the cache.
     pub num_computed_tokens: usize,
+    /// Rows of the step that is being scheduled; 0 at any other time.
+    pub num_scheduled_rows: usize,
     pub block_table: Vec<BlockId>,
     /// Hash of each full, computed block; the next block's parent is the last.
     pub block_hashes: Vec<PrefixHash>,
@@ -72,6 +79,7 @@ pub(super) struct Sequence {
     pub group: Group,
     pub deadline: Option<Instant>,
     pub watcher: Option<Box<dyn TokenWatcher>>,
+    pub constraint: Option<Box<dyn TokenConstraint>>,
     pub budget: Option<Arc<TokenBudget>>,
     /// What it is expected to go on with.
     pub draft: Draft,
@@ -81,15 +89,17 @@ pub(super) struct Sequence {
 
 impl Sequence {
     /// The first continuation of a request: nothing computed, nothing drafted, of the client's own salt.
-    pub(super) fn new(id: RequestId, request: GenerateRequest) -> Self {
+    pub(super) fn new(id: SeqId, request_id: RequestId, request: GenerateRequest) -> Self {
         Self {
-            request: id,
+            id,
+            request: request_id,
             index: 0,
             params: Arc::new(request.params),
             branch_path: [request.branch_path.as_slice(), &[0]].concat(),
             num_prompt_tokens: request.prompt_token_ids.len(),
             token_ids: request.prompt_token_ids,
             num_computed_tokens: 0,
+            num_scheduled_rows: 0,
             block_table: Vec::new(),
             block_hashes: Vec::new(),
             cache_salt: request.cache_salt,
@@ -103,9 +113,10 @@ impl Sequence {
             num_pooled: 0,
             num_cached_tokens: None,
             priority: request.priority,
-            group: request.group.map_or(Group::Request(id), Group::Search),
+            group: (request.group).map_or(Group::Request(request_id), Group::Search),
             deadline: request.deadline,
             watcher: request.watcher,
+            constraint: request.constraint,
             budget: request.budget,
             draft: Draft::default(),
             ended: None,
@@ -113,8 +124,9 @@ impl Sequence {
     }
 
     /// This continuation's sibling number `index`.
-    pub(super) fn sibling(&self, index: usize) -> Self {
+    pub(super) fn sibling(&self, id: SeqId, index: usize) -> Self {
         let mut sibling = self.clone();
+        sibling.id = id;
         sibling.index = index;
         if let Some(last) = sibling.branch_path.last_mut() {
             *last = index as u32;
@@ -122,37 +134,75 @@ impl Sequence {
         sibling
     }
 
-    /// Samples the next token from a row of logits and shows it to the watcher.
-    pub(super) fn append(
-        &mut self,
-        sampler: &mut Sampler,
-        logits: &[f32],
-        max_model_len: usize,
-    ) -> Appended {
+    /// How the token after `drafted`, which follow the sequence's newest, is drawn from logits row `row`.
+    pub(super) fn sample_spec(&self, row: u32, drafted: &[TokenId]) -> SampleSpec {
+        let params = &self.params;
+        let position = self.token_ids.len() + drafted.len();
+        SampleSpec {
+            row,
+            after: None,
+            uniform: match params.temperature > 0.0 {
+                true => rng::uniform(params.seed, &self.branch_path, position),
+                false => 0.0,
+            },
+            masks_ends: position - self.num_prompt_tokens < params.min_tokens,
+            counts: match has_penalties(params) {
+                true => self.token_counts(drafted),
+                false => Vec::new(),
+            },
+            mask: None,
+            num_logprobs: params.logprobs,
+            hidden_state: params.hidden_state,
+            num_alternatives: None,
+            params: Arc::clone(params),
+        }
+    }
+
+    /// [`Self::sample_spec`] for the sibling number `index`, which is still to be forked.
+    pub(super) fn sibling_spec(&self, row: u32, index: usize) -> SampleSpec {
+        let mut spec = self.sample_spec(row, &[]);
+        if spec.params.temperature > 0.0 {
+            let mut path = self.branch_path.clone();
+            if let Some(last) = path.last_mut() {
+                *last = index as u32;
+            }
+            spec.uniform = rng::uniform(spec.params.seed, &path, self.token_ids.len());
+        }
+        spec
+    }
+
+    /// The distinct tokens of the sequence and of `drafted`, and how often they were generated.
+    fn token_counts(&self, drafted: &[TokenId]) -> Vec<(TokenId, u32)> {
+        let (prompt, output) = self.token_ids.split_at(self.num_prompt_tokens);
+        let mut counts: HashMap<TokenId, u32> = HashMap::new();
+        for token_id in prompt {
+            counts.entry(*token_id).or_default();
+        }
+        for token_id in output.iter().chain(drafted) {
+            *counts.entry(*token_id).or_default() += 1;
+        }
+        counts.into_iter().collect()
+    }
+
+    /// Takes a sampled token, shows it to the watcher and says what came of it.
+    pub(super) fn append(&mut self, token_id: TokenId, max_model_len: usize) -> Appended {
         if self.budget.as_ref().is_some_and(|budget| !budget.take()) {
             self.ended = Some(FinishReason::Budget);
             return Appended::OutOfBudget;
         }
-        let Some(token_id) = sampler.sample(self, logits) else {
-            return Appended::NotFinite;
-        };
-        let num_top = self.params.logprobs;
-        let logprobs = num_top.and_then(|num_top| token_logprobs(logits, token_id, num_top));
+        let constraint = self.constraint.as_mut();
+        if constraint.is_some_and(|constraint| !constraint.accept(token_id)) {
+            return Appended::Refused;
+        }
         self.token_ids.push(token_id);
-        let watch = match &mut self.watcher {
-            Some(watcher) => watcher.push(token_id),
-            None => Watch::Continue,
-        };
+        let watcher = self.watcher.as_mut();
+        let watch = watcher.map_or(Watch::Continue, |watcher| watcher.push(token_id));
         if watch == Watch::End {
             self.ended = Some(FinishReason::Watcher);
         }
         let is_tapped = self.params.hidden_state
             && (watch == Watch::Tap || self.finish_reason(max_model_len).is_some());
-        Appended::Token {
-            token_id,
-            logprobs,
-            is_tapped,
-        }
+        Appended::Token { is_tapped }
     }
 
     pub(super) fn num_output_tokens(&self) -> usize {
@@ -188,15 +238,21 @@ impl Sequence {
         adaptation.is_some_and(|adaptation| adaptation.phase.is_some())
     }
 
-    /// The same with nothing computed: no blocks, no draft, no phase of adaptation.
-    pub(super) fn without_kv(mut self) -> Self {
-        self.block_table.clear();
+    /// Forgets all that is computed: its blocks (which are returned), its draft, its phase of adaptation.
+    pub(super) fn drop_kv(&mut self) -> Vec<BlockId> {
         self.block_hashes.clear();
         self.num_computed_tokens = 0;
         self.draft.clear();
+        self.draft.num_computed_tokens = 0;
         if let Some(adaptation) = &mut self.adaptation {
             adaptation.phase = None;
         }
+        std::mem::take(&mut self.block_table)
+    }
+
+    /// The same with nothing computed; its blocks stay whoever's they are.
+    pub(super) fn without_kv(mut self) -> Self {
+        self.drop_kv();
         self
     }
 
@@ -208,9 +264,9 @@ impl Sequence {
     }
 
     /// What its next rows are computed under.
-    pub(super) fn active_steering(&self) -> Option<&Steering> {
+    pub(super) fn active_steering(&self) -> Option<&Arc<Steering>> {
         let is_steered = self.num_computed_tokens >= self.steering_from;
-        self.steering.as_deref().filter(|_| is_steered)
+        self.steering.as_ref().filter(|_| is_steered)
     }
 
     /// Sequences that this one stands for: itself and the siblings it will fork.

@@ -2,10 +2,31 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::request::EngineStats;
 use super::speculative::{DraftCounts, Drafter};
 
-const NUM_FIELDS: usize = 11 + 3 * Drafter::ALL.len();
+/// Counters and gauges of a running engine, read without stopping it. Counters only grow.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct EngineStats {
+    pub num_requests_running: usize,
+    pub num_requests_waiting: usize,
+    /// Running sequences that belong to a group.
+    pub num_branches_running: usize,
+    pub num_blocks: usize,
+    /// Blocks referenced by live sequences (cached but unreferenced blocks count as free).
+    pub num_used_blocks: usize,
+    pub prefix_cache_queries: u64,
+    pub prefix_cache_hits: u64,
+    pub num_preemptions: u64,
+    pub prompt_tokens: u64,
+    pub generation_tokens: u64,
+    pub num_steps: u64,
+    /// Rules of the engine that were found broken: bugs.
+    pub num_invariant_violations: u64,
+    /// By [`Drafter`].
+    pub drafts: [DraftCounts; Drafter::ALL.len()],
+}
+
+const NUM_FIELDS: usize = 12 + 3 * Drafter::ALL.len();
 
 /// [`EngineStats`], field by field: a reader may see some fields of one step and some of the next.
 pub(super) struct SharedStats([AtomicU64; NUM_FIELDS]);
@@ -37,6 +58,7 @@ impl SharedStats {
             prompt_tokens: next(),
             generation_tokens: next(),
             num_steps: next(),
+            num_invariant_violations: next(),
             drafts: std::array::from_fn(|_| DraftCounts {
                 num_drafts: next(),
                 num_draft_tokens: next(),
@@ -60,6 +82,7 @@ fn fields(stats: &EngineStats) -> [u64; NUM_FIELDS] {
         prompt_tokens,
         generation_tokens,
         num_steps,
+        num_invariant_violations,
         drafts,
     } = *stats;
     let drafts = drafts.iter().flat_map(|counts| {
@@ -81,6 +104,7 @@ fn fields(stats: &EngineStats) -> [u64; NUM_FIELDS] {
         prompt_tokens,
         generation_tokens,
         num_steps,
+        num_invariant_violations,
     ]
     .into_iter()
     .chain(drafts);

@@ -28,6 +28,11 @@ impl RequestStream {
         self.events.recv().await
     }
 
+    /// The next event that is there already.
+    pub fn try_recv(&mut self) -> Result<StreamEvent, mpsc::error::TryRecvError> {
+        self.events.try_recv()
+    }
+
     /// The events, each with `index`: for a caller that merges several requests.
     pub fn numbered(self, index: usize) -> BoxStream<'static, (usize, StreamEvent)> {
         futures::stream::unfold(self, move |mut stream| async move {

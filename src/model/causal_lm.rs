@@ -82,6 +82,8 @@ pub struct ModelInfo {
 pub enum ForwardError {
     #[error("the KV cache is not allocated")]
     NoKvCache,
+    #[error("this model lacks {0}")]
+    Lacks(&'static str),
     #[error("{0}")]
     Internal(String),
 }
@@ -113,44 +115,60 @@ pub trait CausalLm: Send {
         logits: &mut Vec<f32>,
     ) -> Result<(), ForwardError>;
 
+    /// The normalised final hidden state (`[hidden_size]`, what the head reads) behind logits row `index`
+    /// of the last step; `None` where the model does not keep it.
+    fn hidden_state(&self, index: usize) -> Option<Vec<f32>>;
+
     /// How many tokens each expert has had, of a mixture-of-experts model.
     fn expert_load(&self) -> Option<Arc<ExpertLoad>> {
         None
     }
 
-    /// One step of test-time adaptation. `batch` has the rows of one sequence's window; row `i` predicts `targets[i]`. Keys and
-    /// values of the window are written; its other sequences' are not touched.
+    /// Its adapters, where it takes any.
+    fn adapters(&mut self) -> Option<&mut dyn AdapterStore> {
+        None
+    }
+
+    /// Its adaptation at test time, where it can be adapted.
+    fn adaptation(&mut self) -> Option<&mut dyn Adaptable> {
+        None
+    }
+
+    /// Its sub-layers, where steps may leave some out ([`ForwardBatch::skip`]).
+    fn sub_layers(&mut self) -> Option<&mut dyn SkipsSubLayers> {
+        None
+    }
+}
+
+/// Adapters that sequences may be computed under ([`ForwardBatch::adapters`]).
+pub trait AdapterStore {
+    /// Makes an adapter usable in batches. Its layers fit the model.
+    fn load(&mut self, id: AdapterId, adapter: &LoraAdapter) -> Result<(), ForwardError>;
+
+    fn unload(&mut self, id: AdapterId);
+}
+
+/// A model that gradient steps can steer.
+pub trait Adaptable {
+    /// One step of `phase`: the window's rows, those of one sequence, are computed under the current steering, and, unless it was the
+    /// last, the steering moves. Row `i` predicts `targets[i]`. When the phase is done, the window's keys and values are those that
+    /// its policy asks for; other sequences' are not touched.
     fn adapt(
         &mut self,
-        _batch: &ForwardBatch<'_>,
-        _targets: &[u32],
-        _phase: &mut AdaptationPhase,
-    ) -> Result<(), ForwardError> {
-        let message = "this model cannot be adapted".to_owned();
-        Err(ForwardError::Internal(message))
-    }
+        batch: &ForwardBatch<'_>,
+        targets: &[u32],
+        phase: &mut AdaptationPhase,
+    ) -> Result<(), ForwardError>;
+}
 
-    /// Makes an adapter usable in batches. Its layers fit the model.
-    fn load_adapter(&mut self, _id: AdapterId, _adapter: &LoraAdapter) -> Result<(), ForwardError> {
-        let message = "this model takes no adapters".to_owned();
-        Err(ForwardError::Internal(message))
-    }
-
-    fn unload_adapter(&mut self, _id: AdapterId) {}
-
+/// A model whose steps may leave sub-layers out.
+pub trait SkipsSubLayers {
     /// For every number of saved units the sub-layers whose loss changes hidden states least. It writes to blocks from
     /// `first_scratch` on, `probes.len() * (costs.most + 1)` of them.
     fn skip_sets(
         &mut self,
-        _probes: &[Probe<'_>],
-        _costs: SkipCosts,
-        _first_scratch: BlockId,
-    ) -> Result<Vec<Option<SkipSet>>, ForwardError> {
-        let message = "this model's sub-layers cannot be left out".to_owned();
-        Err(ForwardError::Internal(message))
-    }
-
-    /// The normalised final hidden state (`[hidden_size]`, what the head reads) behind logits row `index`
-    /// of the last step; `None` where the model does not keep it.
-    fn hidden_state(&self, index: usize) -> Option<Vec<f32>>;
+        probes: &[Probe<'_>],
+        costs: SkipCosts,
+        first_scratch: BlockId,
+    ) -> Result<Vec<Option<SkipSet>>, ForwardError>;
 }

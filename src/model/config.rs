@@ -1,66 +1,17 @@
 //! The sizes and variants of a model, read from GGUF metadata or a Hugging Face `config.json`.
 
+use ponder_kernels::RopeKind;
 use serde_json::Value;
 
+use super::families::{AttentionSizes, Family};
 use super::gguf::GgufFile;
 use super::mla::MlaConfig;
 use super::moe::MoeConfig;
 use super::rope_scaling::RopeScaling;
 
-/// Decoder families that the native engine runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Architecture {
-    Llama,
-    Qwen2,
-    Qwen3,
-    Gemma3,
-    Olmoe,
-    Qwen2Moe,
-    Qwen3Moe,
-    Mixtral,
-    GraniteMoe,
-    DeepseekV2,
-}
-
-impl Architecture {
-    pub const SUPPORTED: &'static str = "llama, qwen2, qwen3, gemma3, olmoe, qwen2_moe, qwen3_moe, \
-        mixtral, granitemoe, deepseek_v2";
-
-    fn from_name(name: &str) -> Result<Self, ConfigError> {
-        match name {
-            "llama" => Ok(Self::Llama),
-            "qwen2" => Ok(Self::Qwen2),
-            "qwen3" => Ok(Self::Qwen3),
-            "gemma3" | "gemma3_text" => Ok(Self::Gemma3),
-            "olmoe" => Ok(Self::Olmoe),
-            "qwen2moe" | "qwen2_moe" => Ok(Self::Qwen2Moe),
-            "qwen3moe" | "qwen3_moe" => Ok(Self::Qwen3Moe),
-            "mixtral" => Ok(Self::Mixtral),
-            "granitemoe" => Ok(Self::GraniteMoe),
-            "deepseek2" | "deepseek_v2" => Ok(Self::DeepseekV2),
-            _ => Err(ConfigError::UnsupportedArchitecture(name.to_owned())),
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Llama => "llama",
-            Self::Qwen2 => "qwen2",
-            Self::Qwen3 => "qwen3",
-            Self::Gemma3 => "gemma3",
-            Self::Olmoe => "olmoe",
-            Self::Qwen2Moe => "qwen2_moe",
-            Self::Qwen3Moe => "qwen3_moe",
-            Self::Mixtral => "mixtral",
-            Self::GraniteMoe => "granitemoe",
-            Self::DeepseekV2 => "deepseek_v2",
-        }
-    }
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("architecture {0:?} is not supported (the native engine has {list})", list = Architecture::SUPPORTED)]
+    #[error("architecture {0:?} is not supported (the native engine has {list})", list = Family::supported())]
     UnsupportedArchitecture(String),
     #[error("the model's configuration lacks {0:?}")]
     Missing(String),
@@ -73,7 +24,7 @@ pub enum ConfigError {
 /// Everything but the weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
-    pub architecture: Architecture,
+    pub family: &'static Family,
     pub vocab_size: usize,
     pub hidden_size: usize,
     pub intermediate_size: usize,
@@ -99,7 +50,7 @@ pub struct ModelConfig {
     pub moe: Option<MoeConfig>,
     /// Of models whose attention reads a latent vector.
     pub mla: Option<MlaConfig>,
-    /// Multiplies embeddings (Granite).
+    /// Multiplies embeddings (Gemma, Granite).
     pub embedding_scale: f32,
     /// Multiplies what a sub-layer adds to the residual stream (Granite).
     pub residual_scale: f32,
@@ -114,15 +65,10 @@ impl ModelConfig {
         let name = metadata
             .get_str("general.architecture")
             .ok_or_else(|| missing("general.architecture"))?;
-        let mut architecture = Architecture::from_name(name)?;
-        if architecture == Architecture::Llama
-            && metadata
-                .get_u32("llama.expert_count")
-                .is_some_and(|count| count > 0)
-        {
-            architecture = Architecture::Mixtral;
-        }
         let key = |part: &str| format!("{name}.{part}");
+        let num_experts = metadata.get_u32(&key("expert_count"));
+        let family = Family::of_gguf(name, num_experts.is_some_and(|count| count > 0));
+        let family = family.ok_or_else(|| ConfigError::UnsupportedArchitecture(name.to_owned()))?;
         let size = |part: &str| {
             let value = metadata.get_u32(&key(part)).map(|value| value as usize);
             value.ok_or_else(|| ConfigError::Missing(key(part)))
@@ -137,13 +83,19 @@ impl ModelConfig {
             .tensor("token_embd.weight")
             .ok_or_else(|| missing("token_embd.weight"))?;
         let rope_theta = metadata.get_f32(&key("rope.freq_base")).unwrap_or(10_000.0);
-        let mla = MlaConfig::from_gguf(metadata, name, architecture)?;
+        let mla = MlaConfig::from_gguf(metadata, name, family)?;
         let head_dim = mla.as_ref().map_or(head_dim, MlaConfig::head_dim);
         let rotary_dim = mla.as_ref().map_or(head_dim, |mla| mla.rope_head_dim);
         let scaling = RopeScaling::from_gguf(file, name, rotary_dim, rope_theta)?;
         let num_layers = size("block_count")?;
+        let sizes = AttentionSizes {
+            num_layers,
+            hidden_size,
+            num_heads,
+            head_dim,
+        };
         let config = Self {
-            architecture,
+            family,
             vocab_size: embeddings.dimensions.get(1).copied().unwrap_or(0),
             hidden_size,
             intermediate_size: size("feed_forward_length")?,
@@ -167,22 +119,15 @@ impl ModelConfig {
             attention_scale: scaling.score_scale
                 * metadata
                     .get_f32(&key("attention.scale"))
-                    .unwrap_or_else(|| {
-                        attention_scale(architecture, num_layers, hidden_size, num_heads, head_dim)
-                    }),
+                    .unwrap_or_else(|| (family.attention_scale.gguf)(&sizes)),
             attention_softcap: metadata.get_f32(&key("attn_logit_softcapping")),
             final_softcap: metadata.get_f32(&key("final_logit_softcapping")),
-            // What conversion to GGUF permutes; DeepSeek's weights come that way.
-            rope_adjacent_pairs: matches!(
-                architecture,
-                Architecture::Llama
-                    | Architecture::Mixtral
-                    | Architecture::GraniteMoe
-                    | Architecture::DeepseekV2
-            ),
-            moe: MoeConfig::from_gguf(file, name, architecture)?,
+            rope_adjacent_pairs: family.adjacent_pairs.gguf,
+            moe: MoeConfig::from_gguf(file, name, family)?,
             mla,
-            embedding_scale: metadata.get_f32(&key("embedding_scale")).unwrap_or(1.0),
+            embedding_scale: metadata
+                .get_f32(&key("embedding_scale"))
+                .unwrap_or_else(|| family.embedding_scale(hidden_size)),
             residual_scale: metadata.get_f32(&key("residual_scale")).unwrap_or(1.0),
             logits_divisor: metadata.get_f32(&key("logit_scale")).unwrap_or(1.0),
         };
@@ -212,14 +157,15 @@ impl ModelConfig {
             .get("model_type")
             .and_then(Value::as_str)
             .unwrap_or_default();
-        let architecture = Architecture::from_name(model_type)?;
+        let family = Family::of_hf(model_type)
+            .ok_or_else(|| ConfigError::UnsupportedArchitecture(model_type.to_owned()))?;
         let num_heads = need("num_attention_heads")?;
         let hidden_size = need("hidden_size")?;
         let head_dim = size("head_dim")
             .or_else(|| hidden_size.checked_div(num_heads))
             .unwrap_or(0);
         let num_layers = need("num_hidden_layers")?;
-        let mla = MlaConfig::from_hf(json, architecture)?;
+        let mla = MlaConfig::from_hf(json, family)?;
         let head_dim = mla.as_ref().map_or(head_dim, MlaConfig::head_dim);
         let rotary_dim = mla.as_ref().map_or(head_dim, |mla| mla.rope_head_dim);
         // transformers 5 writes `rope_parameters`, with the base inside.
@@ -235,7 +181,7 @@ impl ModelConfig {
             return Err(clamped());
         }
         let config = Self {
-            architecture,
+            family,
             vocab_size: need("vocab_size")?,
             hidden_size,
             intermediate_size: need("intermediate_size")?,
@@ -252,22 +198,26 @@ impl ModelConfig {
             rope_linear_scale: scaling.linear,
             rope_freq_factors: scaling.factors,
             sliding_window: size("sliding_window").filter(|window| *window > 0),
-            attention_scale: scaling.score_scale
-                * match (architecture, number("query_pre_attn_scalar")) {
-                    (Architecture::Gemma3, Some(scalar)) => 1.0 / scalar.sqrt(),
-                    (Architecture::GraniteMoe, _) => number("attention_multiplier").unwrap_or(1.0),
-                    _ => 1.0 / (head_dim as f32).sqrt(),
-                },
+            attention_scale: scaling.score_scale * (family.attention_scale.hf)(json, head_dim),
             attention_softcap: number("attn_logit_softcapping"),
             final_softcap: number("final_logit_softcapping"),
-            rope_adjacent_pairs: architecture == Architecture::DeepseekV2,
-            moe: MoeConfig::from_hf(json, architecture)?,
+            rope_adjacent_pairs: family.adjacent_pairs.hf,
+            moe: MoeConfig::from_hf(json, family)?,
             mla,
-            embedding_scale: number("embedding_multiplier").unwrap_or(1.0),
+            embedding_scale: number("embedding_multiplier")
+                .unwrap_or_else(|| family.embedding_scale(hidden_size)),
             residual_scale: number("residual_multiplier").unwrap_or(1.0),
             logits_divisor: number("logits_scaling").unwrap_or(1.0),
         };
         config.checked()
+    }
+
+    /// Which elements of a head rotate together.
+    pub fn rope_kind(&self) -> RopeKind {
+        match self.rope_adjacent_pairs {
+            true => RopeKind::Norm,
+            false => RopeKind::Neox,
+        }
     }
 
     /// Elements of a head that are rotated.
@@ -303,12 +253,8 @@ impl ModelConfig {
                 self.num_heads, self.num_kv_heads
             ));
         }
-        let is_moe = !matches!(
-            self.architecture,
-            Architecture::Llama | Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Gemma3
-        );
-        if is_moe != self.moe.is_some() {
-            return invalid(format!("{} and experts", self.architecture.name()));
+        if self.family.experts.is_some() != self.moe.is_some() {
+            return invalid(format!("{} and experts", self.family.name));
         }
         if self.logits_divisor == 0.0 {
             return invalid("logits are divided by 0".to_owned());
@@ -327,20 +273,4 @@ impl ModelConfig {
 
 fn clamped() -> ConfigError {
     ConfigError::Invalid("clamping Q, K and V is not supported".to_owned())
-}
-
-/// Gemma 3's 27B scales by the hidden size per head, every other model by the head size.
-fn attention_scale(
-    architecture: Architecture,
-    num_layers: usize,
-    hidden_size: usize,
-    num_heads: usize,
-    head_dim: usize,
-) -> f32 {
-    const GEMMA3_27B_LAYERS: usize = 62;
-    let width = match architecture {
-        Architecture::Gemma3 if num_layers == GEMMA3_27B_LAYERS => hidden_size / num_heads.max(1),
-        _ => head_dim,
-    };
-    1.0 / (width.max(1) as f32).sqrt()
 }

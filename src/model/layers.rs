@@ -1,101 +1,55 @@
-//! The parts that every decoder is made of, and the differences an architecture may choose.
+//! The parts that every decoder is made of.
 
-use ponder_kernels::{Glu, PackedMatrix, RopeKind};
-
-use super::config::{Architecture, ModelConfig};
+use super::config::ModelConfig;
+use super::families::QkNorm;
 use super::mla::LatentProjections;
 use super::moe::Moe;
+use super::ops::{Linear, Ops, WeightMatrix};
 use super::weights::{LoadError, WeightSource, Weights};
-use super::{gemma3, llama, olmoe, qwen2, qwen3};
 
-/// What differs between architectures.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ArchitecturePlan {
-    pub rope_kind: RopeKind,
-    pub qkv_bias: bool,
-    pub qk_norm: QkNorm,
-    /// RMS norms on the outputs of attention and MLP.
-    pub post_norms: bool,
-    pub glu: Glu,
-    pub embedding_scale: f32,
-    /// RoPE base of layers with a sliding window.
-    pub local_rope_theta: Option<f32>,
-    /// Whether a layer attends through the sliding window.
-    pub is_local: fn(usize) -> bool,
-}
-
-/// RMS norm of Q and K before the rotation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum QkNorm {
-    None,
-    /// Each head on its own.
-    Heads,
-    /// All heads as one vector.
-    Whole,
-}
-
-impl ArchitecturePlan {
-    pub(super) fn new(config: &ModelConfig) -> Self {
-        match config.architecture {
-            // Their feed-forward layers have experts; what else differs is in the configuration.
-            Architecture::Mixtral | Architecture::GraniteMoe | Architecture::DeepseekV2 => {
-                llama::plan(config)
-            }
-            Architecture::Llama => llama::plan(config),
-            Architecture::Qwen2 | Architecture::Qwen2Moe => qwen2::plan(config),
-            Architecture::Qwen3 | Architecture::Qwen3Moe => qwen3::plan(config),
-            Architecture::Olmoe => olmoe::plan(config),
-            Architecture::Gemma3 => gemma3::plan(config),
-        }
-    }
-}
-
-/// A matrix with an optional bias.
-pub(super) struct Linear {
-    pub weights: PackedMatrix,
-    pub bias: Option<Vec<f32>>,
-}
-
-pub(super) struct Attention {
-    pub norm: Vec<f32>,
-    pub projections: Projections,
-    pub output: Linear,
-    pub q_norm: Option<Vec<f32>>,
-    pub k_norm: Option<Vec<f32>>,
-    pub post_norm: Option<Vec<f32>>,
+pub(super) struct Attention<O: Ops> {
+    pub norm: O::Vector,
+    pub projections: Projections<O>,
+    pub output: Linear<O>,
+    pub q_norm: Option<O::Vector>,
+    pub k_norm: Option<O::Vector>,
+    pub post_norm: Option<O::Vector>,
     pub is_local: bool,
 }
 
 /// How queries, keys and values come from a row.
-pub(super) enum Projections {
-    Plain { q: Linear, k: Linear, v: Linear },
-    Latent(LatentProjections),
+pub(super) enum Projections<O: Ops> {
+    Plain {
+        q: Linear<O>,
+        k: Linear<O>,
+        v: Linear<O>,
+    },
+    Latent(LatentProjections<O>),
 }
 
 /// What follows attention in a layer.
-pub(super) enum FeedForward {
-    Mlp(Box<Mlp>),
-    Moe(Box<Moe>),
+pub(super) enum FeedForward<O: Ops> {
+    Mlp(Box<Mlp<O>>),
+    Moe(Box<Moe<O>>),
 }
 
-pub(super) struct Mlp {
-    pub norm: Vec<f32>,
-    pub gate: Linear,
-    pub up: Linear,
-    pub down: Linear,
-    pub post_norm: Option<Vec<f32>>,
+pub(super) struct Mlp<O: Ops> {
+    pub norm: O::Vector,
+    pub gate: Linear<O>,
+    pub up: Linear<O>,
+    pub down: Linear<O>,
+    pub post_norm: Option<O::Vector>,
 }
 
-pub(super) struct Layer {
-    pub attention: Attention,
-    pub feed_forward: FeedForward,
+pub(super) struct Layer<O: Ops> {
+    pub attention: Attention<O>,
+    pub feed_forward: FeedForward<O>,
 }
 
-impl Layer {
+impl<O: Ops> Layer<O> {
     pub(super) fn load(
-        weights: &Weights<'_, impl WeightSource + ?Sized>,
+        weights: &Weights<'_, impl WeightSource + ?Sized, O>,
         config: &ModelConfig,
-        plan: &ArchitecturePlan,
         index: usize,
     ) -> Result<Self, LoadError> {
         let hidden = config.hidden_size;
@@ -116,18 +70,19 @@ impl Layer {
             let norm = width.map(|width| weights.vector(&name(part), width));
             norm.transpose()
         };
-        let post_width = plan.post_norms.then_some(hidden);
-        let (q_norm, k_norm) = match plan.qk_norm {
+        let post_width = config.family.post_norms.then_some(hidden);
+        let (q_norm, k_norm) = match config.family.qk_norm {
             QkNorm::None => (None, None),
             QkNorm::Heads => (Some(config.head_dim), Some(config.head_dim)),
             QkNorm::Whole => (Some(q_width), Some(kv_width)),
         };
+        let bias = config.family.qkv_bias;
         let projections = match &config.mla {
             Some(mla) => Projections::Latent(LatentProjections::load(weights, config, mla, index)?),
             None => Projections::Plain {
-                q: linear("attn_q", q_width, hidden, plan.qkv_bias)?,
-                k: linear("attn_k", kv_width, hidden, plan.qkv_bias)?,
-                v: linear("attn_v", kv_width, hidden, plan.qkv_bias)?,
+                q: linear("attn_q", q_width, hidden, bias)?,
+                k: linear("attn_k", kv_width, hidden, bias)?,
+                v: linear("attn_v", kv_width, hidden, bias)?,
             },
         };
         let v_head_dim = config
@@ -141,7 +96,7 @@ impl Layer {
             q_norm: norm("attn_q_norm", q_norm)?,
             k_norm: norm("attn_k_norm", k_norm)?,
             post_norm: norm("post_attention_norm", post_width)?,
-            is_local: (plan.is_local)(index),
+            is_local: config.family.is_local(index),
         };
         let has_router = weights.has(&name("ffn_gate_inp"))?;
         let feed_forward = match config.moe.as_ref().filter(|_| has_router) {
@@ -161,31 +116,31 @@ impl Layer {
     }
 
     /// The layer's experts, where it has any.
-    pub(super) fn moe(&self) -> Option<&Moe> {
+    pub(super) fn moe(&self) -> Option<&Moe<O>> {
         match &self.feed_forward {
             FeedForward::Moe(moe) => Some(moe),
             FeedForward::Mlp(_) => None,
         }
     }
 
-    pub(super) fn matrices(&self) -> impl Iterator<Item = &PackedMatrix> {
-        let (plain, latent) = match &self.attention.projections {
-            Projections::Plain { q, k, v } => (Some([q, k, v].map(|l| &l.weights)), None),
-            Projections::Latent(latent) => (None, Some(latent.matrices())),
-        };
-        let (mlp, moe) = match &self.feed_forward {
-            FeedForward::Mlp(mlp) => {
-                let linears = [&mlp.gate, &mlp.up, &mlp.down];
-                (Some(linears.map(|linear| &linear.weights)), None)
+    pub(super) fn matrices(&self) -> Vec<&dyn WeightMatrix> {
+        let mut matrices: Vec<&dyn WeightMatrix> = vec![&self.attention.output.weights];
+        match &self.attention.projections {
+            Projections::Plain { q, k, v } => {
+                for linear in [q, k, v] {
+                    matrices.push(&linear.weights);
+                }
             }
-            FeedForward::Moe(moe) => (None, Some(moe.matrices())),
-        };
-        let plain = plain.into_iter().flatten();
-        let mlp = mlp.into_iter().flatten();
-        plain
-            .chain(latent.into_iter().flatten())
-            .chain([&self.attention.output.weights])
-            .chain(mlp)
-            .chain(moe.into_iter().flatten())
+            Projections::Latent(latent) => matrices.extend(latent.matrices()),
+        }
+        match &self.feed_forward {
+            FeedForward::Mlp(mlp) => {
+                for linear in [&mlp.gate, &mlp.up, &mlp.down] {
+                    matrices.push(&linear.weights);
+                }
+            }
+            FeedForward::Moe(moe) => matrices.extend(moe.matrices()),
+        }
+        matrices
     }
 }

@@ -77,7 +77,7 @@ impl Target {
     }
 
     /// `[out_features, in_features]`
-    fn shape(self, config: &ModelConfig) -> (usize, usize) {
+    pub(super) fn shape(self, config: &ModelConfig) -> (usize, usize) {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let kv = config.num_kv_heads * config.head_dim;
         let q = config.num_heads * config.head_dim;

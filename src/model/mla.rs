@@ -4,12 +4,13 @@
 //! Heads are expanded before they are cached: the cache holds keys and values as attention reads them, not the latent. A head is
 //! laid out with its rotated part first, and values are padded with zeros to the length of keys.
 
-use ponder_kernels::norm::rms_norm_in_place;
-use ponder_kernels::{Activations, DType, PackedMatrix, ThreadPool, matmul, reference};
+use ponder_kernels::{DType, reference};
 use serde_json::Value;
 
-use super::config::{Architecture, ConfigError, ModelConfig};
+use super::config::{ConfigError, ModelConfig};
+use super::families::Family;
 use super::gguf::Metadata;
+use super::ops::{Expanded, Linear, Ops, OpsError, WeightMatrix};
 use super::weights::{LoadError, WeightSource, Weights};
 
 /// Epsilon of the latents' norms, whatever the model's own is.
@@ -32,9 +33,9 @@ impl MlaConfig {
     pub(super) fn from_gguf(
         metadata: &Metadata,
         name: &str,
-        architecture: Architecture,
+        family: &Family,
     ) -> Result<Option<Self>, ConfigError> {
-        if architecture != Architecture::DeepseekV2 {
+        if !family.has_latent_attention {
             return Ok(None);
         }
         let size = |part: &str| {
@@ -59,11 +60,8 @@ impl MlaConfig {
         config.checked().map(Some)
     }
 
-    pub(super) fn from_hf(
-        json: &Value,
-        architecture: Architecture,
-    ) -> Result<Option<Self>, ConfigError> {
-        if architecture != Architecture::DeepseekV2 {
+    pub(super) fn from_hf(json: &Value, family: &Family) -> Result<Option<Self>, ConfigError> {
+        if !family.has_latent_attention {
             return Ok(None);
         }
         let size = |key: &str| {
@@ -108,39 +106,49 @@ impl MlaConfig {
 }
 
 /// The projections of a layer's queries, keys and values.
-pub(super) struct LatentProjections {
+pub(super) struct LatentProjections<O: Ops> {
     config: MlaConfig,
-    num_heads: usize,
     /// Down-projection and norm of the queries' latent.
-    q_down: Option<(PackedMatrix, Vec<f32>)>,
-    q: PackedMatrix,
+    q_down: Option<(Linear<O>, O::Vector)>,
+    q: Linear<O>,
     /// `[kv_lora_rank + rope_head_dim, hidden_size]`
-    kv_down: PackedMatrix,
-    kv_norm: Vec<f32>,
-    kv: KvUp,
+    kv_down: Linear<O>,
+    kv_norm: O::Vector,
+    kv: KvUp<O>,
 }
 
 /// From the latent to every head's unrotated key and value.
-enum KvUp {
+enum KvUp<O: Ops> {
     /// `[heads * (nope_head_dim + v_head_dim), kv_lora_rank]`
-    Joined(PackedMatrix),
+    Joined(Linear<O>),
     /// `[heads * nope_head_dim, kv_lora_rank]` and `[heads * v_head_dim, kv_lora_rank]`
-    Split(PackedMatrix, PackedMatrix),
+    Split(Linear<O>, Linear<O>),
 }
 
 /// Buffers.
-#[derive(Default)]
-pub(super) struct LatentScratch {
-    latent: Vec<f32>,
-    compressed: Vec<f32>,
-    activations: Option<Activations>,
-    wide: Vec<f32>,
-    values: Vec<f32>,
+pub(super) struct LatentScratch<O: Ops> {
+    /// `[rows, q_lora_rank]`, then `[rows, kv_lora_rank + rope_head_dim]`
+    latent: O::Rows,
+    pub activations: O::Activations,
+    /// Queries, then what is expanded from the latent.
+    wide: O::Rows,
+    values: O::Rows,
 }
 
-impl LatentProjections {
+impl<O: Ops> Default for LatentScratch<O> {
+    fn default() -> Self {
+        Self {
+            latent: O::Rows::default(),
+            activations: O::Activations::default(),
+            wide: O::Rows::default(),
+            values: O::Rows::default(),
+        }
+    }
+}
+
+impl<O: Ops> LatentProjections<O> {
     pub(super) fn load(
-        weights: &Weights<'_, impl WeightSource + ?Sized>,
+        weights: &Weights<'_, impl WeightSource + ?Sized, O>,
         model: &ModelConfig,
         mla: &MlaConfig,
         index: usize,
@@ -148,174 +156,93 @@ impl LatentProjections {
         let (hidden, num_heads) = (model.hidden_size, model.num_heads);
         let name = |part: &str| format!("blk.{index}.{part}.weight");
         let q_width = num_heads * mla.head_dim();
+        let linear = |name: &str, out_features: usize, in_features: usize| {
+            let weights = weights.matrix(name, out_features, in_features)?;
+            Ok::<_, LoadError>(Linear::plain(weights))
+        };
         let (q_down, q) = match mla.q_lora_rank {
             Some(rank) => {
                 let norm = weights.vector(&name("attn_q_a_norm"), rank)?;
-                let down = weights.matrix(&name("attn_q_a"), rank, hidden)?;
-                let up = weights.matrix(&name("attn_q_b"), q_width, rank)?;
+                let down = linear(&name("attn_q_a"), rank, hidden)?;
+                let up = linear(&name("attn_q_b"), q_width, rank)?;
                 (Some((down, norm)), up)
             }
-            None => (None, weights.matrix(&name("attn_q"), q_width, hidden)?),
+            None => (None, linear(&name("attn_q"), q_width, hidden)?),
         };
         let rank = mla.kv_lora_rank;
         let kv = if weights.has(&name("attn_kv_b"))? {
             let width = num_heads * (mla.nope_head_dim + mla.v_head_dim);
-            KvUp::Joined(weights.matrix(&name("attn_kv_b"), width, rank)?)
+            KvUp::Joined(linear(&name("attn_kv_b"), width, rank)?)
         } else {
             let keys = transposed_keys(weights, &name("attn_k_b"), num_heads, mla)?;
             let shape = [num_heads, mla.v_head_dim, rank];
             let values = weights.stacked(&name("attn_v_b"), shape)?;
-            KvUp::Split(keys, values)
+            KvUp::Split(Linear::plain(keys), Linear::plain(values))
         };
         Ok(Self {
             config: mla.clone(),
-            num_heads,
             q_down,
             q,
-            kv_down: weights.matrix(&name("attn_kv_a_mqa"), rank + mla.rope_head_dim, hidden)?,
+            kv_down: linear(&name("attn_kv_a_mqa"), rank + mla.rope_head_dim, hidden)?,
             kv_norm: weights.vector(&name("attn_kv_a_norm"), rank)?,
             kv,
         })
     }
 
-    pub(super) fn matrices(&self) -> impl Iterator<Item = &PackedMatrix> {
+    pub(super) fn matrices(&self) -> impl Iterator<Item = &dyn WeightMatrix> {
         let (first, second) = match &self.kv {
             KvUp::Joined(joined) => (joined, None),
             KvUp::Split(keys, values) => (keys, Some(values)),
         };
         let q_down = self.q_down.iter().map(|(down, _)| down);
-        [&self.q, &self.kv_down, first]
-            .into_iter()
-            .chain(second)
-            .chain(q_down)
+        let linears = [&self.q, &self.kv_down, first].into_iter();
+        let linears = linears.chain(second).chain(q_down);
+        linears.map(|linear| &linear.weights as &dyn WeightMatrix)
     }
 
     /// Fills `q`, `k` and `v` (`[rows, num_heads * head_dim]`, the rotated part of a head first) from normed rows.
     pub(super) fn project(
         &self,
-        pool: &ThreadPool,
-        x: &Activations,
-        scratch: &mut LatentScratch,
-        [q, k, v]: [&mut [f32]; 3],
-    ) {
-        let mla = &self.config;
-        let num_rows = x.num_rows();
-        let s = scratch;
-        let latent = s
-            .activations
-            .get_or_insert_with(|| Activations::with_capacity(0, 0, true));
-        s.wide.resize(q.len(), 0.0);
+        ops: &mut O,
+        x: &O::Activations,
+        scratch: &mut LatentScratch<O>,
+        [q, k, v]: [&mut O::Rows; 3],
+    ) -> Result<(), OpsError> {
+        let (mla, s, eps) = (&self.config, scratch, LATENT_NORM_EPS);
         match &self.q_down {
             Some((down, norm)) => {
-                s.latent.resize(num_rows * norm.len(), 0.0);
-                matmul(pool, x, down, None, &mut s.latent);
-                latent.load_normed(pool, &s.latent, norm, LATENT_NORM_EPS);
-                matmul(pool, latent, &self.q, None, &mut s.wide);
+                ops.project(x, [down], [&mut s.latent])?;
+                ops.norm(&s.latent, norm, eps, &mut s.activations)?;
+                ops.project(&s.activations, [&self.q], [&mut s.wide])?;
             }
-            None => matmul(pool, x, &self.q, None, &mut s.wide),
+            None => ops.project(x, [&self.q], [&mut s.wide])?,
         }
-        let (nope, rope) = (mla.nope_head_dim, mla.rope_head_dim);
-        let heads = s.wide.chunks_exact(mla.head_dim());
-        for (q, head) in q.chunks_exact_mut(mla.head_dim()).zip(heads) {
-            q[..rope].copy_from_slice(&head[nope..]);
-            q[rope..].copy_from_slice(&head[..nope]);
-        }
-        let rank = mla.kv_lora_rank;
-        s.latent.resize(num_rows * (rank + rope), 0.0);
-        matmul(pool, x, &self.kv_down, None, &mut s.latent);
-        s.compressed.clear();
-        for row in s.latent.chunks_exact(rank + rope) {
-            s.compressed.extend_from_slice(&row[..rank]);
-        }
-        rms_norm_in_place(pool, &mut s.compressed, &self.kv_norm, LATENT_NORM_EPS);
-        latent.load(pool, &s.compressed, num_rows, rank);
-        let parts = self.expand(pool, latent, &mut s.wide, &mut s.values);
-        v.fill(0.0);
-        let width = self.num_heads * mla.head_dim();
-        for row in 0..num_rows {
-            let shared = &s.latent[row * (rank + rope) + rank..][..rope];
-            let (keys, values) = (
-                &mut k[row * width..][..width],
-                &mut v[row * width..][..width],
-            );
-            let heads = keys.chunks_exact_mut(mla.head_dim());
-            let heads = heads.zip(values.chunks_exact_mut(mla.head_dim()));
-            for (head, (key, value)) in heads.enumerate() {
-                let index = row * self.num_heads + head;
-                key[..rope].copy_from_slice(shared);
-                key[rope..].copy_from_slice(&s.wide[index * parts.stride..][..nope]);
-                let own = &parts.values(&s.wide, &s.values)[index * parts.stride_v..];
-                value[..mla.v_head_dim].copy_from_slice(&own[..mla.v_head_dim]);
+        ops.latent_queries(mla, &s.wide, q)?;
+        ops.project(x, [&self.kv_down], [&mut s.latent])?;
+        ops.latent_norm(mla, &s.latent, &self.kv_norm, eps, &mut s.activations)?;
+        let expanded = match &self.kv {
+            KvUp::Joined(both) => {
+                ops.project(&s.activations, [both], [&mut s.wide])?;
+                Expanded::Joined(&s.wide)
             }
-        }
-    }
-
-    fn expand(
-        &self,
-        pool: &ThreadPool,
-        latent: &Activations,
-        wide: &mut Vec<f32>,
-        values: &mut Vec<f32>,
-    ) -> Parts {
-        let (nope, v) = (self.config.nope_head_dim, self.config.v_head_dim);
-        let num_heads = latent.num_rows() * self.num_heads;
-        match &self.kv {
-            KvUp::Joined(matrix) => {
-                wide.resize(num_heads * (nope + v), 0.0);
-                matmul(pool, latent, matrix, None, wide);
-                Parts {
-                    stride: nope + v,
-                    stride_v: nope + v,
-                    joined_at: Some(nope),
-                }
+            KvUp::Split(keys, values) => {
+                let outs = [&mut s.wide, &mut s.values];
+                ops.project(&s.activations, [keys, values], outs)?;
+                Expanded::Split(&s.wide, &s.values)
             }
-            KvUp::Split(k_up, v_up) => {
-                wide.resize(num_heads * nope, 0.0);
-                values.resize(num_heads * v, 0.0);
-                matmul(pool, latent, k_up, None, wide);
-                matmul(pool, latent, v_up, None, values);
-                Parts {
-                    stride: nope,
-                    stride_v: v,
-                    joined_at: None,
-                }
-            }
-        }
+        };
+        ops.latent_keys_values(mla, &s.latent, expanded, [k, v])
     }
-}
-
-/// Where heads lie in what was expanded.
-struct Parts {
-    stride: usize,
-    stride_v: usize,
-    /// Where a head's value follows its key.
-    joined_at: Option<usize>,
-}
-
-impl Parts {
-    fn values<'a>(&self, wide: &'a [f32], values: &'a [f32]) -> &'a [f32] {
-        self.joined_at.map_or(values, |at| &wide[at..])
-    }
-}
-
-/// Keeps the first `v_head_dim` elements of each head of attention's result, `[rows, num_heads * head_dim]`.
-pub(super) fn keep_values(mla: &MlaConfig, attended: &mut Vec<f32>) {
-    let (head_dim, v) = (mla.head_dim(), mla.v_head_dim);
-    let num_heads = attended.len() / head_dim;
-    for head in 0..num_heads {
-        attended.copy_within(head * head_dim..head * head_dim + v, head * v);
-    }
-    attended.truncate(num_heads * v);
 }
 
 /// Newer GGUF files hold the keys' up-projection transposed, head by head (`[heads, kv_lora_rank, nope_head_dim]`), for attention
 /// over latents.
-fn transposed_keys(
-    weights: &Weights<'_, impl WeightSource + ?Sized>,
+fn transposed_keys<O: Ops>(
+    weights: &Weights<'_, impl WeightSource + ?Sized, O>,
     name: &str,
     num_heads: usize,
     mla: &MlaConfig,
-) -> Result<PackedMatrix, LoadError> {
+) -> Result<O::Matrix, LoadError> {
     let (rank, nope) = (mla.kv_lora_rank, mla.nope_head_dim);
     let tensor = weights.tensor(name, &[num_heads, rank, nope])?;
     let mut values = vec![0.0; num_heads * rank * nope];

@@ -6,19 +6,16 @@ pub mod catalogue;
 pub mod causal_lm;
 pub mod config;
 pub mod decoder;
+pub mod families;
 pub mod files;
-mod gemma3;
 pub mod gguf;
 mod layer_step;
 mod layers;
-mod llama;
 pub mod lora;
 mod mla;
 mod moe;
-mod olmoe;
+pub mod ops;
 pub mod profile;
-mod qwen2;
-mod qwen3;
 mod rope_scaling;
 pub mod safetensors;
 pub mod skip;
@@ -34,12 +31,14 @@ use ponder_kernels::ThreadPool;
 
 pub use adapt::{AdaptationConfig, AdaptationMethod, AdaptationPhase, AdaptationReport};
 pub use causal_lm::*;
-pub use config::{Architecture, ConfigError, ModelConfig};
+pub use config::{ConfigError, ModelConfig};
 pub use decoder::Decoder;
+pub use families::Family;
 pub use files::{ModelFiles, OpenError};
 pub use lora::{LoraAdapter, LoraError};
 pub use mla::MlaConfig;
 pub use moe::{ExpertLoad, LayerRouting, MoeConfig};
+pub use ops::{CpuOps, Ops};
 pub use profile::{Operator, OperatorTimes};
 pub use skip::{SkipSet, SubLayer};
 pub use skip_search::{Probe, SkipCosts};
@@ -74,13 +73,21 @@ pub fn load(files: &ModelFiles, options: LoadOptions) -> Result<Box<dyn CausalLm
 
 /// [`load`], for those who look inside.
 pub fn load_decoder(files: &ModelFiles, options: LoadOptions) -> Result<Decoder, LoadError> {
-    let pool = options.pool();
+    load_on(CpuOps::new(options.pool()), files, options)
+}
+
+/// [`load`] onto the device that `ops` runs on.
+pub fn load_on<O: Ops>(
+    ops: O,
+    files: &ModelFiles,
+    options: LoadOptions,
+) -> Result<Decoder<O>, LoadError> {
     let config = files.config()?;
     let mut decoder = match files {
-        ModelFiles::Gguf(file) => Decoder::load(pool, config, file, options.max_model_len)?,
+        ModelFiles::Gguf(file) => Decoder::load(ops, config, file, options.max_model_len)?,
         ModelFiles::Safetensors(folder) => {
-            let source = safetensors::HfWeights::new(folder, &config);
-            Decoder::load(pool, config, &source, options.max_model_len)?
+            let source = safetensors::HfWeights::new(folder, config.family);
+            Decoder::load(ops, config, &source, options.max_model_len)?
         }
     };
     decoder.operator_times = options.operator_times;

@@ -8,7 +8,7 @@ use ponder_kernels::{DType, MappedFile};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use super::config::{Architecture, ModelConfig};
+use super::families::Family;
 use super::weights::{LoadError, RawTensor, WeightSource, joined};
 
 /// Why a folder is not a model.
@@ -121,18 +121,12 @@ fn read_directory(
 /// The folder's tensors under GGUF names.
 pub struct HfWeights<'a> {
     folder: &'a SafetensorsDir,
-    /// Gemma stores norm weights minus one; GGUF files hold them whole.
-    norms_minus_one: bool,
-    architecture: Architecture,
+    family: &'static Family,
 }
 
 impl<'a> HfWeights<'a> {
-    pub fn new(folder: &'a SafetensorsDir, config: &ModelConfig) -> Self {
-        Self {
-            folder,
-            norms_minus_one: config.architecture == Architecture::Gemma3,
-            architecture: config.architecture,
-        }
+    pub fn new(folder: &'a SafetensorsDir, family: &'static Family) -> Self {
+        Self { folder, family }
     }
 }
 
@@ -207,25 +201,17 @@ impl ExpertNames {
     }
 
     /// Those of `blk.N.ffn_{gate,up,down}_exps.weight`.
-    fn new(name: &str, architecture: Architecture) -> Option<Self> {
+    fn new(name: &str, family: &Family) -> Option<Self> {
         let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
         let part = part.strip_suffix("_exps.weight")?;
         let index = ["ffn_gate", "ffn_up", "ffn_down"]
             .iter()
             .position(|p| *p == part)?;
         let half = (index < 2).then_some(index);
-        let is_mixtral = architecture == Architecture::Mixtral;
-        let own = match is_mixtral {
-            true => ["w1", "w3", "w2"][index],
-            false => ["gate_proj", "up_proj", "down_proj"][index],
-        };
-        let moe = format!("model.layers.{layer}.{}", moe_module(architecture));
-        let joined = match (architecture, half) {
-            (Architecture::GraniteMoe, Some(_)) => "input_linear.weight",
-            (Architecture::GraniteMoe, None) => "output_linear.weight",
-            (_, Some(_)) => "experts.gate_up_proj",
-            (_, None) => "experts.down_proj",
-        };
+        let names = &family.hf_tensors;
+        let own = names.expert[index];
+        let moe = format!("model.layers.{layer}.{}", names.moe);
+        let joined = names.joined_experts[usize::from(half.is_none())];
         Some(Self {
             joined: format!("{moe}.{joined}"),
             half,
@@ -234,25 +220,18 @@ impl ExpertNames {
     }
 }
 
-fn moe_module(architecture: Architecture) -> &'static str {
-    match architecture {
-        Architecture::Mixtral | Architecture::GraniteMoe => "block_sparse_moe",
-        _ => "mlp",
-    }
-}
-
 impl WeightSource for HfWeights<'_> {
     fn tensor(&self, name: &str) -> Result<Option<RawTensor<'_>>, LoadError> {
-        if let Some(names) = ExpertNames::new(name, self.architecture) {
+        if let Some(names) = ExpertNames::new(name, self.family) {
             return self.experts(&names);
         }
-        let Some(hf_name) = hf_name(name, self.architecture) else {
+        let Some(hf_name) = hf_name(name, self.family) else {
             return Ok(None);
         };
         let Some(mut tensor) = self.raw(&hf_name)? else {
             return Ok(None);
         };
-        if self.norms_minus_one && name.ends_with("norm.weight") {
+        if self.family.hf_tensors.norms_minus_one && name.ends_with("norm.weight") {
             let mut values = vec![0.0; tensor.shape.iter().product()];
             ponder_kernels::reference::dequantize(tensor.dtype, &tensor.data, &mut values);
             let bytes = values.iter().flat_map(|value| (value + 1.0).to_le_bytes());
@@ -274,7 +253,7 @@ pub(super) fn dtype_of(dtype: safetensors::Dtype) -> Option<DType> {
 }
 
 /// `blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`
-fn hf_name(name: &str, architecture: Architecture) -> Option<String> {
+fn hf_name(name: &str, family: &Family) -> Option<String> {
     match name {
         "token_embd.weight" => return Some("model.embed_tokens.weight".to_owned()),
         "output_norm.weight" => return Some("model.norm.weight".to_owned()),
@@ -283,24 +262,21 @@ fn hf_name(name: &str, architecture: Architecture) -> Option<String> {
     }
     let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
     let (part, kind) = part.rsplit_once('.')?;
-    let is_gemma = architecture == Architecture::Gemma3;
-    let moe = moe_module(architecture);
+    let names = &family.hf_tensors;
     let part = match part {
-        "ffn_gate_inp" if architecture == Architecture::GraniteMoe => {
-            return Some(format!("model.layers.{layer}.{moe}.router.layer.{kind}"));
+        "ffn_gate_inp" => {
+            let (moe, router) = (names.moe, names.router);
+            return Some(format!("model.layers.{layer}.{moe}.{router}.{kind}"));
         }
-        "ffn_gate_inp" => return Some(format!("model.layers.{layer}.{moe}.gate.{kind}")),
         "exp_probs_b" => {
+            let moe = names.moe;
             return Some(format!(
                 "model.layers.{layer}.{moe}.gate.e_score_correction_bias"
             ));
         }
         "ffn_gate_inp_shexp" => "mlp.shared_expert_gate",
         "ffn_gate_shexp" | "ffn_up_shexp" | "ffn_down_shexp" => {
-            let shared = match architecture {
-                Architecture::DeepseekV2 => "shared_experts",
-                _ => "shared_expert",
-            };
+            let shared = names.shared_expert;
             let own = part.trim_start_matches("ffn_").trim_end_matches("_shexp");
             return Some(format!(
                 "model.layers.{layer}.mlp.{shared}.{own}_proj.{kind}"
@@ -319,8 +295,7 @@ fn hf_name(name: &str, architecture: Architecture) -> Option<String> {
         "attn_q_norm" => "self_attn.q_norm",
         "attn_k_norm" => "self_attn.k_norm",
         "attn_norm" => "input_layernorm",
-        "ffn_norm" if is_gemma => "pre_feedforward_layernorm",
-        "ffn_norm" => "post_attention_layernorm",
+        "ffn_norm" => names.ffn_norm,
         "post_attention_norm" => "post_attention_layernorm",
         "post_ffw_norm" => "post_feedforward_layernorm",
         "ffn_gate" => "mlp.gate_proj",

@@ -2,10 +2,9 @@
 //! what they cost, as KnapSpec (2026) does. No text has to be generated for it: the sets are those whose hidden states
 //! stay closest to the whole model's.
 
-use ponder_kernels::AttentionPlan;
-
 use super::causal_lm::{BlockId, ForwardBatch, ForwardError, SequenceRows};
 use super::decoder::Decoder;
+use super::ops::{Ops, RowSet};
 use super::profile::Stopwatch;
 use super::skip::{SkipSet, SubLayer};
 
@@ -38,7 +37,7 @@ struct State {
     rows: Vec<f32>,
 }
 
-impl Decoder {
+impl<O: Ops> Decoder<O> {
     /// The best skip set for every number of saved units, from 0 on; `None` where there is none. Blocks from `first_scratch` on,
     /// `probes.len() * (costs.most + 1)` of them, are written to.
     pub(super) fn search_skip_sets(
@@ -47,12 +46,13 @@ impl Decoder {
         costs: SkipCosts,
         first_scratch: BlockId,
     ) -> Result<Vec<Option<SkipSet>>, ForwardError> {
-        let token_ids: Vec<u32> = probes.iter().map(|probe| probe.token_id).collect();
-        self.embed(&token_ids)?;
+        self.with_probes(probes, 1, first_scratch, |model, batch| model.embed(batch))?;
+        let mut rows = Vec::new();
+        self.ops.read(&self.scratch.x, &mut rows)?;
         let mut states: Vec<Option<State>> = vec![None; costs.most + 1];
         states[0] = Some(State {
             skipped: Vec::new(),
-            rows: self.scratch.x.clone(),
+            rows,
         });
         let num_layers = self.layers.len();
         let all =
@@ -84,54 +84,19 @@ impl Decoder {
         first_scratch: BlockId,
     ) -> Result<Vec<Option<State>>, ForwardError> {
         let present: Vec<&State> = states.iter().flatten().collect();
-        self.scratch.x.clear();
-        for state in &present {
-            self.scratch.x.extend_from_slice(&state.rows);
-        }
-        let num_rows = present.len() * probes.len();
-        let cache = self.kv_cache.as_ref().ok_or(ForwardError::NoKvCache)?;
-        let block_size = cache.block_size();
-        // A row's table: what is before its probe, and a block of its own.
-        let tables: Vec<Vec<BlockId>> = (0..num_rows)
-            .map(|row| {
-                let own = first_scratch + row as BlockId;
-                [probes[row % probes.len()].block_table, &[own]].concat()
-            })
-            .collect();
-        let position = |row: usize| probes[row % probes.len()].position as u32;
-        let positions: Vec<u32> = (0..num_rows).map(position).collect();
-        let own_slot = |row: usize| (first_scratch as usize + row) * block_size;
-        let slot_mapping: Vec<u32> = (0..num_rows).map(|row| own_slot(row) as u32).collect();
-        let sequences: Vec<SequenceRows<'_>> = tables
+        let all: Vec<f32> = present
             .iter()
-            .zip(&positions)
-            .map(|(block_table, position)| SequenceRows {
-                block_table,
-                num_rows: 1,
-                context_len: *position as usize + 1,
-                leaves: &[],
-            })
+            .flat_map(|state| &state.rows)
+            .copied()
             .collect();
-        let adapters = vec![None; num_rows];
-        let batch = ForwardBatch {
-            // Only attention's shapes are read of it.
-            token_ids: &positions,
-            positions: &positions,
-            slot_mapping: &slot_mapping,
-            sequences: &sequences,
-            adapters: &adapters,
-            steering: &[],
-            logits_rows: &[],
-            skip: None,
-        };
-        self.adapters.plan(&batch)?;
-        let num_kv_heads = self.config.num_kv_heads;
-        let plan: &mut AttentionPlan = &mut self.scratch.attention;
-        plan.plan(&sequences, num_kv_heads, self.pool.num_threads());
-        let mut stopwatch = Stopwatch::start(None);
-        self.run_sub_layer(sub_layer, &batch, None, &mut stopwatch)?;
-        let width = probes.len() * self.config.hidden_size;
-        let mut rows = self.scratch.x.chunks_exact(width);
+        let hidden = self.config.hidden_size;
+        self.ops.write(&all, hidden, &mut self.scratch.x)?;
+        self.with_probes(probes, present.len(), first_scratch, |model, batch| {
+            model.run_sub_layer(sub_layer, batch, RowSet::All, &mut Stopwatch::start(None))
+        })?;
+        let mut all = Vec::new();
+        self.ops.read(&self.scratch.x, &mut all)?;
+        let mut rows = all.chunks_exact(probes.len() * hidden);
         let after = |state: &State| {
             rows.next().map(|rows| State {
                 skipped: state.skipped.clone(),
@@ -147,6 +112,54 @@ impl Decoder {
             .iter()
             .map(|state| state.as_ref().and_then(|_| after.next().flatten()))
             .collect())
+    }
+
+    /// Prepares a step over the probes' rows of so many states, and runs it.
+    fn with_probes(
+        &mut self,
+        probes: &[Probe<'_>],
+        num_states: usize,
+        first_scratch: BlockId,
+        run: impl FnOnce(&mut Self, &ForwardBatch<'_>) -> Result<(), ForwardError>,
+    ) -> Result<(), ForwardError> {
+        let num_rows = num_states * probes.len();
+        let block_size = self.kv_shape.ok_or(ForwardError::NoKvCache)?.block_size;
+        // A row's table: what is before its probe, and a block of its own.
+        let tables: Vec<Vec<BlockId>> = (0..num_rows)
+            .map(|row| {
+                let own = first_scratch + row as BlockId;
+                [probes[row % probes.len()].block_table, &[own]].concat()
+            })
+            .collect();
+        let of_row = |row: usize| &probes[row % probes.len()];
+        let token_ids: Vec<u32> = (0..num_rows).map(|row| of_row(row).token_id).collect();
+        let positions: Vec<u32> = (0..num_rows)
+            .map(|row| of_row(row).position as u32)
+            .collect();
+        let own_slot = |row: usize| (first_scratch as usize + row) * block_size;
+        let slot_mapping: Vec<u32> = (0..num_rows).map(|row| own_slot(row) as u32).collect();
+        let sequences: Vec<SequenceRows<'_>> = tables
+            .iter()
+            .zip(&positions)
+            .map(|(block_table, position)| SequenceRows {
+                block_table,
+                num_rows: 1,
+                context_len: *position as usize + 1,
+                leaves: &[],
+            })
+            .collect();
+        let batch = ForwardBatch {
+            token_ids: &token_ids,
+            positions: &positions,
+            slot_mapping: &slot_mapping,
+            sequences: &sequences,
+            adapters: &vec![None; num_rows],
+            steering: &[],
+            logits_rows: &[],
+            skip: None,
+        };
+        self.prepare(&batch)?;
+        run(self, &batch)
     }
 }
 

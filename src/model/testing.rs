@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::families::{Family, QkNorm};
+
 /// Writes GGUF files, value by value.
 #[derive(Default)]
 pub struct GgufWriter {
@@ -111,7 +113,7 @@ pub struct TinyModel {
 }
 
 impl TinyModel {
-    /// Seeded random weights for `llama`, `qwen2`, `qwen3` or `gemma3`, with an untied head.
+    /// Seeded random weights for a dense family (its `general.architecture`), with an untied head.
     pub fn random(architecture: &'static str, seed: u64) -> Self {
         let mut model = Self {
             architecture,
@@ -163,7 +165,8 @@ impl TinyModel {
         ] {
             self.add(&name(part), &[inputs, outputs], 0.2, state);
         }
-        if self.architecture == "qwen2" {
+        let family = self.family();
+        if family.qkv_bias {
             for (part, width) in [
                 ("attn_q", q_width),
                 ("attn_k", kv_width),
@@ -172,14 +175,23 @@ impl TinyModel {
                 self.add(&format!("blk.{layer}.{part}.bias"), &[width], 0.5, state);
             }
         }
-        if matches!(self.architecture, "qwen3" | "gemma3") {
-            self.norm(&name("attn_q_norm"), self.head_dim, state);
-            self.norm(&name("attn_k_norm"), self.head_dim, state);
+        let norms = match family.qk_norm {
+            QkNorm::None => None,
+            QkNorm::Heads => Some((self.head_dim, self.head_dim)),
+            QkNorm::Whole => Some((q_width, kv_width)),
+        };
+        if let Some((q, k)) = norms {
+            self.norm(&name("attn_q_norm"), q, state);
+            self.norm(&name("attn_k_norm"), k, state);
         }
-        if self.architecture == "gemma3" {
+        if family.post_norms {
             self.norm(&name("post_attention_norm"), hidden, state);
             self.norm(&name("post_ffw_norm"), hidden, state);
         }
+    }
+
+    fn family(&self) -> &'static Family {
+        Family::of_gguf(self.architecture, false).expect("a dense family's name")
     }
 
     fn add(&mut self, name: &str, dimensions: &[usize], size: f32, state: &mut u64) {

@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 
-use ponder_kernels::{DType, ExpertMatrix, KernelError, PackedMatrix, ThreadPool, reference};
+use ponder_kernels::{DType, reference};
 
 use super::config::ConfigError;
 use super::gguf::GgufFile;
+use super::ops::{Ops, OpsError};
 
 /// Why a model's weights cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +22,7 @@ pub enum LoadError {
         actual: Vec<usize>,
     },
     #[error("tensor {name:?}: {source}")]
-    Kernel { name: String, source: KernelError },
+    Pack { name: String, source: OpsError },
     #[error("tensor {name:?} has type {dtype}, which is not supported")]
     UnsupportedType { name: String, dtype: String },
 }
@@ -102,12 +103,12 @@ impl WeightSource for GgufFile {
 }
 
 /// Checks shapes and packs.
-pub(super) struct Weights<'a, S: ?Sized> {
+pub(super) struct Weights<'a, S: ?Sized, O> {
     pub source: &'a S,
-    pub pool: &'a ThreadPool,
+    pub ops: &'a O,
 }
 
-impl<S: WeightSource + ?Sized> Weights<'_, S> {
+impl<S: WeightSource + ?Sized, O: Ops> Weights<'_, S, O> {
     pub(super) fn tensor(
         &self,
         name: &str,
@@ -137,7 +138,7 @@ impl<S: WeightSource + ?Sized> Weights<'_, S> {
         name: &str,
         out_features: usize,
         in_features: usize,
-    ) -> Result<PackedMatrix, LoadError> {
+    ) -> Result<O::Matrix, LoadError> {
         let tensor = self.tensor(name, &[out_features, in_features])?;
         self.pack(name, tensor.dtype, &tensor.data, out_features, in_features)
     }
@@ -150,13 +151,10 @@ impl<S: WeightSource + ?Sized> Weights<'_, S> {
         data: &[u8],
         out_features: usize,
         in_features: usize,
-    ) -> Result<PackedMatrix, LoadError> {
-        let packed = PackedMatrix::pack(self.pool, dtype, data, out_features, in_features);
+    ) -> Result<O::Matrix, LoadError> {
+        let packed = self.ops.matrix(dtype, data, [out_features, in_features]);
         self.source.release(name);
-        packed.map_err(|source| LoadError::Kernel {
-            name: name.to_owned(),
-            source,
-        })
+        packed.map_err(|source| failed(name, source))
     }
 
     /// A packed `[parts, out_features, in_features]` tensor as one matrix, part after part.
@@ -164,27 +162,22 @@ impl<S: WeightSource + ?Sized> Weights<'_, S> {
         &self,
         name: &str,
         [parts, out_features, in_features]: [usize; 3],
-    ) -> Result<PackedMatrix, LoadError> {
+    ) -> Result<O::Matrix, LoadError> {
         let tensor = self.tensor(name, &[parts, out_features, in_features])?;
         let outputs = parts * out_features;
         self.pack(name, tensor.dtype, &tensor.data, outputs, in_features)
     }
 
     /// One matrix of every expert, `[num_experts, out_features, in_features]`.
-    pub(super) fn experts(&self, name: &str, shape: [usize; 3]) -> Result<ExpertMatrix, LoadError> {
+    pub(super) fn experts(&self, name: &str, shape: [usize; 3]) -> Result<O::Experts, LoadError> {
         let tensor = self.tensor(name, &shape)?;
-        let [experts, outputs, inputs] = shape;
-        let (dtype, data) = (tensor.dtype, &tensor.data);
-        let packed = ExpertMatrix::pack(self.pool, dtype, data, experts, outputs, inputs);
+        let packed = self.ops.experts(tensor.dtype, &tensor.data, shape);
         self.source.release(name);
-        packed.map_err(|source| LoadError::Kernel {
-            name: name.to_owned(),
-            source,
-        })
+        packed.map_err(|source| failed(name, source))
     }
 
     /// A vector as a matrix of one row; files hold it as either.
-    pub(super) fn row(&self, name: &str, in_features: usize) -> Result<PackedMatrix, LoadError> {
+    pub(super) fn row(&self, name: &str, in_features: usize) -> Result<O::Matrix, LoadError> {
         let is_vector = (self.source.tensor(name)?).is_some_and(|tensor| tensor.shape.len() == 1);
         let shape = [1, in_features];
         let tensor = self.tensor(name, &shape[usize::from(is_vector)..])?;
@@ -192,10 +185,18 @@ impl<S: WeightSource + ?Sized> Weights<'_, S> {
     }
 
     /// A vector as f32.
-    pub(super) fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
+    pub(super) fn vector(&self, name: &str, len: usize) -> Result<O::Vector, LoadError> {
         let tensor = self.tensor(name, &[len])?;
         let mut values = vec![0.0; len];
         reference::dequantize(tensor.dtype, &tensor.data, &mut values);
-        Ok(values)
+        let vector = self.ops.vector(values);
+        vector.map_err(|source| failed(name, source))
+    }
+}
+
+fn failed(name: &str, source: OpsError) -> LoadError {
+    LoadError::Pack {
+        name: name.to_owned(),
+        source,
     }
 }

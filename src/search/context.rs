@@ -9,7 +9,7 @@ use super::event::SearchEvent;
 use super::outcome::{SearchError, SearchOutcome, SearchStats, Stopped, is_whole, rank};
 use super::policy::{Continuation, End, Expansion, Policy};
 use super::recording::Recording;
-use super::samples::{Late, Sample, Samples};
+use super::samples::{NoSample, Sample, Samples};
 use super::spec::SearchSpec;
 use super::step::StepRule;
 use super::tree::{NodeId, ScoreKey, Tree};
@@ -214,8 +214,8 @@ impl<'a> Search<'a> {
     ) -> Result<Option<Sample>, SearchError> {
         match samples.next().await {
             Ok(sample) => Ok(sample),
-            Err(Late::Deadline) => Ok(self.over(None)),
-            Err(Late::Search(error)) => Err(error),
+            Err(NoSample::Deadline) => Ok(self.over(None)),
+            Err(NoSample::Failed(error)) => Err(error),
         }
     }
 

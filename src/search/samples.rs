@@ -46,7 +46,7 @@ impl<'a> Samples<'a> {
     }
 
     /// The next sample that ended; `None` after the last, and as an error when the deadline came first.
-    pub async fn next(&mut self) -> Result<Option<Sample>, Late> {
+    pub async fn next(&mut self) -> Result<Option<Sample>, NoSample> {
         let Some(running) = &mut self.running else {
             return Ok(None);
         };
@@ -56,7 +56,7 @@ impl<'a> Samples<'a> {
                 Ok(next) => next,
                 Err(_) => {
                     self.stop();
-                    return Err(Late::Deadline);
+                    return Err(NoSample::Deadline);
                 }
             },
         };
@@ -67,7 +67,7 @@ impl<'a> Samples<'a> {
             expansion,
             index,
             continuation,
-        } = finished.map_err(Late::Search)?;
+        } = finished.map_err(NoSample::Failed)?;
         let (parent, path) = &self.places[expansion];
         Ok(Some(Sample {
             expansion,
@@ -86,7 +86,7 @@ impl<'a> Samples<'a> {
 }
 
 /// Why no sample came.
-pub(super) enum Late {
+pub(super) enum NoSample {
     Deadline,
-    Search(SearchError),
+    Failed(SearchError),
 }

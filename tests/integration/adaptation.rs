@@ -153,7 +153,11 @@ fn adapt(
     let mut phase = AdaptationPhase::new(Arc::new(config), Steering::default());
     with_batch(&token_ids[..last], |batch| {
         while !phase.is_done() {
-            model.adapt(batch, &token_ids[1..], &mut phase).unwrap();
+            model
+                .adaptation()
+                .unwrap()
+                .adapt(batch, &token_ids[1..], &mut phase)
+                .unwrap();
         }
     });
     phase.finish()

@@ -162,7 +162,11 @@ fn by_hand(prompt: &[u32], num_tokens: usize, config: AdaptationConfig) -> Vec<u
         if !is_adapted {
             let mut phase = AdaptationPhase::new(Arc::new(config.clone()), Steering::default());
             while !phase.is_done() {
-                model.adapt(&batch, &token_ids[1..], &mut phase).unwrap();
+                model
+                    .adaptation()
+                    .unwrap()
+                    .adapt(&batch, &token_ids[1..], &mut phase)
+                    .unwrap();
             }
             steering = phase.finish().0;
             is_adapted = true;

@@ -142,7 +142,7 @@ fn an_adapter_does_what_merged_weights_do() {
         let mut base = open(&tiny, folder.path(), architecture);
         let mut merged = open(&merged, folder.path(), "merged");
         let id = AdapterId(4);
-        base.load_adapter(id, &adapter).unwrap();
+        base.adapters().unwrap().load(id, &adapter).unwrap();
         let ours = next_logits(base.as_mut(), &[(&prompt, Some(id))]).remove(0);
         let expected = next_logits(merged.as_mut(), &[(&prompt, None)]).remove(0);
         let plain = next_logits(base.as_mut(), &[(&prompt, None)]).remove(0);
@@ -169,8 +169,8 @@ fn a_row_does_not_depend_on_the_adapters_beside_it() {
     }
     let mut model = loaded(&files);
     let (one, two) = (AdapterId(0), AdapterId(1));
-    model.load_adapter(one, &adapter).unwrap();
-    model.load_adapter(two, &other).unwrap();
+    model.adapters().unwrap().load(one, &adapter).unwrap();
+    model.adapters().unwrap().load(two, &other).unwrap();
     let prompts: [&[u32]; 4] = [&[1, 9, 30, 77], &[504, 2, 6], &[3; 20], &[1, 9, 30, 77]];
     let adapters = [Some(one), None, Some(two), Some(one)];
     let batch: Vec<_> = prompts.into_iter().zip(adapters).collect();
@@ -181,7 +181,7 @@ fn a_row_does_not_depend_on_the_adapters_beside_it() {
     }
     assert_eq!(together[0], together[3]);
     // Without its weights a batch fails instead of answering by other ones.
-    model.unload_adapter(one);
+    model.adapters().unwrap().unload(one);
     let sequence = SequenceRows {
         block_table: &[0],
         num_rows: 1,
@@ -214,7 +214,7 @@ fn distributions_equal_those_of_peft_within_bounds() {
     let adapter = LoraAdapter::read(&golden_folder(), &files.config().unwrap()).unwrap();
     let mut model = loaded(&files);
     let id = AdapterId(0);
-    model.load_adapter(id, &adapter).unwrap();
+    model.adapters().unwrap().load(id, &adapter).unwrap();
     let cases: Vec<Case> = serde_json::from_str(&golden("lora/logits.json")).unwrap();
     let (mut sum, mut largest, mut sum_to_base) = (0.0, 0.0_f64, 0.0);
     for case in &cases {

@@ -14,9 +14,11 @@ mod api_speculative;
 mod api_traces;
 mod backends;
 mod bench_search;
+mod constraint;
 mod engine;
 mod goldens;
 mod guarantees;
+mod liveness;
 mod load;
 mod lora;
 #[cfg(feature = "mistralrs")]

@@ -1,7 +1,14 @@
-//! Keeps the picture in ARCHITECTURE.md true: which room may import which, and how big a file may be.
+//! Keeps the picture in ARCHITECTURE.md true: which room may import which, which rooms have no
+//! circle of files, and how long files and functions may be.
+
+mod lengths;
+mod source;
+mod tree;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use tree::Tree;
 
 /// Each room with the rooms it may import. A new edge is a design decision: write it down in
 /// ARCHITECTURE.md before adding it here.
@@ -23,8 +30,8 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     ("model", &[]),
 ];
 
-/// Lines a source file may have, tests included.
-const FILE_LINES_MAX: usize = 600;
+/// Rooms whose files need each other in one direction only. A room that gets there is added.
+const ROOMS_WITHOUT_CIRCLES: &[&str] = &["cli"];
 
 fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a source folder is readable") {
@@ -37,51 +44,46 @@ fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-fn source_files(folder: &str) -> Vec<PathBuf> {
+/// The files under a folder of the repository, with their paths from there.
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut files = Vec::new();
-    rust_files(
-        &Path::new(env!("CARGO_MANIFEST_DIR")).join(folder),
-        &mut files,
-    );
-    assert!(!files.is_empty(), "no sources under {folder}");
-    files
+    rust_files(&folder, &mut files);
+    files.sort();
+    assert!(!files.is_empty(), "no sources under {}", folder.display());
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).expect("a source file is UTF-8");
+        let path = path.strip_prefix(&folder).expect("it lies there");
+        (path.to_owned(), text)
+    };
+    files.into_iter().map(read).collect()
 }
 
-/// The rooms named by `crate::room` in one line of code (grouped imports included).
-fn imported_rooms(line: &str) -> Vec<&str> {
-    let code = line.split("//").next().unwrap_or_default();
-    code.match_indices("crate::")
-        .flat_map(|(at, prefix)| {
-            let rest = &code[at + prefix.len()..];
-            let names = match rest.strip_prefix('{') {
-                Some(group) => group.split('}').next().unwrap_or_default(),
-                None => rest.split([',', ';', ' ']).next().unwrap_or_default(),
-            };
-            names
-                .split(',')
-                .filter_map(|name| name.trim().split("::").next())
-                .collect::<Vec<_>>()
-        })
-        .collect()
-}
-
-#[test]
-fn rooms_import_only_to_the_right() {
-    let rooms: Vec<&str> = ALLOWED_EDGES.iter().map(|(room, _)| *room).collect();
+/// Rooms that files import although the table does not allow it.
+fn forbidden_edges(tree: &Tree, table: &[(&str, &[&str])]) -> Vec<String> {
     let mut violations = Vec::new();
-    for (room, allowed) in ALLOWED_EDGES {
-        for path in source_files(&format!("src/{room}")) {
-            let text = fs::read_to_string(&path).expect("a source file is UTF-8");
-            for (number, line) in text.lines().enumerate() {
-                for imported in imported_rooms(line) {
-                    let is_room = rooms.contains(&imported);
-                    if is_room && imported != *room && !allowed.contains(&imported) {
-                        violations.push(format!("{}:{}: {line}", path.display(), number + 1));
-                    }
+    for (room, allowed) in table {
+        for file in tree.files.iter().filter(|file| file.path.starts_with(room)) {
+            for named in &file.source.named {
+                let path = tree.resolve(&named.module, &named.segments);
+                let Some(imported) = path.and_then(|path| path.into_iter().next()) else {
+                    continue;
+                };
+                let is_room = table.iter().any(|(known, _)| *known == imported);
+                if is_room && imported != *room && !allowed.contains(&imported.as_str()) {
+                    let (path, line) = (file.path.display(), named.line);
+                    violations.push(format!("src/{path}:{line}: {}", named.segments.join("::")));
                 }
             }
         }
     }
+    violations
+}
+
+#[test]
+fn rooms_import_only_to_the_right() {
+    let tree = Tree::new(sources("src")).expect("the sources parse");
+    let violations = forbidden_edges(&tree, ALLOWED_EDGES);
     assert!(
         violations.is_empty(),
         "forbidden edges:\n{}",
@@ -104,37 +106,41 @@ fn every_room_is_in_the_table() {
 }
 
 #[test]
-fn files_stay_readable() {
-    let mut too_long = Vec::new();
-    for path in source_files("src")
-        .into_iter()
-        .chain(source_files("kernels/src"))
-    {
-        let lines = fs::read_to_string(&path)
-            .expect("a source file is UTF-8")
-            .lines()
-            .count();
-        if lines > FILE_LINES_MAX {
-            too_long.push(format!("{} has {lines} lines", path.display()));
-        }
-    }
+fn rooms_have_no_circles_of_files() {
+    let tree = Tree::new(sources("src")).expect("the sources parse");
+    let circles = |room: &&str| tree.circles(room);
+    let circles: Vec<String> = ROOMS_WITHOUT_CIRCLES.iter().flat_map(circles).collect();
     assert!(
-        too_long.is_empty(),
-        "split these files:\n{}",
-        too_long.join("\n")
+        circles.is_empty(),
+        "circles of files:\n{}",
+        circles.join("\n")
     );
 }
 
 #[test]
-fn import_scanner_sees_groups_and_paths() {
-    assert_eq!(
-        imported_rooms("use crate::engine::request::TokenId;"),
-        ["engine"]
-    );
-    assert_eq!(
-        imported_rooms("use crate::{api::state, text};"),
-        ["api", "text"]
-    );
-    assert_eq!(imported_rooms("    crate::model::load(files)"), ["model"]);
-    assert!(imported_rooms("// crate::api is not for us").is_empty());
+fn the_room_test_sees_every_way_to_import() {
+    let table: &[(&str, &[&str])] = &[("a", &["b"]), ("b", &[])];
+    for (text, is_forbidden) in [
+        ("use crate::{b, a::{self, X}};", true),
+        ("pub use crate::a::X as Y;", true),
+        ("use super::super::a;", true),
+        ("fn f(x: &crate::a::X) {}", true),
+        ("fn f() { println!(\"{}\", crate::a::X); }", true),
+        ("mod inner { use super::super::super::a::X; }", true),
+        ("use super::super::b::Y;", false),
+        ("use a::X; // another crate's", false),
+        ("// crate::a is not for us", false),
+        ("/// [`crate::a`]\nfn f() {}", false),
+        ("const TEXT: &str = \"crate::a::X\";", false),
+    ] {
+        let files = [
+            ("b/mod.rs", "mod inner;"),
+            ("b/inner.rs", text),
+            ("a/mod.rs", "use crate::b;\npub struct X;"),
+        ];
+        let files = files.map(|(path, text)| (PathBuf::from(path), text.to_owned()));
+        let tree = Tree::new(files).expect("it parses");
+        let found = forbidden_edges(&tree, table);
+        assert_eq!(!found.is_empty(), is_forbidden, "{text}: {found:?}");
+    }
 }

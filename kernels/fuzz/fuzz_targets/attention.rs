@@ -31,7 +31,7 @@ fuzz_target!(|input: Input| {
         softcap: None,
     };
     let block_size = if input.wide_blocks { 32 } else { 16 };
-    let pool = ThreadPool::new(2);
+    let pool = ThreadPool::eager(2);
     let mut cache = KvCache::new(1, BLOCKS, block_size, kv_heads, params.head_dim).expect("memory");
     let slots: Vec<u32> = (0..(BLOCKS * block_size) as u32).collect();
     let values: Vec<f32> = (0..slots.len() * kv_heads * params.head_dim)

@@ -23,7 +23,7 @@ fuzz_target!(|input: Input| {
     let out_features = usize::from(input.out_features) % 70 + 1;
     let in_features = dtype.block_size().max(32) * (usize::from(input.blocks) % 6 + 1);
     let rows = usize::from(input.rows) % 90 + 1;
-    let pool = ThreadPool::new(1 + input.seed as usize % 2);
+    let pool = ThreadPool::eager(1 + input.seed as usize % 2);
     let len = dtype.byte_count(in_features).expect("whole blocks") * out_features;
     let bytes: Vec<u8> = input.bytes.iter().copied().cycle().take(len).collect();
     let Ok(weights) = PackedMatrix::pack(&pool, dtype, &bytes, out_features, in_features) else {

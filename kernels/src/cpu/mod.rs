@@ -51,6 +51,19 @@ impl Isa {
         }
     }
 
+    /// What a multiply-add of quantised weights costs beside one with AVX-512, roughly.
+    pub(crate) fn relative_mac_cost(self) -> f64 {
+        match self {
+            Isa::Portable => 40.0,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => 2.0,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => 1.0,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => 0.6,
+        }
+    }
+
     /// The sets this machine has, best first.
     pub(crate) fn available() -> Vec<Self> {
         let mut sets = Vec::new();

@@ -25,6 +25,10 @@ fn refresh(metrics: &Metrics, state: &AppState) {
             .set(state.trace_readers().load(Ordering::Relaxed) as f64);
         gauge!("ponder_search_branches_running", own.clone())
             .set(stats.num_branches_running as f64);
+        let is_stalled = served.engine.stalled_for().is_some();
+        gauge!("ponder_engine_stalled", own.clone()).set(f64::from(u8::from(is_stalled)));
+        counter!("ponder_invariant_violations_total", own.clone())
+            .absolute(stats.num_invariant_violations);
         let load = served.engine.expert_load();
         for (layer, expert, tokens) in load.iter().flat_map(|load| load.counts()) {
             let mut labels = own.clone();

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::api::default_adaptation;
-use crate::cli::args::EngineArgs;
+use crate::cli::engine_args::EngineArgs;
 use crate::cli::progress::Counter;
 use crate::cli::setup;
 use crate::engine::{

@@ -1,22 +1,60 @@
 //! Measurements that anyone can start.
 
-pub mod adaptation;
-mod bayes;
-pub(super) mod engine;
-pub(super) mod perplexity;
-pub mod search;
-pub(super) mod serve;
-pub mod speculative;
-pub mod swift;
-pub mod traces;
+mod adaptation;
+mod engine;
+mod perplexity;
+mod search;
+mod serve;
+mod speculative;
+mod statistics;
+mod swift;
+mod traces;
+mod value_head;
 
-/// The value below which `share` of the sorted values lie.
-fn percentile(sorted: &[f64], share: f64) -> f64 {
-    let at = (share * sorted.len().saturating_sub(1) as f64).round() as usize;
-    sorted.get(at).copied().unwrap_or(0.0)
+use clap::Subcommand;
+
+use adaptation::BenchAdaptationArgs;
+use engine::BenchEngineArgs;
+use perplexity::BenchPerplexityArgs;
+use search::BenchSearchArgs;
+use serve::BenchServeArgs;
+use speculative::BenchSpeculativeArgs;
+use swift::BenchSwiftArgs;
+use traces::BenchTracesArgs;
+use value_head::BenchValueHeadArgs;
+
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// The engine in this process: prefill and decode, no HTTP
+    Engine(BenchEngineArgs),
+    /// How well a model predicts a text file, as llama-perplexity measures it
+    Perplexity(BenchPerplexityArgs),
+    /// Whether adapting to a context helps to predict what follows it, and what it costs
+    Adaptation(BenchAdaptationArgs),
+    /// How often a value head chooses a right answer, beside likelihood and chance
+    ValueHead(BenchValueHeadArgs),
+    /// Searches on a running server: right answers per second and per token
+    Search(BenchSearchArgs),
+    /// What a draft by the model itself may leave out, and what it would gain
+    Swift(BenchSwiftArgs),
+    /// Decoding with and without drafts: the same answers, sooner
+    Speculative(BenchSpeculativeArgs),
+    /// The trace store: writes, streams to one reader, size
+    Traces(BenchTracesArgs),
+    /// Any OpenAI server: TTFT, inter-token latency, throughput
+    Serve(BenchServeArgs),
 }
 
-fn sorted(mut values: Vec<f64>) -> Vec<f64> {
-    values.sort_unstable_by(f64::total_cmp);
-    values
+pub(super) fn run(command: &BenchCommand) -> anyhow::Result<()> {
+    match command {
+        BenchCommand::Engine(args) => engine::run(args),
+        BenchCommand::Perplexity(args) => perplexity::run(args),
+        BenchCommand::Adaptation(args) => adaptation::run(args),
+        BenchCommand::ValueHead(args) => value_head::run(args),
+        BenchCommand::Search(args) => search::run(args),
+        BenchCommand::Swift(args) => swift::run(args),
+        BenchCommand::Speculative(args) => speculative::run(args),
+        BenchCommand::Traces(args) => traces::run(args),
+        BenchCommand::Serve(args) => serve::run(args),
+    }
 }

@@ -1,13 +1,31 @@
 //! `ponder bench perplexity`: how well a model predicts a text, measured as llama-perplexity does it:
 //! the text in chunks of `context` tokens, each scored from its middle on.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, bail, ensure};
+use clap::Args;
 use serde_json::json;
 
-use crate::cli::args::BenchPerplexityArgs;
+use crate::cli::engine_args::EngineArgs;
 use crate::cli::progress::Counter;
 use crate::cli::setup;
 use crate::engine::{Backend, GenerateRequest, SamplingParams, StreamEvent};
+
+#[derive(Debug, Clone, Args)]
+pub struct BenchPerplexityArgs {
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// The text (UTF-8)
+    #[arg(long, short)]
+    pub file: PathBuf,
+    /// Tokens of a chunk; the second half of each is scored
+    #[arg(long, default_value_t = 512)]
+    pub context: usize,
+    /// Print JSON instead of a line
+    #[arg(long)]
+    pub json: bool,
+}
 
 pub(in crate::cli) fn run(args: &BenchPerplexityArgs) -> anyhow::Result<()> {
     ensure!(args.context >= 8, "--context must be at least 8");

@@ -5,18 +5,52 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use clap::{Args, value_parser};
 use futures::StreamExt;
 use serde_json::{Value, json};
 
-use super::{percentile, sorted};
-use crate::cli::args::BenchServeArgs;
+use super::statistics::{percentile, sorted};
 use crate::cli::chat::first_model;
+use crate::cli::values::MAX_SECONDS;
 use crate::model::testing::uniform;
 
 const WORDS: [&str; 16] = [
     "river", "stone", "light", "seven", "copper", "quiet", "engine", "garden", "north", "paper",
     "signal", "window", "market", "bridge", "silver", "winter",
 ];
+
+#[derive(Debug, Clone, Args)]
+pub struct BenchServeArgs {
+    #[arg(long, default_value = "http://127.0.0.1:8000")]
+    pub url: String,
+    /// Name of the model [default: the server's first]
+    #[arg(long)]
+    pub model: Option<String>,
+    #[arg(long, env = "PONDER_API_KEY", hide_env_values = true)]
+    pub api_key: Option<String>,
+    /// Clients at once
+    #[arg(long, default_value_t = 16)]
+    pub concurrency: usize,
+    #[arg(long, default_value_t = 64)]
+    pub num_prompts: usize,
+    /// Stop sending after this many seconds, whatever --num-prompts says
+    #[arg(long, value_parser = value_parser!(u64).range(..=MAX_SECONDS))]
+    pub duration: Option<u64>,
+    /// Words of a prompt
+    #[arg(long, default_value_t = 128)]
+    pub prompt_len: usize,
+    /// Tokens of an answer
+    #[arg(long, default_value_t = 64)]
+    pub output_len: usize,
+    /// Share of clients that hang up in the middle of their answer
+    #[arg(long, default_value_t = 0.0)]
+    pub abort_fraction: f64,
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// What one client saw.
 #[derive(Debug, Default)]
@@ -202,49 +236,24 @@ fn report(
     seconds: f64,
     usage: Option<f64>,
 ) -> anyhow::Result<()> {
-    let whole: Vec<&Outcome> = outcomes
-        .iter()
-        .filter(|outcome| outcome.error.is_none() && !outcome.was_aborted)
-        .collect();
+    let count = |is: &dyn Fn(&Outcome) -> bool| outcomes.iter().filter(|o| is(o)).count();
+    let num_errors = count(&|outcome| outcome.error.is_some());
+    let num_aborted = count(&|outcome| outcome.was_aborted);
     let num_tokens: usize = outcomes.iter().map(|outcome| outcome.num_tokens).sum();
-    let num_errors = outcomes
-        .iter()
-        .filter(|outcome| outcome.error.is_some())
-        .count();
-    let num_aborted = outcomes
-        .iter()
-        .filter(|outcome| outcome.was_aborted)
-        .count();
-    let tpot = whole
-        .iter()
-        .filter(|o| o.num_tokens > 1)
-        .map(|o| (o.total - o.ttft.unwrap_or(0.0)) / (o.num_tokens - 1) as f64);
-    let rows = [
-        (
-            "ttft_ms",
-            whole.iter().filter_map(|o| o.ttft).collect::<Vec<_>>(),
-        ),
-        ("tpot_ms", tpot.collect()),
-        (
-            "itl_ms",
-            whole.iter().flat_map(|o| o.gaps.iter().copied()).collect(),
-        ),
-        ("e2e_ms", whole.iter().map(|o| o.total).collect()),
-    ];
-    let rows = rows.map(|(name, values)| (name, sorted(values)));
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
+    let tokens_per_second = num_tokens as f64 / seconds;
+    let requests_per_second = outcomes.len() as f64 / seconds;
+    let rows = latencies(outcomes);
     if args.json {
         let mut result = json!({
             "model": model, "concurrency": args.concurrency, "requests": outcomes.len(),
             "errors": num_errors, "aborted": num_aborted, "seconds": seconds,
-            "output_tokens_per_second": num_tokens as f64 / seconds,
-            "requests_per_second": outcomes.len() as f64 / seconds,
+            "output_tokens_per_second": tokens_per_second,
+            "requests_per_second": requests_per_second,
             "kv_cache_usage_after": usage,
         });
-        for (name, values) in &rows {
-            result[*name] = json!({
-                "mean": mean(values) * 1e3, "p50": percentile(values, 0.5) * 1e3,
-                "p90": percentile(values, 0.9) * 1e3, "p99": percentile(values, 0.99) * 1e3,
+        for row in &rows {
+            result[row.name] = json!({
+                "mean": row.mean, "p50": row.at(0.5), "p90": row.at(0.9), "p99": row.at(0.99),
             });
         }
         println!("{}", serde_json::to_string_pretty(&result)?);
@@ -255,24 +264,15 @@ fn report(
         outcomes.len(),
         args.concurrency
     );
-    println!(
-        "output {:.1} tok/s, {:.2} requests/s",
-        num_tokens as f64 / seconds,
-        outcomes.len() as f64 / seconds
-    );
+    println!("output {tokens_per_second:.1} tok/s, {requests_per_second:.2} requests/s");
     println!(
         "{:<8} {:>9} {:>9} {:>9} {:>9}",
         "", "mean", "p50", "p90", "p99"
     );
-    for (name, values) in &rows {
-        let at = |share| percentile(values, share) * 1e3;
-        println!(
-            "{name:<8} {:>9.1} {:>9.1} {:>9.1} {:>9.1}",
-            mean(values) * 1e3,
-            at(0.5),
-            at(0.9),
-            at(0.99)
-        );
+    for row in &rows {
+        let [p50, p90, p99] = [0.5, 0.9, 0.99].map(|share| row.at(share));
+        let (name, mean) = (row.name, row.mean);
+        println!("{name:<8} {mean:>9.1} {p50:>9.1} {p90:>9.1} {p99:>9.1}");
     }
     if let Some(usage) = usage {
         println!("KV cache in use afterwards: {:.1} %", usage * 100.0);
@@ -281,4 +281,43 @@ fn report(
         println!("first error: {error}");
     }
     Ok(())
+}
+
+/// Times of one kind, in milliseconds.
+struct Latency {
+    name: &'static str,
+    mean: f64,
+    sorted: Vec<f64>,
+}
+
+impl Latency {
+    fn new(name: &'static str, seconds: impl Iterator<Item = f64>) -> Self {
+        let sorted = sorted(seconds.map(|seconds| seconds * 1e3).collect());
+        Self {
+            name,
+            mean: sorted.iter().sum::<f64>() / sorted.len().max(1) as f64,
+            sorted,
+        }
+    }
+
+    /// The time below which `share` of them lie.
+    fn at(&self, share: f64) -> f64 {
+        percentile(&self.sorted, share)
+    }
+}
+
+/// Of the answers that came whole.
+fn latencies(outcomes: &[Outcome]) -> [Latency; 4] {
+    let whole = || {
+        let is_whole = |outcome: &&Outcome| outcome.error.is_none() && !outcome.was_aborted;
+        outcomes.iter().filter(is_whole)
+    };
+    let tpot = whole().filter(|o| o.num_tokens > 1);
+    let tpot = tpot.map(|o| (o.total - o.ttft.unwrap_or(0.0)) / (o.num_tokens - 1) as f64);
+    [
+        Latency::new("ttft_ms", whole().filter_map(|o| o.ttft)),
+        Latency::new("tpot_ms", tpot),
+        Latency::new("itl_ms", whole().flat_map(|o| o.gaps.iter().copied())),
+        Latency::new("e2e_ms", whole().map(|o| o.total)),
+    ]
 }

@@ -9,9 +9,9 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::sorted;
+use super::statistics::{percentile, sorted};
 use crate::api::Served;
-use crate::cli::args::EngineArgs;
+use crate::cli::engine_args::EngineArgs;
 use crate::cli::progress::Counter;
 use crate::cli::setup;
 use crate::engine::{
@@ -26,7 +26,7 @@ pub struct BenchSpeculativeArgs {
     #[arg(long, value_name = "FILE")]
     pub prompts: PathBuf,
     /// What is compared with `off`
-    #[arg(long, value_delimiter = ',', value_parser = crate::cli::args::parse_speculative, default_values = ["prompt-lookup", "auto"])]
+    #[arg(long, value_delimiter = ',', value_parser = crate::cli::values::parse_speculative, default_values = ["prompt-lookup", "auto"])]
     pub modes: Vec<Speculative>,
     /// Requests that run together
     #[arg(long, value_delimiter = ',', default_values_t = [1])]
@@ -266,7 +266,7 @@ fn report(
                 "tokens_per_second": of_mode.rate(),
                 "ratio": of_mode.rate() / totals[0].rate(),
                 "ratio_min": ratios.first(),
-                "ratio_median": super::percentile(&ratios, 0.5),
+                "ratio_median": percentile(&ratios, 0.5),
                 "drafts": drafts.num_drafts,
                 "draft_tokens": drafts.num_draft_tokens,
                 "accepted_tokens": drafts.num_accepted_tokens,
@@ -276,7 +276,7 @@ fn report(
     if args.json {
         let result = json!({
             "model": args.engine.model,
-            "threads": setup::num_threads(&args.engine),
+            "threads": args.engine.num_threads(),
             "isa": ponder_kernels::isa(),
             "temperature": args.temperature,
             "predictions": args.predictions,
@@ -288,7 +288,7 @@ fn report(
     println!(
         "{}: {} threads ({}), temperature {}; every answer is the same in all modes",
         args.engine.model,
-        setup::num_threads(&args.engine),
+        args.engine.num_threads(),
         ponder_kernels::isa(),
         args.temperature
     );

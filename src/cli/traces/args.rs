@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum, value_parser};
 
-use crate::cli::args::parse_bytes;
+use crate::cli::values::{MAX_DAYS, parse_bytes};
 use crate::model::catalogue::home;
 use crate::trace::{
     DEFAULT_MAX_AGE, DEFAULT_MAX_BYTES, ExportOptions, Filter, Format, Level, StoreOptions,
+    TraceStore,
 };
 
 const STORE_FILE: &str = "traces.db";
@@ -32,6 +33,11 @@ impl StoreArgs {
         self.trace_db
             .clone()
             .unwrap_or_else(|| home().join(STORE_FILE))
+    }
+
+    /// Opens a store that is there, to read it.
+    pub fn open(&self) -> anyhow::Result<TraceStore> {
+        Ok(TraceStore::open_to_read(&self.path())?)
     }
 }
 
@@ -64,7 +70,7 @@ pub struct TraceArgs {
     #[arg(long, env = "PONDER_REDACT_TRACES", help_heading = "Traces")]
     pub redact_traces: bool,
     /// Days after which traces are deleted
-    #[arg(long, env = "PONDER_TRACE_MAX_DAYS", default_value_t = DEFAULT_MAX_AGE.as_secs() / DAY, help_heading = "Traces")]
+    #[arg(long, env = "PONDER_TRACE_MAX_DAYS", default_value_t = DEFAULT_MAX_AGE.as_secs() / DAY, value_parser = value_parser!(u64).range(..=MAX_DAYS), help_heading = "Traces")]
     pub trace_max_days: u64,
     /// Compressed size beyond which the oldest traces are deleted, as 4G [default: 4G]
     #[arg(long, env = "PONDER_TRACE_MAX_BYTES", value_parser = parse_bytes, help_heading = "Traces")]
@@ -74,7 +80,7 @@ pub struct TraceArgs {
 impl TraceArgs {
     pub fn options(&self) -> StoreOptions {
         StoreOptions {
-            max_age: Duration::from_secs(self.trace_max_days.saturating_mul(DAY)),
+            max_age: Duration::from_secs(self.trace_max_days * DAY),
             max_bytes: self
                 .trace_max_bytes
                 .map_or(DEFAULT_MAX_BYTES, |bytes| bytes as u64),

@@ -4,12 +4,13 @@ pub(super) mod args;
 mod export;
 mod import;
 mod parquet;
+mod rows;
 
 use std::io::Write;
 
 use args::{FilterArgs, StoreArgs, TracesCommand};
 
-use crate::trace::{Order, TraceStore, render};
+use crate::trace::{Order, render};
 
 pub(super) fn run(command: &TracesCommand) -> anyhow::Result<()> {
     match command {
@@ -26,10 +27,6 @@ pub(super) fn run(command: &TracesCommand) -> anyhow::Result<()> {
     }
 }
 
-fn open(args: &StoreArgs) -> anyhow::Result<TraceStore> {
-    Ok(TraceStore::open_to_read(&args.path())?)
-}
-
 /// Writes to stdout; whoever read it may have enough (`head`).
 fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
@@ -40,7 +37,7 @@ fn number(value: Option<f64>) -> String {
 }
 
 fn list(args: &StoreArgs, filter: &FilterArgs, limit: usize, json: bool) -> anyhow::Result<()> {
-    let store = open(args)?;
+    let store = args.open()?;
     let found = store.list(&filter.filter(), Order::NewestFirst, None, limit)?;
     if json {
         for summary in found {
@@ -73,7 +70,7 @@ fn list(args: &StoreArgs, filter: &FilterArgs, limit: usize, json: bool) -> anyh
 }
 
 fn show(args: &StoreArgs, id: &str, json: bool) -> anyhow::Result<()> {
-    let record = open(args)?.get(id, None)?.record()?;
+    let record = args.open()?.get(id, None)?.record()?;
     let text = match json {
         true => format!("{}\n", serde_json::to_string_pretty(&record)?),
         false => render(&record),
@@ -83,7 +80,7 @@ fn show(args: &StoreArgs, id: &str, json: bool) -> anyhow::Result<()> {
 }
 
 fn stats(args: &StoreArgs, json: bool) -> anyhow::Result<()> {
-    let totals = open(args)?.totals()?;
+    let totals = args.open()?.totals()?;
     if json {
         print(&format!("{}\n", serde_json::to_string_pretty(&totals)?));
         return Ok(());

@@ -13,7 +13,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use serde_json::Value;
 
-use super::export::{Row, Rows};
+use super::rows::{Row, Rows};
 
 /// Rows of one batch of Arrow.
 const BATCH_ROWS: usize = 1024;

@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::media::media_message;
+use crate::engine::logprobs::token_logprobs;
 use crate::engine::request::{EngineError, FinishReason, Media, StreamEvent, TokenId};
-use crate::engine::sampler::Sampler;
+use crate::engine::sampler::{SampleError, Sampler};
 use crate::engine::sequence::{Appended, Group, Sequence};
 use crate::engine::speculative::DraftCounts;
 
@@ -252,7 +253,7 @@ impl Driver {
                 self.shared.num_waiting.fetch_sub(1, Ordering::AcqRel);
             }
         }
-        self.shared.drivers().remove(&(id, index));
+        self.shared.drivers.remove(&(id, index));
         prompt.send(event(index));
         self.responses().close();
         self.is_over.cancel();
@@ -311,16 +312,27 @@ impl Driver {
         let State {
             sequence, sampler, ..
         } = &mut *state;
-        match sequence.append(sampler, logits, max_model_len) {
-            Appended::Token {
-                token_id, logprobs, ..
-            } => {
+        let spec = sequence.sample_spec(0, &[]);
+        let token_id = match sampler.sample(&spec, None, logits) {
+            Ok(token_id) => token_id,
+            Err(error) => {
+                let error = match error {
+                    SampleError::NotFinite => EngineError::not_finite(),
+                    SampleError::NothingAllowed => EngineError::NothingAllowed,
+                };
+                self.end(&mut state, |_| StreamEvent::Error(error));
+                return filler;
+            }
+        };
+        match sequence.append(token_id, max_model_len) {
+            Appended::Token { .. } => {
                 let counter = &self.shared.generation_tokens;
                 counter.fetch_add(1, Ordering::AcqRel);
+                let num_top = spec.num_logprobs;
                 prompt.send(StreamEvent::Token {
                     index: sequence.index,
                     token_id,
-                    logprobs,
+                    logprobs: num_top.and_then(|num_top| token_logprobs(logits, token_id, num_top)),
                     hidden_state: None,
                 });
                 match sequence.finish_reason(max_model_len) {
@@ -329,13 +341,8 @@ impl Driver {
                 }
             }
             Appended::OutOfBudget => finish(&mut state, FinishReason::Budget),
-            Appended::NotFinite => {
-                self.end(
-                    &mut state,
-                    |_| StreamEvent::Error(EngineError::not_finite()),
-                );
-                filler
-            }
+            // The backend takes no constraints.
+            Appended::Refused => finish(&mut state, FinishReason::Abort),
         }
     }
 }

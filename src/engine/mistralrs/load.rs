@@ -1,15 +1,15 @@
 //! From a path to a running mistralrs engine.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex};
 
 use ::mistralrs::core::MistralRsBuilder;
 use ::mistralrs::{
     AnyModelBuilder, Device, DeviceMapSetting, GgufModelBuilder, MistralRs, ModelBuilder,
     ModelCategory, TokenSource, parse_isq_value,
 };
+use dashmap::DashMap;
 use tokio::sync::Semaphore;
 
 use super::{MistralrsEngine, Shared};
@@ -83,7 +83,7 @@ impl MistralrsEngine {
             category,
             filler,
             images: Arc::new(Semaphore::new(1)),
-            drivers: Mutex::new(HashMap::new()),
+            drivers: DashMap::new(),
             num_waiting: AtomicUsize::new(0),
             num_running: AtomicUsize::new(0),
             num_branches_running: AtomicUsize::new(0),

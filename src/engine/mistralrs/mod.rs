@@ -8,12 +8,12 @@ mod driver;
 mod load;
 mod media;
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ::mistralrs::{MistralRs, ModelCategory};
+use dashmap::DashMap;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
@@ -24,7 +24,7 @@ use super::request::{
     EngineConfig, EngineError, EngineStats, FinishReason, GenerateRequest, GroupId, RequestId,
     StreamEvent,
 };
-use super::sequence::Sequence;
+use super::sequence::{SeqId, Sequence};
 use super::stream::RequestStream;
 use crate::model::ModelInfo;
 use driver::{Driver, Prompt};
@@ -43,7 +43,7 @@ struct Shared {
     /// One prompt with images at a time.
     images: Arc<Semaphore>,
     /// Continuations that run or wait.
-    drivers: Mutex<HashMap<Key, Arc<Driver>>>,
+    drivers: DashMap<Key, Arc<Driver>>,
     /// Those that had no logits yet.
     num_waiting: AtomicUsize,
     num_running: AtomicUsize,
@@ -52,12 +52,6 @@ struct Shared {
     generation_tokens: AtomicU64,
     is_closed: AtomicBool,
     next_id: AtomicU64,
-}
-
-impl Shared {
-    fn drivers(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<Driver>>> {
-        self.drivers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// A model that mistralrs runs.
@@ -93,14 +87,12 @@ impl MistralrsEngine {
         let n = request.n;
         let Some(runtime) = &self.runtime else { return };
         let prompt = Prompt::new(sender, request.media.take());
-        let first = Sequence::new(id, request);
+        let first = Sequence::new(SeqId(0), id, request);
         for index in 0..n {
-            let sequence = first.sibling(index);
+            let sequence = first.sibling(SeqId(index as u64), index);
             let (driver, responder) =
                 Driver::new(sequence, Arc::clone(&prompt), Arc::clone(&self.shared));
-            self.shared
-                .drivers()
-                .insert((id, index), Arc::clone(&driver));
+            self.shared.drivers.insert((id, index), Arc::clone(&driver));
             runtime.spawn(driver.run(Arc::clone(&self.runner), responder));
         }
     }
@@ -166,14 +158,17 @@ impl Backend for MistralrsEngine {
     }
 
     fn abort_choice(&self, id: RequestId, index: usize) {
-        let driver = self.shared.drivers().get(&(id, index)).cloned();
+        // Whoever ends is taken off the list, so nothing of it is held meanwhile.
+        let driver = self.shared.drivers.get(&(id, index));
+        let driver = driver.map(|driver| Arc::clone(driver.value()));
         if let Some(driver) = driver {
             driver.finish(FinishReason::Abort);
         }
     }
 
     fn abort_all(&self) {
-        let drivers: Vec<_> = self.shared.drivers().values().cloned().collect();
+        let drivers = self.shared.drivers.iter();
+        let drivers: Vec<_> = drivers.map(|driver| Arc::clone(driver.value())).collect();
         for driver in drivers {
             driver.finish(FinishReason::Abort);
         }
@@ -184,9 +179,9 @@ impl Backend for MistralrsEngine {
     }
 
     fn join(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
-        while !self.shared.drivers().is_empty() {
-            if Instant::now() >= deadline {
+        let started = Instant::now();
+        while !self.shared.drivers.is_empty() {
+            if started.elapsed() >= timeout {
                 return false;
             }
             std::thread::park_timeout(Duration::from_millis(2));

@@ -1,9 +1,7 @@
 //! What the scheduler promises, over long random runs and on exact cases.
 
-use std::sync::Arc;
-
 use super::*;
-use crate::engine::request::SamplingParams;
+use crate::engine::request::{GenerateRequest, RequestId, SamplingParams};
 use crate::model::testing::uniform;
 
 fn config(num_blocks: usize, chunked: bool) -> EngineConfig {
@@ -20,35 +18,18 @@ fn config(num_blocks: usize, chunked: bool) -> EngineConfig {
     }
 }
 
-fn sequence(request: u64, token_ids: Vec<u32>, num_pending_forks: usize) -> Sequence {
+fn sequence(scheduler: &mut Scheduler, request: u64, token_ids: Vec<u32>) -> Sequence {
+    let id = RequestId(request);
+    let asked = GenerateRequest::new(token_ids, SamplingParams::default());
     Sequence {
-        request: RequestId(request),
-        index: 0,
-        params: Arc::new(SamplingParams::default()),
-        branch_path: vec![0],
-        num_prompt_tokens: token_ids.len(),
-        token_ids,
-        num_computed_tokens: 0,
-        block_table: Vec::new(),
-        block_hashes: Vec::new(),
         cache_salt: request % 2,
-        adapter: None,
-        adaptation: None,
-        steering: None,
-        steering_from: 0,
-        num_pending_forks,
-        prompt_logprobs: Vec::new(),
-        pooling: None,
-        num_pooled: 0,
-        num_cached_tokens: None,
-        priority: 1.0,
-        group: Group::Request(RequestId(request)),
-        deadline: None,
-        watcher: None,
-        budget: None,
-        draft: Default::default(),
-        ended: None,
+        ..Sequence::new(scheduler.sequences.new_id(), id, asked)
     }
+}
+
+fn add(scheduler: &mut Scheduler, request: u64, token_ids: Vec<u32>) {
+    let sequence = sequence(scheduler, request, token_ids);
+    scheduler.add(sequence);
 }
 
 fn step(scheduler: &mut Scheduler) -> ScheduledBatch {
@@ -61,20 +42,22 @@ fn step(scheduler: &mut Scheduler) -> ScheduledBatch {
 fn commit(scheduler: &mut Scheduler, batch: &ScheduledBatch, token_id: u32) {
     for rows in &batch.rows {
         scheduler.commit_rows(*rows);
-        let index = rows.running_index;
-        if scheduler.running[index].num_uncomputed_tokens() > 0 {
+        if scheduler.sequences[rows.seq].num_uncomputed_tokens() > 0 {
             continue;
         }
-        let forks = std::mem::take(&mut scheduler.running[index].num_pending_forks);
+        let forks = std::mem::take(&mut scheduler.sequences[rows.seq].num_pending_forks);
         for branch in 1..=forks {
-            let mut sibling = scheduler.running[index].clone();
-            sibling.index = branch;
+            let id = scheduler.sequences.new_id();
+            let sibling = scheduler.sequences[rows.seq].sibling(id, branch);
             scheduler.add_fork(sibling);
-            let last = scheduler.running.len() - 1;
-            scheduler.running[last].token_ids.push(branch as u32);
+            scheduler.sequences[id].token_ids.push(branch as u32);
         }
-        scheduler.running[index].token_ids.push(token_id);
+        scheduler.sequences[rows.seq].token_ids.push(token_id);
     }
+}
+
+fn requests(scheduler: &Scheduler) -> Vec<u64> {
+    scheduler.sequences.running().map(|s| s.request.0).collect()
 }
 
 /// Long random runs over a two-token vocabulary (prefix hits are frequent) and few blocks
@@ -89,7 +72,8 @@ fn random_runs_keep_the_invariants() {
         for request in 0..3000 {
             if roll(2) == 0 && scheduler.num_waiting() < 12 {
                 let tokens = (0..1 + roll(60)).map(|_| roll(2) as u32).collect();
-                let mut sequence = sequence(request, tokens, roll(3));
+                let mut sequence = sequence(&mut scheduler, request, tokens);
+                sequence.num_pending_forks = roll(3);
                 sequence.priority = roll(3) as f32 / 2.0;
                 scheduler.add(sequence);
             }
@@ -98,11 +82,11 @@ fn random_runs_keep_the_invariants() {
             assert!(num_rows <= 24 || batch.rows.len() == 1, "the budget holds");
             assert!(scheduler.is_idle() || num_rows > 0, "something always runs");
             commit(&mut scheduler, &batch, roll(2) as u32);
-            scheduler.check_invariants();
+            scheduler.check_invariants().unwrap();
             let unlucky = RequestId(roll(1 + request as usize) as u64);
             let limit = 70 + roll(20);
             scheduler.remove(|s| s.request == unlucky || s.token_ids.len() >= limit);
-            scheduler.check_invariants();
+            scheduler.check_invariants().unwrap();
         }
         assert!(
             scheduler.stats.num_preemptions > 0,
@@ -110,7 +94,7 @@ fn random_runs_keep_the_invariants() {
         );
         assert!(scheduler.stats.prefix_cache_hits > 0, "prefixes repeat");
         scheduler.remove(|_| true);
-        scheduler.check_invariants();
+        scheduler.check_invariants().unwrap();
         assert_eq!(scheduler.blocks.num_used(), 0, "no block leaks");
     }
 }
@@ -119,17 +103,18 @@ fn random_runs_keep_the_invariants() {
 fn the_lowest_priority_gives_way_then_the_newest() {
     let mut scheduler = Scheduler::new(config(9, true));
     for (request, priority) in [(0, 0.4), (1, 0.9), (2, 0.9)] {
+        let sequence = sequence(&mut scheduler, request, vec![request as u32; 11]);
         scheduler.add(Sequence {
             priority,
-            ..sequence(request, vec![request as u32; 11], 0)
+            ..sequence
         });
     }
     let mut left = vec![2, 1, 0];
     for _ in 0..40 {
         let batch = step(&mut scheduler);
         commit(&mut scheduler, &batch, 7);
-        scheduler.check_invariants();
-        let running: Vec<u64> = scheduler.running.iter().map(|s| s.request.0).collect();
+        scheduler.check_invariants().unwrap();
+        let running = requests(&scheduler);
         left.retain(|request| running.contains(request));
         if left.len() == 1 {
             break;
@@ -144,24 +129,27 @@ fn the_lowest_priority_gives_way_then_the_newest() {
 #[test]
 fn a_second_prompt_starts_at_the_known_prefix() {
     let mut scheduler = Scheduler::new(config(30, true));
-    scheduler.add(sequence(0, (0..20).collect(), 0));
+    add(&mut scheduler, 0, (0..20).collect());
     let batch = step(&mut scheduler);
     commit(&mut scheduler, &batch, 9);
-    scheduler.add(sequence(2, (0..20).collect(), 0));
-    scheduler.add(sequence(1, (0..20).collect(), 0));
+    add(&mut scheduler, 2, (0..20).collect());
+    add(&mut scheduler, 1, (0..20).collect());
     let batch = step(&mut scheduler);
     let rows: Vec<usize> = batch.rows.iter().map(|rows| rows.num_rows).collect();
     // The last token is computed again because its logits are needed; request 1 has another salt and sees
     // nothing.
     assert_eq!(rows, [1, 1, 20]);
-    assert_eq!(scheduler.running[1].num_cached_tokens, Some(19));
-    assert_eq!(scheduler.running[2].num_cached_tokens, Some(0));
+    assert_eq!(
+        scheduler.sequences.running_at(1).num_cached_tokens,
+        Some(19)
+    );
+    assert_eq!(scheduler.sequences.running_at(2).num_cached_tokens, Some(0));
 }
 
 #[test]
 fn a_branch_starts_where_another_ended_inside_a_block() {
     let mut scheduler = Scheduler::new(config(30, true));
-    scheduler.add(sequence(0, (0..9).collect(), 0));
+    add(&mut scheduler, 0, (0..9).collect());
     for token_id in [20, 21, 22] {
         let batch = step(&mut scheduler);
         commit(&mut scheduler, &batch, token_id);
@@ -172,19 +160,25 @@ fn a_branch_starts_where_another_ended_inside_a_block() {
     // The last token was sampled but never computed; another branch leaves after the first sampled token.
     let longer = [&ended[0].token_ids[..], &[23]].concat();
     let other = [&ended[0].token_ids[..10], &[30, 31]].concat();
-    scheduler.add(sequence(2, longer, 0));
-    scheduler.add(sequence(4, other, 0));
+    add(&mut scheduler, 2, longer);
+    add(&mut scheduler, 4, other);
     let batch = step(&mut scheduler);
     let rows: Vec<usize> = batch.rows.iter().map(|rows| rows.num_rows).collect();
     assert_eq!(rows, [2, 2]);
-    assert_eq!(scheduler.running[0].num_cached_tokens, Some(11));
-    assert_eq!(scheduler.running[1].num_cached_tokens, Some(10));
+    assert_eq!(
+        scheduler.sequences.running_at(0).num_cached_tokens,
+        Some(11)
+    );
+    assert_eq!(
+        scheduler.sequences.running_at(1).num_cached_tokens,
+        Some(10)
+    );
     assert_eq!(
         batch.block_copies.len(),
         2,
         "what is known is never written to"
     );
-    scheduler.check_invariants();
+    scheduler.check_invariants().unwrap();
 }
 
 #[test]
@@ -193,14 +187,15 @@ fn a_search_takes_one_turn_for_all_its_branches() {
     for request in 0..12 {
         let search = Group::Search(crate::engine::request::GroupId(99));
         let alone = Group::Request(RequestId(request));
+        let sequence = sequence(&mut scheduler, request, vec![request as u32; 3]);
         scheduler.add(Sequence {
             group: if request < 9 { search } else { alone },
-            ..sequence(request, vec![request as u32; 3], 0)
+            ..sequence
         });
     }
     let batch = step(&mut scheduler);
     commit(&mut scheduler, &batch, 1);
-    let running: Vec<u64> = scheduler.running.iter().map(|s| s.request.0).collect();
+    let running = requests(&scheduler);
     // One branch, then those who wait alone, then branches in the places that nobody else wants.
     assert_eq!(running, [0, 9, 10, 11, 1, 2]);
     assert_eq!(scheduler.snapshot().num_branches_running, 3);
@@ -209,7 +204,11 @@ fn a_search_takes_one_turn_for_all_its_branches() {
 #[test]
 fn siblings_share_blocks_until_they_write() {
     let mut scheduler = Scheduler::new(config(30, true));
-    scheduler.add(sequence(0, (0..10).collect(), 2));
+    let leader = sequence(&mut scheduler, 0, (0..10).collect());
+    scheduler.add(Sequence {
+        num_pending_forks: 2,
+        ..leader
+    });
     let batch = step(&mut scheduler);
     commit(&mut scheduler, &batch, 0);
     assert_eq!(

@@ -18,6 +18,7 @@ mod prompt_lookup;
 pub mod skip_search;
 mod swift;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use config::{
@@ -28,6 +29,7 @@ pub(super) use draft::{Draft, Leaf, Verdict};
 
 use super::runner::Runner;
 use super::sequence::Sequence;
+use super::sequences::Sequences;
 use crate::model::SkipSet;
 use acceptance::AcceptanceTable;
 use cost::{MEASURED_ROWS, StepCosts};
@@ -76,19 +78,22 @@ impl Speculator {
     }
 
     /// Before a step: measures steps of a few sizes, of the model and of what drafts for it, once they are needed.
-    pub(super) fn prepare<'s>(
+    pub(super) fn prepare(
         &mut self,
         runner: &mut Runner,
         draft_runner: Option<&mut Runner>,
-        mut sequences: impl Iterator<Item = &'s Sequence> + Clone,
+        sequences: &Sequences,
     ) {
         let asks = |s: &Sequence, speculative| s.draft.speculative == speculative;
-        let mut all = sequences.clone();
-        if !self.is_measured && all.any(|s| !asks(s, Speculative::Off)) {
+        if !self.is_measured && sequences.iter().any(|s| !asks(s, Speculative::Off)) {
             self.is_measured = true;
             self.measure(runner, draft_runner);
         }
-        if self.swift.is_none() && sequences.any(|s| asks(s, Speculative::Swift)) {
+        let mut all = sequences.iter();
+        if self.swift.is_none()
+            && all.any(|s| asks(s, Speculative::Swift))
+            && runner.skips_sub_layers()
+        {
             self.start_swift(runner);
         }
     }
@@ -113,7 +118,7 @@ impl Speculator {
     }
 
     /// The sub-layers that SWIFT's drafts leave out now.
-    pub(super) fn skip_set(&self) -> Option<&SkipSet> {
+    pub(super) fn skip_set(&self) -> Option<&Arc<SkipSet>> {
         self.swift.as_ref().map(|swift| &swift.skip)
     }
 

@@ -1,12 +1,11 @@
 //! Drafts by a model: the target without some sub-layers (SWIFT, section 3.3), or a small one beside it.
 
-use super::{AcceptanceTable, Drafter, Leaf, Speculator};
+use super::{AcceptanceTable, Draft, Drafter, Leaf, Speculator};
 use crate::engine::batch::ScheduledBatch;
-use crate::engine::request::TokenId;
-use crate::engine::runner::{DraftRows, Runner};
-use crate::engine::sampler::{Sampler, confidence};
-use crate::engine::sequence::Sequence;
-use crate::model::ForwardError;
+use crate::engine::executor::{Alternatives, ExecutorError, Sampled};
+use crate::engine::runner::{DraftBy, DraftRows, Runner};
+use crate::engine::sequence::SeqId;
+use crate::engine::sequences::Sequences;
 
 /// Rows that a draft model catches up with at once.
 const CATCH_UP_ROWS: usize = 256;
@@ -24,7 +23,7 @@ struct Other {
 
 /// A sequence that is drafted for.
 struct Drafting {
-    running_index: usize,
+    seq: SeqId,
     /// Of its rows in the batch.
     batch_index: usize,
     /// Tokens before the draft.
@@ -43,60 +42,22 @@ struct Drafting {
 impl Speculator {
     /// Drafts what was planned with `drafter`, at most as many tokens as there are rows for, and leaves the other rows out of
     /// the batch. Block copies have been made. Every token is drawn as the target would draw it: with the request's own
-    /// parameters and the random number of its position.
+    /// parameters, constraint and the random number of its position.
     pub(in crate::engine) fn draft_with(
         &mut self,
         drafter: Drafter,
         runner: &mut Runner,
-        sampler: &mut Sampler,
-        running: &mut [Sequence],
+        sequences: &mut Sequences,
         batch: &mut ScheduledBatch,
-    ) -> Result<(), ForwardError> {
-        let mut all = planned(drafter, running, batch);
+    ) -> Result<(), ExecutorError> {
+        let mut all = planned(drafter, sequences, batch);
+        let drafted = self.draft_in_line(drafter, runner, sequences, &mut all);
         let num_drafting = all.len();
-        let mut active: Vec<usize> = (0..num_drafting).collect();
-        while !active.is_empty() {
-            let rows: Vec<DraftRows> = active
-                .iter()
-                .map(|at| next_rows(&all[*at], running))
-                .collect();
-            let skip = self.skip_set().filter(|_| drafter == Drafter::Swift);
-            runner.run_draft(&rows, running, skip, drafter == Drafter::DraftModel)?;
-            let mut still_active = Vec::new();
-            for (row, at) in active.into_iter().enumerate() {
-                let drafting = &mut all[at];
-                let sequence = &mut running[drafting.running_index];
-                drafting.start = rows[row].end;
-                if drafting.start < sequence.token_ids.len() {
-                    // It is still catching up.
-                    still_active.push(at);
-                    continue;
-                }
-                let logits = runner.logits(row);
-                let Some(token_id) = sampler.sample(sequence, logits) else {
-                    continue;
-                };
-                let kind = AcceptanceTable::kind_of(confidence(logits, token_id));
-                self.note_others(drafting, &sequence.draft, logits, token_id);
-                drafting.probability *= self.probability(&sequence.draft, drafter, kind);
-                drafting.expected += drafting.probability;
-                sequence.draft.kinds.push(kind);
-                // The sampler of the next token sees it as part of the text.
-                sequence.token_ids.push(token_id);
-                let len = sequence.token_ids.len() - drafting.num_tokens;
-                let recent = self.recent(&sequence.draft, drafter);
-                if len < self.most_in_line(drafting)
-                    && self.goes_on(drafter, drafting, (len, recent), num_drafting)
-                {
-                    still_active.push(at);
-                }
-            }
-            active = still_active;
-        }
         for mut drafting in all {
-            let leaves = self.choose_leaves(drafter, &mut drafting, running, num_drafting);
-            let sequence = &mut running[drafting.running_index];
+            let leaves = self.choose_leaves(drafter, &mut drafting, sequences, num_drafting);
+            let sequence = &mut sequences[drafting.seq];
             let drafted = sequence.token_ids.split_off(drafting.num_tokens);
+            sequence.rollback(drafted.len());
             let rows = &mut batch.rows[drafting.batch_index];
             rows.num_rows = sequence.num_uncomputed_tokens() + drafted.len() + leaves.len();
             if drafter == Drafter::DraftModel {
@@ -108,7 +69,82 @@ impl Speculator {
             sequence.draft.leaves = leaves;
             sequence.draft.token_ids = drafted;
         }
+        drafted
+    }
+
+    /// Drafts token after token. A drafted token is part of its sequence's text, and of what its constraint accepted, until the
+    /// caller takes it back.
+    fn draft_in_line(
+        &mut self,
+        drafter: Drafter,
+        runner: &mut Runner,
+        sequences: &mut Sequences,
+        all: &mut [Drafting],
+    ) -> Result<(), ExecutorError> {
+        let num_drafting = all.len();
+        let mut active: Vec<usize> = (0..num_drafting).collect();
+        while !active.is_empty() {
+            let next = |at: &usize| next_rows(&all[*at], sequences);
+            let rows: Vec<DraftRows> = active.iter().map(next).collect();
+            let by = DraftBy {
+                skip: self.skip_set().filter(|_| drafter == Drafter::Swift),
+                is_other_model: drafter == Drafter::DraftModel,
+                num_alternatives: MOST_LEAVES,
+            };
+            let mut samples = runner.run_draft(&rows, sequences, by)?.into_iter();
+            let mut still_active = Vec::new();
+            for (rows, at) in rows.into_iter().zip(active) {
+                let drafting = &mut all[at];
+                drafting.start = rows.end;
+                if drafting.start < sequences[drafting.seq].token_ids.len() {
+                    // It is still catching up.
+                    still_active.push(at);
+                    continue;
+                }
+                if let Some(sampled) = samples.next()
+                    && self.take_drafted(drafter, drafting, sequences, sampled, num_drafting)
+                {
+                    still_active.push(at);
+                }
+            }
+            active = still_active;
+        }
         Ok(())
+    }
+
+    /// Takes a drafted token; true when one more is to be drafted.
+    fn take_drafted(
+        &self,
+        drafter: Drafter,
+        drafting: &mut Drafting,
+        sequences: &mut Sequences,
+        sampled: Sampled,
+        num_drafting: usize,
+    ) -> bool {
+        let Sampled::Token {
+            token_id,
+            alternatives,
+            ..
+        } = sampled
+        else {
+            return false;
+        };
+        let sequence = &mut sequences[drafting.seq];
+        if !sequence.accept(token_id) {
+            return false;
+        }
+        let alternatives = alternatives.unwrap_or_default();
+        let kind = AcceptanceTable::kind_of(alternatives.probability);
+        self.note_others(drafting, &sequence.draft, &alternatives);
+        drafting.probability *= self.probability(&sequence.draft, drafter, kind);
+        drafting.expected += drafting.probability;
+        sequence.draft.kinds.push(kind);
+        // The sampler of the next token sees it as part of the text.
+        sequence.token_ids.push(token_id);
+        let len = sequence.token_ids.len() - drafting.num_tokens;
+        let recent = self.recent(&sequence.draft, drafter);
+        len < self.most_in_line(drafting)
+            && self.goes_on(drafter, drafting, (len, recent), num_drafting)
     }
 
     fn most_in_line(&self, drafting: &Drafting) -> usize {
@@ -119,22 +155,15 @@ impl Speculator {
     }
 
     /// Notes the likeliest tokens beside the next draft token.
-    fn note_others(
-        &self,
-        drafting: &mut Drafting,
-        draft: &super::Draft,
-        logits: &[f32],
-        token_id: TokenId,
-    ) {
+    fn note_others(&self, drafting: &mut Drafting, draft: &Draft, alternatives: &Alternatives) {
         let depth = draft.kinds.len();
-        let others = ponder_kernels::logits::top(logits, 1 + MOST_LEAVES);
-        for other in others.into_iter().filter(|other| *other != token_id) {
-            let kind = AcceptanceTable::kind_of(confidence(logits, other));
+        for (token_id, probability) in &alternatives.others {
+            let kind = AcceptanceTable::kind_of(*probability);
             let chance = f64::from(self.leaf_acceptance.share(kind));
             drafting.others.push(Other {
                 leaf: Leaf {
                     depth,
-                    token_id: other,
+                    token_id: *token_id,
                     kind,
                 },
                 probability: drafting.probability * chance,
@@ -147,10 +176,10 @@ impl Speculator {
         &self,
         drafter: Drafter,
         drafting: &mut Drafting,
-        running: &[Sequence],
+        sequences: &Sequences,
         num_drafting: usize,
     ) -> Vec<Leaf> {
-        let len = running[drafting.running_index].token_ids.len() - drafting.num_tokens;
+        let len = sequences[drafting.seq].token_ids.len() - drafting.num_tokens;
         let most = drafting.most.saturating_sub(len);
         let others = &mut drafting.others;
         others.sort_by(|a, b| b.probability.total_cmp(&a.probability));
@@ -206,18 +235,18 @@ impl Speculator {
     /// Lets the draft model compute what the model computes of prompts, so that it can draft as soon as they are done.
     pub(in crate::engine) fn follow_prompts(
         runner: &mut Runner,
-        running: &mut [Sequence],
+        sequences: &mut Sequences,
         batch: &ScheduledBatch,
-    ) -> Result<(), ForwardError> {
+    ) -> Result<(), ExecutorError> {
         let mut followed = Vec::new();
         for rows in &batch.rows {
-            let sequence = &running[rows.running_index];
+            let sequence = &sequences[rows.seq];
             if sequence.draft.speculative.allows(Drafter::DraftModel)
                 && !sequence.is_decoding()
                 && sequence.pooling.is_none()
             {
                 followed.push(DraftRows {
-                    running_index: rows.running_index,
+                    seq: rows.seq,
                     start: sequence.draft.num_computed_tokens,
                     end: sequence.num_computed_tokens + rows.num_rows,
                 });
@@ -226,19 +255,19 @@ impl Speculator {
         if followed.is_empty() {
             return Ok(());
         }
-        runner.run_draft(&followed, running, None, true)?;
+        runner.follow(&followed, sequences)?;
         for rows in followed {
-            running[rows.running_index].draft.num_computed_tokens = rows.end;
+            sequences[rows.seq].draft.num_computed_tokens = rows.end;
         }
         Ok(())
     }
 }
 
 /// The sequences that `drafter` drafts for in this step.
-fn planned(drafter: Drafter, running: &mut [Sequence], batch: &ScheduledBatch) -> Vec<Drafting> {
+fn planned(drafter: Drafter, sequences: &mut Sequences, batch: &ScheduledBatch) -> Vec<Drafting> {
     let mut all = Vec::new();
     for (batch_index, rows) in batch.rows.iter().enumerate() {
-        let sequence = &mut running[rows.running_index];
+        let sequence = &mut sequences[rows.seq];
         let most = rows
             .num_rows
             .saturating_sub(sequence.num_uncomputed_tokens());
@@ -255,7 +284,7 @@ fn planned(drafter: Drafter, running: &mut [Sequence], batch: &ScheduledBatch) -
             Drafter::Swift | Drafter::PromptLookup => sequence.num_computed_tokens,
         };
         all.push(Drafting {
-            running_index: rows.running_index,
+            seq: rows.seq,
             batch_index,
             num_tokens: sequence.token_ids.len(),
             start,
@@ -268,10 +297,10 @@ fn planned(drafter: Drafter, running: &mut [Sequence], batch: &ScheduledBatch) -
     all
 }
 
-fn next_rows(drafting: &Drafting, running: &[Sequence]) -> DraftRows {
-    let len = running[drafting.running_index].token_ids.len();
+fn next_rows(drafting: &Drafting, sequences: &Sequences) -> DraftRows {
+    let len = sequences[drafting.seq].token_ids.len();
     DraftRows {
-        running_index: drafting.running_index,
+        seq: drafting.seq,
         start: drafting.start,
         end: len.min(drafting.start + CATCH_UP_ROWS),
     }

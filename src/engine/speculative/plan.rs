@@ -3,7 +3,8 @@
 use super::prompt_lookup::{longest_match, predicted};
 use super::{Drafter, Speculative, Speculator};
 use crate::engine::request::EngineConfig;
-use crate::engine::sequence::Sequence;
+use crate::engine::sequence::{SeqId, Sequence};
+use crate::engine::sequences::Sequences;
 
 /// Drafting must promise this many times the tokens a second of a plain step: estimates are noisy.
 const LEAST_GAIN: f64 = 1.02;
@@ -15,7 +16,7 @@ const MOST_SEQUENCES_FOR_MODELS: usize = 8;
 /// One looked-up token that may be verified.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Candidate {
-    running_index: usize,
+    seq: SeqId,
     /// That it is accepted, with all before it.
     probability: f64,
 }
@@ -29,84 +30,96 @@ struct Outlook {
 
 impl Speculator {
     /// Looks up drafts for the sequences that decode and plans those of models. `config` bounds the rows of a step.
-    pub(in crate::engine) fn plan(&mut self, running: &mut [Sequence], config: &EngineConfig) {
-        let num_decoding = running.iter().filter(|s| s.is_decoding()).count();
+    pub(in crate::engine) fn plan(&mut self, sequences: &mut Sequences, config: &EngineConfig) {
+        let num_decoding = sequences.running().filter(|s| s.is_decoding()).count();
         // A sequence has one or two rows of its own.
         let room = config
             .max_num_batched_tokens
             .saturating_sub(2 * num_decoding);
-        self.candidates.clear();
-        let mut may_draft = false;
-        for (index, sequence) in running.iter_mut().enumerate() {
-            sequence.draft.clear();
-            if sequence.draft.speculative == Speculative::Off || !sequence.is_decoding() {
-                continue;
-            }
-            may_draft = true;
-            let most = self.config.num_speculative_tokens.min(room / num_decoding);
-            let most = most.min(most_useful(sequence, config.max_model_len));
-            if sequence.draft.speculative.allows(Drafter::PromptLookup) {
-                self.look_up(sequence, index, most);
-            }
-        }
-        if !may_draft {
+        if !self.look_up_all(sequences, config, room) {
             return;
         }
-        let num_prompt_rows: usize = running
-            .iter()
-            .filter(|sequence| !sequence.is_decoding())
-            .map(Sequence::num_uncomputed_tokens)
-            .sum();
-        let decoding = running.iter().filter(|s| s.is_decoding());
-        let num_decoding_rows: usize = decoding.map(Sequence::num_uncomputed_tokens).sum();
-        let num_other_rows = num_prompt_rows.min(room);
+        let (prompts, decoding): (Vec<_>, Vec<_>) = sequences
+            .running()
+            .map(|sequence| (sequence.is_decoding(), sequence.num_uncomputed_tokens()))
+            .partition(|(is_decoding, _)| !is_decoding);
+        let num_rows = |rows: &[(bool, usize)]| rows.iter().map(|(_, rows)| rows).sum::<usize>();
+        let num_other_rows = num_rows(&prompts).min(room);
         let plain = Outlook {
             num_tokens: num_decoding as f64,
-            num_rows: num_decoding_rows + num_other_rows,
+            num_rows: num_rows(&decoding) + num_other_rows,
         };
         let mut outlook = plain;
         if !self.config.ignores_costs {
-            outlook = self.keep_what_pays(running, plain);
+            outlook = self.keep_what_pays(sequences, plain);
         }
-        for sequence in running.iter_mut() {
+        sequences.for_each_running(|sequence| {
             let draft = &mut sequence.draft;
             draft.num_steps_without_lookup = match draft.token_ids.is_empty() {
                 true => draft.num_steps_without_lookup.saturating_add(1),
                 false => 0,
             };
-        }
+        });
         let is_light = num_decoding <= MOST_SEQUENCES_FOR_MODELS && num_other_rows == 0;
         if !is_light && !self.config.ignores_costs {
             return;
         }
         for drafter in [Drafter::DraftModel, Drafter::Swift] {
             if num_decoding == 1 && !self.config.ignores_costs {
-                self.drop_worse(drafter, running, &mut outlook, plain);
+                self.drop_worse(drafter, sequences, &mut outlook, plain);
             }
-            self.plan_model(drafter, running, outlook, (room, config.max_model_len));
+            self.plan_model(drafter, sequences, outlook, (room, config.max_model_len));
         }
+    }
+
+    /// Looks up drafts of at most `room` tokens in all; false where no sequence may have one.
+    fn look_up_all(
+        &mut self,
+        sequences: &mut Sequences,
+        config: &EngineConfig,
+        room: usize,
+    ) -> bool {
+        let num_decoding = sequences.running().filter(|s| s.is_decoding()).count();
+        self.candidates.clear();
+        let mut may_draft = false;
+        sequences.for_each_running(|sequence| {
+            sequence.draft.clear();
+            if sequence.draft.speculative == Speculative::Off || !sequence.is_decoding() {
+                return;
+            }
+            may_draft = true;
+            let most = self.config.num_speculative_tokens.min(room / num_decoding);
+            let most = most.min(most_useful(sequence, config.max_model_len));
+            if sequence.draft.speculative.allows(Drafter::PromptLookup) {
+                self.look_up(sequence, most);
+            }
+        });
+        may_draft
     }
 
     /// Takes a looked-up draft back where a model's promises more.
     fn drop_worse(
         &self,
         drafter: Drafter,
-        running: &mut [Sequence],
+        sequences: &mut Sequences,
         outlook: &mut Outlook,
         plain: Outlook,
     ) {
         let most = self.config.num_speculative_tokens;
-        for sequence in running.iter_mut().filter(|s| s.is_decoding()) {
+        sequences.for_each_running(|sequence| {
             let draft = &sequence.draft;
-            if draft.token_ids.is_empty() || !draft.speculative.allows(drafter) {
-                continue;
+            if !sequence.is_decoding()
+                || draft.token_ids.is_empty()
+                || !draft.speculative.allows(drafter)
+            {
+                return;
             }
             let best = self.model_rate(drafter, plain, (1, most), sequence);
             if best.is_some_and(|best| best > self.rate(*outlook)) {
                 sequence.draft.clear();
                 *outlook = plain;
             }
-        }
+        });
     }
 
     /// The most tokens a second that drafts of a model promise, for `num_drafting` sequences and at most `most` tokens each.
@@ -157,7 +170,7 @@ impl Speculator {
     }
 
     /// Drafts at most `most` tokens that followed the sequence's newest ones before.
-    fn look_up(&mut self, sequence: &mut Sequence, running_index: usize, most: usize) {
+    fn look_up(&mut self, sequence: &mut Sequence, most: usize) {
         let least = self.config.prompt_lookup_min;
         let recent = &sequence.token_ids;
         let own = longest_match(recent, recent).map(|found| (found, &recent[..]));
@@ -172,14 +185,22 @@ impl Speculator {
             return;
         };
         let token_ids = &text[found.next..];
-        let token_ids = token_ids[..token_ids.len().min(most)].to_vec();
+        let mut token_ids = token_ids[..token_ids.len().min(most)].to_vec();
+        // What a constraint forbids is never accepted.
+        let allowed = token_ids.iter().position(|id| !sequence.accept(*id));
+        let num_allowed = allowed.unwrap_or(token_ids.len());
+        sequence.rollback(num_allowed);
+        token_ids.truncate(num_allowed);
+        if token_ids.is_empty() {
+            return;
+        }
         let mut probability = 1.0;
         for offset in 0..token_ids.len() {
             let kind = found.len + offset;
             probability *= self.probability(&sequence.draft, Drafter::PromptLookup, kind);
             sequence.draft.kinds.push(kind);
             self.candidates.push(Candidate {
-                running_index,
+                seq: sequence.id,
                 probability,
             });
         }
@@ -188,7 +209,7 @@ impl Speculator {
     }
 
     /// Shortens looked-up drafts to the likeliest tokens that make the step yield most tokens a second.
-    fn keep_what_pays(&mut self, running: &mut [Sequence], plain: Outlook) -> Outlook {
+    fn keep_what_pays(&mut self, sequences: &mut Sequences, plain: Outlook) -> Outlook {
         // Stable, so that a sequence's tokens stay in order: their probabilities never rise.
         self.candidates
             .sort_by(|a, b| b.probability.total_cmp(&a.probability));
@@ -203,22 +224,20 @@ impl Speculator {
                 (best, outlook, num_kept) = (rate, next, index + 1);
             }
         }
-        let mut kept = vec![0; running.len()];
-        for candidate in &self.candidates[..num_kept] {
-            kept[candidate.running_index] += 1;
-        }
-        for (sequence, kept) in running.iter_mut().zip(kept) {
-            let draft = &mut sequence.draft;
+        let candidates = &self.candidates[..num_kept];
+        sequences.for_each_running(|sequence| {
+            let (seq, draft) = (sequence.id, &mut sequence.draft);
             if draft.token_ids.is_empty() {
-                continue;
+                return;
             }
+            let kept = candidates.iter().filter(|c| c.seq == seq).count();
             let kept = kept.max(usize::from(draft.num_idle_steps >= RETRY_AFTER));
             if kept == 0 {
                 draft.num_idle_steps += 1;
                 draft.clear();
             }
             draft.token_ids.truncate(kept);
-        }
+        });
         outlook
     }
 
@@ -232,7 +251,7 @@ impl Speculator {
     fn plan_model(
         &self,
         drafter: Drafter,
-        running: &mut [Sequence],
+        sequences: &mut Sequences,
         outlook: Outlook,
         (room, max_model_len): (usize, usize),
     ) {
@@ -244,12 +263,15 @@ impl Speculator {
                 && sequence.draft.speculative.allows(drafter)
                 && sequence.draft.num_rows() == 0
         };
-        let num_drafting = running.iter().filter(|s| may_draft(s)).count();
+        let num_drafting = sequences.running().filter(|s| may_draft(s)).count();
         if num_drafting == 0 {
             return;
         }
         let most = self.config.num_speculative_tokens.min(room / num_drafting);
-        for sequence in running.iter_mut().filter(|s| may_draft(s)) {
+        sequences.for_each_running(|sequence| {
+            if !may_draft(sequence) {
+                return;
+            }
             let best = self.model_rate(drafter, outlook, (num_drafting, most), sequence);
             let pays = self.config.ignores_costs
                 || best.is_some_and(|best| best > self.rate(outlook) * LEAST_GAIN);
@@ -262,7 +284,7 @@ impl Speculator {
             } else {
                 draft.num_idle_steps += 1;
             }
-        }
+        });
     }
 }
 

@@ -5,15 +5,17 @@
 //! half of the candidates are neighbours of it; the tokens are the newest ones; the time is bounded; and the search starts again when the
 //! drafts are accepted less often than they were.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::skip_search::MATCHNESS_WINDOW;
 use super::{Drafter, Speculator};
+use crate::engine::executor::ExecutorError;
 use crate::engine::runner::Runner;
 use crate::engine::sequence::Sequence;
-use crate::model::{ForwardError, SkipSet, SubLayer};
+use crate::engine::sequences::Sequences;
+use crate::model::{SkipSet, SubLayer};
 
-/// Tokens that a candidate must predict (`context_window` of SWIFT).
-const WINDOW: usize = 32;
 /// Share of the time that the search may take.
 const TIME_SHARE: f64 = 0.02;
 /// What the first candidate is taken to cost before one was tried: there must be time for it.
@@ -27,7 +29,7 @@ const REARM_BELOW: f32 = 0.8;
 
 /// The set in use and the search for a better one.
 pub(super) struct Swift {
-    pub skip: SkipSet,
+    pub skip: Arc<SkipSet>,
     num_layers: usize,
     num_fruitless: u32,
     is_good_enough: bool,
@@ -43,7 +45,7 @@ impl Swift {
     pub fn new(stored: Option<SkipSet>, num_layers: usize) -> Self {
         let some = (2..num_layers).step_by(4).map(SubLayer::Mlp);
         Self {
-            skip: stored.unwrap_or_else(|| SkipSet::new(num_layers, some)),
+            skip: (stored.unwrap_or_else(|| SkipSet::new(num_layers, some))).into(),
             num_layers,
             num_fruitless: 0,
             is_good_enough: false,
@@ -64,7 +66,7 @@ impl Swift {
     }
 
     /// A set of the same size: another one altogether, or one with a sub-layer exchanged.
-    fn candidate(&mut self) -> SkipSet {
+    fn candidate(&mut self) -> Arc<SkipSet> {
         let mut rest = SkipSet::candidates(self.num_layers);
         let mut chosen: Vec<SubLayer> = self.skip.sub_layers().collect();
         let num_chosen = chosen.len();
@@ -79,7 +81,7 @@ impl Swift {
             let at = self.below(rest.len());
             chosen.push(rest.swap_remove(at));
         }
-        SkipSet::new(self.num_layers, chosen)
+        Arc::new(SkipSet::new(self.num_layers, chosen))
     }
 
     fn is_searching(&mut self, acceptance: f32) -> bool {
@@ -98,7 +100,7 @@ impl Swift {
     }
 
     /// Takes the scores of the set in use and of a candidate on the same tokens.
-    fn compare(&mut self, own: f64, other: f64, candidate: SkipSet) -> bool {
+    fn compare(&mut self, own: f64, other: f64, candidate: Arc<SkipSet>) -> bool {
         let is_better = other > own;
         if is_better {
             self.skip = candidate;
@@ -117,9 +119,9 @@ impl Speculator {
     pub(in crate::engine) fn search_skips(
         &mut self,
         runner: &mut Runner,
-        running: &[Sequence],
+        sequences: &Sequences,
         elapsed: Duration,
-    ) -> Result<bool, ForwardError> {
+    ) -> Result<bool, ExecutorError> {
         let all = &self.acceptance[Drafter::Swift as usize];
         let acceptance = all.recent(all);
         let is_worthwhile = self.could_pay(Drafter::Swift, GOOD_ENOUGH);
@@ -137,16 +139,16 @@ impl Speculator {
         let fits = |sequence: &&Sequence| {
             sequence.draft.speculative == super::Speculative::Swift
                 && sequence.adapter.is_none()
-                && sequence.num_output_tokens() > WINDOW + 1
-                && sequence.num_computed_tokens > WINDOW
+                && sequence.num_output_tokens() > MATCHNESS_WINDOW + 1
+                && sequence.num_computed_tokens > MATCHNESS_WINDOW
         };
-        let Some(sequence) = running.iter().find(fits) else {
+        let Some(sequence) = sequences.running().find(fits) else {
             return Ok(false);
         };
         let started = Instant::now();
         let candidate = swift.candidate();
-        let own = runner.matchness(sequence, WINDOW, &swift.skip)?;
-        let other = runner.matchness(sequence, WINDOW, &candidate)?;
+        let own = runner.matchness(sequence, MATCHNESS_WINDOW, &swift.skip)?;
+        let other = runner.matchness(sequence, MATCHNESS_WINDOW, &candidate)?;
         let is_better = swift.compare(own, other, candidate);
         if is_better {
             self.measure_swift(runner);

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::EngineThread;
-use crate::engine::request::{EngineError, RequestId, StreamEvent};
-use crate::engine::sequence::Sequence;
+use super::EngineCore;
+use crate::engine::request::{EngineError, StreamEvent};
+use crate::engine::sequence::{SeqId, Sequence};
 
-impl EngineThread {
-    /// Whether the sequence at `index` adapts before it samples its next token; its blocks are its own then.
-    pub(super) fn begins_phase(&mut self, index: usize) -> bool {
-        let sequence = &self.scheduler.running[index];
+impl EngineCore {
+    /// Whether a sequence adapts before it takes its next token; its blocks are its own then.
+    pub(super) fn begins_phase(&mut self, seq: SeqId) -> bool {
+        let sequence = &self.scheduler.sequences[seq];
         let num_tokens = sequence.token_ids.len();
         let num_output_tokens = sequence.num_output_tokens();
         let Some(adaptation) = &sequence.adaptation else {
@@ -19,8 +19,8 @@ impl EngineThread {
             return false;
         }
         let first_token = adaptation.window_start(num_tokens);
-        let copies = self.scheduler.own_blocks(index, first_token);
-        let sequence = &mut self.scheduler.running[index];
+        let copies = self.scheduler.own_blocks(seq, first_token);
+        let sequence = &mut self.scheduler.sequences[seq];
         let Some(adaptation) = &mut sequence.adaptation else {
             return false;
         };
@@ -31,30 +31,30 @@ impl EngineThread {
         };
         adaptation.begin(sequence.steering.as_deref());
         sequence.draft.clear();
-        self.scheduler.release_unused_blocks(index);
-        self.copy_now(&copies, index)
+        self.scheduler.release_unused_blocks(seq);
+        self.copy_now(&copies, seq)
     }
 
     /// Copies blocks between two steps; false, with the request failed, when the model cannot.
-    fn copy_now(&mut self, copies: &[(u32, u32)], index: usize) -> bool {
+    fn copy_now(&mut self, copies: &[(u32, u32)], seq: SeqId) -> bool {
         let mut result = self.runner.copy(copies);
         if let Some(runner) = &mut self.draft_runner {
             result = result.and_then(|()| runner.copy(copies));
         }
         if let Err(error) = &result {
-            let request = self.scheduler.running[index].request;
-            self.fail(request, &error.to_string());
+            let request = self.scheduler.sequences[seq].request;
+            self.fail(request, EngineError::Model(error.to_string()));
         }
         result.is_ok()
     }
 
     /// One gradient step of the sequence that has been adapting longest.
     pub(super) fn adapt(&mut self) {
-        let running = &mut self.scheduler.running;
-        let Some(index) = running.iter().position(Sequence::is_adapting) else {
+        let adapting = (self.scheduler.sequences.running()).find(|s| s.is_adapting());
+        let Some(seq) = adapting.map(|sequence| sequence.id) else {
             return;
         };
-        let sequence = &mut running[index];
+        let sequence = &mut self.scheduler.sequences[seq];
         let num_tokens = sequence.token_ids.len();
         let Some(mut adaptation) = sequence.adaptation.take() else {
             return;
@@ -70,19 +70,14 @@ impl EngineThread {
         let request = sequence.request;
         match result {
             Err(error) => {
-                let message = error.to_string();
-                self.fail(request, &message);
-                self.end_finished();
+                self.fail(request, EngineError::Model(error.to_string()));
+                return self.end_finished();
             }
-            Ok(false) => sequence.adaptation = Some(adaptation),
+            Ok(false) => {}
             Ok(true) => {
                 if let Some((steering, report)) = adaptation.end(num_tokens) {
                     let steering = Arc::new(steering);
-                    sequence.steering = Some(Arc::clone(&steering));
-                    // Its newest token is computed again, under what was found.
-                    sequence.num_computed_tokens = num_tokens - 1;
-                    let draft = &mut sequence.draft;
-                    draft.num_computed_tokens = draft.num_computed_tokens.min(num_tokens - 1);
+                    sequence.steer(Arc::clone(&steering));
                     if let Some(open) = self.requests.get(&request) {
                         let _ = open.sender.send(StreamEvent::Adapted {
                             index: sequence.index,
@@ -91,16 +86,18 @@ impl EngineThread {
                         });
                     }
                 }
-                sequence.adaptation = Some(adaptation);
             }
         }
+        sequence.adaptation = Some(adaptation);
     }
+}
 
-    /// Ends one request with an error; its sequences are removed at the end of the step.
-    fn fail(&mut self, request: RequestId, message: &str) {
-        if let Some(open) = self.requests.remove(&request) {
-            let error = EngineError::Model(message.to_owned());
-            let _ = open.sender.send(StreamEvent::Error(error));
-        }
+impl Sequence {
+    /// What a phase found: the newest token is computed again under it.
+    fn steer(&mut self, steering: Arc<crate::model::Steering>) {
+        self.steering = Some(steering);
+        self.num_computed_tokens = self.token_ids.len() - 1;
+        let draft = &mut self.draft;
+        draft.num_computed_tokens = draft.num_computed_tokens.min(self.num_computed_tokens);
     }
 }

@@ -8,7 +8,8 @@ use super::parallel;
 use crate::model::causal_lm::{ForwardBatch, ForwardError};
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
-use crate::model::layers::{Projections, QkNorm};
+use crate::model::families::QkNorm;
+use crate::model::layers::Projections;
 use crate::model::profile::Stopwatch;
 
 /// One KV head's part: what its queries' heads read, and the gradients by their inputs.
@@ -42,8 +43,7 @@ impl Decoder {
             return Err(ForwardError::Internal(message));
         }
         // Queries as they were rotated, and the same keys and values in the cache as before.
-        self.scratch.x.clear();
-        self.scratch.x.extend_from_slice(input);
+        self.put_rows(input);
         self.attend(index, batch, &mut Stopwatch::start(None))?;
         let config = &self.config;
         let attention = &self.layers[index].attention;
@@ -52,15 +52,15 @@ impl Decoder {
         let num_rows = batch.token_ids.len();
         let mut by_attended = vec![0.0; num_rows * config.num_heads * config.head_dim];
         matmul_transposed(
-            &self.pool,
+            &self.ops.pool,
             &scaled,
             &attention.output.weights,
             &mut by_attended,
         );
         let cache = self.kv_cache.as_ref().ok_or(ForwardError::NoKvCache)?;
-        let queries = &self.scratch.q;
+        let queries = &self.scratch.q.values;
         let groups = backward_heads(
-            &self.pool,
+            &self.ops.pool,
             config,
             cache,
             batch,
@@ -74,7 +74,7 @@ impl Decoder {
         let attention = &self.layers[index].attention;
         if let Projections::Plain { q, k, v } = &attention.projections {
             for (linear, rows) in [(q, &by_q), (k, &by_k), (v, &by_v)] {
-                matmul_transposed(&self.pool, rows, &linear.weights, by_normed);
+                matmul_transposed(&self.ops.pool, rows, &linear.weights, by_normed);
             }
         }
         Ok(())
@@ -86,7 +86,7 @@ impl Decoder {
         for rows in [by_q, by_k] {
             let width = rows.len() / num_rows.max(1);
             for (row, position) in rows.chunks_exact_mut(width).zip(batch.positions) {
-                let kind = self.plan.rope_kind;
+                let kind = self.config.rope_kind();
                 self.rope.rotate_back(kind, row, head_dim, *position);
             }
         }
@@ -100,10 +100,10 @@ impl Decoder {
         by_q: &mut Vec<f32>,
         by_k: &mut Vec<f32>,
     ) {
-        if self.plan.qk_norm == QkNorm::None {
+        if self.config.family.qk_norm == QkNorm::None {
             return;
         }
-        let (pool, eps) = (&*self.pool, self.config.rms_norm_eps);
+        let (pool, eps) = (&*self.ops.pool, self.config.rms_norm_eps);
         let attention = &self.layers[index].attention;
         let Projections::Plain { q, k, .. } = &attention.projections else {
             return;

@@ -48,7 +48,7 @@ impl Decoder {
         let Some(lowest) = chosen.first().copied() else {
             return Ok(gradients);
         };
-        self.plan_window(batch)?;
+        self.prepare(batch)?;
         for index in (lowest..self.layers.len()).rev() {
             let place = chosen.iter().position(|layer| *layer == index);
             let goes_on = is_exact && index > lowest;
@@ -61,7 +61,8 @@ impl Decoder {
             } else {
                 Vec::new()
             };
-            let own = self.back_through_feed_forward(batch, index, mid, &gradient, &mut by_normed);
+            let own =
+                self.back_through_feed_forward(batch, index, mid, &gradient, &mut by_normed)?;
             if let (Some(place), Some(own)) = (place, own) {
                 gradients[place] = own;
             }

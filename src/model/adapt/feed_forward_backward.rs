@@ -1,5 +1,7 @@
 //! Back through experts and MLPs.
 
+use std::sync::Arc;
+
 use ponder_kernels::elementwise::glu;
 use ponder_kernels::gradients::{gather_rows, glu_gradient, spread_rows};
 use ponder_kernels::{
@@ -8,10 +10,15 @@ use ponder_kernels::{
 };
 
 use super::parallel;
-use crate::model::causal_lm::ForwardBatch;
+use crate::model::causal_lm::{ForwardBatch, ForwardError};
 use crate::model::decoder::Decoder;
 use crate::model::layers::FeedForward;
-use crate::model::moe::{Moe, SharedExpert};
+use crate::model::moe;
+use crate::model::moe::MoeScratch;
+use crate::model::ops::{CpuOps, ExpertOps, LayerOps, RowSet, Step};
+
+type Moe = moe::Moe<CpuOps>;
+type SharedExpert = moe::SharedExpert<CpuOps>;
 
 impl Decoder {
     /// Back through a layer's feed-forward part at `mid` (`[rows, hidden_size]`): returns the gradient by the router logits,
@@ -23,51 +30,72 @@ impl Decoder {
         mid: &[f32],
         gradient: &[f32],
         by_normed: &mut [f32],
-    ) -> Option<Vec<f32>> {
-        let pool = &*self.pool;
+    ) -> Result<Option<Vec<f32>>, ForwardError> {
         let eps = self.config.rms_norm_eps;
         let scale = self.config.residual_scale;
         let gradient: Vec<f32> = gradient.iter().map(|value| scale * value).collect();
-        let x = &mut self.scratch.activations;
         match &self.layers[index].feed_forward {
             FeedForward::Mlp(mlp) => {
                 if !by_normed.is_empty() {
+                    let (pool, x) = (&*self.ops.pool, &mut self.scratch.activations);
                     x.load_normed(pool, mid, &mlp.norm, eps);
                     let [gate, up, down] =
                         [&mlp.gate, &mlp.up, &mlp.down].map(|linear| &linear.weights);
-                    let glu = self.plan.glu;
+                    let glu = self.config.family.glu;
                     back_through_glu(pool, x, [gate, up, down], glu, &gradient, by_normed);
                 }
-                None
+                Ok(None)
             }
-            FeedForward::Moe(moe) => {
-                x.load_normed(pool, mid, &moe.norm, eps);
-                let scratch = &mut self.scratch.moe;
-                scratch.score(pool, moe, x);
-                scratch.steer(batch, index, false);
-                let gating = &self.config.moe.as_ref()?.gating;
-                let bias = moe.correction_bias.as_deref();
-                let num_experts = moe.router.out_features();
-                let routes = &mut scratch.routes;
-                routes.plan(pool, gating, &scratch.logits, num_experts, bias);
-                let experts = Experts::forward(pool, moe, routes, x, self.plan.glu);
-                let by_logits = experts.by_logits(pool, routes, gating, &gradient);
-                if !by_normed.is_empty() {
-                    experts.back(pool, moe, routes, &gradient, by_normed);
-                    matmul_transposed(pool, &by_logits, &moe.router, by_normed);
-                    if let Some(shared) = &moe.shared {
-                        back_through_shared(pool, shared, x, self.plan.glu, &gradient, by_normed);
-                    }
-                }
-                let mut sums = vec![0.0; num_experts];
-                for row in by_logits.chunks_exact(num_experts) {
-                    for (sum, value) in sums.iter_mut().zip(row) {
-                        *sum += value;
-                    }
-                }
-                Some(sums)
+            FeedForward::Moe(_) => self.back_through_moe(batch, index, mid, &gradient, by_normed),
+        }
+    }
+
+    /// The same of a mixture of experts; `gradient` is that by what it adds.
+    fn back_through_moe(
+        &mut self,
+        batch: &ForwardBatch<'_>,
+        index: usize,
+        mid: &[f32],
+        gradient: &[f32],
+        by_normed: &mut [f32],
+    ) -> Result<Option<Vec<f32>>, ForwardError> {
+        let (Some(moe), Some(config)) = (self.layers[index].moe(), &self.config.moe) else {
+            return Ok(None);
+        };
+        let pool = &*Arc::clone(&self.ops.pool);
+        let glu = self.config.family.glu;
+        let x = &mut self.scratch.activations;
+        x.load_normed(pool, mid, &moe.norm, self.config.rms_norm_eps);
+        let MoeScratch {
+            logits, routing, ..
+        } = &mut self.scratch.moe;
+        let step = Step {
+            batch,
+            groups: &[],
+            inputs: &self.inputs,
+            rows: RowSet::All,
+        };
+        let (ops, gating) = (&mut self.ops, &config.gating);
+        ops.project(x, [&moe.router], [&mut *logits])?;
+        ops.steer_router(step, index, logits)?;
+        ops.route(gating, logits, moe.correction_bias.as_ref(), routing)?;
+        let (routes, num_experts) = (&routing.routes, config.num_experts);
+        let experts = Experts::forward(pool, moe, routes, x, glu);
+        let by_logits = experts.by_logits(pool, routes, gating, gradient);
+        if !by_normed.is_empty() {
+            experts.back(pool, moe, routes, gradient, by_normed);
+            matmul_transposed(pool, &by_logits, &moe.router.weights, by_normed);
+            if let Some(shared) = &moe.shared {
+                back_through_shared(pool, shared, x, glu, gradient, by_normed);
             }
         }
+        let mut sums = vec![0.0; num_experts];
+        for row in by_logits.chunks_exact(num_experts) {
+            for (sum, value) in sums.iter_mut().zip(row) {
+                *sum += value;
+            }
+        }
+        Ok(Some(sums))
     }
 }
 
@@ -222,6 +250,7 @@ fn back_through_shared(
     let Some(weight) = &shared.weight else {
         return back_through_glu(pool, x, projections, kind, gradient, by_normed);
     };
+    let weight = &weight.weights;
     let num_rows = x.num_rows();
     let (inner, width) = (shared.gate.out_features(), gradient.len() / num_rows.max(1));
     let mut weights = vec![0.0; num_rows];

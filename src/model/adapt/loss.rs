@@ -49,14 +49,14 @@ impl Decoder {
         let divisor = self.config.logits_divisor;
         for start in (0..targets.len()).step_by(ROWS_AT_ONCE) {
             let count = ROWS_AT_ONCE.min(targets.len() - start);
-            let mut rows = self.scratch.x[start * hidden..(start + count) * hidden].to_vec();
-            rms_norm_in_place(&self.pool, &mut rows, &self.output_norm, eps);
+            let mut rows = self.scratch.x.values[start * hidden..(start + count) * hidden].to_vec();
+            rms_norm_in_place(&self.ops.pool, &mut rows, &self.output_norm, eps);
             add_offset(&mut rows, offset);
             let activations = &mut self.scratch.activations;
-            activations.load(&self.pool, &rows, count, hidden);
+            activations.load(&self.ops.pool, &rows, count, hidden);
             logits.resize(count * vocab_size, 0.0);
             let head = self.head.as_ref().unwrap_or(&self.embeddings);
-            matmul(&self.pool, activations, head, None, &mut logits);
+            matmul(&self.ops.pool, activations, head, None, &mut logits);
             if divisor != 1.0 {
                 scale(&mut logits, 1.0 / divisor);
             }
@@ -76,7 +76,7 @@ impl Decoder {
             // Without a gradient there are no rows of one.
             let by_rows = by_rows.map(Some).chain(std::iter::repeat_with(|| None));
             let rows: Vec<_> = own.zip(by_rows).collect();
-            total += head.losses(&self.pool, rows);
+            total += head.losses(&self.ops.pool, rows);
         }
         Loss {
             mean: (total / targets.len() as f64) as f32,

@@ -8,7 +8,7 @@ use super::config::{
 };
 use super::optimiser::Adam;
 use super::window::{Recorded, Tape};
-use crate::model::causal_lm::{ForwardBatch, ForwardError};
+use crate::model::causal_lm::{Adaptable, ForwardBatch, ForwardError};
 use crate::model::decoder::Decoder;
 use crate::model::moe::LayerRouting;
 use crate::model::steering::Steering;
@@ -82,6 +82,16 @@ impl AdaptationPhase {
         self.is_done
     }
 
+    /// A step of a model that has its own way to a loss and to what is tried next.
+    #[doc(hidden)]
+    pub fn step_with(&mut self, loss: f32, next: impl FnOnce(&Steering) -> Steering) {
+        if self.judge(loss) {
+            self.settle();
+        } else {
+            self.current = next(&self.current);
+        }
+    }
+
     /// What was found, and how.
     pub fn finish(self) -> (Steering, AdaptationReport) {
         (self.current, self.report)
@@ -122,11 +132,8 @@ fn steered<'a>(batch: &ForwardBatch<'a>, steering: &'a [Option<&'a Steering>]) -
     ForwardBatch { steering, ..*batch }
 }
 
-impl Decoder {
-    /// One step of `phase`: the window's rows are computed under the current steering, and, unless it was the last, the steering
-    /// moves. Row `i` predicts `targets[i]`. When the phase is done, the window's keys and values are those that its policy asks
-    /// for.
-    pub(in crate::model) fn step_adaptation(
+impl Adaptable for Decoder {
+    fn adapt(
         &mut self,
         batch: &ForwardBatch<'_>,
         targets: &[u32],
@@ -138,7 +145,9 @@ impl Decoder {
             AdaptationMethod::Router => self.step_router(batch, targets, phase),
         }
     }
+}
 
+impl Decoder {
     fn step_slot(
         &mut self,
         batch: &ForwardBatch<'_>,
@@ -152,7 +161,7 @@ impl Decoder {
             self.run_window(&steered(batch, &steering), &mut phase.tape, None, nothing)?;
             phase.optimisers = vec![Adam::new(hidden_size, SLOT_EPSILON, SLOT_WEIGHT_DECAY)];
         } else {
-            self.scratch.x.clone_from(&phase.tape.last);
+            self.put_rows(&phase.tape.last);
         }
         let offset = phase.current.hidden.clone();
         let wants_gradient = phase.losses.len() < phase.config.steps;

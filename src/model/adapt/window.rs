@@ -3,6 +3,7 @@
 use crate::model::causal_lm::{ForwardBatch, ForwardError};
 use crate::model::decoder::Decoder;
 use crate::model::moe::LayerRouting;
+use crate::model::ops::RowSet;
 use crate::model::profile::Stopwatch;
 use crate::model::skip::SubLayer;
 
@@ -46,40 +47,51 @@ impl Decoder {
         from: Option<usize>,
         recorded: Recorded,
     ) -> Result<Vec<LayerRouting>, ForwardError> {
-        let mut stopwatch = Stopwatch::start(None);
         let num_layers = self.layers.len();
         tape.input.resize(num_layers, Vec::new());
         tape.mid.resize(num_layers, Vec::new());
-        self.plan_window(batch)?;
+        self.prepare(batch)?;
         match from {
-            Some(layer) => self.scratch.x.clone_from(&tape.mid[layer]),
-            None => self.embed(batch.token_ids)?,
+            Some(layer) => self.put_rows(&tape.mid[layer]),
+            None => self.embed(batch)?,
         }
         self.routing = Some(Vec::new());
-        for index in from.unwrap_or(0)..num_layers {
-            if from != Some(index) {
-                if recorded.inputs && index > recorded.lowest {
-                    tape.input[index].clone_from(&self.scratch.x);
-                }
-                let attention = SubLayer::Attention(index);
-                self.run_sub_layer(attention, batch, None, &mut stopwatch)?;
-                if index >= recorded.lowest {
-                    tape.mid[index].clone_from(&self.scratch.x);
-                }
-            }
-            self.run_sub_layer(SubLayer::Mlp(index), batch, None, &mut stopwatch)?;
-        }
-        tape.last.clone_from(&self.scratch.x);
-        Ok(self.routing.take().unwrap_or_default())
+        let result = self.run_layers(batch, tape, from, recorded);
+        // Whatever came of it: later steps are counted again instead of being noted.
+        let routing = self.routing.take().unwrap_or_default();
+        result.map(|()| routing)
     }
 
-    /// Finds which rows attend to what, and use which adapter.
-    pub(super) fn plan_window(&mut self, batch: &ForwardBatch<'_>) -> Result<(), ForwardError> {
-        self.adapters.plan(batch)?;
-        let num_kv_heads = self.config.num_kv_heads;
-        let num_threads = self.pool.num_threads();
-        let plan = &mut self.scratch.attention;
-        plan.plan(batch.sequences, num_kv_heads, num_threads);
+    fn run_layers(
+        &mut self,
+        batch: &ForwardBatch<'_>,
+        tape: &mut Tape,
+        from: Option<usize>,
+        recorded: Recorded,
+    ) -> Result<(), ForwardError> {
+        let mut stopwatch = Stopwatch::start(None);
+        for index in from.unwrap_or(0)..self.layers.len() {
+            if from != Some(index) {
+                if recorded.inputs && index > recorded.lowest {
+                    tape.input[index].clone_from(&self.scratch.x.values);
+                }
+                let attention = SubLayer::Attention(index);
+                self.run_sub_layer(attention, batch, RowSet::All, &mut stopwatch)?;
+                if index >= recorded.lowest {
+                    tape.mid[index].clone_from(&self.scratch.x.values);
+                }
+            }
+            self.run_sub_layer(SubLayer::Mlp(index), batch, RowSet::All, &mut stopwatch)?;
+        }
+        tape.last.clone_from(&self.scratch.x.values);
         Ok(())
+    }
+
+    /// Makes `values` (`[rows, hidden_size]`) the residual stream.
+    pub(super) fn put_rows(&mut self, values: &[f32]) {
+        let x = &mut self.scratch.x;
+        x.width = self.config.hidden_size;
+        x.values.clear();
+        x.values.extend_from_slice(values);
     }
 }

@@ -3,7 +3,8 @@
 use ponder_kernels::{Gating, GroupScore, Groups, Scoring};
 use serde_json::Value;
 
-use crate::model::config::{Architecture, ConfigError};
+use crate::model::config::ConfigError;
+use crate::model::families::{Family, SharedWidth};
 use crate::model::gguf::GgufFile;
 
 /// Most groups of experts; DeepSeek-V3 has 8.
@@ -20,21 +21,14 @@ pub struct MoeConfig {
     pub gating: Gating,
 }
 
-/// Whether a family divides the chosen experts' weights by their sum where its files do not say.
-fn normalises(architecture: Architecture) -> bool {
-    matches!(
-        architecture,
-        Architecture::Mixtral | Architecture::Qwen3Moe | Architecture::GraniteMoe
-    )
-}
-
 impl MoeConfig {
     pub(in crate::model) fn from_gguf(
         file: &GgufFile,
         name: &str,
-        architecture: Architecture,
+        family: &Family,
     ) -> Result<Option<Self>, ConfigError> {
         let metadata = file.metadata();
+        let normalise = family.experts.is_some_and(|experts| experts.normalise);
         let size = |part: &str| {
             let value = metadata.get_u32(&format!("{name}.{part}"));
             value.map(|value| value as usize).filter(|value| *value > 0)
@@ -67,7 +61,7 @@ impl MoeConfig {
             scoring,
             normalise: metadata
                 .get_bool(&format!("{name}.expert_weights_norm"))
-                .unwrap_or(normalises(architecture)),
+                .unwrap_or(normalise),
             scale: metadata
                 .get_f32(&format!("{name}.expert_weights_scale"))
                 .filter(|scale| *scale != 0.0)
@@ -87,7 +81,7 @@ impl MoeConfig {
 
     pub(in crate::model) fn from_hf(
         json: &Value,
-        architecture: Architecture,
+        family: &Family,
     ) -> Result<Option<Self>, ConfigError> {
         let size = |key: &str| {
             let value = json.get(key).and_then(Value::as_u64);
@@ -114,24 +108,25 @@ impl MoeConfig {
             num_chosen: size("topk_group").unwrap_or(count),
             score: group_score(scoring),
         });
+        let of_family = family.experts.as_ref();
+        let normalise = of_family.is_some_and(|experts| experts.normalise);
+        let is_key_ignored = scoring != Scoring::Sigmoid
+            && of_family.is_some_and(|experts| experts.normalise_key_needs_sigmoid);
         let scale = json.get("routed_scaling_factor").and_then(Value::as_f64);
         let gating = Gating {
             num_experts_per_tok: size("num_experts_per_tok")
                 .ok_or_else(|| missing("num_experts_per_tok"))?,
             scoring,
-            // DeepSeek-V2's implementation ignores the key.
             normalise: flag("norm_topk_prob")
-                .filter(|_| architecture != Architecture::DeepseekV2 || scoring == Scoring::Sigmoid)
-                .unwrap_or(normalises(architecture)),
+                .filter(|_| !is_key_ignored)
+                .unwrap_or(normalise),
             scale: scale.unwrap_or(1.0) as f32,
             groups,
         };
-        let shared = match architecture {
-            Architecture::DeepseekV2 => {
-                size("n_shared_experts").map(|count| count * intermediate_size)
-            }
-            Architecture::Qwen2Moe => size("shared_expert_intermediate_size"),
-            _ => None,
+        let shared = match of_family.map(|experts| experts.shared) {
+            None | Some(SharedWidth::None) => None,
+            Some(SharedWidth::Key(key)) => size(key),
+            Some(SharedWidth::Experts(key)) => size(key).map(|count| count * intermediate_size),
         };
         let config = Self {
             num_experts,

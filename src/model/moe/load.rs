@@ -2,8 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ponder_kernels::Routes;
-
 /// Counters that only grow, shared with who reads them.
 #[derive(Debug, Default)]
 pub struct ExpertLoad {
@@ -24,14 +22,14 @@ impl ExpertLoad {
         }
     }
 
-    /// Counts the rows of one layer.
-    pub(in crate::model) fn add(&self, layer: usize, routes: &Routes) {
+    /// Counts the rows that each expert of one layer got.
+    pub(in crate::model) fn add(&self, layer: usize, num_rows: impl Fn(usize) -> usize) {
         let Ok(place) = self.layers.binary_search(&layer) else {
             return;
         };
         let counts = &self.counts[place * self.num_experts..][..self.num_experts];
         for (expert, count) in counts.iter().enumerate() {
-            let rows = routes.rows_of(expert).len() as u64;
+            let rows = num_rows(expert) as u64;
             if rows > 0 {
                 count.fetch_add(rows, Ordering::Relaxed);
             }

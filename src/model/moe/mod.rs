@@ -4,14 +4,14 @@ mod config;
 mod load;
 mod step;
 
-use ponder_kernels::{ExpertMatrix, PackedMatrix};
+use ponder_kernels::Glu;
 
 pub use config::MoeConfig;
 pub use load::ExpertLoad;
-pub(super) use step::{MoeScratch, MoeStep};
+pub(super) use step::MoeScratch;
 
 use super::config::ModelConfig;
-use super::layers::Linear;
+use super::ops::{ExpertWeights, Linear, Ops, WeightMatrix};
 use super::weights::{LoadError, WeightSource, Weights};
 
 /// Where the rows of a step went in one layer.
@@ -27,30 +27,30 @@ pub struct LayerRouting {
 }
 
 /// One layer.
-pub(super) struct Moe {
-    pub norm: Vec<f32>,
+pub(super) struct Moe<O: Ops> {
+    pub norm: O::Vector,
     /// `[num_experts, hidden_size]`
-    pub router: PackedMatrix,
+    pub router: Linear<O>,
     /// `[num_experts]`, counts in the choice alone (DeepSeek-V3).
-    pub correction_bias: Option<Vec<f32>>,
-    pub gate: ExpertMatrix,
-    pub up: ExpertMatrix,
-    pub down: ExpertMatrix,
-    pub shared: Option<SharedExpert>,
+    pub correction_bias: Option<O::Vector>,
+    pub gate: O::Experts,
+    pub up: O::Experts,
+    pub down: O::Experts,
+    pub shared: Option<SharedExpert<O>>,
 }
 
 /// What every row goes through beside its experts.
-pub(super) struct SharedExpert {
-    pub gate: PackedMatrix,
-    pub up: PackedMatrix,
-    pub down: Linear,
+pub(super) struct SharedExpert<O: Ops> {
+    pub gate: O::Matrix,
+    pub up: O::Matrix,
+    pub down: Linear<O>,
     /// `[1, hidden_size]`: the logit of the result's weight, 1 without it.
-    pub weight: Option<PackedMatrix>,
+    pub weight: Option<Linear<O>>,
 }
 
-impl Moe {
+impl<O: Ops> Moe<O> {
     pub(super) fn load(
-        weights: &Weights<'_, impl WeightSource + ?Sized>,
+        weights: &Weights<'_, impl WeightSource + ?Sized, O>,
         config: &ModelConfig,
         moe: &MoeConfig,
         index: usize,
@@ -61,7 +61,7 @@ impl Moe {
         let has_bias = weights.has(&bias)?;
         Ok(Self {
             norm: weights.vector(&name("ffn_norm"), hidden)?,
-            router: weights.matrix(&name("ffn_gate_inp"), experts, hidden)?,
+            router: Linear::plain(weights.matrix(&name("ffn_gate_inp"), experts, hidden)?),
             correction_bias: has_bias
                 .then(|| weights.vector(&bias, experts))
                 .transpose()?,
@@ -74,42 +74,54 @@ impl Moe {
         })
     }
 
-    /// Matrices of the experts, the shared one included.
-    pub(super) fn expert_matrices(&self) -> impl Iterator<Item = &PackedMatrix> {
-        let shared = self.shared.iter();
-        let shared = shared.flat_map(|shared| [&shared.gate, &shared.up, &shared.down.weights]);
-        [&self.gate, &self.up, &self.down]
-            .map(ExpertMatrix::matrix)
-            .into_iter()
-            .chain(shared)
+    /// What the experts' products read.
+    pub(super) fn experts(&self, glu: Glu) -> ExpertWeights<'_, O> {
+        ExpertWeights {
+            gate: &self.gate,
+            up: &self.up,
+            down: &self.down,
+            glu,
+        }
     }
 
-    pub(super) fn matrices(&self) -> impl Iterator<Item = &PackedMatrix> {
-        let weight = self.shared.iter().flat_map(|shared| &shared.weight);
-        self.expert_matrices().chain([&self.router]).chain(weight)
+    /// Matrices of the experts, the shared one included.
+    pub(super) fn expert_matrices(&self) -> Vec<&dyn WeightMatrix> {
+        let mut matrices: Vec<&dyn WeightMatrix> = vec![&self.gate, &self.up, &self.down];
+        if let Some(shared) = &self.shared {
+            matrices.push(&shared.gate);
+            matrices.push(&shared.up);
+            matrices.push(&shared.down.weights);
+        }
+        matrices
+    }
+
+    pub(super) fn matrices(&self) -> Vec<&dyn WeightMatrix> {
+        let mut matrices = self.expert_matrices();
+        matrices.push(&self.router.weights);
+        for weight in self.shared.iter().flat_map(|shared| &shared.weight) {
+            matrices.push(&weight.weights);
+        }
+        matrices
     }
 }
 
-impl SharedExpert {
+impl<O: Ops> SharedExpert<O> {
     fn load(
-        weights: &Weights<'_, impl WeightSource + ?Sized>,
+        weights: &Weights<'_, impl WeightSource + ?Sized, O>,
         hidden: usize,
         inner: usize,
         index: usize,
     ) -> Result<Self, LoadError> {
         let name = |part: &str| format!("blk.{index}.{part}.weight");
         let gate_of = name("ffn_gate_inp_shexp");
-        let has_weight = weights.has(&gate_of)?;
         Ok(Self {
             gate: weights.matrix(&name("ffn_gate_shexp"), inner, hidden)?,
             up: weights.matrix(&name("ffn_up_shexp"), inner, hidden)?,
-            down: Linear {
-                weights: weights.matrix(&name("ffn_down_shexp"), hidden, inner)?,
-                bias: None,
+            down: Linear::plain(weights.matrix(&name("ffn_down_shexp"), hidden, inner)?),
+            weight: match weights.has(&gate_of)? {
+                true => Some(Linear::plain(weights.row(&gate_of, hidden)?)),
+                false => None,
             },
-            weight: has_weight
-                .then(|| weights.row(&gate_of, hidden))
-                .transpose()?,
         })
     }
 }

@@ -1,174 +1,92 @@
 //! A mixture-of-experts sub-layer over the rows of a step.
 
-use ponder_kernels::{
-    Activations, Glu, Product, Routes, ThreadPool, experts_glu, experts_matmul, matmul, matmul_glu,
-    matmul_many,
-};
-
-use super::{LayerRouting, Moe, SharedExpert};
-use crate::model::causal_lm::ForwardBatch;
-use crate::model::moe::MoeConfig;
+use super::{Moe, SharedExpert};
+use crate::model::causal_lm::ForwardError;
+use crate::model::layer_step::LayerStep;
+use crate::model::ops::{Ops, Residual};
+use crate::model::profile::Operator;
 
 /// Buffers of a step; they stay as the last mixture-of-experts layer left them.
-#[derive(Default)]
-pub(in crate::model) struct MoeScratch {
+pub(in crate::model) struct MoeScratch<O: Ops> {
     /// `[rows, num_experts]`, steering included.
-    pub logits: Vec<f32>,
-    pub routes: Routes,
-    /// The normed rows sorted by expert.
-    sorted: Activations,
-    gated: Activations,
-    /// `[rows * chosen, hidden_size]`, sorted by expert.
-    pub results: Vec<f32>,
-    /// `[rows, hidden_size]`
-    pub shared: Vec<f32>,
-    shared_weights: Vec<f32>,
+    pub logits: O::Rows,
+    pub routing: O::Routing,
+    /// `[rows, 1]`: logits of the shared expert's weight.
+    shared_weights: O::Rows,
 }
 
-/// What a layer needs beside its weights.
-pub(in crate::model) struct MoeStep<'a> {
-    pub pool: &'a ThreadPool,
-    pub config: &'a MoeConfig,
-    pub glu: Glu,
-    /// Multiplies what is added to the residual stream.
-    pub residual_scale: f32,
-}
-
-impl MoeScratch {
-    /// `keeps_values`: experts are float matrices.
-    pub(in crate::model) fn new(keeps_values: bool) -> Self {
-        let activations = || Activations::with_capacity(0, 0, keeps_values);
+impl<O: Ops> Default for MoeScratch<O> {
+    fn default() -> Self {
         Self {
-            sorted: activations(),
-            gated: activations(),
-            ..Self::default()
+            logits: O::Rows::default(),
+            routing: O::Routing::default(),
+            shared_weights: O::Rows::default(),
         }
     }
+}
 
-    /// Router logits of normed rows.
-    pub(in crate::model) fn score(&mut self, pool: &ThreadPool, layer: &Moe, x: &Activations) {
-        let num_experts = layer.router.out_features();
-        self.logits.resize(x.num_rows() * num_experts, 0.0);
-        matmul(pool, x, &layer.router, None, &mut self.logits);
-    }
-
-    /// Adds each steered sequence's change to its rows' logits. `is_kept`: only the rows whose logits are wanted are left.
-    pub(in crate::model) fn steer(
-        &mut self,
-        batch: &ForwardBatch<'_>,
-        layer: usize,
-        is_kept: bool,
-    ) {
-        if batch.steering.iter().all(Option::is_none) {
-            return;
-        }
-        for ((rows, kept), steering) in batch.ranges().zip(batch.steering) {
-            let Some(delta) = steering.and_then(|steering| steering.router_delta(layer)) else {
-                continue;
-            };
-            let rows = if is_kept { kept } else { rows };
-            let num_experts = delta.len();
-            let logits = &mut self.logits[rows.start * num_experts..rows.end * num_experts];
-            for row in logits.chunks_exact_mut(num_experts) {
-                for (logit, delta) in row.iter_mut().zip(delta) {
-                    *logit += delta;
-                }
-            }
-        }
-    }
-
-    /// What the last layer did.
-    pub(in crate::model) fn routing(&self, layer: usize) -> LayerRouting {
-        LayerRouting {
-            layer,
-            router_logits: self.logits.clone(),
-            experts: self.routes.experts().to_vec(),
-            gates: self.routes.gates().to_vec(),
-        }
-    }
-
-    /// Routes normed rows by the logits and adds what their experts and the shared one make of them to `out`
-    /// (`[rows, hidden_size]`).
-    pub(in crate::model) fn add(
-        &mut self,
-        step: &MoeStep<'_>,
-        layer: &Moe,
-        x: &Activations,
-        out: &mut [f32],
-    ) {
-        let MoeStep {
-            pool,
-            config,
-            glu,
-            residual_scale,
-        } = *step;
-        if x.num_rows() == 0 {
-            // Nobody wants logits of this chunk of a prompt.
-            return;
-        }
-        let bias = layer.correction_bias.as_deref();
-        let gating = &config.gating;
-        let routes = &mut self.routes;
-        routes.plan(pool, gating, &self.logits, config.num_experts, bias);
-        self.sorted.gather(pool, x, routes.rows());
-        let (gate, up, down) = (&layer.gate, &layer.up, &layer.down);
-        experts_glu(pool, &self.sorted, routes, gate, up, glu, &mut self.gated);
-        self.results
-            .resize(routes.rows().len() * down.out_features(), 0.0);
-        experts_matmul(pool, &self.gated, routes, down, &mut self.results);
-        if let Some(shared) = &layer.shared {
-            self.add_shared(step, shared, x, out);
-        }
-        self.routes
-            .combine(pool, &self.results, residual_scale, out);
-    }
-
-    fn add_shared(
-        &mut self,
-        step: &MoeStep<'_>,
-        layer: &SharedExpert,
-        x: &Activations,
-        out: &mut [f32],
-    ) {
-        let (pool, scale) = (step.pool, step.residual_scale);
-        matmul_glu(pool, x, &layer.gate, &layer.up, step.glu, &mut self.gated);
-        let is_plain = layer.weight.is_none() && scale == 1.0;
-        if !is_plain {
-            self.shared.resize(out.len(), 0.0);
-        }
-        let product = Product {
-            weights: &layer.down.weights,
-            bias: None,
-            accumulate: is_plain,
-            out: if is_plain {
-                &mut *out
-            } else {
-                &mut self.shared
-            },
+impl<O: Ops> LayerStep<'_, '_, O> {
+    /// Norm, router, experts and the shared expert.
+    pub fn add_moe(&mut self, layer: &Moe<O>) -> Result<(), ForwardError> {
+        let eps = self.config.rms_norm_eps;
+        let Some(config) = &self.config.moe else {
+            return Ok(());
         };
-        matmul_many(pool, &self.gated, [product]);
-        if is_plain {
-            return;
+        let s = &mut *self.scratch;
+        self.ops.norm(&s.x, &layer.norm, eps, &mut s.activations)?;
+        self.stopwatch.mark(Operator::Norm);
+        let logits = &mut s.moe.logits;
+        self.ops
+            .project(&s.activations, [&layer.router], [&mut *logits])?;
+        self.ops.steer_router(self.step, self.index, logits)?;
+        self.stopwatch.mark(Operator::Router);
+        let (bias, routing) = (layer.correction_bias.as_ref(), &mut s.moe.routing);
+        self.ops.route(&config.gating, logits, bias, routing)?;
+        if self.step.num_rows() == 0 {
+            // Nobody wants logits of this chunk of a prompt.
+            return Ok(());
         }
-        let num_rows = x.num_rows();
-        self.shared_weights.resize(num_rows, 0.0);
+        if let Some(shared) = &layer.shared {
+            self.add_shared(shared)?;
+        }
+        let s = &mut *self.scratch;
+        let scale = self.config.residual_scale;
+        let experts = layer.experts(self.config.family.glu);
+        let (x, routing) = (&s.activations, &mut s.moe.routing);
+        self.ops
+            .add_experts(x, routing, &experts, scale, &mut s.x)?;
+        self.stopwatch.mark(Operator::Experts);
+        Ok(())
+    }
+
+    fn add_shared(&mut self, layer: &SharedExpert<O>) -> Result<(), ForwardError> {
+        let (s, scale) = (&mut *self.scratch, self.config.residual_scale);
+        let weights = [&layer.gate, &layer.up];
+        self.ops.gate_up(
+            &s.activations,
+            weights,
+            self.config.family.glu,
+            &mut s.gated,
+        )?;
+        if layer.weight.is_none() && scale == 1.0 {
+            return Ok(self.ops.project_add(&s.gated, &layer.down, &mut s.x)?);
+        }
+        self.ops.project(&s.gated, [&layer.down], [&mut s.h])?;
         match &layer.weight {
             Some(weight) => {
-                matmul(pool, x, weight, None, &mut self.shared_weights);
-                for weight in &mut self.shared_weights {
-                    *weight = scale / (1.0 + (-*weight).exp());
-                }
+                let logits = &mut s.moe.shared_weights;
+                self.ops.project(&s.activations, [weight], [&mut *logits])?;
+                self.ops.add_weighted(&s.h, logits, scale, &mut s.x)?;
             }
-            None => self.shared_weights.fill(scale),
-        }
-        let width = out.len() / num_rows.max(1);
-        let rows = out
-            .chunks_exact_mut(width)
-            .zip(self.shared.chunks_exact(width));
-        for ((out, shared), weight) in rows.zip(&self.shared_weights) {
-            for (out, value) in out.iter_mut().zip(shared) {
-                *out += weight * value;
+            None => {
+                let residual = Residual {
+                    post_norm: None,
+                    eps: self.config.rms_norm_eps,
+                    scale,
+                };
+                self.ops.add_residual(&mut s.h, &residual, &mut s.x)?;
             }
         }
+        Ok(())
     }
 }

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use super::{BenchSearchArgs, Problem};
+use super::args::BenchSearchArgs;
+use super::arms::Problem;
 
 /// How long a full server is left alone.
 const RETRY: Duration = Duration::from_millis(200);

@@ -2,12 +2,20 @@
 
 use serde_json::{Value, json};
 
+use super::args::BenchSearchArgs;
+use super::arms::Arm;
 use super::ask::Answer;
-use super::{BenchSearchArgs, Measured};
-use crate::cli::bench::{percentile, sorted};
+use crate::cli::bench::statistics::{percentile, sorted};
 
 /// The 97.5 % point of the normal distribution.
 const Z95: f64 = 1.959_964;
+
+/// An arm's answers to all problems, and how long they took together.
+pub(super) struct Measured {
+    pub arm: Arm,
+    pub answers: Vec<Answer>,
+    pub seconds: f64,
+}
 
 /// An arm's line.
 struct Row<'m> {

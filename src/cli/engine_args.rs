@@ -1,0 +1,146 @@
+//! Flags of every command that loads a model.
+
+use std::path::PathBuf;
+use std::thread::available_parallelism;
+
+use clap::{Args, ValueEnum, value_parser};
+
+use super::values::{MAX_SECONDS, parse_bytes, parse_speculative};
+use crate::engine::config as sizes;
+use crate::engine::{
+    DEFAULT_NUM_SPECULATIVE_TOKENS, DEFAULT_PROMPT_LOOKUP_MIN, Speculative, SpeculativeConfig,
+};
+use crate::model::SkipSet;
+use crate::model::catalogue::DEFAULT_MODEL;
+
+/// What every command that loads a model takes.
+#[derive(Debug, Clone, Args)]
+pub struct EngineArgs {
+    /// Catalogue name, .gguf file, safetensors folder or hf:ORG/REPO/FILE
+    #[arg(default_value = DEFAULT_MODEL, env = "PONDER_MODEL")]
+    pub model: String,
+    #[command(flatten)]
+    pub backend: BackendArgs,
+    /// Threads of the engine [default: all cores]
+    #[arg(long, env = "PONDER_THREADS", help_heading = "Engine")]
+    pub threads: Option<usize>,
+    /// Longest prompt plus answer [default: the model's, at most 8192]
+    #[arg(long, env = "PONDER_MAX_MODEL_LEN", help_heading = "Engine")]
+    pub max_model_len: Option<usize>,
+    /// Sequences in one step
+    #[arg(long, env = "PONDER_MAX_NUM_SEQS", default_value_t = sizes::DEFAULT_MAX_NUM_SEQS, help_heading = "Engine")]
+    pub max_num_seqs: usize,
+    /// Rows (tokens) in one step
+    #[arg(long, env = "PONDER_MAX_NUM_BATCHED_TOKENS", default_value_t = sizes::DEFAULT_MAX_NUM_BATCHED_TOKENS, help_heading = "Engine")]
+    pub max_num_batched_tokens: usize,
+    /// Tokens per KV block (a multiple of 16)
+    #[arg(long, env = "PONDER_BLOCK_SIZE", default_value_t = sizes::DEFAULT_BLOCK_SIZE, help_heading = "Engine")]
+    pub block_size: usize,
+    /// Seconds without progress, though something waits, after which the log and /health say so; 0 turns it off
+    #[arg(long, env = "PONDER_WATCHDOG_TIMEOUT", default_value_t = 120, value_parser = value_parser!(u64).range(..=MAX_SECONDS), help_heading = "Engine")]
+    pub watchdog_timeout: u64,
+    /// Memory of the KV cache, as 512M or 4G [default: a quarter of what is free]
+    #[arg(long, env = "PONDER_KV_CACHE_MEMORY", value_parser = parse_bytes, help_heading = "Engine")]
+    pub kv_cache_memory: Option<usize>,
+    /// Compute every prompt anew
+    #[arg(long, env = "PONDER_NO_ENABLE_PREFIX_CACHING", help_heading = "Engine")]
+    pub no_enable_prefix_caching: bool,
+    /// Run each prompt in one step
+    #[arg(
+        long,
+        env = "PONDER_NO_ENABLE_CHUNKED_PREFILL",
+        help_heading = "Engine"
+    )]
+    pub no_enable_chunked_prefill: bool,
+    /// Sequences that may wait before requests get 429
+    #[arg(long, env = "PONDER_MAX_NUM_QUEUED_SEQS", default_value_t = sizes::DEFAULT_MAX_NUM_WAITING_SEQS, help_heading = "Engine")]
+    pub max_num_queued_seqs: usize,
+    /// Jinja file to use instead of the model's chat template
+    #[arg(
+        long,
+        env = "PONDER_CHAT_TEMPLATE",
+        value_name = "FILE",
+        help_heading = "Engine"
+    )]
+    pub chat_template: Option<PathBuf>,
+    #[command(flatten)]
+    pub speculative: SpeculativeArgs,
+}
+
+impl EngineArgs {
+    pub fn num_threads(&self) -> usize {
+        self.threads
+            .unwrap_or_else(|| available_parallelism().map_or(1, usize::from))
+    }
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct BackendArgs {
+    /// Engine that runs the model: auto takes the native one when it has all of the architecture
+    #[arg(
+        long,
+        env = "PONDER_BACKEND",
+        value_enum,
+        default_value = "auto",
+        help_heading = "Engine"
+    )]
+    pub backend: BackendArg,
+    /// Quantise a safetensors model as it loads, as 4 or Q4K (the mistralrs backend)
+    #[arg(long, env = "PONDER_ISQ", value_name = "TYPE", help_heading = "Engine")]
+    pub isq: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BackendArg {
+    Auto,
+    Native,
+    Mistralrs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct SpeculativeArgs {
+    /// Who drafts tokens that a step then verifies together; answers stay the same, token by token
+    #[arg(long, env = "PONDER_SPECULATIVE", value_parser = parse_speculative, default_value = "auto", hide_possible_values = true, value_name = "off|prompt-lookup|swift|draft-model|auto", help_heading = "Speculation")]
+    pub speculative: Speculative,
+    /// Tokens that a step verifies of one sequence, at most
+    #[arg(long, env = "PONDER_NUM_SPECULATIVE_TOKENS", default_value_t = DEFAULT_NUM_SPECULATIVE_TOKENS, help_heading = "Speculation")]
+    pub num_speculative_tokens: usize,
+    /// Tokens that must be found again before what followed them is drafted
+    #[arg(long, env = "PONDER_PROMPT_LOOKUP_MIN", default_value_t = DEFAULT_PROMPT_LOOKUP_MIN, help_heading = "Speculation")]
+    pub prompt_lookup_min: usize,
+    /// Small model with the same tokenizer that drafts
+    #[arg(
+        long,
+        env = "PONDER_DRAFT_MODEL",
+        value_name = "MODEL",
+        help_heading = "Speculation"
+    )]
+    pub draft_model: Option<String>,
+    /// Sub-layers that a SWIFT draft leaves out, from `ponder bench swift --out` [default: MODEL.skip.json beside the model]
+    #[arg(
+        long,
+        env = "PONDER_SKIP_SET",
+        value_name = "FILE",
+        help_heading = "Speculation"
+    )]
+    pub skip_set: Option<PathBuf>,
+    /// Draft whenever there is something to draft, whatever it costs
+    #[arg(
+        long,
+        env = "PONDER_SPECULATIVE_IGNORE_COST",
+        help_heading = "Speculation"
+    )]
+    pub speculative_ignore_cost: bool,
+}
+
+impl SpeculativeArgs {
+    pub fn config(&self, skip_set: Option<SkipSet>) -> SpeculativeConfig {
+        SpeculativeConfig {
+            default: self.speculative,
+            num_speculative_tokens: self.num_speculative_tokens,
+            prompt_lookup_min: self.prompt_lookup_min,
+            skip_set,
+            ignores_costs: self.speculative_ignore_cost,
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! A scheduled batch becomes a step: rows, slots, and what is drawn and read from which logits.
+
+use std::ops::Range;
+
+use super::*;
+use crate::engine::batch::{ScheduledBatch, ScheduledRows};
+use crate::engine::executor::{PoolSpec, ScoreSpec};
+use crate::engine::request::TokenId;
+
+/// What a step does for one sequence. Ranges lie in the step's own lists.
+#[derive(Debug, Clone)]
+pub(in crate::engine) struct PlannedRows {
+    pub seq: SeqId,
+    /// Rows of the sequence's own tokens.
+    pub num_own: usize,
+    /// Rows of its draft, leaves included.
+    pub num_drafted: usize,
+    /// Its next token, and the token after each of its draft as far as its constraint allows them.
+    pub chain: Range<usize>,
+    /// The token after each leaf of its draft; `None` where its constraint does not allow the leaf.
+    pub leaves: Vec<Option<usize>>,
+    /// The first tokens of the siblings that it forks now.
+    pub siblings: Range<usize>,
+    pub scores: Range<usize>,
+    pub pools: Range<usize>,
+}
+
+impl Runner {
+    /// Turns a batch into the next step. Its block copies are part of it.
+    pub(in crate::engine) fn plan(&mut self, batch: &ScheduledBatch, sequences: &mut Sequences) {
+        self.clear();
+        for rows in &batch.rows {
+            let planned = self.plan_rows(*rows, &mut sequences[rows.seq]);
+            self.planned.push(planned);
+        }
+    }
+
+    fn plan_rows(&mut self, rows: ScheduledRows, sequence: &mut Sequence) -> PlannedRows {
+        let start = sequence.num_computed_tokens;
+        let end = start + rows.num_rows;
+        let first_row = self.input.num_rows();
+        let step = StepSequence {
+            adapter: sequence.adapter,
+            steering: sequence.active_steering().cloned(),
+            ..StepSequence::plain(rows.num_rows, end)
+        };
+        let leaves = &sequence.draft.leaf_positions;
+        self.input
+            .push_sequence(&sequence.block_table, leaves, step);
+        self.push_tokens(sequence, start, end);
+        let num_own = sequence.num_uncomputed_tokens().min(rows.num_rows);
+        let mut planned = PlannedRows {
+            seq: rows.seq,
+            num_own,
+            num_drafted: rows.num_rows - num_own,
+            chain: 0..0,
+            leaves: Vec::new(),
+            siblings: 0..0,
+            scores: 0..0,
+            pools: self.plan_pools(sequence, start..end, first_row),
+        };
+        let num_tokens = sequence.token_ids.len();
+        let is_sampled = end >= num_tokens && sequence.pooling.is_none();
+        if sequence.wants_prompt_logprobs() {
+            planned.scores = self.plan_scores(sequence, start..end.min(num_tokens), first_row);
+        }
+        if !is_sampled {
+            return planned;
+        }
+        let newest_row = first_row + num_tokens - 1 - start;
+        let first_logits = self.input.read_row(newest_row);
+        for row in newest_row + 1..first_row + rows.num_rows {
+            self.input.read_row(row);
+        }
+        self.plan_samples(sequence, first_logits, &mut planned);
+        planned
+    }
+
+    /// Positions of a pooling request among the rows of `positions`.
+    fn plan_pools(
+        &mut self,
+        sequence: &Sequence,
+        positions: Range<usize>,
+        first_row: usize,
+    ) -> Range<usize> {
+        let first = self.input.pools.len();
+        if let Some(pooling) = &sequence.pooling {
+            let pending = sequence.pending_positions().iter();
+            for position in pending.take_while(|position| **position < positions.end) {
+                let row = self.input.read_row(first_row + position - positions.start);
+                let params = Arc::clone(pooling);
+                self.input.pools.push(PoolSpec { row, params });
+            }
+        }
+        first..self.input.pools.len()
+    }
+
+    /// Logprobs of a prompt's own tokens: the row of position `p` predicts token `p + 1`.
+    fn plan_scores(
+        &mut self,
+        sequence: &Sequence,
+        positions: Range<usize>,
+        first_row: usize,
+    ) -> Range<usize> {
+        let first = self.input.scores.len();
+        let num_top = sequence.params.prompt_logprobs.unwrap_or(0);
+        // The first token has no logprob, but a place.
+        let mut next = sequence.prompt_logprobs.len().max(1);
+        for position in positions.clone() {
+            if position + 1 == next && next < sequence.num_prompt_tokens {
+                let row = self.input.read_row(first_row + position - positions.start);
+                self.input.scores.push(ScoreSpec {
+                    row,
+                    token_id: sequence.token_ids[next],
+                    num_top,
+                });
+                next += 1;
+            }
+        }
+        first..self.input.scores.len()
+    }
+
+    /// What is drawn from the row of a sequence's newest token, the first of `row`s, and from those of its draft after it.
+    fn plan_samples(&mut self, sequence: &mut Sequence, row: u32, planned: &mut PlannedRows) {
+        let drafted = std::mem::take(&mut sequence.draft.token_ids);
+        let leaves = sequence.draft.leaves.clone();
+        planned.leaves = vec![None; leaves.len()];
+        let first = self.input.samples.len() as u32;
+        let mut of_leaves = Vec::new();
+        let mut num_accepted = 0;
+        for depth in 0..=drafted.len() {
+            let spec = SampleSpec {
+                after: (depth > 0).then(|| (first + depth as u32 - 1, drafted[depth - 1])),
+                mask: self.push_mask(sequence),
+                ..sequence.sample_spec(row + depth as u32, &drafted[..depth])
+            };
+            self.input.samples.push(spec);
+            for (index, leaf) in leaves.iter().enumerate() {
+                if leaf.depth == depth && sequence.accept(leaf.token_id) {
+                    let path = [&drafted[..depth], &[leaf.token_id]].concat();
+                    let row = row + 1 + (drafted.len() + index) as u32;
+                    let spec = SampleSpec {
+                        after: Some((first + depth as u32, leaf.token_id)),
+                        mask: self.push_mask(sequence),
+                        ..sequence.sample_spec(row, &path)
+                    };
+                    sequence.rollback(1);
+                    of_leaves.push((index, spec));
+                }
+            }
+            match drafted.get(depth) {
+                Some(token_id) if sequence.accept(*token_id) => num_accepted += 1,
+                _ => break,
+            }
+        }
+        sequence.rollback(num_accepted);
+        planned.chain = first as usize..self.input.samples.len();
+        for (index, spec) in of_leaves {
+            planned.leaves[index] = Some(self.input.samples.len());
+            self.input.samples.push(spec);
+        }
+        sequence.draft.token_ids = drafted;
+        // Siblings begin where it is.
+        let mask = self.input.samples[planned.chain.start].mask;
+        let first = self.input.samples.len();
+        let siblings = 1..=sequence.num_pending_forks;
+        self.input.samples.extend(siblings.map(|index| SampleSpec {
+            mask,
+            ..sequence.sibling_spec(row, index)
+        }));
+        planned.siblings = first..self.input.samples.len();
+    }
+}
+
+impl Sequence {
+    /// Whether its constraint takes a token that may be taken back.
+    pub(in crate::engine) fn accept(&mut self, token_id: TokenId) -> bool {
+        let constraint = self.constraint.as_mut();
+        constraint.is_none_or(|constraint| constraint.accept(token_id))
+    }
+
+    /// Takes back tokens that its constraint accepted.
+    pub(in crate::engine) fn rollback(&mut self, num_tokens: usize) {
+        if let Some(constraint) = self.constraint.as_mut().filter(|_| num_tokens > 0) {
+            constraint.rollback(num_tokens);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The forward pass: one static plan over the operations of a device.
+
+mod check;
+mod forward;
+
+use std::sync::Arc;
+
+use super::adapted::Adapters;
+use super::causal_lm::ModelInfo;
+use super::config::ModelConfig;
+use super::layer_step::Scratch;
+use super::layers::Layer;
+use super::moe::{ExpertLoad, LayerRouting};
+use super::ops::{CpuOps, KvShape, LogitsTransform, Ops, OpsError, RopeParams, WeightMatrix};
+use super::profile::OperatorTimes;
+use super::weights::{LoadError, WeightSource, Weights};
+
+/// Bytes of one f16 value in the KV cache.
+const KV_VALUE_BYTES: usize = 2;
+
+/// A decoder-only transformer of any supported family, run by `O`.
+pub struct Decoder<O: Ops = CpuOps> {
+    pub(super) ops: O,
+    pub(super) config: ModelConfig,
+    info: ModelInfo,
+    pub(super) embeddings: O::Matrix,
+    pub(super) layers: Vec<Layer<O>>,
+    pub(super) output_norm: O::Vector,
+    /// Absent when the head is tied to the embeddings.
+    pub(super) head: Option<O::Matrix>,
+    pub(super) rope: O::RopeTable,
+    local_rope: Option<O::RopeTable>,
+    /// Positions that the tables of angles cover.
+    num_positions: usize,
+    pub(super) kv_cache: Option<O::KvCache>,
+    pub(super) kv_shape: Option<KvShape>,
+    pub(super) scratch: Scratch<O>,
+    pub(super) inputs: O::StepInputs,
+    pub(super) adapters: Adapters<O>,
+    pub(super) operator_times: Option<Arc<OperatorTimes>>,
+    expert_load: Arc<ExpertLoad>,
+    /// Of the last step, when somebody wants it.
+    pub(super) routing: Option<Vec<LayerRouting>>,
+}
+
+impl<O: Ops> Decoder<O> {
+    /// Packs the weights of `source`. RoPE tables cover `max_model_len` positions, or the context
+    /// length of the configuration.
+    pub fn load(
+        ops: O,
+        config: ModelConfig,
+        source: &impl WeightSource,
+        max_model_len: Option<usize>,
+    ) -> Result<Self, LoadError> {
+        let weights = Weights { source, ops: &ops };
+        let (vocab_size, hidden) = (config.vocab_size, config.hidden_size);
+        let embeddings = weights.matrix("token_embd.weight", vocab_size, hidden)?;
+        let head = if weights.has("output.weight")? {
+            Some(weights.matrix("output.weight", vocab_size, hidden)?)
+        } else {
+            None
+        };
+        let layers = (0..config.num_layers)
+            .map(|index| Layer::load(&weights, &config, index))
+            .collect::<Result<Vec<_>, _>>()?;
+        let output_norm = weights.vector("output_norm.weight", hidden)?;
+        let num_positions = max_model_len.unwrap_or(config.max_position_embeddings);
+        let (rope, local_rope) =
+            rope_tables(&ops, &config, num_positions).map_err(|source| LoadError::Pack {
+                name: "rope".to_owned(),
+                source,
+            })?;
+        let mut info = info(&config, &layers);
+        info.weight_bytes += embeddings.nbytes() + head.as_ref().map_or(0, WeightMatrix::nbytes);
+        let with_experts = (0..layers.len()).filter(|index| layers[*index].moe().is_some());
+        let expert_load = ExpertLoad::new(with_experts.collect(), info.num_experts.unwrap_or(0));
+        let mut decoder = Self {
+            ops,
+            config,
+            info,
+            embeddings,
+            layers,
+            output_norm,
+            head,
+            rope,
+            local_rope,
+            num_positions,
+            kv_cache: None,
+            kv_shape: None,
+            scratch: Scratch::default(),
+            inputs: O::StepInputs::default(),
+            adapters: Adapters::default(),
+            operator_times: None,
+            routing: None,
+            expert_load: Arc::new(expert_load),
+        };
+        decoder.info.is_differentiable &= O::adaptable(&mut decoder).is_some();
+        Ok(decoder)
+    }
+
+    /// Buffers for steps of up to `max_num_rows` rows.
+    fn allocate_scratch(&mut self, max_num_rows: usize) -> Result<(), OpsError> {
+        let config = &self.config;
+        let reads_floats = |matrix: &dyn WeightMatrix| matrix.reads_floats();
+        let head = self.head.as_ref().unwrap_or(&self.embeddings);
+        let has_floats = head.reads_floats()
+            || (self.layers.iter()).any(|layer| layer.matrices().into_iter().any(reads_floats));
+        let experts = self.layers.iter().filter_map(Layer::moe);
+        let mut experts = experts.flat_map(|moe| moe.expert_matrices());
+        let has_float_experts = experts.any(reads_floats);
+        let q_width = config.num_heads * config.head_dim;
+        let activations = |width| self.ops.activations(max_num_rows, width, has_floats);
+        self.scratch.activations = activations(q_width.max(config.hidden_size))?;
+        self.scratch.gated = activations(config.intermediate_size)?;
+        self.scratch.latent.activations = self.ops.activations(0, 0, true)?;
+        self.scratch.moe.routing = self.ops.routing(has_float_experts)?;
+        Ok(())
+    }
+
+    fn logits_transform(&self) -> LogitsTransform {
+        LogitsTransform {
+            divisor: self.config.logits_divisor,
+            softcap: self.config.final_softcap,
+        }
+    }
+}
+
+/// The angles of global layers, and of those with a sliding window where they have their own.
+fn rope_tables<O: Ops>(
+    ops: &O,
+    config: &ModelConfig,
+    num_positions: usize,
+) -> Result<(O::RopeTable, Option<O::RopeTable>), OpsError> {
+    let global = RopeParams {
+        rotary_dim: config.rotary_dim(),
+        num_positions,
+        theta: config.rope_theta,
+        freq_factors: config.rope_freq_factors.as_deref(),
+        linear_scale: config.rope_linear_scale,
+    };
+    let local = config.family.local_layers.map(|local| RopeParams {
+        rotary_dim: config.head_dim,
+        theta: local.rope_theta,
+        freq_factors: None,
+        linear_scale: 1.0,
+        ..global
+    });
+    let local = local.map(|params| ops.rope_table(&params)).transpose()?;
+    Ok((ops.rope_table(&global)?, local))
+}
+
+/// What the engine is told of a model, its layers' weights counted.
+fn info<O: Ops>(config: &ModelConfig, layers: &[Layer<O>]) -> ModelInfo {
+    let matrices = layers.iter().flat_map(Layer::matrices);
+    let kv_width = config.num_kv_heads * config.head_dim;
+    ModelInfo {
+        vocab_size: config.vocab_size,
+        max_position_embeddings: config.max_position_embeddings,
+        num_layers: config.num_layers,
+        hidden_size: config.hidden_size,
+        kv_bytes_per_token: config.num_layers * kv_width * 2 * KV_VALUE_BYTES,
+        weight_bytes: matrices.map(|matrix| matrix.nbytes()).sum(),
+        architecture: config.family.name.to_owned(),
+        num_experts: config.moe.as_ref().map(|moe| moe.num_experts),
+        is_differentiable: config.mla.is_none(),
+    }
+}

@@ -1,0 +1,17 @@
+//! OLMoE: experts, and Q and K are normed as whole vectors before the rotation. <https://arxiv.org/abs/2409.02060>
+
+use super::{AdjacentPairs, ExpertsFamily, Family, QkNorm, SharedWidth, llama};
+
+pub(super) const FAMILY: Family = Family {
+    name: "olmoe",
+    gguf_names: &["olmoe"],
+    hf_names: &["olmoe"],
+    qk_norm: QkNorm::Whole,
+    adjacent_pairs: AdjacentPairs::NOWHERE,
+    experts: Some(ExpertsFamily {
+        normalise: false,
+        normalise_key_needs_sigmoid: false,
+        shared: SharedWidth::None,
+    }),
+    ..llama::FAMILY
+};

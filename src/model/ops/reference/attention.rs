@@ -1,0 +1,143 @@
+//! Rotation, the cache and attention by their definitions.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use ponder_kernels::{AttentionParams, RopeKind};
+
+use super::super::{KvShape, RopeParams};
+use super::{Sequence, dot};
+use crate::model::causal_lm::BlockId;
+
+/// The angle a position turns each pair by.
+pub(in crate::model) struct Angles {
+    frequencies: Vec<f64>,
+}
+
+impl Angles {
+    pub(super) fn new(params: &RopeParams<'_>) -> Self {
+        let frequency = |index: usize| {
+            let power = -2.0 * index as f64 / params.rotary_dim as f64;
+            let factor = params.freq_factors.map_or(1.0, |factors| factors[index]);
+            let divisor = f64::from(factor) * f64::from(params.linear_scale);
+            f64::from(params.theta).powf(power) / divisor
+        };
+        Self {
+            frequencies: (0..params.rotary_dim / 2).map(frequency).collect(),
+        }
+    }
+
+    pub(super) fn rotate(&self, kind: RopeKind, position: u32, head: &mut [f32]) {
+        for (pair, frequency) in self.frequencies.iter().enumerate() {
+            let (low, high) = match kind {
+                RopeKind::Norm => (2 * pair, 2 * pair + 1),
+                RopeKind::Neox => (pair, pair + self.frequencies.len()),
+            };
+            let (sin, cos) = (f64::from(position) * frequency).sin_cos();
+            let (a, b) = (f64::from(head[low]), f64::from(head[high]));
+            head[low] = (a * cos - b * sin) as f32;
+            head[high] = (a * sin + b * cos) as f32;
+        }
+    }
+}
+
+/// Keys and values by layer and slot.
+pub(in crate::model) struct Cache {
+    block_size: usize,
+    num_layers: usize,
+    pub(super) head_dim: usize,
+    entries: HashMap<(usize, u32), [Vec<f32>; 2]>,
+}
+
+impl Cache {
+    pub(super) fn new(shape: &KvShape) -> Self {
+        Self {
+            block_size: shape.block_size,
+            num_layers: shape.num_layers,
+            head_dim: shape.head_dim,
+            entries: HashMap::new(),
+        }
+    }
+
+    pub(super) fn write(&mut self, layer: usize, slot: u32, k: &[f32], v: &[f32]) {
+        let entry = [k.to_vec(), v.to_vec()];
+        self.entries.insert((layer, slot), entry);
+    }
+
+    pub(super) fn copy(&mut self, (from, to): (BlockId, BlockId)) {
+        let size = self.block_size as u32;
+        for layer in 0..self.num_layers {
+            for offset in 0..size {
+                if let Some(entry) = self.entries.get(&(layer, from * size + offset)) {
+                    let entry = entry.clone();
+                    self.entries.insert((layer, to * size + offset), entry);
+                }
+            }
+        }
+    }
+
+    /// The key and value of a token of a sequence.
+    fn token(&self, layer: usize, sequence: &Sequence, token: usize) -> &[Vec<f32>; 2] {
+        let block = sequence.block_table[token / self.block_size];
+        let slot = block * self.block_size as u32 + (token % self.block_size) as u32;
+        &self.entries[&(layer, slot)]
+    }
+}
+
+/// The tokens that a row sees, and where the last of them lies for a leaf.
+pub(super) fn visible(
+    sequence: &Sequence,
+    row: usize,
+    window: Option<usize>,
+) -> (Range<usize>, Option<usize>) {
+    let place = sequence.context_len - sequence.num_rows + row;
+    let leaf = (row + sequence.leaves.len()).checked_sub(sequence.num_rows);
+    let position = leaf.map_or(place, |leaf| sequence.leaves[leaf] as usize);
+    let start = window.map_or(0, |window| (position + 1).saturating_sub(window));
+    (start..position + 1, leaf.map(|_| place))
+}
+
+/// Softmax of the scores of the visible tokens, applied to their values.
+pub(super) fn attend(
+    params: &AttentionParams,
+    cache: &Cache,
+    layer: usize,
+    sequence: &Sequence,
+    tokens: Range<usize>,
+    own: Option<usize>,
+    q: &[f32],
+) -> Vec<f32> {
+    let dim = params.head_dim;
+    let place = |token: usize| match own {
+        Some(own) if token + 1 == tokens.end => own,
+        _ => token,
+    };
+    let entries = tokens
+        .clone()
+        .map(|token| cache.token(layer, sequence, place(token)));
+    let entries: Vec<_> = entries.collect();
+    let group = params.num_heads / params.num_kv_heads;
+    let mut out = Vec::new();
+    for (head, q) in q.chunks_exact(dim).enumerate() {
+        let of_head = head / group * dim..(head / group + 1) * dim;
+        let scores: Vec<f64> = entries
+            .iter()
+            .map(|[key, _]| {
+                let score = params.scale * dot(q, &key[of_head.clone()]);
+                let score = params
+                    .softcap
+                    .map_or(score, |cap| cap * (score / cap).tanh());
+                f64::from(score)
+            })
+            .collect();
+        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        out.extend(of_head.map(|index| {
+            let values = entries.iter().map(|[_, value]| f64::from(value[index]));
+            let weighted = values.zip(&weights).map(|(value, weight)| value * weight);
+            (weighted.sum::<f64>() / sum) as f32
+        }));
+    }
+    out
+}

@@ -1,0 +1,193 @@
+//! What operations take beside rows.
+
+use ponder_kernels::{Glu, KernelError, RopeKind};
+
+use super::Device;
+use crate::model::causal_lm::{AdapterId, ForwardBatch, ForwardError};
+
+/// Why an operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpsError {
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// What the device's driver says.
+    #[error("the device failed: {0}")]
+    Device(String),
+}
+
+impl From<OpsError> for ForwardError {
+    fn from(error: OpsError) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
+/// What a decoder asks of packed weights.
+pub trait WeightMatrix: Send {
+    /// Of one expert, where there are several.
+    fn out_features(&self) -> usize;
+
+    /// Bytes held in memory.
+    fn nbytes(&self) -> usize;
+
+    /// Whether products read the values of activations instead of their codes.
+    fn reads_floats(&self) -> bool;
+}
+
+/// A matrix with an optional bias.
+pub struct Linear<O: Device> {
+    pub weights: O::Matrix,
+    /// `[out_features]`
+    pub bias: Option<O::Vector>,
+}
+
+impl<O: Device> Linear<O> {
+    /// Without a bias.
+    pub(in crate::model) fn plain(weights: O::Matrix) -> Self {
+        Self {
+            weights,
+            bias: None,
+        }
+    }
+}
+
+/// Frequencies of a rotary embedding.
+#[derive(Debug, Clone, Copy)]
+pub struct RopeParams<'a> {
+    /// Elements of a head that rotate.
+    pub rotary_dim: usize,
+    pub num_positions: usize,
+    pub theta: f32,
+    /// `[rotary_dim / 2]`, divide the frequencies one by one.
+    pub freq_factors: Option<&'a [f32]>,
+    /// Divides positions.
+    pub linear_scale: f32,
+}
+
+/// The sizes of a KV cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvShape {
+    pub num_layers: usize,
+    pub num_blocks: usize,
+    /// Tokens of a block.
+    pub block_size: usize,
+    pub num_kv_heads: usize,
+    pub head_dim: usize,
+}
+
+/// The rows of a step that use one adapter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdapterRows {
+    pub adapter: AdapterId,
+    /// Ascending.
+    pub rows: Vec<usize>,
+    /// Those of them that are left after [`super::LayerOps::keep_rows`], counted among what is left.
+    pub kept: Vec<usize>,
+}
+
+/// Which rows of a step are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowSet {
+    All,
+    /// Those whose logits are wanted: past the last layer's attention the others do not matter.
+    Kept,
+}
+
+/// A step that was prepared.
+pub struct Step<'a, O: Device> {
+    pub batch: &'a ForwardBatch<'a>,
+    pub groups: &'a [AdapterRows],
+    /// What the implementation made of both.
+    pub inputs: &'a O::StepInputs,
+    pub rows: RowSet,
+}
+
+impl<O: Device> Clone for Step<'_, O> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<O: Device> Copy for Step<'_, O> {}
+
+impl<'a, O: Device> Step<'a, O> {
+    /// Rows that are there.
+    pub fn num_rows(&self) -> usize {
+        match self.rows {
+            RowSet::All => self.batch.token_ids.len(),
+            RowSet::Kept => self.batch.logits_rows.len(),
+        }
+    }
+
+    /// The rows of a group that are there.
+    pub fn group_rows(&self, group: usize) -> &'a [usize] {
+        let group = &self.groups[group];
+        match self.rows {
+            RowSet::All => &group.rows,
+            RowSet::Kept => &group.kept,
+        }
+    }
+}
+
+/// How queries and keys become what attention reads.
+pub struct Rotation<'a, O: Device> {
+    pub table: &'a O::RopeTable,
+    pub kind: RopeKind,
+    /// `[head_dim]`: RMS norm of each head of Q, of K, before the rotation.
+    pub q_norm: Option<&'a O::Vector>,
+    pub k_norm: Option<&'a O::Vector>,
+    pub eps: f32,
+}
+
+/// How a sub-layer's result joins the residual stream.
+pub struct Residual<'a, O: Device> {
+    /// RMS norm of the result.
+    pub post_norm: Option<&'a O::Vector>,
+    pub eps: f32,
+    /// Multiplies a result that is not normed.
+    pub scale: f32,
+}
+
+/// The two factors of what an adapter adds to a product.
+pub struct LowRankFactors<O: Device> {
+    /// `[rank, in_features]`
+    pub down: O::Matrix,
+    /// `[out_features, rank]`, scaled.
+    pub up: O::Matrix,
+}
+
+/// What adapted products read.
+pub enum AdaptedInput<'a, O: Device> {
+    /// The rows as they are.
+    Plain(&'a O::Rows),
+    /// Their RMS norm.
+    Normed {
+        rows: &'a O::Rows,
+        weight: &'a O::Vector,
+        eps: f32,
+    },
+}
+
+/// The experts of a layer.
+pub struct ExpertWeights<'a, O: Device> {
+    pub gate: &'a O::Experts,
+    pub up: &'a O::Experts,
+    pub down: &'a O::Experts,
+    pub glu: Glu,
+}
+
+/// What was expanded from the latent vector of keys and values, head by head.
+pub enum Expanded<'a, O: Device> {
+    /// `[num_rows, num_heads * (nope_head_dim + v_head_dim)]`, a head's key before its value.
+    Joined(&'a O::Rows),
+    /// `[num_rows, num_heads * nope_head_dim]` and `[num_rows, num_heads * v_head_dim]`
+    Split(&'a O::Rows, &'a O::Rows),
+}
+
+/// What becomes of logits after the product.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LogitsTransform {
+    /// Divides them.
+    pub divisor: f32,
+    /// Then `cap * tanh(logit / cap)`.
+    pub softcap: Option<f32>,
+}
