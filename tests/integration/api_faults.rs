@@ -211,3 +211,27 @@ fn latencies_are_counted_by_choice() {
     assert_eq!(count("inter_token_latency_seconds"), 2 * 8 * 4);
     assert_eq!(count("request_generation_tokens"), 16);
 }
+
+#[test]
+fn legal_numbers_make_answers() {
+    let offline = Offline::start();
+    for more in [
+        json!({"temperature": 1e-39}),
+        json!({"repetition_penalty": 1e-39}),
+        json!({"temperature": 1e-39, "repetition_penalty": 1e-39, "presence_penalty": -2}),
+        json!({"repetition_penalty": 100, "frequency_penalty": 2, "temperature": 1e-300}),
+        json!({"min_p": 1, "top_p": 1e-30, "top_k": 1}),
+        json!({"logit_bias": {"65": 100, "66": -100}, "temperature": 1e-39}),
+    ] {
+        let answer = offline.ask(CHAT, chat(more));
+        assert_ne!(answer["usage"]["completion_tokens"], 0, "{answer}");
+    }
+    // The least that a float of the engine can say is above 0; what is below is 0.
+    for (name, value) in [
+        ("repetition_penalty", json!(1e-60)),
+        ("top_p", json!(1e-60)),
+    ] {
+        let (status, error) = offline.post(CHAT, chat(json!({name: value})));
+        assert_eq!((status, &error["error"]["param"]), (400, &json!(name)));
+    }
+}
