@@ -1,5 +1,5 @@
-//! Faults that the API had, over the fake model: effects whose reply is lost, deadlines that did not
-//! reach a wait, numbers that are too large, nodes named twice.
+//! Faults that the API had, over the fake model: effects whose reply is lost, deadlines that did
+//! not reach a wait, numbers that are too large or too small, nodes named twice.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};

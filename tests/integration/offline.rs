@@ -24,7 +24,8 @@ use tokio::sync::Semaphore;
 use crate::server::{Server, start_served};
 
 pub const EOS: &str = "<|im_end|>";
-const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n\
+const TEMPLATE: &str = "{% for m in messages %}\
+    <|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n\
     {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 /// Tokens beside those of single bytes. A judge needs words.
 const MORE_TOKENS: [&str; 4] = ["<|im_start|>", EOS, "yes", "no"];
