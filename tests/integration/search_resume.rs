@@ -32,7 +32,10 @@ fn chain(token_ids: &[u32]) -> Recording {
         score: Some(0.5),
         branch_path: match id {
             0 => Vec::new(),
-            _ => vec![if id % 2 == 0 { steps } else { 0 }, (NUM_NODES - id) as u32],
+            _ => vec![
+                if id.is_multiple_of(2) { steps } else { 0 },
+                (NUM_NODES - id) as u32,
+            ],
         },
         duplicate_paths: Vec::new(),
     };
