@@ -8,6 +8,7 @@ mod attention_backward;
 mod backward;
 mod config;
 mod feed_forward_backward;
+mod foreign;
 mod loss;
 mod optimiser;
 mod parallel;

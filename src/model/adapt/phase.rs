@@ -25,7 +25,7 @@ pub struct AdaptationPhase {
     config: Arc<AdaptationConfig>,
     /// What the sequence was computed under before.
     start: Steering,
-    current: Steering,
+    pub(super) current: Steering,
     /// The lowest loss yet, and what gave it.
     best: Option<(f32, Steering)>,
     losses: Vec<f32>,
@@ -82,23 +82,13 @@ impl AdaptationPhase {
         self.is_done
     }
 
-    /// A step of a model that has its own way to a loss and to what is tried next.
-    #[doc(hidden)]
-    pub fn step_with(&mut self, loss: f32, next: impl FnOnce(&Steering) -> Steering) {
-        if self.judge(loss) {
-            self.settle();
-        } else {
-            self.current = next(&self.current);
-        }
-    }
-
     /// What was found, and how.
     pub fn finish(self) -> (Steering, AdaptationReport) {
         (self.current, self.report)
     }
 
     /// Remembers a loss and its steering; true when the phase has had its last step or failed.
-    fn judge(&mut self, loss: f32) -> bool {
+    pub(super) fn judge(&mut self, loss: f32) -> bool {
         self.losses.push(loss);
         if !loss.is_finite() {
             return true;
@@ -110,7 +100,7 @@ impl AdaptationPhase {
     }
 
     /// Goes back to the best steering; true when that is another than the last one judged.
-    fn settle(&mut self) -> bool {
+    pub(super) fn settle(&mut self) -> bool {
         self.is_done = true;
         let start = self.start.clone();
         let best = self.best.take().map_or(start, |(_, steering)| steering);
