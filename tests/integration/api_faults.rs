@@ -235,3 +235,26 @@ fn legal_numbers_make_answers() {
         assert_eq!((status, &error["error"]["param"]), (400, &json!(name)));
     }
 }
+
+/// An engine that stands still answers nobody: whoever balances loads is told.
+#[test]
+fn health_tells_of_an_engine_that_stands_still() {
+    let offline = Offline::start();
+    let metric = |value: &str| {
+        let metrics = offline.server.get("/metrics").1;
+        let mut lines = metrics.lines();
+        lines.any(|line| line.starts_with("ponder_engine_stalled{") && line.ends_with(value))
+    };
+    assert_eq!(offline.server.get("/health").0, 200);
+    assert!(metric(" 0"));
+    offline.backend.is_stalled.store(true, Ordering::Release);
+    let (status, body) = offline.server.get("/health");
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(status, 503);
+    assert_eq!(body["status"], "stalled");
+    assert_eq!(body["seconds_without_progress"], 60);
+    assert_eq!(body["num_requests_waiting"], 0);
+    assert!(metric(" 1"));
+    offline.backend.is_stalled.store(false, Ordering::Release);
+    assert_eq!(offline.server.get("/health").0, 200);
+}

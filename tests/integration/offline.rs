@@ -113,6 +113,8 @@ pub struct MoodyBackend {
     inner: EngineHandle,
     /// Refuses what only reads the model, as if the queue were full: judges wait then.
     pub refuses_pooling: AtomicBool,
+    /// Says that nothing has moved for a minute.
+    pub is_stalled: AtomicBool,
     loader: Arc<Loader>,
 }
 
@@ -149,6 +151,7 @@ impl MoodyBackend {
         Arc::new(Self {
             inner: EngineHandle::start(model, config).unwrap(),
             refuses_pooling: AtomicBool::new(false),
+            is_stalled: AtomicBool::new(false),
             loader: Arc::new(Loader {
                 num_loading: AtomicUsize::new(0),
                 permits: Semaphore::new(0),
@@ -195,6 +198,11 @@ impl Backend for MoodyBackend {
 
     fn is_healthy(&self) -> bool {
         self.inner.is_healthy()
+    }
+
+    fn stalled_for(&self) -> Option<Duration> {
+        let is_stalled = self.is_stalled.load(Ordering::Acquire);
+        is_stalled.then_some(Duration::from_secs(60))
     }
 
     fn submit(&self, request: GenerateRequest) -> Result<RequestStream, EngineError> {
