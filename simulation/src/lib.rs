@@ -3,6 +3,7 @@
 //! that its request gets alone.
 
 mod answer;
+mod arrivals;
 mod client;
 mod constraint;
 mod plan;

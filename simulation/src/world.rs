@@ -1,16 +1,16 @@
 //! One run: an engine, its clients, and time that passes when the run says so.
 
+mod acts;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use ponder::engine::stepped::SteppedEngine;
-use ponder::engine::{
-    AdapterId, Backend, EngineError, EngineStats, ForkParams, GroupId, TokenBudget, TokenId,
-};
-use ponder::model::LoraAdapter;
+use ponder::engine::{AdapterId, Backend, EngineError, EngineStats, GroupId, TokenBudget, TokenId};
 
+use crate::arrivals::{Arrivals, Interrupted};
 use crate::client::{Client, Fork};
 use crate::plan::Plan;
 use crate::random::Random;
@@ -33,6 +33,13 @@ pub struct Report {
     pub num_searches: usize,
 }
 
+/// Whoever made a call, and what it asked.
+enum Calling {
+    Request(Box<Plan>),
+    Fork(Box<Fork>, usize),
+    Abort,
+}
+
 /// A search that runs, until it ends or is left.
 struct Searching {
     ask: Ask,
@@ -44,6 +51,9 @@ pub struct World {
     random: Random,
     setup: Setup,
     engine: SteppedEngine,
+    arrivals: Arrivals,
+    /// Clients whose call is made while the next step runs.
+    calling: Vec<Calling>,
     clients: Vec<Client>,
     searches: Vec<Searching>,
     /// Texts that prompts begin with.
@@ -61,12 +71,18 @@ impl World {
     pub fn new(seed: u64) -> Result<Self, String> {
         let mut random = Random::new(seed);
         let setup = Setup::random(&mut random);
+        let arrivals = Arrivals::default();
+        let executor = Interrupted {
+            inner: setup.executor(),
+            arrivals: arrivals.clone(),
+        };
         let engine = SteppedEngine::new(
-            setup.executor(),
+            Box::new(executor),
             setup.draft_executor(),
             setup.config.clone(),
         );
         let engine = engine.map_err(|error| error.to_string())?;
+        arrivals.open(engine.handle().clone());
         let mut base = |_| -> Vec<TokenId> {
             let few = random.between(2, VOCAB_SIZE);
             let len = random.between(1, setup.config.max_model_len);
@@ -80,6 +96,8 @@ impl World {
             random,
             setup,
             engine,
+            arrivals,
+            calling: Vec::new(),
             clients: Vec::new(),
             searches: Vec::new(),
             bases,
@@ -150,6 +168,11 @@ impl World {
     async fn step(&mut self) -> Result<(), String> {
         let elapsed = Duration::from_millis(self.random.below(MOST_ELAPSED_MS) as u64);
         self.engine.turn(elapsed)?;
+        for (number, answer) in self.arrivals.settle() {
+            let calling = std::mem::replace(&mut self.calling[number], Calling::Abort);
+            self.answered(calling, answer);
+        }
+        self.calling.clear();
         tokio::time::advance(elapsed).await;
         for search in &mut self.searches {
             let outcome = search
@@ -198,167 +221,6 @@ impl World {
         if let Some(output) = output.get(..num_output) {
             let plan = plan.forked(fork.index, output, n, fork.params.clone());
             self.clients[index].plan = Some(plan);
-        }
-    }
-
-    fn act(&mut self) -> Result<(), String> {
-        match self.random.below(24) {
-            20..23 => return self.search(),
-            23 => self.leave_search(),
-            0..11 => self.submit(),
-            11 | 12 => self.fork(),
-            13 => self.hang_up(),
-            14 => self.abort(),
-            15 | 16 => self.load_adapter(),
-            17 => self.unload_adapter(),
-            18 => drop(self.loading.pop()),
-            _ => {
-                for _ in 0..self.random.between(2, 6) {
-                    self.submit();
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn search(&mut self) -> Result<(), String> {
-        let ask = Ask::random(&mut self.random, &self.setup, &self.bases)?;
-        let running = ask.start(self.engine.handle())?;
-        self.report.num_searches += 1;
-        self.searches.push(Searching {
-            ask,
-            running: Some(running),
-            outcome: None,
-        });
-        Ok(())
-    }
-
-    /// Dropping a search's future ends all that it asked of the engine.
-    fn leave_search(&mut self) {
-        if !self.searches.is_empty() {
-            let at = self.random.below(self.searches.len());
-            self.searches[at].running = None;
-        }
-    }
-
-    fn submit(&mut self) {
-        let random = &mut self.random;
-        let adapter = match self.adapters.is_empty() || random.one_in(2) {
-            true => None,
-            false => Some(*random.choose(&self.adapters)),
-        };
-        let plan = Plan::random(random, &self.setup, &self.bases, adapter);
-        let mut request = plan.request.clone();
-        if random.one_in(4) {
-            request.group = Some(*random.choose(&self.groups));
-        }
-        if random.one_in(6) && request.pooling.is_none() {
-            request.budget = Some(Arc::clone(random.choose(&self.budgets)));
-        }
-        if random.one_in(6) {
-            let left = Duration::from_millis(random.below(400) as u64);
-            request.deadline = self.engine.clock().now().checked_add(left);
-        }
-        match self.engine.handle().submit(request) {
-            Ok(stream) => {
-                self.report.num_requests += 1;
-                self.clients.push(Client::new(plan, stream));
-            }
-            Err(_) => self.report.num_refused += 1,
-        }
-    }
-
-    /// A client that still reads, and one of its choices that has tokens and goes on.
-    fn some_running(&mut self) -> Option<(usize, usize)> {
-        let running: Vec<(usize, usize)> = (self.clients.iter().enumerate())
-            .filter(|(_, client)| !client.is_over())
-            .flat_map(|(at, client)| {
-                let choices = client.answer.choices.iter().enumerate();
-                let going = choices.filter(|(_, c)| c.reason.is_none() && !c.tokens.is_empty());
-                going.map(move |(index, _)| (at, index))
-            })
-            .collect();
-        (!running.is_empty()).then(|| *self.random.choose(&running))
-    }
-
-    fn fork(&mut self) {
-        let Some((parent, index)) = self.some_running() else {
-            return;
-        };
-        let is_adapted = |plan: &Plan| plan.request.adaptation.is_some();
-        let plan = self.clients[parent].plan.as_ref();
-        if plan.is_none_or(is_adapted) {
-            return;
-        }
-        let Some(stream) = &self.clients[parent].stream else {
-            return;
-        };
-        let source = stream.id();
-        let template = Plan::random(&mut self.random, &self.setup, &self.bases, None);
-        let mut params = template.request.params;
-        // A fork's prompt is computed already.
-        params.prompt_logprobs = None;
-        params.max_tokens = params.max_tokens.max(1);
-        let n = self
-            .random
-            .between(1, self.setup.config.max_num_seqs.min(3));
-        let fork = ForkParams {
-            n,
-            params: params.clone(),
-            deadline: None,
-        };
-        if let Ok(stream) = self.engine.handle().fork(source, index, fork) {
-            self.report.num_forks += 1;
-            let fork = Fork {
-                parent,
-                index,
-                params,
-            };
-            self.clients.push(Client::forked(fork, stream, n));
-        }
-    }
-
-    fn hang_up(&mut self) {
-        if !self.clients.is_empty() {
-            let at = self.random.below(self.clients.len());
-            self.clients[at].stream = None;
-        }
-    }
-
-    fn abort(&mut self) {
-        let is_all = self.random.one_in(3);
-        if let Some((at, index)) = self.some_running()
-            && let Some(stream) = &self.clients[at].stream
-        {
-            let handle = self.engine.handle();
-            match is_all {
-                true => handle.abort(stream.id()),
-                false => handle.abort_choice(stream.id(), index),
-            }
-        }
-    }
-
-    fn load_adapter(&mut self) {
-        let handle = self.engine.handle().clone();
-        let mut loading: Loading = Box::pin(async move {
-            let adapter = LoraAdapter { layers: Vec::new() };
-            handle.load_adapter(adapter).await
-        });
-        // The first poll sends the command.
-        if (&mut loading).now_or_never().is_none() {
-            self.loading.push(loading);
-        }
-    }
-
-    fn unload_adapter(&mut self) {
-        if !self.adapters.is_empty() {
-            let at = self.random.below(self.adapters.len());
-            let id = self.adapters.swap_remove(at);
-            self.engine.handle().unload_adapter(id);
-            for client in &mut self.clients {
-                let adapter = client.plan.as_ref().and_then(|plan| plan.request.adapter);
-                client.may_lack_adapter |= adapter == Some(id);
-            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! A few seconds of the simulation. `cargo run --release -p ponder-simulation -- --seconds 600` looks further.
 
-const RUNS: u64 = 150;
+const RUNS: u64 = 300;
 
 #[test]
 fn random_engines_serve_random_clients() {

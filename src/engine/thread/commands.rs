@@ -237,6 +237,9 @@ impl EngineCore {
             child.budget = None;
             child.draft.clear();
             child.draft.counts = DraftCounts::default();
+            // A draft model may have followed the step that runs, whose tokens are not the child's.
+            let draft = &mut child.draft;
+            draft.num_computed_tokens = draft.num_computed_tokens.min(child.num_computed_tokens);
             match child.is_adapting() {
                 // Its parent's blocks change until the phase is over.
                 true => self.scheduler.add(child.without_kv()),
