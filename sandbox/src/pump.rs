@@ -3,22 +3,63 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::ioctl_fionbio;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
+use super::Cancel;
+
 const CHUNK_BYTES: usize = 64 << 10;
-/// How often the time that is left is asked for, which may end at any moment.
-const CHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// How often a caller is asked that cannot tell by itself.
+const ASK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// When a run ends at the latest.
+#[derive(Clone, Copy)]
+pub(super) struct Until<'a> {
+    pub deadline: Instant,
+    pub cancel: &'a Cancel,
+    /// Asked now and then, for callers that cannot cancel.
+    pub is_wanted: Option<&'a dyn Fn() -> bool>,
+}
+
+impl Until<'_> {
+    /// How long to wait now, or why to wait no more.
+    fn left(&self) -> Result<Duration, Ending> {
+        if self.cancel.is_cancelled() || self.is_wanted.is_some_and(|is_wanted| !is_wanted()) {
+            return Err(Ending::Cancelled);
+        }
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        match (left.is_zero(), self.is_wanted) {
+            (true, _) => Err(Ending::TimedOut),
+            (false, Some(_)) => Ok(left.min(ASK_INTERVAL)),
+            (false, None) => Ok(left),
+        }
+    }
+}
+
+/// How a child came to its end.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ending {
+    Exited(ExitStatus),
+    TimedOut,
+    Cancelled,
+}
 
 /// What came out of a child.
 pub(super) struct Ended {
-    /// `None`: no time was left.
-    pub status: Option<ExitStatus>,
-    pub stdout: Vec<u8>,
-    pub stderr: Vec<u8>,
+    pub ending: Ending,
+    pub stdout: Output,
+    pub stderr: Output,
+}
+
+/// The beginning of what came out of a pipe.
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    pub bytes: Vec<u8>,
+    /// There was more than was asked for.
+    pub is_cut: bool,
 }
 
 /// A child that is dead and reaped once this is dropped.
@@ -42,44 +83,46 @@ impl Drop for Process {
     }
 }
 
-/// Feeds `input` to the child and keeps `limit` bytes of each of its outputs until it ends or no time is `left`;
-/// then it is dead and reaped, also on an error. Its three streams must be pipes.
+/// Feeds `input` to the child and keeps `limit` bytes of each of its outputs until it ends or must; then it is
+/// dead and reaped, also on an error. Its three streams must be pipes. One that carries more than the limit is
+/// closed: who writes on gets `EPIPE`, and costs nobody here anything.
 pub(super) fn pump(
     mut child: Child,
     input: &[u8],
     limit: usize,
-    left: &dyn Fn() -> Duration,
+    until: Until<'_>,
 ) -> io::Result<Ended> {
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let mut process = Process(child);
     let mut streams = Streams {
         exit: pidfd_open(Pid::from_child(&process.0), PidfdFlags::empty())?,
+        cancel: until.cancel,
         stdin: Feed::new(stdin, input)?,
         stdout: Drain::new(stdout, limit)?,
         stderr: Drain::new(stderr, limit)?,
     };
     let mut chunk = vec![0; CHUNK_BYTES];
-    let mut has_ended = false;
-    while !has_ended {
-        let left = left();
-        if left.is_zero() {
-            break;
+    let early = loop {
+        match until.left() {
+            Err(early) => break Some(early),
+            Ok(left) if streams.serve(left, &mut chunk)? => break None,
+            Ok(_) => {}
         }
-        has_ended = streams.serve(left.min(CHECK_INTERVAL), &mut chunk)?;
-    }
+    };
     let status = process.stop()?;
     // What the dead child wrote is in the pipes; nobody else can write to them.
     streams.stdout.drain(&mut chunk)?;
     streams.stderr.drain(&mut chunk)?;
     Ok(Ended {
-        status: has_ended.then_some(status),
-        stdout: streams.stdout.kept,
-        stderr: streams.stderr.kept,
+        ending: early.unwrap_or(Ending::Exited(status)),
+        stdout: streams.stdout.output,
+        stderr: streams.stderr.output,
     })
 }
 
 struct Streams<'a> {
     exit: OwnedFd,
+    cancel: &'a Cancel,
     stdin: Feed<'a>,
     stdout: Drain<ChildStdout>,
     stderr: Drain<ChildStderr>,
@@ -104,6 +147,7 @@ impl Streams<'_> {
     fn wait(&self, left: Duration) -> io::Result<(bool, bool, bool, bool)> {
         let streams = [
             Some((self.exit.as_fd(), PollFlags::IN)),
+            Some((self.cancel.as_fd(), PollFlags::IN)),
             (self.stdin.pipe.as_ref()).map(|pipe| (pipe.as_fd(), PollFlags::OUT)),
             (self.stdout.pipe.as_ref()).map(|pipe| (pipe.as_fd(), PollFlags::IN)),
             (self.stderr.pipe.as_ref()).map(|pipe| (pipe.as_fd(), PollFlags::IN)),
@@ -124,13 +168,11 @@ impl Streams<'_> {
             let fd = stream.as_ref().and_then(|_| polled.next());
             fd.is_some_and(|fd| !fd.revents().is_empty())
         };
-        let [exited, stdin, stdout, stderr] = &streams;
-        Ok((
-            is_ready(exited),
-            is_ready(stdin),
-            is_ready(stdout),
-            is_ready(stderr),
-        ))
+        let [exited, cancelled, stdin, stdout, stderr] = &streams;
+        let exited = is_ready(exited);
+        // Who cancelled is found out where the time that is left is asked for.
+        is_ready(cancelled);
+        Ok((exited, is_ready(stdin), is_ready(stdout), is_ready(stderr)))
     }
 }
 
@@ -166,10 +208,10 @@ impl<'a> Feed<'a> {
     }
 }
 
-/// Reads all, keeps the beginning.
+/// Reads up to its limit; then the pipe is closed.
 struct Drain<P> {
     pipe: Option<P>,
-    kept: Vec<u8>,
+    output: Output,
     limit: usize,
 }
 
@@ -179,7 +221,7 @@ impl<P: Read + AsFd> Drain<P> {
             .map_or(Ok(()), |pipe| ioctl_fionbio(pipe, true))?;
         Ok(Self {
             pipe,
-            kept: Vec::new(),
+            output: Output::default(),
             limit,
         })
     }
@@ -192,8 +234,12 @@ impl<P: Read + AsFd> Drain<P> {
         match pipe.read(chunk) {
             Ok(0) => self.pipe = None,
             Ok(count) => {
-                let room = self.limit - self.kept.len();
-                self.kept.extend_from_slice(&chunk[..count.min(room)]);
+                let room = self.limit - self.output.bytes.len();
+                (self.output.bytes).extend_from_slice(&chunk[..count.min(room)]);
+                if count > room {
+                    self.output.is_cut = true;
+                    self.pipe = None;
+                }
                 return Ok(true);
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(true),

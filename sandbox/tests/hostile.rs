@@ -6,7 +6,7 @@ mod common;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{holds, run, sandbox_with};
+use common::{holds, limits, run, sandbox_with};
 use ponder_sandbox::{Limits, Status, protections};
 
 #[test]
@@ -68,11 +68,11 @@ fn nothing_is_left() {
         "import os; print(os.getpid(), os.getcwd(), flush=True)",
         "import os; print(os.getpid(), os.getcwd(), flush=True)\nwhile True: pass",
     ] {
-        let limits = Limits {
+        let limited = Limits {
             wall: Duration::from_millis(700),
-            ..Limits::default()
+            ..limits()
         };
-        let outcome = sandbox_with(limits).run(program).unwrap();
+        let outcome = sandbox_with(limited).run(program).unwrap();
         let (pid, folder) = outcome.stdout.trim().split_once(' ').expect("two words");
         assert!(!Path::new("/proc").join(pid).exists(), "a zombie");
         assert!(

@@ -6,7 +6,7 @@ mod common;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use common::{holds, run, sandbox, sandbox_with};
+use common::{holds, limits, run, sandbox, sandbox_with};
 use ponder_sandbox::{Limits, RunError, Sandbox, Status};
 
 #[test]
@@ -107,7 +107,7 @@ fn many_at_once() {
 fn an_infinite_loop_runs_out_of_cpu_time() {
     let outcome = sandbox_with(Limits {
         cpu_seconds: 1,
-        ..Limits::default()
+        ..limits()
     })
     .run("while True: pass")
     .unwrap();
@@ -117,7 +117,6 @@ fn an_infinite_loop_runs_out_of_cpu_time() {
             signal: libc::SIGXCPU
         }
     );
-    assert!(outcome.wall < Duration::from_secs(5));
 }
 
 #[test]
@@ -125,7 +124,7 @@ fn handling_sigxcpu_gains_a_second() {
     let program = "import signal\nsignal.signal(signal.SIGXCPU, lambda *_: None)\nwhile True: pass";
     let outcome = sandbox_with(Limits {
         cpu_seconds: 1,
-        ..Limits::default()
+        ..limits()
     })
     .run(program)
     .unwrap();
@@ -135,16 +134,15 @@ fn handling_sigxcpu_gains_a_second() {
             signal: libc::SIGKILL
         }
     );
-    assert!(outcome.wall < Duration::from_secs(8));
 }
 
 #[test]
 fn sleeping_runs_out_of_wall_time() {
-    let limits = Limits {
+    let limited = Limits {
         wall: Duration::from_millis(700),
-        ..Limits::default()
+        ..limits()
     };
-    let sandbox = sandbox_with(limits);
+    let sandbox = sandbox_with(limited);
     for program in [
         "print('here', flush=True)\nimport time; time.sleep(60)",
         // No signal that can be blocked or handled is used.
@@ -192,26 +190,29 @@ fn memory_is_bounded() {
 
 #[test]
 fn output_is_cut() {
+    let cut = 64 << 10;
+    let whole = run("import sys\nsys.stdout.write('x' * 65536)\nsys.stderr.write('done')");
+    assert_eq!((whole.status, whole.stdout.len()), (Status::Passed, cut));
+    assert_eq!(whole.stderr, "done");
+    // Who writes on is told; the other stream stays open.
     let outcome = run(
-        "import sys\nfor _ in range(300): sys.stdout.write('x' * 100_000)\nsys.stderr.write('done')",
+        "import sys\ntry:\n    for _ in range(300): print('x' * 100_000, flush=True)\n\
+         except BrokenPipeError: sys.stderr.write('told'); sys.stderr.flush()\nimport os; os._exit(0)",
     );
     assert_eq!(
         (outcome.status, outcome.stdout.len()),
-        (Status::Passed, 64 << 10)
+        (Status::Passed, cut)
     );
-    assert_eq!(outcome.stderr, "done");
-    let limits = Limits {
-        wall: Duration::from_secs(1),
+    assert_eq!(outcome.stderr, "told");
+    let limited = Limits {
         output_bytes: 10,
-        ..Limits::default()
+        ..limits()
     };
-    let endless = sandbox_with(limits)
+    let endless = sandbox_with(limited)
         .run("import os\nwhile True: os.write(2, b'x' * 65536)")
         .unwrap();
-    assert_eq!(
-        (endless.status, endless.stderr.len()),
-        (Status::TimedOut, 10)
-    );
+    let ended = Status::Failed { exit_code: 120 };
+    assert_eq!((endless.status, endless.stderr.len()), (ended, 10));
 }
 
 #[test]
@@ -255,7 +256,7 @@ fn a_sandbox_that_cannot_work_is_refused() {
     assert!(matches!(not_exe, Err(RunError::Spawn(_))), "{not_exe:?}");
     let tight = Limits {
         memory_bytes: 4 << 20,
-        ..Limits::default()
+        ..limits()
     };
     let no_memory = Sandbox::new(exe, None, tight);
     assert!(

@@ -4,12 +4,15 @@
 mod common;
 
 use common::sandbox;
-use ponder_sandbox::TestReport;
+use ponder_sandbox::{Cancel, TestReport};
 
 #[track_caller]
 fn run_tests(code: &str, tests: &[&str]) -> TestReport {
     let tests: Vec<String> = tests.iter().map(|test| (*test).to_owned()).collect();
-    sandbox().run_tests(code, &tests).expect("a report")
+    let cancel = Cancel::new().expect("a handle");
+    sandbox()
+        .run_tests(code, &tests, &cancel)
+        .expect("a report")
 }
 
 #[test]

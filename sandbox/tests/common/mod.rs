@@ -2,8 +2,19 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ponder_sandbox::{Limits, RunOutcome, Sandbox, Status};
+
+/// Those of the tests: a machine that builds beside them may have no idle core.
+pub fn limits() -> Limits {
+    Limits {
+        wall: Duration::from_secs(60),
+        cpu_seconds: 2,
+        nice: 0,
+        ..Limits::default()
+    }
+}
 
 pub fn sandbox_with(limits: Limits) -> Sandbox {
     let exe = PathBuf::from(env!("CARGO_BIN_EXE_ponder-sandbox"));
@@ -11,10 +22,7 @@ pub fn sandbox_with(limits: Limits) -> Sandbox {
 }
 
 pub fn sandbox() -> Sandbox {
-    sandbox_with(Limits {
-        cpu_seconds: 2,
-        ..Limits::default()
-    })
+    sandbox_with(limits())
 }
 
 pub fn run(program: &str) -> RunOutcome {

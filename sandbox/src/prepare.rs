@@ -1,0 +1,65 @@
+//! What a child does to itself before it takes any limit: it leaves its parent's process group,
+//! files and priority.
+
+use std::{fs, io};
+
+use rustix::process::{
+    Signal, getppid, set_parent_process_death_signal, setpgid, setpriority_process,
+};
+
+/// Leaves what was inherited, and steps behind others in the queue for the processor by `nice`.
+pub(super) fn leave_parent(nice: i32) -> Result<(), String> {
+    close_inherited_files().map_err(|error| format!("inherited files: {error}"))?;
+    // A process group of its own, which the parent kills and no terminal's keys reach. Not a session:
+    // kernels that give each session the same share (autogroup) would ignore the priority in it.
+    setpgid(None, None).map_err(|error| format!("setpgid: {error}"))?;
+    setpriority_process(None, nice).map_err(|error| format!("priority: {error}"))?;
+    Ok(())
+}
+
+/// Dies when the thread that started it does. To be called after the last change of user, which would undo it.
+pub(super) fn die_with_parent(parent: u32) -> Result<(), String> {
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|error| format!("death signal: {error}"))?;
+    // It may have died before the line above.
+    if getppid().map(|pid| pid.as_raw_nonzero().get()) != i32::try_from(parent).ok() {
+        return Err("the parent is gone".to_owned());
+    }
+    Ok(())
+}
+
+/// Closes what the server (or who started it) left open without close-on-exec: a log, a database, a socket.
+fn close_inherited_files() -> io::Result<()> {
+    let entries = fs::read_dir("/proc/self/fd")?.collect::<io::Result<Vec<_>>>()?;
+    let numbers = entries
+        .iter()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    for fd in numbers.filter(|fd: &i32| *fd > 2) {
+        // The one that listed the folder is closed by now; others with the flag have owners here.
+        let Ok(info) = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")) else {
+            continue;
+        };
+        if !closes_on_exec(&info) {
+            nix::unistd::close(fd)?;
+        }
+    }
+    Ok(())
+}
+
+fn closes_on_exec(fdinfo: &str) -> bool {
+    let flags = fdinfo.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = flags.and_then(|octal| i32::from_str_radix(octal.trim(), 8).ok());
+    flags.is_some_and(|flags| flags & libc::O_CLOEXEC != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_close_on_exec_flag_is_read() {
+        assert!(closes_on_exec("pos:\t0\nflags:\t02100000\nmnt_id:\t1\n"));
+        assert!(!closes_on_exec("pos:\t0\nflags:\t0100000\n"));
+        assert!(!closes_on_exec(""));
+    }
+}
