@@ -9,3 +9,4 @@ pub mod search;
 pub mod text;
 pub mod trace;
 pub mod train;
+pub mod work;

@@ -7,8 +7,11 @@ use axum::http::StatusCode;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::causes::Causes;
+use super::deadline::Deadline;
 use super::error::ApiError;
 use super::state::AppState;
+use super::tenant::Tenant;
 
 /// A request body, whatever its content type says.
 pub struct Body<T>(pub T);
@@ -28,22 +31,48 @@ fn explain(error: serde_path_to_error::Error<serde_json::Error>) -> ApiError {
     }
 }
 
-impl<T: DeserializeOwned> FromRequest<AppState> for Body<T> {
+/// A request body with its length: what it causes depends on that.
+pub struct SizedBody<T>(pub T, pub usize);
+
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(explain)?;
+    deserializer
+        .end()
+        .map_err(|error| ApiError::bad_body(format!("the body is not valid JSON: {error}")))?;
+    Ok(value)
+}
+
+impl<T: DeserializeOwned + Send + 'static> FromRequest<AppState> for SizedBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let limit = state.config().max_body_bytes;
+        let deadline = Deadline::of(request.headers(), state.config().request_timeout)?;
+        let tenant = request.extensions().get::<Tenant>();
+        let tenant = tenant.copied().unwrap_or(Tenant(0));
         let bytes = Bytes::from_request(request, state).await.map_err(
             |error: BytesRejection| match error.status() {
                 StatusCode::PAYLOAD_TOO_LARGE => ApiError::body_too_large(limit),
                 _ => ApiError::bad_body(error.body_text()),
             },
         )?;
-        let mut deserializer = serde_json::Deserializer::from_slice(&bytes);
-        let value = serde_path_to_error::deserialize(&mut deserializer).map_err(explain)?;
-        deserializer
-            .end()
-            .map_err(|error| ApiError::bad_body(format!("the body is not valid JSON: {error}")))?;
+        let num_bytes = bytes.len();
+        let work = Causes {
+            tenant,
+            deadline,
+            num_bytes,
+        };
+        let value = work.run(state, "reading the body", move |_| read(&bytes));
+        Ok(Self(value.await?, num_bytes))
+    }
+}
+
+impl<T: DeserializeOwned + Send + 'static> FromRequest<AppState> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        let SizedBody(value, _) = SizedBody::from_request(request, state).await?;
         Ok(Self(value))
     }
 }

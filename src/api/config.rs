@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::work;
+
 /// Longest request body.
 pub const DEFAULT_MAX_BODY_BYTES: usize = 16 << 20;
 /// A request may not take longer, whatever its header says.
@@ -13,6 +15,13 @@ pub const MAX_LOGPROBS: usize = 20;
 pub const MAX_STOP_STRINGS: usize = 16;
 pub const MAX_STOP_STRING_BYTES: usize = 1024;
 pub const MAX_LOGIT_BIAS: usize = 1024;
+pub const MAX_STOP_TOKEN_IDS: usize = 1024;
+/// Ids that `/tokenize` answers with and `/detokenize` takes.
+pub const MAX_TOKENIZED: usize = 1 << 20;
+/// Processor time of one piece of work of a request.
+pub const DEFAULT_MAX_WORK_TIME: Duration = Duration::from_secs(1);
+/// What all branch sessions may hold.
+pub const DEFAULT_MAX_BRANCH_BYTES: usize = 256 << 20;
 /// Prompts of one completions request.
 pub const MAX_PROMPTS: usize = 256;
 
@@ -34,6 +43,21 @@ pub struct ServerConfig {
     pub enable_lora: bool,
     /// Keys that read the traces of all keys, and nothing else.
     pub trace_keys: Vec<String>,
+    /// Threads for what requests cause besides tokens.
+    pub work_threads: usize,
+    /// Pieces of such work that may wait.
+    pub max_queued_work: usize,
+    /// Processor time of one piece.
+    pub max_work_time: Duration,
+    /// Bytes of all branch sessions together.
+    pub max_branch_bytes: usize,
+}
+
+impl ServerConfig {
+    /// Whether several keys share the server, so that none may take all of it.
+    pub fn is_shared(&self) -> bool {
+        self.api_keys.len() > 1
+    }
 }
 
 impl Default for ServerConfig {
@@ -49,6 +73,10 @@ impl Default for ServerConfig {
             trace_all: false,
             enable_lora: false,
             trace_keys: Vec::new(),
+            work_threads: work::default_threads(),
+            max_queued_work: work::DEFAULT_MAX_QUEUED,
+            max_work_time: DEFAULT_MAX_WORK_TIME,
+            max_branch_bytes: DEFAULT_MAX_BRANCH_BYTES,
         }
     }
 }

@@ -31,7 +31,7 @@ impl Deadline {
         )
     }
 
-    fn of(headers: &HeaderMap, longest: Duration) -> Result<Self, ApiError> {
+    pub fn of(headers: &HeaderMap, longest: Duration) -> Result<Self, ApiError> {
         let Some(value) = headers.get(TIMEOUT_HEADER) else {
             return Ok(Self::after(longest));
         };

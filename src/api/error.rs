@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::engine::EngineError;
-use crate::reward::{RewardSpecError, ScorerError};
+use crate::reward::{BuildError, ScorerError};
 use crate::search::{SearchError, SpecError};
 use crate::text::{TemplateError, TokenizerError};
 use crate::trace::StoreError;
@@ -64,9 +64,17 @@ impl ApiError {
         )
     }
 
-    /// A field of the rewards at `param`.
-    pub fn reward(param: &str, error: RewardSpecError) -> Self {
-        Self::invalid(&format!("{param}{}", error.param), error.message)
+    /// A field of the rewards at `param`, or the work of checking it.
+    pub fn reward(param: &str, error: BuildError) -> Self {
+        match error {
+            BuildError::Spec(error) => {
+                Self::invalid(&format!("{param}{}", error.param), error.message)
+            }
+            BuildError::Scorer(error) => Self {
+                param: Some(param.to_owned()),
+                ..error.into()
+            },
+        }
     }
 
     pub fn bad_body(message: impl Into<String>) -> Self {
@@ -123,6 +131,14 @@ impl ApiError {
         Self {
             code: Some("overloaded"),
             ..Self::new(StatusCode::TOO_MANY_REQUESTS, message)
+        }
+    }
+
+    /// What the request asks for takes more work than one request may cause.
+    pub fn too_much_work(message: impl Into<String>) -> Self {
+        Self {
+            code: Some("too_much_work"),
+            ..Self::new(StatusCode::BAD_REQUEST, message)
         }
     }
 
@@ -276,7 +292,16 @@ impl From<EngineError> for ApiError {
 
 impl From<TokenizerError> for ApiError {
     fn from(error: TokenizerError) -> Self {
-        Self::bad_body(error.to_string())
+        let message = error.to_string();
+        match error {
+            TokenizerError::TooLong { .. } => Self {
+                code: Some("context_length_exceeded"),
+                ..Self::invalid("messages", message)
+            },
+            // Only work whose budget is over is stopped.
+            TokenizerError::Stopped => Self::deadline(),
+            _ => Self::bad_body(message),
+        }
     }
 }
 
@@ -302,6 +327,8 @@ impl From<ScorerError> for ApiError {
     fn from(error: ScorerError) -> Self {
         match error {
             ScorerError::Deadline { .. } => Self::deadline(),
+            ScorerError::TooMuchWork { .. } => Self::too_much_work(error.to_string()),
+            ScorerError::Overloaded(_) => Self::overloaded(error.to_string()),
             // Not this server's fault, and it may pass.
             ScorerError::Failed { kind: "http", .. } => Self::unavailable(error.to_string()),
             ScorerError::Failed { .. } => Self::internal(error.to_string()),

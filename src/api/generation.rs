@@ -11,6 +11,7 @@ use super::openai::speculation::Speculation;
 use super::tenant::Tenant;
 use super::wire::Wire;
 use crate::engine::{AdaptationConfig, Media, SamplingParams};
+use crate::search::SearchRequest;
 
 /// A checked request, whatever format it came in.
 pub(super) struct Generation {
@@ -22,6 +23,7 @@ pub(super) struct Generation {
     pub speculation: Speculation,
     pub adaptation: Option<Arc<AdaptationConfig>>,
     pub shared: SharedParams,
+    pub search: Option<SearchRequest>,
     /// The prompts' texts when they are to be echoed.
     pub echo: Vec<String>,
     /// The format of the answer.

@@ -9,6 +9,7 @@ mod answer;
 mod auth;
 mod body;
 mod branches;
+mod causes;
 mod clock;
 pub mod config;
 mod deadline;

@@ -14,7 +14,7 @@ use super::openai::messages;
 use super::openai::params::OneOrMany;
 use super::state::AppState;
 use super::tenant::Tenant;
-use crate::reward::ReadError;
+use crate::reward::{ReadError, RewardContext};
 
 /// Texts of one call.
 const MAX_INPUTS: usize = 256;
@@ -61,12 +61,18 @@ pub(super) async fn pool(
             "encoding_format must be float",
         ));
     }
-    let salt = tenant.cache_salt(None);
+    let mut context = RewardContext {
+        cache_salt: tenant.cache_salt(None),
+        tenant: tenant.0,
+        pool: state.work().clone(),
+        ..RewardContext::default()
+    };
     let scored = match (&request.messages, request.input) {
         (Some(conversation), None) => {
             let (question, answer) = question_and_answer(conversation)?;
+            context.question = question;
             let answers = [(answer.as_str(), true)];
-            let scored = prm.score_answers(&question, &answers, salt, deadline.instant());
+            let scored = prm.score_answers(&answers, &context, deadline.instant());
             scored.await.map_err(|error| refused("messages", error))?
         }
         (None, Some(input)) => {
@@ -75,7 +81,7 @@ pub(super) async fn pool(
                 let message = format!("input takes 1 to {MAX_INPUTS} texts");
                 return Err(ApiError::invalid("input", message));
             }
-            let scored = prm.score_tagged(&texts, salt, deadline.instant());
+            let scored = prm.score_tagged(texts, &context, deadline.instant());
             scored.await.map_err(|error| refused("input", error))?
         }
         _ => {
@@ -101,7 +107,10 @@ pub(super) async fn pool(
 fn refused(param: &str, error: ReadError) -> ApiError {
     match error {
         ReadError::Deadline => ApiError::deadline(),
-        ReadError::Failed(message) => ApiError::invalid(param, message),
+        ReadError::Work(error) => error.into(),
+        ReadError::TooLong(message) | ReadError::Failed(message) => {
+            ApiError::invalid(param, message)
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::adapters::routes as adapters;
+use super::branches::open;
 use super::branches::routes as branches;
 use super::config::ServerConfig;
 use super::metrics::scrape;
@@ -33,7 +34,7 @@ fn described() -> OpenApiRouter<AppState> {
         .routes(routes!(completions::create))
         .routes(routes!(score::score))
         .routes(routes!(pooling::pool))
-        .routes(routes!(branches::open))
+        .routes(routes!(open::open))
         .routes(routes!(branches::generate))
         .routes(routes!(branches::score))
         .routes(routes!(branches::fork))

@@ -8,16 +8,18 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use super::body::Body;
+use super::body::SizedBody;
+use super::causes::Causes;
 use super::deadline::Deadline;
 use super::error::ApiError;
-use super::openai::messages::{check_messages, question, render};
+use super::openai::messages::{check_messages, encode, question, render};
 use super::served::Served;
 use super::state::AppState;
 use super::tenant::Tenant;
 use crate::engine::{GenerateRequest, PoolingParams, SamplingParams, StreamEvent, TokenLogprobs};
 use crate::reward::{self, Candidate, RewardContext, RewardSpec, Scorer, Taps};
 use crate::search::OneOrMany;
+use crate::work::Budget;
 
 /// Answers of one call.
 const MAX_CANDIDATES: usize = 256;
@@ -45,7 +47,7 @@ pub(super) async fn score(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,
     deadline: Deadline,
-    Body(request): Body<ScoreRequest>,
+    SizedBody(request, num_bytes): SizedBody<ScoreRequest>,
 ) -> Result<Json<Value>, ApiError> {
     let served = state.ready()?;
     state.check_model(request.model.as_deref())?;
@@ -53,18 +55,28 @@ pub(super) async fn score(
         let message = format!("candidates takes 1 to {MAX_CANDIDATES} texts");
         return Err(ApiError::invalid("candidates", message));
     }
-    let rewards = request.reward.into_vec();
     let context = RewardContext {
         question: question(&request.messages),
         cache_salt: tenant.cache_salt(None),
+        tenant: tenant.0,
+        pool: state.work().clone(),
     };
-    let scorer = reward::build(&rewards, &served.rewards, &context)
-        .map_err(|error| ApiError::reward("reward", error))?;
+    let rewards = request.reward.into_vec();
+    let scorer = reward::build(&rewards, &served.rewards, &context, deadline.instant()).await;
+    let scorer = scorer.map_err(|error| ApiError::reward("reward", error))?;
+    let own = state.clone();
+    let (messages, texts, taps) = (request.messages, request.candidates, scorer.taps());
+    let read = move |budget: &Budget| read(own.ready()?, &messages, texts, taps, budget);
+    let work = Causes {
+        tenant,
+        deadline,
+        num_bytes,
+    };
+    let texts = work.run(&state, "reading the candidates", read).await?;
     let work = async {
-        let mut candidates = Vec::with_capacity(request.candidates.len());
-        for text in request.candidates {
-            let (messages, taps) = (&request.messages, scorer.taps());
-            candidates.push(pass(served, messages, text, taps, context.cache_salt).await?);
+        let mut candidates = Vec::with_capacity(texts.len());
+        for text in texts {
+            candidates.push(pass(served, text, taps, context.cache_salt, deadline).await?);
         }
         let scores = scorer.score(&candidates, deadline.instant());
         scores.await.map_err(ApiError::from)
@@ -82,32 +94,76 @@ pub(super) async fn score(
     })))
 }
 
+/// A text and, where a reward reads the model's pass over it, its ids after those of the prompt.
+struct Text {
+    text: String,
+    token_ids: Vec<u32>,
+    num_prompt: usize,
+}
+
+/// Tokenises the candidates after their prompt, where a reward needs that.
+fn read(
+    served: &Served,
+    messages: &[Value],
+    candidates: Vec<String>,
+    taps: Taps,
+    budget: &Budget,
+) -> Result<Vec<Text>, ApiError> {
+    let prompt = match taps == Taps::default() {
+        true => Vec::new(),
+        false => {
+            check_messages(messages)?;
+            let prompt = render(served, messages, None, true, &Map::new())?;
+            encode(served, &prompt, (false, true), budget)?
+        }
+    };
+    let read = |text: String| {
+        let mut token_ids = prompt.clone();
+        if taps != Taps::default() {
+            token_ids.extend(encode(served, &text, (false, false), budget)?);
+        }
+        Ok(Text {
+            text,
+            token_ids,
+            num_prompt: prompt.len(),
+        })
+    };
+    candidates.into_iter().map(read).collect()
+}
+
 /// A text with what the reward reads of the model's own pass over it.
 async fn pass(
     served: &Served,
-    messages: &[Value],
-    text: String,
+    text: Text,
     taps: Taps,
     cache_salt: u64,
+    deadline: Deadline,
 ) -> Result<Candidate, ApiError> {
+    let Text {
+        text,
+        mut token_ids,
+        num_prompt,
+    } = text;
     let mut candidate = Candidate {
         text,
         is_complete: true,
+        num_tokens: token_ids.len() - num_prompt,
         ..Candidate::default()
     };
-    if taps == Taps::default() {
-        return Ok(candidate);
-    }
-    check_messages(messages)?;
-    let prompt = render(served, messages, None, true, &Map::new())?;
-    let mut token_ids = served.tokenizer.encode(&prompt, false, true)?;
-    let num_prompt = token_ids.len();
-    token_ids.extend(served.tokenizer.encode(&candidate.text, false, false)?);
-    candidate.num_tokens = token_ids.len() - num_prompt;
     // The state that the last token is sampled from is that of the token before it.
     let last = token_ids.pop().filter(|_| candidate.num_tokens > 0);
     let Some(last) = last else {
         return Ok(candidate);
+    };
+    let run = |request: GenerateRequest| {
+        run(
+            served,
+            GenerateRequest {
+                cache_salt,
+                deadline: deadline.instant(),
+                ..request
+            },
+        )
     };
     if taps.hidden_state {
         let pooling = PoolingParams {
@@ -116,7 +172,7 @@ async fn pass(
             ..PoolingParams::default()
         };
         let request = GenerateRequest::pooling(token_ids.clone(), pooling);
-        let state = run(served, request, cache_salt).await?.hidden_state;
+        let state = run(request).await?.hidden_state;
         candidate.hidden_state = state.map(Arc::from);
     }
     if taps.logprobs {
@@ -128,7 +184,7 @@ async fn pass(
             ..SamplingParams::default()
         };
         let request = GenerateRequest::new(token_ids, params);
-        let logprobs = run(served, request, cache_salt).await?.logprobs;
+        let logprobs = run(request).await?.logprobs;
         candidate.logprob = logprobs.iter().skip(num_prompt).sum();
     }
     Ok(candidate)
@@ -141,11 +197,8 @@ struct Pass {
     logprobs: Vec<f64>,
 }
 
-async fn run(served: &Served, request: GenerateRequest, cache_salt: u64) -> Result<Pass, ApiError> {
-    let mut stream = served.engine.submit(GenerateRequest {
-        cache_salt,
-        ..request
-    })?;
+async fn run(served: &Served, request: GenerateRequest) -> Result<Pass, ApiError> {
+    let mut stream = served.engine.submit(request)?;
     let mut pass = Pass::default();
     while let Some(event) = stream.recv().await {
         match event {

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use tokio_util::sync::CancellationToken;
 
 use super::adapters::registry::AdapterRegistry;
+use super::branches::ledger::Ledger;
 use super::branches::session::Branches;
 use super::clock::unix_time;
 use super::config::ServerConfig;
@@ -16,6 +17,7 @@ use super::presets::split_model;
 use super::served::Served;
 use super::traces::store::Traces;
 use crate::trace::TraceStore;
+use crate::work::{PoolOptions, WorkPool};
 
 struct Inner {
     config: ServerConfig,
@@ -29,6 +31,7 @@ struct Inner {
     draining: CancellationToken,
     traces: Option<Traces>,
     trace_readers: Arc<AtomicUsize>,
+    work: WorkPool,
 }
 
 /// Shared by all handlers; the model arrives after the listener is up.
@@ -52,8 +55,15 @@ impl AppState {
         Self {
             inner: Arc::new(Inner {
                 metrics: Metrics::new(&model_name),
-                branches: Branches::default(),
+                branches: Branches::new(Ledger::new(config.max_branch_bytes, config.is_shared())),
                 adapters: AdapterRegistry::default(),
+                work: WorkPool::new(PoolOptions {
+                    num_threads: config.work_threads,
+                    max_queued: config.max_queued_work,
+                    max_cpu: config.max_work_time,
+                    is_shared: config.is_shared(),
+                    ..PoolOptions::default()
+                }),
                 api_keys: KeyRing::new(&config.api_keys),
                 trace_keys: KeyRing::new(&config.trace_keys),
                 config,
@@ -109,6 +119,11 @@ impl AppState {
     /// Streams of traces that are open.
     pub(super) fn trace_readers(&self) -> &Arc<AtomicUsize> {
         &self.inner.trace_readers
+    }
+
+    /// Where work of a size that clients choose is done.
+    pub(super) fn work(&self) -> &WorkPool {
+        &self.inner.work
     }
 
     pub fn config(&self) -> &ServerConfig {

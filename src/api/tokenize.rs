@@ -1,15 +1,29 @@
 //! `/tokenize` and `/detokenize`, in vLLM's shapes.
 
-use axum::Json;
+use std::borrow::Cow;
+
 use axum::extract::State;
+use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use super::body::Body;
+use super::body::SizedBody;
+use super::causes::Causes;
+use super::config::MAX_TOKENIZED;
+use super::deadline::Deadline;
 use super::error::ApiError;
 use super::openai::messages::{check_messages, render};
+use super::served::Served;
 use super::state::AppState;
+use super::tenant::Tenant;
+use crate::text::TokenizerError;
+use crate::work::Budget;
+
+/// Longest text of `/detokenize`.
+const MAX_TEXT_BYTES: usize = 16 << 20;
+/// Ids between two looks at the budget.
+const DECODED_AT_ONCE: usize = 4096;
 
 /// Either a prompt or chat messages.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -27,21 +41,42 @@ pub(super) struct TokenizeRequest {
     responses((status = 200, description = "Token ids")))]
 pub(super) async fn tokenize(
     State(state): State<AppState>,
-    Body(request): Body<TokenizeRequest>,
+    Extension(tenant): Extension<Tenant>,
+    deadline: Deadline,
+    SizedBody(request, num_bytes): SizedBody<TokenizeRequest>,
 ) -> Result<Json<Value>, ApiError> {
     let served = state.ready()?;
     state.check_model(request.model.as_deref())?;
-    let tokens = match (&request.prompt, &request.messages) {
+    let work = Causes {
+        tenant,
+        deadline,
+        num_bytes,
+    };
+    let own = state.clone();
+    let encode = move |budget: &Budget| token_ids(own.ready()?, &request, budget);
+    let tokens = work.run(&state, "tokenising", encode).await?;
+    Ok(Json(json!({
+        "count": tokens.len(),
+        "max_model_len": served.engine.config().max_model_len,
+        "tokens": tokens,
+    })))
+}
+
+fn token_ids(
+    served: &Served,
+    request: &TokenizeRequest,
+    budget: &Budget,
+) -> Result<Vec<u32>, ApiError> {
+    let (text, add_special) = match (&request.prompt, &request.messages) {
         (Some(prompt), None) => {
-            served
-                .tokenizer
-                .encode(prompt, request.add_special_tokens.unwrap_or(true), true)?
+            let add_special = request.add_special_tokens.unwrap_or(true);
+            (Cow::Borrowed(prompt), add_special)
         }
         (None, Some(messages)) => {
             check_messages(messages)?;
             let generation = request.add_generation_prompt.unwrap_or(true);
             let text = render(served, messages, None, generation, &Map::new())?;
-            served.tokenizer.encode(&text, false, true)?
+            (Cow::Owned(text), false)
         }
         _ => {
             return Err(ApiError::invalid(
@@ -50,11 +85,16 @@ pub(super) async fn tokenize(
             ));
         }
     };
-    Ok(Json(json!({
-        "count": tokens.len(),
-        "max_model_len": served.engine.config().max_model_len,
-        "tokens": tokens,
-    })))
+    let may_go_on = || budget.may_go_on();
+    let tokenizer = &served.tokenizer;
+    let encoded = tokenizer.encode_within(&text, add_special, true, MAX_TOKENIZED, &may_go_on);
+    encoded.map_err(|error| match error {
+        TokenizerError::TooLong { .. } => {
+            let message = format!("this route answers with at most {MAX_TOKENIZED} tokens");
+            ApiError::invalid("prompt", message)
+        }
+        other => other.into(),
+    })
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -68,16 +108,39 @@ pub(super) struct DetokenizeRequest {
     responses((status = 200, description = "Text")))]
 pub(super) async fn detokenize(
     State(state): State<AppState>,
-    Body(request): Body<DetokenizeRequest>,
+    Extension(tenant): Extension<Tenant>,
+    deadline: Deadline,
+    SizedBody(request, num_bytes): SizedBody<DetokenizeRequest>,
 ) -> Result<Json<Value>, ApiError> {
     let served = state.ready()?;
     state.check_model(request.model.as_deref())?;
+    if request.tokens.len() > MAX_TOKENIZED {
+        let message = format!("tokens takes at most {MAX_TOKENIZED} ids");
+        return Err(ApiError::invalid("tokens", message));
+    }
     let vocab_size = served.tokenizer.vocab_size();
     if let Some(bad) = request.tokens.iter().find(|id| **id as usize >= vocab_size) {
         let message = format!("token id {bad} is outside the vocabulary of {vocab_size}");
         return Err(ApiError::invalid("tokens", message));
     }
-    Ok(Json(
-        json!({"prompt": served.tokenizer.decode(&request.tokens, false)}),
-    ))
+    let work = Causes {
+        tenant,
+        deadline,
+        num_bytes,
+    };
+    let tokenizer = served.tokenizer.clone();
+    let decode = move |budget: &Budget| {
+        let mut bytes = Vec::new();
+        for ids in request.tokens.chunks(DECODED_AT_ONCE) {
+            budget.check().map_err(|_| ApiError::deadline())?;
+            bytes.extend(ids.iter().flat_map(|id| tokenizer.token_bytes(*id)));
+            if bytes.len() > MAX_TEXT_BYTES {
+                let message = format!("the text would have more than {MAX_TEXT_BYTES} bytes");
+                return Err(ApiError::invalid("tokens", message));
+            }
+        }
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let text = work.run(&state, "detokenising", decode).await?;
+    Ok(Json(json!({"prompt": text})))
 }

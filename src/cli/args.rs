@@ -12,6 +12,7 @@ use super::prm::PrmArgs;
 use super::traces::args::{TraceArgs, TracesCommand};
 use super::train::TrainCommand;
 use super::values::{MAX_MILLISECONDS, MAX_SECONDS, parse_bytes, parse_module};
+use super::work_args::WorkArgs;
 use crate::api::config as limits;
 use crate::model::catalogue::DEFAULT_MODEL;
 
@@ -169,6 +170,8 @@ pub struct ServeArgs {
     pub lora_modules: Vec<(String, PathBuf)>,
     #[command(flatten)]
     pub traces: TraceArgs,
+    #[command(flatten)]
+    pub work: WorkArgs,
     /// Server that scores answers for the reward `http`
     #[arg(
         long,

@@ -16,26 +16,34 @@ mod setup;
 mod traces;
 mod train;
 mod values;
+mod work_args;
 
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::FromArgMatches;
 
 use args::{Cli, Command};
 
+use crate::reward::{CHECK_SCHEMA, check_schema};
+
 /// Exit code of a sandbox that could not limit itself (the shell's for a command that cannot run).
 const SANDBOX_FAILED: u8 = 126;
 
-/// Becomes a sandboxed interpreter when the sandbox asks for it. Else parses the process arguments, runs the command and returns its exit code.
+/// Becomes what the process that started it wants: a sandboxed interpreter, or a check of an untrusted
+/// schema. Else parses the process arguments, runs the command and returns its exit code.
 pub fn run() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
-    if args
-        .next()
-        .is_some_and(|arg| arg == ponder_sandbox::SUBCOMMAND)
-    {
-        // The parent knows the message by how it begins.
-        eprintln!("{}", ponder_sandbox::exec_from_args(args));
-        return ExitCode::from(SANDBOX_FAILED);
+    let subcommand = args.next();
+    match subcommand.as_deref().and_then(OsStr::to_str) {
+        Some(ponder_sandbox::SUBCOMMAND) => {
+            // The parent knows the message by how it begins.
+            eprintln!("{}", ponder_sandbox::exec_from_args(args));
+            return ExitCode::from(SANDBOX_FAILED);
+        }
+        Some(CHECK_SCHEMA) => return checked_schema(args),
+        _ => {}
     }
     let matches = match config_file::matches(std::env::args_os()) {
         Ok(matches) => matches,
@@ -58,6 +66,28 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ponder: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The child's part of [`crate::reward::SchemaChecker`].
+fn checked_schema(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let input = match ponder_sandbox::confine_from_args(args) {
+        Ok(input) => input,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(SANDBOX_FAILED);
+        }
+    };
+    let written = match check_schema(&input) {
+        Ok(answer) => std::io::stdout().write_all(&answer),
+        Err(error) => Err(error.into()),
+    };
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
             ExitCode::FAILURE
         }
     }

@@ -1,12 +1,11 @@
 //! `ponder serve`.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use ponder_sandbox::{Limits, Sandbox};
+use ponder_sandbox::{Confined, ConfinedError, Limits, Sandbox};
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
@@ -18,11 +17,8 @@ use super::{prm, setup};
 use crate::api::config::DEFAULT_MAX_BODY_BYTES;
 use crate::api::{AppState, Served, ServerConfig, default_adaptation, serve};
 use crate::engine::{Backend, Capability};
-use crate::reward::{PythonRunner, RewardServer, ValueHead};
+use crate::reward::{Programs, PythonRunner, RewardServer, SchemaChecker, ValueHead};
 use crate::trace::TraceStore;
-
-/// Programs of the code verifier that run at once: they share the cores with the engine.
-const PARALLEL_PROGRAMS: usize = 2;
 
 pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     // On every CPU mistralrs warns that it has no paged attention there.
@@ -53,6 +49,10 @@ fn server_config(args: &ServeArgs) -> ServerConfig {
         enable_lora: args.enable_lora,
         trace_all: args.traces.trace_all,
         trace_keys: keys(&args.traces.trace_api_key),
+        work_threads: args.work.work_threads,
+        max_queued_work: args.work.max_queued_work,
+        max_work_time: Duration::from_millis(args.work.max_work_ms),
+        max_branch_bytes: args.work.max_branch_bytes,
     }
 }
 
@@ -78,7 +78,11 @@ fn open_store(args: &TraceArgs) -> anyhow::Result<Option<TraceStore>> {
 /// The model and what rewards need.
 fn load(args: &ServeArgs) -> anyhow::Result<Served> {
     // What can fail fast is checked before the model loads.
-    let python = args.allow_code_execution.then(python_runner).transpose()?;
+    let is_shared = keys(&args.api_key).len() > 1;
+    let programs = Programs::new(args.work.max_running_programs, is_shared);
+    let schemas = schema_checker(programs.clone())?;
+    let python = args.allow_code_execution;
+    let python = python.then(|| python_runner(programs)).transpose()?;
     let mut served = setup::start(&args.engine)?;
     let value_head = match &args.value_head {
         Some(path) => {
@@ -110,22 +114,33 @@ fn load(args: &ServeArgs) -> anyhow::Result<Served> {
         .map_err(|error| anyhow::anyhow!("--{}", error.message.replace('_', "-")))?;
     served.rewards.prm = prm::start(&args.prm, &args.engine)?;
     served.rewards.python = python;
+    served.rewards.schemas = schemas;
     served.rewards.value_head = value_head.map(Arc::new);
     served.rewards.reward_server = reward_server;
     Ok(served)
 }
 
-fn python_runner() -> anyhow::Result<PythonRunner> {
-    // Stays this binary when the file is replaced.
-    let exe = PathBuf::from("/proc/self/exe");
-    let sandbox = Sandbox::new(exe, None, Limits::default());
+/// Stays this binary when the file is replaced.
+const OWN_BINARY: &str = "/proc/self/exe";
+
+fn python_runner(programs: Programs) -> anyhow::Result<PythonRunner> {
+    let sandbox = Sandbox::new(OWN_BINARY.into(), None, Limits::default());
     let sandbox = sandbox.context("--allow-code-execution")?;
     if !ponder_sandbox::protections().landlock {
         tracing::warn!(
             "this kernel has no landlock: tested code cannot write or connect, but it can read what this user can"
         );
     }
-    Ok(PythonRunner::new(sandbox, PARALLEL_PROGRAMS))
+    Ok(PythonRunner::new(sandbox, programs))
+}
+
+/// `None` where processes cannot be limited.
+fn schema_checker(programs: Programs) -> anyhow::Result<Option<SchemaChecker>> {
+    match Confined::new(OWN_BINARY.into(), SchemaChecker::LIMITS) {
+        Ok(confined) => Ok(Some(SchemaChecker::new(confined, programs))),
+        Err(ConfinedError::Unsupported) => Ok(None),
+        Err(error) => Err(error).context("the process that checks JSON schemas"),
+    }
 }
 
 /// The port is bound before the model loads: a busy port fails at once, and probes get answers.

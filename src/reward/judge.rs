@@ -6,10 +6,11 @@ use std::time::Instant;
 use futures::future::{BoxFuture, FutureExt};
 use serde_json::json;
 
-use super::reading::{Prompt, ReadError, Reading, read};
+use super::reading::{Bound, Prompt, ReadError, Reading, read};
 use super::{Candidate, RewardContext, Scorer, ScorerError};
 use crate::engine::{Engine, PoolingParams};
 use crate::text::{ChatTemplate, Tokenizer};
+use crate::work::Budget;
 
 /// The instruction when a request gives none.
 const INSTRUCTION: &str = "Is the proposed answer correct? Reply with Yes or No.";
@@ -46,27 +47,41 @@ impl Judge {
 
     /// P(yes) of P(yes) and P(no) after each of `messages`, which end with a yes-or-no question.
     async fn probability_of_yes(
-        &self,
-        messages: &[String],
-        cache_salt: u64,
+        self: &Arc<Self>,
+        messages: Vec<String>,
+        context: &RewardContext,
         deadline: Option<Instant>,
     ) -> Result<Vec<f64>, ReadError> {
-        let prompts = messages.iter().map(|message| self.prompt(message));
-        let prompts = prompts.collect::<Result<_, String>>();
-        let prompts = prompts.map_err(ReadError::Failed)?;
-        let readings = read(self.engine.as_ref(), prompts, cache_salt, deadline).await?;
+        let own = Arc::clone(self);
+        let num_bytes = messages.iter().map(String::len).sum();
+        let write = move |budget: &Budget| {
+            let bound = Bound {
+                max_tokens: own.engine.config().max_model_len,
+                budget,
+            };
+            let prompts = messages.iter().map(|message| own.prompt(message, bound));
+            prompts.collect::<Result<Vec<Prompt>, ReadError>>()
+        };
+        let what = "writing the judge's prompts";
+        let prompts = context
+            .pool
+            .run_sized(num_bytes, what, context.tenant, deadline, write)
+            .await?;
+        let readings = read(self.engine.as_ref(), prompts, context.cache_salt, deadline).await?;
         let value = |readings: &Vec<Reading>| readings.first().map_or(0.5, |r| self.value(r));
         Ok(readings.iter().map(value).collect())
     }
 
-    fn prompt(&self, message: &str) -> Result<Prompt, String> {
+    fn prompt(&self, message: &str, bound: Bound<'_>) -> Result<Prompt, ReadError> {
         let messages = [json!({"role": "user", "content": message})];
+        let variables = serde_json::Map::new();
         let text = self
             .chat_template
-            .render(&messages, None, true, &serde_json::Map::new());
-        let text = text.map_err(|error| error.to_string())?;
-        let token_ids = self.tokenizer.encode(&text, false, true);
-        let token_ids = token_ids.map_err(|error| error.to_string())?;
+            .render(&messages, None, true, &variables)?;
+        let may_go_on = || bound.budget.may_go_on();
+        let token_ids =
+            self.tokenizer
+                .encode_within(&text, false, true, bound.max_tokens, &may_go_on)?;
         Ok(Prompt {
             pooling: PoolingParams {
                 positions: vec![token_ids.len().saturating_sub(1)],
@@ -142,9 +157,9 @@ impl Scorer for JudgeScorer {
         deadline: Option<Instant>,
     ) -> BoxFuture<'a, Result<Vec<f64>, ScorerError>> {
         async move {
-            let messages: Vec<String> = candidates.iter().map(|c| self.message(&c.text)).collect();
-            let salt = self.context.cache_salt;
-            let values = self.judge.probability_of_yes(&messages, salt, deadline);
+            let messages = candidates.iter().map(|c| self.message(&c.text)).collect();
+            let context = &self.context;
+            let values = self.judge.probability_of_yes(messages, context, deadline);
             values.await.map_err(|error| error.of("judge"))
         }
         .boxed()

@@ -12,12 +12,15 @@ mod remote;
 mod spec;
 mod value_head;
 pub mod verifier;
+mod verifier_spec;
 mod weighted;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use futures::future::BoxFuture;
+
+use crate::work::WorkError;
 
 pub use aggregate::Aggregate;
 pub use answer::answer_key;
@@ -27,9 +30,11 @@ pub use majority::Majority;
 pub use prm::{Prm, PrmFormat, PrmParts, PrmScorer};
 pub use reading::ReadError;
 pub use remote::{RemoteScorer, RewardServer};
-pub use spec::{RewardContext, RewardResources, RewardSpec, RewardSpecError, build};
+pub use spec::{BuildError, RewardContext, RewardResources, RewardSpec, RewardSpecError, build};
 pub use value_head::{ValueHead, ValueHeadError, tensors as head_tensors};
+pub use verifier::programs::{Programs, default_parallel};
 pub use verifier::python::PythonRunner;
+pub use verifier::schema::{CHECK_SCHEMA, SchemaChecker, check_schema};
 pub use weighted::{OwnScores, Scored, Weighted};
 
 /// What is scored: an answer, or the part of one that a search has so far.
@@ -63,6 +68,24 @@ pub enum ScorerError {
     Failed { kind: &'static str, message: String },
     #[error("the deadline passed before the reward {kind} had scored")]
     Deadline { kind: &'static str },
+    /// The answers, or what they are checked against, are more work than one request may cause.
+    #[error("the reward {kind} is too much work: {message}")]
+    TooMuchWork { kind: &'static str, message: String },
+    #[error("too many rewards are computed at once: {0}")]
+    Overloaded(String),
+}
+
+impl ScorerError {
+    /// Of a scorer of this kind, whose work was not done.
+    fn work(kind: &'static str, error: WorkError) -> Self {
+        let message = error.to_string();
+        match error {
+            WorkError::Deadline(_) => Self::Deadline { kind },
+            WorkError::Spent { .. } => Self::TooMuchWork { kind, message },
+            WorkError::Full { .. } => Self::Overloaded(message),
+            WorkError::Panicked(_) | WorkError::Closed => Self::Failed { kind, message },
+        }
+    }
 }
 
 /// A scorer's work, given up at the deadline.

@@ -8,6 +8,8 @@ use super::ScorerError;
 use crate::engine::{
     Backend, EngineError, FinishReason, GenerateRequest, PoolingParams, StreamEvent,
 };
+use crate::text::{TemplateError, TokenizerError};
+use crate::work::{Budget, WorkError};
 
 /// Shared tokens that are worth a pass of their own before prompts run side by side.
 const MIN_SHARED_TOKENS: usize = 32;
@@ -35,6 +37,11 @@ pub(super) struct Prompt {
 pub enum ReadError {
     #[error("the deadline passed before the model had read the answer")]
     Deadline,
+    /// The question and the answer together do not fit the model that reads them.
+    #[error("{0}")]
+    TooLong(String),
+    #[error(transparent)]
+    Work(#[from] WorkError),
     #[error("{0}")]
     Failed(String),
 }
@@ -44,6 +51,8 @@ impl ReadError {
     pub(super) fn of(self, kind: &'static str) -> ScorerError {
         match self {
             Self::Deadline => ScorerError::Deadline { kind },
+            Self::TooLong(message) => ScorerError::TooMuchWork { kind, message },
+            Self::Work(error) => ScorerError::work(kind, error),
             Self::Failed(message) => ScorerError::Failed { kind, message },
         }
     }
@@ -51,8 +60,39 @@ impl ReadError {
 
 impl From<EngineError> for ReadError {
     fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::PromptTooLong { .. } => Self::TooLong(error.to_string()),
+            other => Self::Failed(other.to_string()),
+        }
+    }
+}
+
+impl From<TokenizerError> for ReadError {
+    fn from(error: TokenizerError) -> Self {
+        match error {
+            TokenizerError::TooLong { .. } => Self::TooLong(error.to_string()),
+            other => Self::Failed(other.to_string()),
+        }
+    }
+}
+
+impl From<String> for ReadError {
+    fn from(message: String) -> Self {
+        Self::Failed(message)
+    }
+}
+
+impl From<TemplateError> for ReadError {
+    fn from(error: TemplateError) -> Self {
         Self::Failed(error.to_string())
     }
+}
+
+/// How long a prompt may become, and how long that may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bound<'b> {
+    pub max_tokens: usize,
+    pub budget: &'b Budget,
 }
 
 /// Readings of each prompt, one a position. What all prompts begin with is computed once. Ends at the deadline, whether it

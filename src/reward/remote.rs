@@ -15,6 +15,9 @@ const ATTEMPTS: u32 = 3;
 /// Calls that fail in a row before the server is left alone, and for how long.
 const FAILURES_TO_OPEN: u32 = 5;
 const OPEN_FOR: Duration = Duration::from_secs(10);
+/// Longest answer: something, and more for each score.
+const ANSWER_BYTES: usize = 64 << 10;
+const ANSWER_BYTES_A_SCORE: usize = 64;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// A server that answers `POST url` with `{"question", "candidates": [{"text", "num_tokens", "logprob",
@@ -92,7 +95,19 @@ impl RewardServer {
         let explain = |error: reqwest::Error| failed(error.without_url().to_string());
         let response = self.client.post(&self.url).json(body).send().await;
         let response = response.and_then(reqwest::Response::error_for_status);
-        let scores: Scores = response.map_err(explain)?.json().await.map_err(explain)?;
+        let mut response = response.map_err(explain)?;
+        let max_bytes = ANSWER_BYTES + len * ANSWER_BYTES_A_SCORE;
+        let mut answer = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(explain)? {
+            answer.extend_from_slice(&chunk);
+            if answer.len() > max_bytes {
+                return Err(failed(format!(
+                    "the answer has more than {max_bytes} bytes"
+                )));
+            }
+        }
+        let scores = serde_json::from_slice(&answer);
+        let scores: Scores = scores.map_err(|error| failed(error.to_string()))?;
         if scores.scores.len() != len {
             return Err(failed(format!(
                 "{} scores came for {len} candidates",

@@ -1,31 +1,31 @@
 //! The `reward` of a request: what is asked for, checked, and made into a scorer.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use regex::RegexBuilder;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::value_head::{ValueHead, ValueHeadScorer};
-use super::verifier::TextCheck;
-use super::verifier::python::{PythonRunner, PythonTests};
+use super::verifier::python::PythonRunner;
 use super::{
     Aggregate, Judge, JudgeScorer, Likelihood, Majority, Prm, PrmScorer, RemoteScorer,
-    RewardServer, Scorer, Weighted,
+    RewardServer, SchemaChecker, Scorer, ScorerError, Weighted,
 };
+use crate::work::WorkPool;
 
 const MAX_REWARDS: usize = 8;
-const MAX_TESTS: usize = 256;
-const MAX_TEST_BYTES: usize = 64 << 10;
-/// Compiled size of a client's pattern.
-const MAX_REGEX_BYTES: usize = 1 << 20;
+/// Of the texts that a reward brings: a known answer, an instruction, a prefix.
+const MAX_TEXT_BYTES: usize = 64 << 10;
 
 /// What a server has that rewards need.
 #[derive(Clone, Default)]
 pub struct RewardResources {
     /// Present when the operator allows running code.
     pub python: Option<PythonRunner>,
+    /// Absent where processes cannot be limited.
+    pub schemas: Option<SchemaChecker>,
     pub value_head: Option<Arc<ValueHead>>,
     pub judge: Option<Arc<Judge>>,
     pub prm: Option<Arc<Prm>>,
@@ -50,6 +50,9 @@ pub struct RewardContext {
     pub question: String,
     /// Of the prefix cache, for rewards that run prompts of their own.
     pub cache_salt: u64,
+    /// Whose turn it takes to do work.
+    pub tenant: u64,
+    pub pool: WorkPool,
 }
 
 /// One reward.
@@ -88,33 +91,56 @@ pub struct RewardSpecError {
     pub message: String,
 }
 
-fn invalid<T>(param: &str, message: impl Into<String>) -> Result<T, RewardSpecError> {
+pub(super) fn invalid<T>(param: &str, message: impl Into<String>) -> Result<T, RewardSpecError> {
     Err(RewardSpecError {
         param: param.to_owned(),
         message: message.into(),
     })
 }
 
+/// Why there is no scorer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BuildError {
+    #[error(transparent)]
+    Spec(#[from] RewardSpecError),
+    /// The work of checking the specification was not done.
+    #[error(transparent)]
+    Scorer(#[from] ScorerError),
+}
+
+impl BuildError {
+    /// Of the reward at this place.
+    fn at(self, index: usize) -> Self {
+        match self {
+            Self::Spec(error) => Self::Spec(RewardSpecError {
+                param: format!("[{index}]{}", error.param),
+                ..error
+            }),
+            other => other,
+        }
+    }
+}
+
 /// The scorer of a list of rewards.
-pub fn build(
+pub async fn build(
     specs: &[RewardSpec],
     resources: &RewardResources,
     context: &RewardContext,
-) -> Result<Weighted, RewardSpecError> {
+    deadline: Option<Instant>,
+) -> Result<Weighted, BuildError> {
     if specs.is_empty() || specs.len() > MAX_REWARDS {
-        return invalid("", format!("reward takes 1 to {MAX_REWARDS} rewards"));
+        let message = format!("reward takes 1 to {MAX_REWARDS} rewards");
+        return Ok(invalid("", message)?);
     }
     let mut parts = Vec::new();
     for (index, spec) in specs.iter().enumerate() {
-        let at = |error: RewardSpecError| RewardSpecError {
-            param: format!("[{index}]{}", error.param),
-            ..error
-        };
         let weight = spec.weight.unwrap_or(1.0);
         if !(weight.is_finite() && weight > 0.0) {
-            return invalid(".weight", "weight must be a number above 0").map_err(at);
+            let error = invalid(".weight", "weight must be a number above 0");
+            return error.map_err(|error| BuildError::Spec(error).at(index));
         }
-        parts.push((weight, spec.scorer(resources, context).map_err(at)?));
+        let scorer = spec.scorer(resources, context, deadline).await;
+        parts.push((weight, scorer.map_err(|error| error.at(index))?));
     }
     Ok(Weighted::new(parts))
 }
@@ -136,17 +162,28 @@ impl RewardSpec {
         }
     }
 
-    fn scorer(
+    async fn scorer(
         &self,
         resources: &RewardResources,
         context: &RewardContext,
-    ) -> Result<Arc<dyn Scorer>, RewardSpecError> {
+        deadline: Option<Instant>,
+    ) -> Result<Arc<dyn Scorer>, BuildError> {
+        self.check_texts()?;
         match self.kind.as_str() {
-            "verifier" => {}
+            "verifier" => return self.verifier(resources, context, deadline).await,
             "judge" => self.check_unused(&["instruction"])?,
             "prm" => self.check_unused(&["aggregate"])?,
             _ => self.check_unused(&[])?,
         }
+        Ok(self.of_a_model(resources, context)?)
+    }
+
+    /// The rewards that are no verifiers.
+    fn of_a_model(
+        &self,
+        resources: &RewardResources,
+        context: &RewardContext,
+    ) -> Result<Arc<dyn Scorer>, RewardSpecError> {
         match self.kind.as_str() {
             "likelihood" => Ok(Arc::new(Likelihood)),
             "majority" => Ok(Arc::new(Majority)),
@@ -186,7 +223,6 @@ impl RewardSpec {
                     "this server has no reward server: the operator must start it with --reward-url",
                 ),
             },
-            "verifier" => self.verifier(resources),
             other => invalid(
                 ".kind",
                 format!(
@@ -196,92 +232,28 @@ impl RewardSpec {
         }
     }
 
-    fn verifier(&self, resources: &RewardResources) -> Result<Arc<dyn Scorer>, RewardSpecError> {
-        match self.check.as_deref() {
-            Some("math") => {
-                self.check_unused(&["type", "answer"])?;
-                Ok(Arc::new(TextCheck::Math(self.known_answer()?)))
-            }
-            Some("exact") => {
-                self.check_unused(&["type", "answer"])?;
-                Ok(Arc::new(TextCheck::Exact(self.known_answer()?)))
-            }
-            Some("regex") => {
-                self.check_unused(&["type", "pattern"])?;
-                self.regex()
-            }
-            Some("json_schema") => {
-                self.check_unused(&["type", "schema"])?;
-                self.json_schema()
-            }
-            Some("python") => {
-                self.check_unused(&["type", "tests", "prefix"])?;
-                self.python(resources)
-            }
-            other => invalid(
-                ".type",
-                format!(
-                    "a verifier's type is math, exact, regex, json_schema or python, not {}",
-                    other.unwrap_or("absent")
-                ),
+    /// Texts that come with the reward, and are read with each answer.
+    fn check_texts(&self) -> Result<(), RewardSpecError> {
+        let texts = [
+            ("answer", &self.answer),
+            ("instruction", &self.instruction),
+            ("prefix", &self.prefix),
+        ];
+        let is_long = |text: &&Option<String>| {
+            let text = text.as_ref();
+            text.is_some_and(|text| text.len() > MAX_TEXT_BYTES)
+        };
+        match texts.iter().find(|(_, text)| is_long(text)) {
+            Some((name, _)) => invalid(
+                &format!(".{name}"),
+                format!("{name} takes at most {MAX_TEXT_BYTES} bytes"),
             ),
+            None => Ok(()),
         }
-    }
-
-    fn known_answer(&self) -> Result<String, RewardSpecError> {
-        match &self.answer {
-            Some(answer) if !answer.trim().is_empty() => Ok(answer.clone()),
-            _ => invalid(".answer", "this verifier needs the right answer"),
-        }
-    }
-
-    fn regex(&self) -> Result<Arc<dyn Scorer>, RewardSpecError> {
-        let Some(pattern) = &self.pattern else {
-            return invalid(".pattern", "this verifier needs a pattern");
-        };
-        match RegexBuilder::new(pattern)
-            .size_limit(MAX_REGEX_BYTES)
-            .build()
-        {
-            Ok(regex) => Ok(Arc::new(TextCheck::Regex(regex))),
-            Err(error) => invalid(".pattern", error.to_string()),
-        }
-    }
-
-    fn json_schema(&self) -> Result<Arc<dyn Scorer>, RewardSpecError> {
-        let Some(schema) = &self.schema else {
-            return invalid(".schema", "this verifier needs a JSON schema");
-        };
-        match jsonschema::validator_for(schema) {
-            Ok(validator) => Ok(Arc::new(TextCheck::Json(Arc::new(validator)))),
-            Err(error) => invalid(".schema", error.to_string()),
-        }
-    }
-
-    fn python(&self, resources: &RewardResources) -> Result<Arc<dyn Scorer>, RewardSpecError> {
-        let Some(runner) = &resources.python else {
-            return invalid(
-                ".type",
-                "this server does not run code: the operator must start it with \
-                 --allow-code-execution",
-            );
-        };
-        let tests = self.tests.clone().unwrap_or_default();
-        if tests.is_empty() || tests.len() > MAX_TESTS {
-            return invalid(".tests", format!("tests takes 1 to {MAX_TESTS} statements"));
-        }
-        if tests.iter().map(String::len).sum::<usize>() > MAX_TEST_BYTES {
-            return invalid(
-                ".tests",
-                format!("tests takes at most {MAX_TEST_BYTES} bytes"),
-            );
-        }
-        let prefix = self.prefix.clone().unwrap_or_default();
-        Ok(Arc::new(PythonTests::new(runner.clone(), tests, prefix)))
     }
 
     /// A field that this reward does not read is a mistake of the client's.
-    fn check_unused(&self, used: &[&str]) -> Result<(), RewardSpecError> {
+    pub(super) fn check_unused(&self, used: &[&str]) -> Result<(), RewardSpecError> {
         let given = [
             ("type", self.check.is_some()),
             ("answer", self.answer.is_some()),

@@ -10,6 +10,8 @@ use crate::reward::{Aggregate, RewardSpec, Weighted};
 /// Tokens of a step (ReST-MCTS*).
 const DEFAULT_STEP_TOKENS: usize = 256;
 
+/// Longest step.
+const MAX_STEP_TOKENS: usize = 8192;
 const MAX_DEPTH: usize = 256;
 const MAX_ITERATIONS: usize = 1024;
 const MAX_DELIMITER_BYTES: usize = 64;
@@ -46,7 +48,7 @@ impl StepSpec {
             self.max_tokens,
             DEFAULT_STEP_TOKENS,
             1,
-            usize::MAX,
+            MAX_STEP_TOKENS,
         )?;
         match (self.delimiter, self.regex) {
             (Some(_), Some(_)) => {

@@ -1,12 +1,7 @@
 //! Where a step of an answer ends.
 
-use regex::{Regex, RegexBuilder};
-
 use crate::engine::{TokenId, TokenWatcher, Watch};
-use crate::text::{Detokenizer, StopMatcher};
-
-/// Compiled size of a client's pattern.
-const MAX_REGEX_BYTES: usize = 1 << 20;
+use crate::text::{Automaton, Detokenizer, Place, StopMatcher};
 
 /// Ends a step at a delimiter or a pattern, or after a number of tokens. A step has something other than
 /// white space, so blank lines never make steps of their own.
@@ -19,7 +14,7 @@ pub struct StepRule {
 #[derive(Debug, Clone)]
 enum Boundary {
     Delimiter(String),
-    Regex(Regex),
+    Regex(Automaton),
 }
 
 impl StepRule {
@@ -30,14 +25,10 @@ impl StepRule {
         }
     }
 
-    /// The error is the pattern's.
+    /// The error is the pattern's. Takes a fraction of a second at most.
     pub fn regex(pattern: &str, max_tokens: usize) -> Result<Self, String> {
-        let regex = RegexBuilder::new(pattern)
-            .size_limit(MAX_REGEX_BYTES)
-            .build()
-            .map_err(|error| error.to_string())?;
         Ok(Self {
-            boundary: Boundary::Regex(regex),
+            boundary: Boundary::Regex(Automaton::new(pattern)?),
             max_tokens,
         })
     }
@@ -45,24 +36,46 @@ impl StepRule {
     /// Whether `text` is a whole step. A token may carry text past the boundary; it stays in the step, since
     /// cutting inside a token would make the prefix tokenise differently.
     pub fn is_complete(&self, text: &str) -> bool {
-        self.is_complete_since(text, 0)
+        StepProgress::default().push(self, text)
     }
+}
 
-    /// The same of a text whose first `num_bytes` are known not to be one.
-    fn is_complete_since(&self, text: &str, num_bytes: usize) -> bool {
-        let step = text.trim_start();
-        !step.is_empty()
-            && match &self.boundary {
-                Boundary::Delimiter(delimiter) => {
-                    // A delimiter that ends in what is new may begin before it.
-                    let first = text.len() - step.len();
-                    let from = num_bytes.saturating_sub(delimiter.len());
-                    let bytes = &text.as_bytes()[from.max(first)..];
-                    let mut places = bytes.windows(delimiter.len().max(1));
-                    places.any(|place| place == delimiter.as_bytes())
-                }
-                Boundary::Regex(regex) => regex.is_match(step),
+/// How far a step has come. Each token costs what its own text is long, however long the step is.
+#[derive(Debug, Clone, Default)]
+struct StepProgress {
+    /// Whether there was something other than white space.
+    has_begun: bool,
+    /// In the automaton of the rule's pattern.
+    place: Option<Place>,
+    /// The last bytes: a delimiter that ends in what is new may begin before it.
+    tail: Vec<u8>,
+}
+
+impl StepProgress {
+    /// Whether the step is whole with this text after what came before.
+    fn push(&mut self, rule: &StepRule, text: &str) -> bool {
+        let text = match self.has_begun {
+            true => text,
+            false => text.trim_start(),
+        };
+        if text.is_empty() {
+            return false;
+        }
+        self.has_begun = true;
+        match &rule.boundary {
+            Boundary::Delimiter(delimiter) => {
+                self.tail.extend_from_slice(text.as_bytes());
+                let mut places = self.tail.windows(delimiter.len().max(1));
+                let is_whole = places.any(|place| place == delimiter.as_bytes());
+                let kept = delimiter.len().saturating_sub(1);
+                self.tail.drain(..self.tail.len().saturating_sub(kept));
+                is_whole
             }
+            Boundary::Regex(automaton) => {
+                let place = self.place.get_or_insert_with(|| automaton.start());
+                automaton.push(place, text)
+            }
+        }
     }
 }
 
@@ -73,7 +86,7 @@ pub(super) struct StepWatcher {
     stops: StopMatcher,
     /// The rule, and what the first step's end means.
     step: Option<(StepRule, Watch)>,
-    text: String,
+    progress: StepProgress,
     num_tokens: usize,
 }
 
@@ -90,7 +103,7 @@ impl StepWatcher {
             detokenizer,
             stops,
             step,
-            text: String::new(),
+            progress: StepProgress::default(),
             num_tokens: 0,
         }
     }
@@ -106,10 +119,8 @@ impl TokenWatcher for StepWatcher {
         let Some((step, at_end)) = &self.step else {
             return Watch::Continue;
         };
-        let num_bytes = self.text.len();
-        self.text.push_str(&piece);
         let is_full = self.num_tokens >= step.max_tokens && !self.detokenizer.is_pending();
-        if !is_full && !step.is_complete_since(&self.text, num_bytes) {
+        if !self.progress.push(step, &piece) && !is_full {
             return Watch::Continue;
         }
         let watch = *at_end;
@@ -139,25 +150,32 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_new_is_searched_for_a_delimiter() {
-        for delimiter in ["\n", "\n\n", "äb", "aab"] {
-            let rule = StepRule::delimiter(delimiter, 9);
+    fn a_step_ends_at_the_same_token_however_its_text_is_cut() {
+        let rules = ["\n", "\n\n", "äb", "aab"].map(|text| StepRule::delimiter(text, 9));
+        let regex = StepRule::regex("a{2}b|b$|\\n\\s", 9).unwrap();
+        for rule in rules.iter().chain([&regex]) {
             for text in ["\n\n x\n\ny", " aaab", "ä äbä", "\n", "aaaaabb", "x\n \n\n"] {
                 // Piece by piece it ends where the whole of it does.
-                let ends = (1..=text.len()).filter(|end| text.is_char_boundary(*end));
-                let mut before = 0;
-                for end in ends {
-                    let expected = rule.is_complete(&text[..end]);
-                    let found = rule.is_complete_since(&text[..end], before);
-                    assert_eq!(found, expected, "{delimiter:?} in {:?}", &text[..end]);
-                    if expected {
-                        let trimmed = text[..end].trim_start();
-                        assert!(trimmed.contains(delimiter));
+                let mut progress = StepProgress::default();
+                for (at, piece) in text.char_indices() {
+                    let end = at + piece.len_utf8();
+                    let found = progress.push(rule, &text[at..end]);
+                    assert_eq!(found, rule.is_complete(&text[..end]), "{:?}", &text[..end]);
+                    if found {
                         break;
                     }
-                    before = end;
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_is_kept_of_a_step_does_not_grow() {
+        let rule = StepRule::delimiter("\n\n", 9);
+        let mut progress = StepProgress::default();
+        for _ in 0..1000 {
+            assert!(!progress.push(&rule, "some words\n"));
+            assert!(progress.tail.len() < 2);
         }
     }
 }

@@ -2,10 +2,12 @@
 
 pub mod chat_template;
 pub mod detokenizer;
+mod pattern;
 pub mod stop;
 pub mod tokenizer;
 
 pub use chat_template::{ChatTemplate, TemplateError};
 pub use detokenizer::Detokenizer;
+pub use pattern::{Automaton, Pattern, Place};
 pub use stop::{StopMatcher, StopOutcome};
 pub use tokenizer::{Tokenizer, TokenizerError};

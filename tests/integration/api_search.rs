@@ -1,5 +1,6 @@
 //! Searches over HTTP with the default model.
 
+use futures::FutureExt;
 use ponder::api::ServerConfig;
 use ponder::engine::{EngineOptions, GenerateRequest, SamplingParams, StreamEvent};
 use ponder::reward::{
@@ -308,7 +309,7 @@ fn python_tests_score_the_code_of_an_answer() {
     let exe = std::path::PathBuf::from(env!("CARGO_BIN_EXE_ponder"));
     let sandbox = Sandbox::new(exe, None, Limits::default()).unwrap();
     let resources = RewardResources {
-        python: Some(PythonRunner::new(sandbox, 2)),
+        python: Some(PythonRunner::new(sandbox, Programs::new(2, false))),
         ..RewardResources::default()
     };
     let spec: RewardSpec = serde_json::from_value(json!({
@@ -316,7 +317,9 @@ fn python_tests_score_the_code_of_an_answer() {
         "tests": ["assert area(1) > 3", "assert area(0) == 0", "assert area(2) == 4 * math.pi"],
     }))
     .unwrap();
-    let scorer = build(&[spec], &resources, &RewardContext::default()).unwrap();
+    let context = RewardContext::default();
+    let scorer = build(&[spec], &resources, &context, None).now_or_never();
+    let scorer = scorer.expect("nothing is waited for").unwrap();
     let answer = |text: &str| Candidate {
         text: text.to_owned(),
         is_complete: true,

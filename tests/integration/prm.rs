@@ -7,8 +7,8 @@ use ponder::api::ServerConfig;
 use ponder::engine::{
     Engine, EngineHandle, EngineOptions, EngineStats, GenerateRequest, SamplingParams, StreamEvent,
 };
-use ponder::reward::RewardResources;
 use ponder::reward::prm::{Head, Prm, PrmFormat, PrmParts, Scored};
+use ponder::reward::{RewardContext, RewardResources};
 use ponder::text::{ChatTemplate, Tokenizer};
 use serde_json::{Value, json};
 
@@ -79,10 +79,17 @@ fn settled(engine: &Engine) -> EngineStats {
     }
 }
 
+fn context() -> RewardContext {
+    RewardContext {
+        question: QUESTION.to_owned(),
+        ..RewardContext::default()
+    }
+}
+
 fn score(prm: &Prm, answers: &[(&str, bool)]) -> Vec<Scored> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime
-        .block_on(prm.score_answers(QUESTION, answers, 0, None))
+        .block_on(prm.score_answers(answers, &context(), None))
         .unwrap()
 }
 
@@ -145,10 +152,10 @@ fn token_formats_read_plus_against_minus_after_each_step() {
         share
     });
     assert_close(&actual[0].steps, &expected);
-    let tagged = [text];
+    let tagged = vec![text];
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let raw = runtime
-        .block_on(shepherd.score_tagged(&tagged, 0, None))
+        .block_on(shepherd.score_tagged(tagged, &context(), None))
         .unwrap();
     assert_eq!(raw[0].steps, actual[0].steps, "tags of the client's own");
 

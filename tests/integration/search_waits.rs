@@ -13,7 +13,7 @@ use ponder::engine::{
 };
 use ponder::model::{BlockId, CausalLm, ForwardBatch, ForwardError, ModelInfo};
 use ponder::reward::{
-    Candidate, Judge, JudgeScorer, Likelihood, PythonRunner, RemoteScorer, RewardContext,
+    Candidate, Judge, JudgeScorer, Likelihood, Programs, PythonRunner, RemoteScorer, RewardContext,
     RewardResources, RewardServer, RewardSpec, Scorer, ScorerError, Weighted, build,
 };
 use ponder::search::scripted::ScriptedPolicy;
@@ -350,12 +350,17 @@ fn python(num_parallel: usize, test: &str) -> Weighted {
     };
     let sandbox = Sandbox::new(exe, None, limits).unwrap();
     let resources = RewardResources {
-        python: Some(PythonRunner::new(sandbox, num_parallel)),
+        python: Some(PythonRunner::new(
+            sandbox,
+            Programs::new(num_parallel, false),
+        )),
         ..RewardResources::default()
     };
     let spec = json!({"kind": "verifier", "type": "python", "tests": [test]});
     let spec: RewardSpec = serde_json::from_value(spec).unwrap();
-    build(&[spec], &resources, &RewardContext::default()).unwrap()
+    let context = RewardContext::default();
+    let scorer = build(&[spec], &resources, &context, None).now_or_never();
+    scorer.expect("nothing is waited for").unwrap()
 }
 
 fn program(text: &str) -> Candidate {

@@ -15,17 +15,22 @@ use tree::Tree;
 const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     (
         "cli",
-        &["api", "text", "train", "trace", "reward", "engine", "model"],
+        &[
+            "api", "text", "train", "trace", "reward", "engine", "model", "work",
+        ],
     ),
     (
         "api",
-        &["text", "search", "trace", "reward", "engine", "model"],
+        &[
+            "text", "search", "trace", "reward", "engine", "model", "work",
+        ],
     ),
     ("train", &["trace", "reward", "engine"]),
     ("trace", &[]),
     ("search", &["text", "reward", "engine"]),
     ("text", &["model"]),
-    ("reward", &["text", "engine"]),
+    ("reward", &["text", "engine", "work"]),
+    ("work", &[]),
     ("engine", &["model"]),
     ("model", &[]),
 ];

@@ -7,7 +7,6 @@ use super::plain::PlainAnswer;
 use crate::api::clock::unix_time;
 use crate::api::error::ApiError;
 use crate::api::generation::Generation;
-use crate::api::presets;
 use crate::api::searching::answer::SearchAnswer;
 use crate::api::state::AppState;
 use crate::api::wire::envelope::Head;
@@ -15,9 +14,9 @@ use crate::api::wire::envelope::Head;
 /// Answers as the client asked.
 pub(in crate::api) async fn answer(
     state: &AppState,
-    generation: Generation,
+    mut generation: Generation,
 ) -> Result<Response, ApiError> {
-    let searched = presets::requested(&generation.shared)?;
+    let searched = generation.search.take();
     let shared = &generation.shared;
     let is_stream = shared.stream;
     let wire = generation.wire;

@@ -1,5 +1,7 @@
 //! `/v1/branches`: the parts of a search, for people who write their own.
 
+pub(super) mod ledger;
 mod nodes;
+pub(super) mod open;
 pub(super) mod routes;
 pub(super) mod session;

@@ -1,6 +1,7 @@
 //! The routes of branch sessions.
 
-use std::time::{Duration, Instant};
+use std::collections::HashSet;
+use std::time::Instant;
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -10,39 +11,29 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::nodes::{check_nodes, node_json};
-use super::session::{Session, Work};
+use super::session::Work;
 use crate::api::answer::event::{AnswerEvent, ChoiceEnd, Delta, EndReason};
 use crate::api::answer::whole::Whole;
-use crate::api::body::{self, Body};
+use crate::api::body::{Body, SizedBody};
+use crate::api::causes::Causes;
 use crate::api::clock::unix_time;
 use crate::api::deadline::Deadline;
 use crate::api::error::ApiError;
-use crate::api::openai::chat::{self, ChatRequest};
-use crate::api::openai::completions::{self, CompletionRequest};
-use crate::api::searching::policy::policy_of;
+use crate::api::openai::messages;
 use crate::api::state::AppState;
 use crate::api::tenant::Tenant;
 use crate::api::wire::envelope::Head;
-use crate::engine::Capability;
-use crate::reward::{self, Candidate, RewardContext, RewardSpec, Scorer};
-use crate::search::{Continuation, End, Expansion, NodeId, OneOrMany, Policy, StepSpec, Tree};
+use crate::engine::EngineError;
+use crate::reward::{self, Candidate, RewardSpec, Scorer};
+use crate::search::{
+    Continuation, End, Expansion, Node, NodeId, OneOrMany, Policy, StepRule, StepSpec,
+};
+use crate::work::Budget;
 
 /// Nodes of a session.
 const MAX_NODES: usize = 4096;
-/// Seconds without a call after which a session ends.
-const DEFAULT_LEASE: u64 = 300;
-const MAX_LEASE: u64 = 3600;
-/// Fields of a request that mean nothing for a session.
-const REFUSED: [&str; 7] = [
-    "search",
-    "stream",
-    "n",
-    "echo",
-    "prompt_logprobs",
-    "adaptation",
-    "router_adaptation",
-];
-
+/// Nodes that one call names.
+const MAX_NAMED: usize = 256;
 /// Samples that continue nodes.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -79,80 +70,6 @@ pub struct CommitBranch {
     pub node: usize,
 }
 
-/// Opens a session: the body of a chat or completion request, without `search`, `stream` or `n`.
-#[utoipa::path(post, path = "/v1/branches", tag = "search", request_body = Object,
-    responses((status = 200, description = "The session's id and its root")))]
-pub(in crate::api) async fn open(
-    State(state): State<AppState>,
-    Extension(tenant): Extension<Tenant>,
-    deadline: Deadline,
-    Body(mut body): Body<serde_json::Map<String, Value>>,
-) -> Result<Json<Value>, ApiError> {
-    let served = state.ready()?;
-    // A session promises that its branches share what is computed.
-    served.engine.demand(Capability::PrefixSharing)?;
-    let lease = lease(&mut body)?;
-    for field in REFUSED {
-        if body.contains_key(field) {
-            let message = format!("{field} cannot be used with branches; leave it out");
-            return Err(ApiError::invalid(field, message));
-        }
-    }
-    let is_chat = body.contains_key("messages");
-    let body = Value::Object(body);
-    let mut generation = if is_chat {
-        let request: ChatRequest = body::parse(&body)?;
-        chat::prepare(&state, request, tenant, deadline)?
-    } else {
-        let request: CompletionRequest = body::parse(&body)?;
-        completions::prepare(&state, request, tenant, deadline)?
-    };
-    if generation.prompts.len() != 1 {
-        return Err(ApiError::invalid("prompt", "a session has one prompt"));
-    }
-    generation.params.hidden_state = served.rewards.value_head.is_some();
-    let (question, wire) = (std::mem::take(&mut generation.question), generation.wire);
-    let model = generation.target.name.clone();
-    let policy = policy_of(served, generation, None, None);
-    let context = RewardContext {
-        question,
-        cache_salt: policy.cache_salt,
-    };
-    let num_prompt_tokens = policy.prompt_token_ids.len();
-    let work = Work {
-        policy,
-        tree: Tree::new(),
-    };
-    let session = Session {
-        context,
-        wire,
-        model,
-        work: tokio::sync::Mutex::new(work),
-    };
-    let now = Instant::now();
-    let id = state.branches().open(tenant, session, lease, now)?;
-    let (own, expiring) = (state.clone(), id.clone());
-    tokio::spawn(async move { own.branches().expire(tenant, &expiring).await });
-    Ok(Json(json!({
-        "id": id, "object": "branches", "root": Tree::ROOT,
-        "prompt_tokens": num_prompt_tokens, "lease_seconds": lease.as_secs(),
-    })))
-}
-
-/// Takes the lease's length out of a body.
-fn lease(body: &mut serde_json::Map<String, Value>) -> Result<Duration, ApiError> {
-    let seconds = match body.remove("lease_seconds") {
-        None => Some(DEFAULT_LEASE),
-        Some(value) => value.as_u64(),
-    };
-    let seconds = seconds.filter(|seconds| (1..=MAX_LEASE).contains(seconds));
-    let seconds = seconds.ok_or_else(|| {
-        let message = format!("lease_seconds must be 1 to {MAX_LEASE}");
-        ApiError::invalid("lease_seconds", message)
-    })?;
-    Ok(Duration::from_secs(seconds))
-}
-
 /// Samples continuations of nodes, all in one batch.
 #[utoipa::path(post, path = "/v1/branches/{id}/generate", tag = "search",
     params(("id" = String, Path)), request_body = GenerateBranches,
@@ -171,11 +88,15 @@ pub(in crate::api) async fn generate(
     if n == 0 || n > limit {
         return Err(ApiError::invalid("n", format!("n must be 1 to {limit}")));
     }
-    let step = request.step.map(|step| step.rule("\n\n")).transpose();
-    let step = step.map_err(|error| ApiError::invalid(&error.param, error.message))?;
+    let step = step_rule(&state, request.step, tenant, deadline).await?;
     let mut work = deadline.limit(session.work.lock()).await?;
-    let Work { policy, tree } = &mut *work;
+    let Work {
+        policy,
+        tree,
+        account,
+    } = &mut *work;
     check_nodes(tree, "nodes", &request.nodes)?;
+    check_number(&request.nodes)?;
     if tree.nodes.len() + n * request.nodes.len() > MAX_NODES {
         return Err(ApiError::invalid(
             "n",
@@ -214,10 +135,46 @@ pub(in crate::api) async fn generate(
             &[finished.index as u32],
         ]
         .concat();
+        account.take(node_bytes(&path, &finished.continuation))?;
         let (node, is_new) = tree.add(parent, path, finished.continuation);
         nodes.push(node_json(tree, node, is_new));
     }
     Ok(Json(json!({"object": "list", "data": nodes})))
+}
+
+/// What a node holds.
+fn node_bytes(path: &[u32], continuation: &Continuation) -> usize {
+    let state = continuation.hidden_state.as_ref();
+    size_of::<Node>()
+        + continuation.text.len()
+        + size_of::<u32>() * (path.len() + continuation.token_ids.len())
+        + size_of::<f32>() * state.map_or(0, |state| state.len())
+        + size_of_val(continuation.logprobs.as_slice())
+}
+
+/// Where samples end, read where a pattern may take its time.
+async fn step_rule(
+    state: &AppState,
+    step: Option<StepSpec>,
+    tenant: Tenant,
+    deadline: Deadline,
+) -> Result<Option<StepRule>, ApiError> {
+    let Some(step) = step else { return Ok(None) };
+    let work = Causes::of_pattern(step.regex.as_deref(), tenant, deadline);
+    let rule = move |_: &Budget| {
+        let rule = step.rule("\n\n");
+        rule.map_err(|error| ApiError::invalid(&error.param, error.message))
+    };
+    Ok(Some(work.run(state, "compiling the pattern", rule).await?))
+}
+
+/// A call names no more nodes than it can answer for at once.
+fn check_number(nodes: &[NodeId]) -> Result<(), ApiError> {
+    if nodes.len() > MAX_NAMED {
+        let message = format!("nodes takes at most {MAX_NAMED} nodes");
+        return Err(ApiError::invalid("nodes", message));
+    }
+    Ok(())
 }
 
 /// Scores nodes.
@@ -229,15 +186,20 @@ pub(in crate::api) async fn score(
     Extension(tenant): Extension<Tenant>,
     deadline: Deadline,
     Path(id): Path<String>,
-    Body(request): Body<ScoreBranches>,
+    Body(mut request): Body<ScoreBranches>,
 ) -> Result<Json<Value>, ApiError> {
     let served = state.ready()?;
     let session = state.branches().call(tenant, &id, Instant::now())?;
     let rewards = request.reward.into_vec();
-    let scorer = reward::build(&rewards, &served.rewards, &session.context)
-        .map_err(|error| ApiError::reward("reward", error))?;
+    let (rewards, context) = (&rewards, &session.context);
+    let scorer = reward::build(rewards, &served.rewards, context, deadline.instant()).await;
+    let scorer = scorer.map_err(|error| ApiError::reward("reward", error))?;
     let mut work = deadline.limit(session.work.lock()).await?;
+    // One that is named twice is scored once.
+    let mut is_seen = HashSet::new();
+    request.nodes.retain(|id| is_seen.insert(*id));
     check_nodes(&work.tree, "nodes", &request.nodes)?;
+    check_number(&request.nodes)?;
     let candidates = request.nodes.iter().map(|id| work.tree.candidate(*id));
     let candidates: Vec<Candidate> = candidates.collect();
     let scores = scorer.score(&candidates, deadline.instant()).await?;
@@ -260,22 +222,49 @@ pub(in crate::api) async fn fork(
     Extension(tenant): Extension<Tenant>,
     deadline: Deadline,
     Path(id): Path<String>,
-    Body(request): Body<ForkBranch>,
+    SizedBody(request, num_bytes): SizedBody<ForkBranch>,
 ) -> Result<Json<Value>, ApiError> {
     let served = state.ready()?;
     let session = state.branches().call(tenant, &id, Instant::now())?;
-    let token_ids = served.tokenizer.encode(&request.text, false, false)?;
+    let work = Causes {
+        tenant,
+        deadline,
+        num_bytes,
+    };
+    let (own, text) = (state.clone(), request.text.clone());
+    let in_text = |error| ApiError {
+        param: Some("text".to_owned()),
+        ..error
+    };
+    let encode = move |budget: &Budget| {
+        let token_ids = messages::encode(own.ready()?, &text, (false, false), budget);
+        token_ids.map_err(in_text)
+    };
+    let token_ids = work.run(&state, "tokenising the text", encode).await?;
     if token_ids.is_empty() {
         return Err(ApiError::invalid("text", "text must not be empty"));
     }
     let mut work = deadline.limit(session.work.lock()).await?;
-    let tree = &mut work.tree;
+    let Work {
+        policy,
+        tree,
+        account,
+    } = &mut *work;
     check_nodes(tree, "node", &[request.node])?;
     if tree.node(request.node).end.is_some() || tree.nodes.len() >= MAX_NODES {
         return Err(ApiError::invalid(
             "node",
             "the node has ended, or the session is full",
         ));
+    }
+    let context = served.engine.config().max_model_len;
+    let before = policy.prompt_token_ids.len() + tree.node(request.node).num_tokens;
+    if before + token_ids.len() > context {
+        let error = EngineError::PromptTooLong {
+            num_tokens: before + token_ids.len(),
+            max_model_len: context,
+        };
+        return Err(in_text(error.into()));
     }
     let continuation = Continuation {
         token_ids,
@@ -288,6 +277,7 @@ pub(in crate::api) async fn fork(
     // No sample has this path: expansions count from 0.
     let mut path = tree.node(request.node).branch_path.clone();
     path.extend([u32::MAX, tree.nodes.len() as u32]);
+    account.take(node_bytes(&path, &continuation))?;
     let (node, is_new) = tree.add(request.node, path, continuation);
     Ok(Json(node_json(tree, node, is_new)))
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use dashmap::DashMap;
 use tokio::sync::Notify;
 
+use super::ledger::{Account, Ledger};
 use crate::api::error::ApiError;
 use crate::api::tenant::Tenant;
 use crate::api::wire::Wire;
@@ -31,6 +32,7 @@ pub(in crate::api) struct Session {
 pub(in crate::api) struct Work {
     pub policy: EnginePolicy,
     pub tree: Tree,
+    pub account: Account,
 }
 
 /// How long a session lives when nobody calls. It does not run while a call does.
@@ -122,17 +124,22 @@ impl<S> Drop for Call<S> {
 pub(in crate::api) struct Branches<S = Session> {
     /// By tenant: another key's session does not exist.
     tenants: DashMap<Tenant, HashMap<String, Arc<Leased<S>>>>,
-}
-
-impl<S> Default for Branches<S> {
-    fn default() -> Self {
-        Self {
-            tenants: DashMap::new(),
-        }
-    }
+    ledger: Arc<Ledger>,
 }
 
 impl<S> Branches<S> {
+    pub fn new(ledger: Ledger) -> Self {
+        Self {
+            tenants: DashMap::new(),
+            ledger: Arc::new(ledger),
+        }
+    }
+
+    /// What a new session will hold is counted there.
+    pub(super) fn account(&self, tenant: Tenant) -> Account {
+        Account::new(&self.ledger, tenant)
+    }
+
     /// Opens a session and returns its id.
     pub(super) fn open(
         &self,
@@ -209,7 +216,7 @@ mod tests {
     /// `lease_seconds: 1`, a call of two seconds, then another one.
     #[test]
     fn a_lease_does_not_end_while_a_call_runs() {
-        let branches = Branches::default();
+        let branches = Branches::new(Ledger::new(0, false));
         let opened = Instant::now() - 10 * SECOND;
         let id = branches.open(ALICE, (), SECOND, opened).unwrap();
         let call = branches.call(ALICE, &id, opened).unwrap();
@@ -228,7 +235,7 @@ mod tests {
 
     #[test]
     fn leases_end_without_calls() {
-        let branches = Branches::default();
+        let branches = Branches::new(Ledger::new(0, false));
         let now = Instant::now();
         let id = branches.open(ALICE, (), SECOND, now).unwrap();
         assert!(branches.call(ALICE, &id, now + SECOND).is_err());
@@ -244,7 +251,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_has_expired_is_forgotten_though_nobody_calls() {
-        let branches = Branches::default();
+        let branches = Branches::new(Ledger::new(0, false));
         let lease = Duration::from_millis(2);
         let id = branches.open(ALICE, (), lease, Instant::now()).unwrap();
         branches.expire(ALICE, &id).await;
@@ -262,7 +269,7 @@ mod tests {
 
     #[test]
     fn sessions_are_their_tenants_own_and_few() {
-        let branches = Branches::default();
+        let branches = Branches::new(Ledger::new(0, false));
         let now = Instant::now();
         let ids: Vec<String> = (0..MAX_SESSIONS)
             .map(|_| branches.open(ALICE, (), SECOND, now).unwrap())

@@ -7,18 +7,21 @@ use serde_json::{Map, Value, json};
 
 use super::adaptation::adaptation;
 use super::images;
-use super::messages::{check_messages, question, render};
+use super::messages::{check_messages, encode, question, render};
 use super::params::{count, generation_request, logprobs};
 use super::speculation::Speculation;
 use crate::api::answer::dispatch::answer;
-use crate::api::body::Body;
+use crate::api::body::SizedBody;
+use crate::api::causes::Causes;
 use crate::api::config::MAX_LOGPROBS;
 use crate::api::deadline::Deadline;
 use crate::api::error::ApiError;
 use crate::api::generation::Generation;
+use crate::api::presets;
 use crate::api::state::AppState;
 use crate::api::tenant::Tenant;
 use crate::api::wire::Wire;
+use crate::work::Budget;
 
 generation_request! {
     /// A chat request.
@@ -48,18 +51,36 @@ pub async fn create(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,
     deadline: Deadline,
-    Body(request): Body<ChatRequest>,
+    SizedBody(request, num_bytes): SizedBody<ChatRequest>,
 ) -> Result<Response, ApiError> {
-    let generation = prepare(&state, request, tenant, deadline)?;
+    let work = Causes {
+        tenant,
+        deadline,
+        num_bytes,
+    };
+    let generation = prepare_sized(&state, request, work).await?;
     answer(&state, generation).await
 }
 
+/// Checks a request where that delays nobody.
+pub(in crate::api) async fn prepare_sized(
+    state: &AppState,
+    request: ChatRequest,
+    work: Causes,
+) -> Result<Generation, ApiError> {
+    let own = state.clone();
+    let (tenant, deadline) = (work.tenant, work.deadline);
+    let prepare = move |budget: &Budget| prepare(&own, request, tenant, deadline, budget);
+    work.run(state, "reading the messages", prepare).await
+}
+
 /// Checks a request.
-pub(in crate::api) fn prepare(
+fn prepare(
     state: &AppState,
     mut request: ChatRequest,
     tenant: Tenant,
     deadline: Deadline,
+    budget: &Budget,
 ) -> Result<Generation, ApiError> {
     let served = state.ready()?;
     let target = state.target(request.model.as_deref())?;
@@ -86,7 +107,7 @@ pub(in crate::api) fn prepare(
         wants_logprobs.then_some(top_logprobs),
         max_tokens_name,
     )?;
-    let speculation = Speculation::new(&shared, served)?;
+    let speculation = Speculation::new(&shared, served, budget)?;
     let adaptation = adaptation(&shared, served)?;
     params.prompt_logprobs = logprobs("prompt_logprobs", request.prompt_logprobs)?;
     let tools = match &request.tool_choice {
@@ -106,7 +127,7 @@ pub(in crate::api) fn prepare(
         source["tools"] = tools.into();
     }
     // The template writes the model's own BOS where it belongs.
-    let prompt_token_ids = served.tokenizer.encode(&prompt, false, true)?;
+    let prompt_token_ids = encode(served, &prompt, (false, true), budget)?;
     Ok(Generation {
         speculation,
         adaptation,
@@ -114,6 +135,7 @@ pub(in crate::api) fn prepare(
         media,
         params,
         stops: shared.stops()?,
+        search: presets::requested(&shared)?,
         shared,
         echo: Vec::new(),
         wire: Wire::Chat,

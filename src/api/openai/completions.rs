@@ -8,18 +8,23 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::adaptation::adaptation;
+use super::messages::encode;
 use super::params::{generation_request, logprobs};
 use super::speculation::Speculation;
 use crate::api::answer::dispatch::answer;
-use crate::api::body::Body;
+use crate::api::body::SizedBody;
+use crate::api::causes::Causes;
 use crate::api::config::MAX_PROMPTS;
 use crate::api::deadline::Deadline;
 use crate::api::error::ApiError;
 use crate::api::generation::Generation;
+use crate::api::presets;
+use crate::api::served::Served;
 use crate::api::state::AppState;
 use crate::api::tenant::Tenant;
 use crate::api::wire::Wire;
-use crate::text::Tokenizer;
+use crate::engine::EngineError;
+use crate::work::Budget;
 
 /// Tokens generated when a request names no limit (OpenAI's default).
 const DEFAULT_MAX_TOKENS: i64 = 16;
@@ -57,18 +62,36 @@ pub async fn create(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,
     deadline: Deadline,
-    Body(request): Body<CompletionRequest>,
+    SizedBody(request, num_bytes): SizedBody<CompletionRequest>,
 ) -> Result<Response, ApiError> {
-    let generation = prepare(&state, request, tenant, deadline)?;
+    let work = Causes {
+        tenant,
+        deadline,
+        num_bytes,
+    };
+    let generation = prepare_sized(&state, request, work).await?;
     answer(&state, generation).await
 }
 
+/// Checks a request where that delays nobody.
+pub(in crate::api) async fn prepare_sized(
+    state: &AppState,
+    request: CompletionRequest,
+    work: Causes,
+) -> Result<Generation, ApiError> {
+    let own = state.clone();
+    let (tenant, deadline) = (work.tenant, work.deadline);
+    let prepare = move |budget: &Budget| prepare(&own, request, tenant, deadline, budget);
+    work.run(state, "reading the prompt", prepare).await
+}
+
 /// Checks a request.
-pub(in crate::api) fn prepare(
+fn prepare(
     state: &AppState,
     mut request: CompletionRequest,
     tenant: Tenant,
     deadline: Deadline,
+    budget: &Budget,
 ) -> Result<Generation, ApiError> {
     let served = state.ready()?;
     let target = state.target(request.model.as_deref())?;
@@ -95,14 +118,14 @@ pub(in crate::api) fn prepare(
     request.max_tokens = request.max_tokens.or(Some(DEFAULT_MAX_TOKENS));
     let shared = request.shared();
     let mut params = shared.sampling(&served.tokenizer, num_logprobs, "max_tokens")?;
-    let speculation = Speculation::new(&shared, served)?;
+    let speculation = Speculation::new(&shared, served, budget)?;
     let adaptation = adaptation(&shared, served)?;
     params.prompt_logprobs = logprobs("prompt_logprobs", request.prompt_logprobs)?;
     let echo = request.echo.unwrap_or(false);
     if echo && num_logprobs.is_some() && params.prompt_logprobs.is_none() {
         params.prompt_logprobs = num_logprobs;
     }
-    let prompts = tokenize(&served.tokenizer, request.prompt)?;
+    let prompts = tokenize(served, request.prompt, budget)?;
     let echo = if echo {
         prompts
             .iter()
@@ -121,6 +144,7 @@ pub(in crate::api) fn prepare(
         media: None,
         params,
         stops: shared.stops()?,
+        search: presets::requested(&shared)?,
         shared,
         echo,
         wire: Wire::Completions,
@@ -132,20 +156,35 @@ pub(in crate::api) fn prepare(
     })
 }
 
-fn tokenize(tokenizer: &Tokenizer, prompt: Prompt) -> Result<Vec<Vec<u32>>, ApiError> {
-    let prompts = match prompt {
-        Prompt::Text(text) => vec![tokenizer.encode(&text, true, true)?],
-        Prompt::Texts(texts) => texts
-            .iter()
-            .take(MAX_PROMPTS + 1)
-            .map(|text| tokenizer.encode(text, true, true))
-            .collect::<Result<_, _>>()?,
-        Prompt::Tokens(tokens) => vec![tokens],
-        Prompt::TokenLists(lists) => lists,
+/// The prompts' ids; whether each fits the context is the engine's to say.
+fn tokenize(served: &Served, prompt: Prompt, budget: &Budget) -> Result<Vec<Vec<u32>>, ApiError> {
+    let context = served.engine.config().max_model_len;
+    let encode = |text: &String| {
+        let encoded = encode(served, text, (true, true), budget);
+        encoded.map_err(|error| ApiError {
+            param: Some("prompt".to_owned()),
+            ..error
+        })
     };
-    if prompts.is_empty() || prompts.len() > MAX_PROMPTS {
+    let (texts, lists) = match prompt {
+        Prompt::Text(text) => (vec![text], Vec::new()),
+        Prompt::Texts(texts) => (texts, Vec::new()),
+        Prompt::Tokens(tokens) => (Vec::new(), vec![tokens]),
+        Prompt::TokenLists(lists) => (Vec::new(), lists),
+    };
+    let count = texts.len() + lists.len();
+    if count == 0 || count > MAX_PROMPTS {
         let message = format!("prompt takes 1 to {MAX_PROMPTS} prompts");
         return Err(ApiError::invalid("prompt", message));
     }
+    if let Some(long) = lists.iter().find(|list| list.len() > context) {
+        return Err(EngineError::PromptTooLong {
+            num_tokens: long.len(),
+            max_model_len: context,
+        }
+        .into());
+    }
+    let mut prompts = texts.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
+    prompts.extend(lists);
     Ok(prompts)
 }

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::api::error::ApiError;
 use crate::api::served::Served;
+use crate::work::Budget;
 
 /// What the last user message says.
 pub(in crate::api) fn question(messages: &[Value]) -> String {
@@ -78,4 +79,18 @@ pub(in crate::api) fn render(
         return Err(ApiError::invalid("messages", message));
     };
     Ok(template.render(messages, tools, add_generation_prompt, variables)?)
+}
+
+/// Token ids of a text that a client chose, of no more than the context holds. `add_special` and
+/// `parse_special` are those of [`crate::text::Tokenizer::encode`].
+pub(in crate::api) fn encode(
+    served: &Served,
+    text: &str,
+    (add_special, parse_special): (bool, bool),
+    budget: &Budget,
+) -> Result<Vec<u32>, ApiError> {
+    let max_tokens = served.engine.config().max_model_len;
+    let may_go_on = || budget.may_go_on();
+    let tokenizer = &served.tokenizer;
+    Ok(tokenizer.encode_within(text, add_special, parse_special, max_tokens, &may_go_on)?)
 }

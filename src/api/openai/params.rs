@@ -6,7 +6,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::api::config::{MAX_LOGIT_BIAS, MAX_LOGPROBS, MAX_STOP_STRING_BYTES, MAX_STOP_STRINGS};
+use crate::api::config::{
+    MAX_LOGIT_BIAS, MAX_LOGPROBS, MAX_STOP_STRING_BYTES, MAX_STOP_STRINGS, MAX_STOP_TOKEN_IDS,
+};
 use crate::api::error::ApiError;
 use crate::engine::SamplingParams;
 use crate::text::Tokenizer;
@@ -308,6 +310,10 @@ impl SharedParams {
 
     fn stop_token_ids(&self, vocab_size: usize) -> Result<Vec<u32>, ApiError> {
         let ids = self.stop_token_ids.clone().unwrap_or_default();
+        if ids.len() > MAX_STOP_TOKEN_IDS {
+            let message = format!("stop_token_ids takes at most {MAX_STOP_TOKEN_IDS} ids");
+            return Err(ApiError::invalid("stop_token_ids", message));
+        }
         match ids.iter().find(|id| **id as usize >= vocab_size) {
             Some(bad) => {
                 let message =

@@ -2,10 +2,12 @@
 
 use serde_json::Value;
 
+use super::messages::encode;
 use super::params::SharedParams;
 use crate::api::error::ApiError;
 use crate::api::served::Served;
 use crate::engine::{Capability, Speculative};
+use crate::work::Budget;
 
 /// Who drafts, and from what text besides.
 #[derive(Debug, Clone, Default)]
@@ -16,10 +18,15 @@ pub(in crate::api) struct Speculation {
 }
 
 impl Speculation {
-    pub fn new(shared: &SharedParams, served: &Served) -> Result<Self, ApiError> {
-        let tokenizer = &served.tokenizer;
+    pub fn new(shared: &SharedParams, served: &Served, budget: &Budget) -> Result<Self, ApiError> {
         let prediction = match prediction_text(shared.prediction.as_ref())? {
-            Some(text) => tokenizer.encode(&text, false, false)?,
+            Some(text) => {
+                let encoded = encode(served, &text, (false, false), budget);
+                encoded.map_err(|error| ApiError {
+                    param: Some("prediction.content".to_owned()),
+                    ..error
+                })?
+            }
             None => Vec::new(),
         };
         let speculative = speculative(shared.speculative.as_ref())?;

@@ -32,7 +32,7 @@ impl SearchAnswer {
         let found = resume::find(state, generation.tenant, &mut request);
         generation.deadline.limit(found).await??;
         Ok(Self {
-            run: SearchRun::new(state, generation, &request)?,
+            run: SearchRun::new(state, generation, request).await?,
             state: state.clone(),
             num_sent: 0,
         })

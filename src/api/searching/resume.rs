@@ -61,12 +61,12 @@ pub(super) async fn find(
 
 /// The recording that `search.resume` holds; the request gets its seed. Everything but budgets must be as it was.
 pub(super) fn recording(
-    resume: &Value,
+    resume: Value,
     identity: &(Value, Value),
     generation: &mut Generation,
 ) -> Result<Recording, ApiError> {
     let refuse = |message: String| ApiError::invalid("search.resume", message);
-    let record = serde_json::from_value::<TraceRecord>(resume.clone())
+    let record = serde_json::from_value::<TraceRecord>(resume)
         .map_err(|error| refuse(format!("search.resume is not a tree of a search: {error}")))?;
     if record.is_redacted {
         return Err(refuse(

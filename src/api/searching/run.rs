@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::policy::policy_of;
 use super::resume;
 use crate::api::adapters::registry::TargetModel;
+use crate::api::causes::Causes;
 use crate::api::clock::unix_time;
 use crate::api::deadline::Deadline;
 use crate::api::error::ApiError;
@@ -24,6 +25,7 @@ use crate::search::{
     EnginePolicy, Ranked, Recording, ReplayPolicy, Search, SearchEvent, SearchOutcome,
     SearchRequest, SearchSpec,
 };
+use crate::work::Budget;
 
 /// A search that is ready to run.
 pub(super) struct SearchRun {
@@ -52,17 +54,16 @@ pub(super) struct SearchRun {
 }
 
 impl SearchRun {
-    pub fn new(
+    pub async fn new(
         state: &AppState,
         mut generation: Generation,
-        request: &SearchRequest,
+        mut request: SearchRequest,
     ) -> Result<Self, ApiError> {
         let served = state.ready()?;
-        let limit = served.engine.config().max_num_seqs;
-        let spec = request
-            .resolve(limit, served.rewards.default_kind())
-            .map_err(ApiError::search)?;
-        let scorer = scorer(state, &generation, &spec)?;
+        let (tenant, deadline) = (generation.tenant, generation.deadline);
+        let resume = request.resume.take();
+        let spec = resolve(state, request.clone(), tenant, deadline).await?;
+        let scorer = scorer(state, &generation, &spec).await?;
         spec.check_scorer(scorer.as_ref())
             .map_err(ApiError::search)?;
         check_combination(&generation)?;
@@ -71,16 +72,29 @@ impl SearchRun {
             return Err(ApiError::invalid("n", "n must be at least 1"));
         }
         let tags = [spec.tags.clone(), keep::tags(&generation.shared)?].concat();
-        let identity = resume::identity(request, &generation);
-        let recording = match &request.resume {
-            Some(resume) => Some(resume::recording(resume, &identity, &mut generation)?),
+        let identity = resume::identity(&request, &generation);
+        let recording = match resume {
+            Some(resume) => {
+                let work = Causes {
+                    tenant,
+                    deadline,
+                    num_bytes: usize::MAX,
+                };
+                let expected = identity.clone();
+                let read = move |_: &Budget| {
+                    let recording = resume::recording(resume, &expected, &mut generation)?;
+                    Ok((recording, generation))
+                };
+                let read = work.run(state, "reading search.resume", read).await?;
+                generation = read.1;
+                Some(read.0)
+            }
             None => None,
         };
         let is_kept = spec.trace && generation.shared.store != Some(false);
         let source = std::mem::take(&mut generation.source);
         let target = generation.target.clone();
         let adaptation = generation.adaptation.clone();
-        let tenant = generation.tenant;
         let budget = spec.budget.ms.map(Duration::from_millis);
         let budget = budget.and_then(|budget| Deadline::after(budget).instant());
         let mut policy = policy_of(served, generation, budget, spec.budget.tokens);
@@ -154,8 +168,27 @@ impl SearchRun {
     }
 }
 
+/// The complete search; a pattern is compiled where that may take its time.
+async fn resolve(
+    state: &AppState,
+    request: SearchRequest,
+    tenant: Tenant,
+    deadline: Deadline,
+) -> Result<SearchSpec, ApiError> {
+    let served = state.ready()?;
+    let limit = served.engine.config().max_num_seqs;
+    let default_reward = served.rewards.default_kind();
+    let pattern = request.step.as_ref().and_then(|step| step.regex.as_deref());
+    let work = Causes::of_pattern(pattern, tenant, deadline);
+    let resolve = move |_: &Budget| {
+        let spec = request.resolve(limit, default_reward);
+        spec.map_err(ApiError::search)
+    };
+    work.run(state, "compiling the pattern", resolve).await
+}
+
 /// The scorer that a search asks for, if any.
-fn scorer(
+async fn scorer(
     state: &AppState,
     generation: &Generation,
     spec: &SearchSpec,
@@ -173,8 +206,11 @@ fn scorer(
     let context = RewardContext {
         question: generation.question.clone(),
         cache_salt: generation.tenant.cache_salt(salt),
+        tenant: generation.tenant.0,
+        pool: state.work().clone(),
     };
-    let scorer = reward::build(&spec.rewards, &served.rewards, &context);
+    let deadline = generation.deadline.instant();
+    let scorer = reward::build(&spec.rewards, &served.rewards, &context, deadline).await;
     let scorer = scorer.map_err(|error| ApiError::reward("search.reward", error))?;
     Ok(Some(scorer))
 }

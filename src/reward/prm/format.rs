@@ -3,6 +3,7 @@
 use serde_json::{Map, json};
 
 use crate::reward::Aggregate;
+use crate::reward::reading::{Bound, ReadError};
 use crate::text::{ChatTemplate, Tokenizer};
 
 /// Qwen2.5-Math-PRM's system message (its model card).
@@ -86,7 +87,8 @@ impl Writer {
         question: &str,
         answer: &str,
         is_complete: bool,
-    ) -> Result<Written, String> {
+        bound: Bound<'_>,
+    ) -> Result<Written, ReadError> {
         let steps = answer.split(self.delimiter.as_str()).map(str::trim);
         let steps: Vec<&str> = steps.filter(|step| !step.is_empty()).collect();
         match self.format {
@@ -96,7 +98,7 @@ impl Writer {
                     .map(|s| format!("{s} {SHEPHERD_TAG}"))
                     .collect();
                 let text = format!("{question} {}", steps.join("\n"));
-                let token_ids = self.encode(&text, true, false)?;
+                let token_ids = self.encode(&text, true, false, bound)?;
                 at_tag(token_ids, self.last_id(SHEPHERD_TAG)?, steps.len())
             }
             PrmFormat::Qwen => {
@@ -109,52 +111,60 @@ impl Writer {
                     ],
                     false,
                 )?;
-                let token_ids = self.encode(&text, false, true)?;
+                let token_ids = self.encode(&text, false, true, bound)?;
                 at_tag(token_ids, self.special_id(QWEN_TAG)?, steps.len())
             }
-            PrmFormat::Rlhflow => self.turns(question, &steps),
+            PrmFormat::Rlhflow => self.turns(question, &steps, bound),
             PrmFormat::Skywork => {
                 let newline = self.last_id("\n")?;
                 let mut written =
-                    Written::start(self.encode(&format!("{question}\n"), true, false)?);
+                    Written::start(self.encode(&format!("{question}\n"), true, false, bound)?);
                 for step in steps {
-                    let mut ids = self.encode(step, false, false)?;
+                    let mut ids = self.encode(step, false, false, bound)?;
                     ids.push(newline);
-                    written.push_step(&ids);
+                    written.push_step(&ids, bound)?;
                 }
                 Ok(written)
             }
             PrmFormat::Trl => {
-                let separator = self.encode(&self.delimiter, false, false)?;
-                let mut written = Written::start(self.encode(question, true, false)?);
+                let separator = self.encode(&self.delimiter, false, false, bound)?;
+                let mut written = Written::start(self.encode(question, true, false, bound)?);
                 for step in steps {
-                    let step = self.encode(step, false, false)?;
-                    written.push_step(&[step, separator.clone()].concat());
+                    let step = self.encode(step, false, false, bound)?;
+                    written.push_step(&[step, separator.clone()].concat(), bound)?;
                 }
                 Ok(written)
             }
-            PrmFormat::ValueHead => self.plain(question, answer, is_complete),
+            PrmFormat::ValueHead => self.plain(question, answer, is_complete, bound),
         }
     }
 
     /// A text in which the tags stand already.
-    pub(super) fn read_tagged(&self, text: &str) -> Result<Written, String> {
+    pub(super) fn read_tagged(&self, text: &str, bound: Bound<'_>) -> Result<Written, ReadError> {
         let tag = match self.format {
             PrmFormat::MathShepherd => self.last_id(SHEPHERD_TAG)?,
             PrmFormat::Qwen => self.special_id(QWEN_TAG)?,
-            _ => return Err("this model's steps have no tag: send messages".to_owned()),
+            _ => {
+                let message = "this model's steps have no tag: send messages";
+                return Err(ReadError::Failed(message.to_owned()));
+            }
         };
         let is_plain = self.format == PrmFormat::MathShepherd;
-        let token_ids = self.encode(text, is_plain, true)?;
+        let token_ids = self.encode(text, is_plain, true, bound)?;
         let num_steps = token_ids.iter().filter(|id| **id == tag).count();
         match num_steps {
-            0 => Err("the text has no step tag".to_owned()),
+            0 => Err(ReadError::Failed("the text has no step tag".to_owned())),
             _ => at_tag(token_ids, tag, num_steps),
         }
     }
 
     /// RLHFlow's conversation: the first step follows the question in one turn.
-    fn turns(&self, question: &str, steps: &[&str]) -> Result<Written, String> {
+    fn turns(
+        &self,
+        question: &str,
+        steps: &[&str],
+        bound: Bound<'_>,
+    ) -> Result<Written, ReadError> {
         let mut messages = Vec::new();
         let mut positions = Vec::new();
         let mut token_ids: Vec<u32> = Vec::new();
@@ -164,9 +174,10 @@ impl Writer {
                 _ => (*step).to_owned(),
             };
             messages.push(json!({"role": "user", "content": content}));
-            let ids = self.encode(&self.chat(&messages, true)?, false, true)?;
+            let ids = self.encode(&self.chat(&messages, true)?, false, true, bound)?;
             if !ids.starts_with(&token_ids) {
-                return Err("the chat template rewrites earlier turns".to_owned());
+                let message = "the chat template rewrites earlier turns";
+                return Err(ReadError::Failed(message.to_owned()));
             }
             token_ids = ids;
             positions.push(token_ids.len() - 1);
@@ -180,13 +191,19 @@ impl Writer {
 
     /// The conversation that the policy itself continues; see [`crate::reward::Candidate::hidden_state`] for
     /// where it is read.
-    fn plain(&self, question: &str, answer: &str, is_complete: bool) -> Result<Written, String> {
+    fn plain(
+        &self,
+        question: &str,
+        answer: &str,
+        is_complete: bool,
+        bound: Bound<'_>,
+    ) -> Result<Written, ReadError> {
         let chat = self.chat(&[json!({"role": "user", "content": question})], true)?;
-        let mut written = Written::start(self.encode(&chat, false, true)?);
+        let mut written = Written::start(self.encode(&chat, false, true, bound)?);
         let mut steps = answer.split_inclusive(self.delimiter.as_str()).peekable();
         while let Some(step) = steps.next() {
-            let ids = self.encode(step, false, false)?;
-            written.push_step(&ids);
+            let ids = self.encode(step, false, false, bound)?;
+            written.push_step(&ids, bound)?;
             // A whole answer's last token is the end of text, which was sampled from its last token of text.
             let is_end = is_complete && steps.peek().is_none();
             if let Some(last) = written.positions.last_mut().filter(|_| !is_end) {
@@ -200,12 +217,12 @@ impl Writer {
         &self,
         messages: &[serde_json::Value],
         add_generation_prompt: bool,
-    ) -> Result<String, String> {
+    ) -> Result<String, ReadError> {
         let Some(template) = &self.chat_template else {
-            return Err("the process reward model has no chat template".to_owned());
+            let message = "the process reward model has no chat template";
+            return Err(ReadError::Failed(message.to_owned()));
         };
-        let text = template.render(messages, None, add_generation_prompt, &Map::new());
-        text.map_err(|error| error.to_string())
+        Ok(template.render(messages, None, add_generation_prompt, &Map::new())?)
     }
 
     fn encode(
@@ -213,17 +230,19 @@ impl Writer {
         text: &str,
         add_special: bool,
         parse_special: bool,
-    ) -> Result<Vec<u32>, String> {
-        let token_ids = self.tokenizer.encode(text, add_special, parse_special);
-        token_ids.map_err(|error| error.to_string())
+        bound: Bound<'_>,
+    ) -> Result<Vec<u32>, ReadError> {
+        let may_go_on = || bound.budget.may_go_on();
+        let max_tokens = bound.max_tokens;
+        let tokenizer = &self.tokenizer;
+        Ok(tokenizer.encode_within(text, add_special, parse_special, max_tokens, &may_go_on)?)
     }
 
     fn last_id(&self, text: &str) -> Result<u32, String> {
-        let token_ids = self.encode(text, false, false)?;
-        token_ids
-            .last()
-            .copied()
-            .ok_or_else(|| format!("{text:?} is no token"))
+        let token_ids = self.tokenizer.encode(text, false, false);
+        let token_ids = token_ids.map_err(|error| error.to_string())?;
+        let last = token_ids.last().copied();
+        last.ok_or_else(|| format!("{text:?} is no token"))
     }
 
     fn special_id(&self, token: &str) -> Result<u32, String> {
@@ -241,23 +260,32 @@ impl Written {
     }
 
     /// Adds a step that is read at its last token.
-    fn push_step(&mut self, token_ids: &[u32]) {
+    fn push_step(&mut self, token_ids: &[u32], bound: Bound<'_>) -> Result<(), ReadError> {
         self.token_ids.extend_from_slice(token_ids);
+        if self.token_ids.len() > bound.max_tokens {
+            return Err(ReadError::TooLong(format!(
+                "question and answer have more than {} tokens, which is all that the process reward \
+                 model reads",
+                bound.max_tokens
+            )));
+        }
         if !token_ids.is_empty() {
             self.positions.push(self.token_ids.len() - 1);
         }
+        Ok(())
     }
 }
 
 /// Reads at the last `num_steps` occurrences of a tag and drops what follows them.
-fn at_tag(mut token_ids: Vec<u32>, tag: u32, num_steps: usize) -> Result<Written, String> {
+fn at_tag(mut token_ids: Vec<u32>, tag: u32, num_steps: usize) -> Result<Written, ReadError> {
     let all = token_ids.iter().enumerate();
     let mut positions: Vec<usize> = all
         .filter(|(_, id)| **id == tag)
         .map(|(at, _)| at)
         .collect();
     let Some(surplus) = positions.len().checked_sub(num_steps) else {
-        return Err("the process reward model's tokenizer splits its step tag".to_owned());
+        let message = "the process reward model's tokenizer splits its step tag";
+        return Err(ReadError::Failed(message.to_owned()));
     };
     positions.drain(..surplus);
     token_ids.truncate(positions.last().map_or(0, |last| last + 1));

@@ -18,10 +18,11 @@ use format::{Writer, Written};
 pub use head::Head;
 
 use super::judge::share;
-use super::reading::{Prompt, ReadError, Reading, read};
+use super::reading::{Bound, Prompt, ReadError, Reading, read};
 use super::{Aggregate, Candidate, RewardContext, Scorer, ScorerError};
 use crate::engine::{Engine, PoolingParams};
 use crate::text::{ChatTemplate, Tokenizer};
+use crate::work::Budget;
 
 /// Step scores that are remembered; past this number all are forgotten.
 const MAX_REMEMBERED: usize = 1 << 16;
@@ -50,7 +51,7 @@ pub struct PrmParts {
 /// A served process reward model.
 pub struct Prm {
     engine: Engine,
-    writer: Writer,
+    writer: Arc<Writer>,
     head: Option<Head>,
     score_token_ids: Vec<u32>,
     /// Scores by the hash of the tokens up to their position.
@@ -77,12 +78,17 @@ impl Prm {
             });
         }
         // What would fail with the first answer fails now.
-        writer.write("1 + 1?", "1 + 1 = 2", true)?;
+        let bound = Bound {
+            max_tokens: usize::MAX,
+            budget: &Budget::default(),
+        };
+        let trial = writer.write("1 + 1?", "1 + 1 = 2", true, bound);
+        trial.map_err(|error| error.to_string())?;
         Ok(Self {
             score_token_ids: writer.score_token_ids()?,
             engine: parts.engine,
             head: parts.head,
-            writer,
+            writer: Arc::new(writer),
             known: Mutex::default(),
         })
     }
@@ -91,33 +97,61 @@ impl Prm {
         self.writer.format
     }
 
-    /// Scores the steps of answers to a question: texts, and whether each has ended.
+    /// Scores the steps of answers to the context's question: texts, and whether each has ended.
     pub async fn score_answers(
         &self,
-        question: &str,
         answers: &[(&str, bool)],
-        cache_salt: u64,
+        context: &RewardContext,
         deadline: Option<Instant>,
     ) -> Result<Vec<Scored>, ReadError> {
-        let written = answers
+        let question = context.question.clone();
+        let num_bytes: usize = answers.iter().map(|(text, _)| text.len()).sum();
+        let num_bytes = num_bytes + answers.len() * question.len();
+        let answers = answers
             .iter()
-            .map(|(text, is_complete)| self.writer.write(question, text, *is_complete));
-        let written = written.collect::<Result<_, String>>();
-        let written = written.map_err(ReadError::Failed)?;
-        self.score(written, cache_salt, deadline).await
+            .map(|(text, is_complete)| ((*text).to_owned(), *is_complete));
+        let answers: Vec<(String, bool)> = answers.collect();
+        let write = move |writer: &Writer, bound: Bound<'_>| {
+            let written = answers
+                .iter()
+                .map(|(text, is_complete)| writer.write(&question, text, *is_complete, bound));
+            written.collect()
+        };
+        let written = self.write(num_bytes, context, deadline, write).await?;
+        self.score(written, context.cache_salt, deadline).await
     }
 
     /// Scores texts that carry the format's step tags already.
     pub async fn score_tagged(
         &self,
-        texts: &[String],
-        cache_salt: u64,
+        texts: Vec<String>,
+        context: &RewardContext,
         deadline: Option<Instant>,
     ) -> Result<Vec<Scored>, ReadError> {
-        let written = texts.iter().map(|text| self.writer.read_tagged(text));
-        let written = written.collect::<Result<_, String>>();
-        let written = written.map_err(ReadError::Failed)?;
-        self.score(written, cache_salt, deadline).await
+        let num_bytes = texts.iter().map(String::len).sum();
+        let write = move |writer: &Writer, bound: Bound<'_>| {
+            let written = texts.iter().map(|text| writer.read_tagged(text, bound));
+            written.collect()
+        };
+        let written = self.write(num_bytes, context, deadline, write).await?;
+        self.score(written, context.cache_salt, deadline).await
+    }
+
+    /// Writes prompts where that may take its time.
+    async fn write(
+        &self,
+        num_bytes: usize,
+        context: &RewardContext,
+        deadline: Option<Instant>,
+        write: impl FnOnce(&Writer, Bound<'_>) -> Result<Vec<Written>, ReadError> + Send + 'static,
+    ) -> Result<Vec<Written>, ReadError> {
+        let writer = Arc::clone(&self.writer);
+        let max_tokens = self.engine.config().max_model_len;
+        let what = "writing the process reward model's prompts";
+        let write = move |budget: &Budget| write(&writer, Bound { max_tokens, budget });
+        let pool = &context.pool;
+        pool.run_sized(num_bytes, what, context.tenant, deadline, write)
+            .await
     }
 
     async fn score(
@@ -245,8 +279,7 @@ impl Scorer for PrmScorer {
         async move {
             let answers = candidates.iter().map(|c| (c.text.as_str(), c.is_complete));
             let answers: Vec<(&str, bool)> = answers.collect();
-            let (question, salt) = (&self.context.question, self.context.cache_salt);
-            let scores = self.prm.score_answers(question, &answers, salt, deadline);
+            let scores = self.prm.score_answers(&answers, &self.context, deadline);
             let scores = scores.await.map_err(|error| error.of("prm"))?;
             Ok(scores
                 .iter()

@@ -6,14 +6,19 @@ pub mod extract;
 mod fence;
 pub mod math;
 mod num;
+pub mod programs;
 pub mod python;
+pub mod schema;
 
 use std::time::Instant;
 
 use futures::future::{BoxFuture, FutureExt};
-use regex::Regex;
 
 use super::{Candidate, Scorer, ScorerError};
+use crate::text::Pattern;
+use crate::work::{Budget, INLINE_BYTES, Stop, WorkPool};
+
+const KIND: &str = "verifier";
 
 /// A check of an answer's text against something known.
 #[derive(Debug, Clone)]
@@ -23,32 +28,86 @@ pub enum TextCheck {
     /// The final answer, or the whole text, equals this one but for white space around it.
     Exact(String),
     /// The pattern is found in the text.
-    Regex(Regex),
-    /// The text, or its first fenced block, is JSON that the schema accepts.
-    Json(std::sync::Arc<jsonschema::Validator>),
+    Regex(Pattern),
 }
 
 impl TextCheck {
-    fn accepts(&self, text: &str) -> bool {
+    fn accepts(&self, text: &str, budget: &Budget) -> Result<bool, Stop> {
         match self {
-            Self::Math(answer) => math::equivalent_text(text, answer),
+            Self::Math(answer) => Ok(math::equivalent_text(text, answer)),
             Self::Exact(answer) => {
                 let answer = answer.trim();
-                text.trim() == answer
-                    || extract::final_answer(text).is_some_and(|given| given == answer)
+                let is_whole = text.trim() == answer;
+                Ok(is_whole || extract::final_answer(text).is_some_and(|given| given == answer))
             }
-            Self::Regex(pattern) => pattern.is_match(text),
-            Self::Json(schema) => {
-                let block = fence::first_fenced_block(text).unwrap_or(text);
-                serde_json::from_str(block.trim()).is_ok_and(|value| schema.is_valid(&value))
+            Self::Regex(pattern) => {
+                let mut stop = Ok(());
+                let found = pattern.is_in(text, || {
+                    stop = budget.check();
+                    stop.is_ok()
+                });
+                stop?;
+                Ok(found.unwrap_or(false))
             }
         }
     }
+
+    fn scores(&self, texts: &[&str], budget: &Budget) -> Result<Vec<f64>, Stop> {
+        let score = |text: &&str| {
+            budget.check()?;
+            Ok(f64::from(u8::from(self.accepts(text, budget)?)))
+        };
+        texts.iter().map(score).collect()
+    }
+
+    /// Whether texts of so many bytes are checked in less time than another thread takes to begin.
+    fn is_small(&self, num_bytes: usize) -> bool {
+        let weight = match self {
+            Self::Math(answer) | Self::Exact(answer) => answer.len().div_ceil(1024),
+            Self::Regex(pattern) => pattern.num_states(),
+        };
+        num_bytes.saturating_mul(weight.max(1)) <= INLINE_BYTES
+    }
 }
 
-impl Scorer for TextCheck {
+/// A [`TextCheck`] as a reward.
+#[derive(Debug, Clone)]
+pub struct TextScorer {
+    pub check: TextCheck,
+    pub pool: WorkPool,
+    pub tenant: u64,
+}
+
+impl TextScorer {
+    async fn scores(
+        &self,
+        candidates: &[Candidate],
+        deadline: Option<Instant>,
+    ) -> Result<Vec<f64>, ScorerError> {
+        let num_bytes: usize = candidates.iter().map(|it| it.text.len()).sum();
+        let own = |_: Stop| ScorerError::Deadline { kind: KIND };
+        if self.check.is_small(num_bytes) {
+            let texts: Vec<&str> = candidates.iter().map(|it| it.text.as_str()).collect();
+            return self
+                .check
+                .scores(&texts, &Budget::until(deadline))
+                .map_err(own);
+        }
+        let check = self.check.clone();
+        let texts: Vec<String> = candidates.iter().map(|it| it.text.clone()).collect();
+        let job = move |budget: &Budget| {
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            check.scores(&texts, budget)
+        };
+        let what = "checking the answers";
+        let done = self.pool.run(what, self.tenant, deadline, job).await;
+        done.map_err(|error| ScorerError::work(KIND, error))
+    }
+}
+
+impl Scorer for TextScorer {
     fn kind(&self) -> &'static str {
-        "verifier"
+        KIND
     }
 
     fn scores_steps(&self) -> bool {
@@ -62,10 +121,8 @@ impl Scorer for TextCheck {
     fn score<'a>(
         &'a self,
         candidates: &'a [Candidate],
-        _: Option<Instant>,
+        deadline: Option<Instant>,
     ) -> BoxFuture<'a, Result<Vec<f64>, ScorerError>> {
-        let score = |candidate: &Candidate| f64::from(u8::from(self.accepts(&candidate.text)));
-        let scores = candidates.iter().map(score).collect();
-        async { Ok(scores) }.boxed()
+        self.scores(candidates, deadline).boxed()
     }
 }

@@ -5,48 +5,49 @@ use std::time::Instant;
 
 use futures::future::{BoxFuture, FutureExt, try_join_all};
 use ponder_sandbox::Sandbox;
-use tokio::sync::Semaphore;
 
 use super::fence::first_fenced_block;
+use super::programs::Programs;
 use crate::reward::{Candidate, Scorer, ScorerError, until};
 
 const KIND: &str = "verifier";
+/// Longest code of an answer with its prefix.
+const MAX_PROGRAM_BYTES: usize = 1 << 20;
 
-/// Runs Python programs, a few at a time; shared by all requests of a server.
+/// Runs Python programs; shared by all requests of a server.
 #[derive(Clone)]
 pub struct PythonRunner {
     sandbox: Arc<Sandbox>,
-    permits: Arc<Semaphore>,
+    programs: Programs,
 }
 
 impl PythonRunner {
-    /// At most `num_parallel` programs run at once.
-    pub fn new(sandbox: Sandbox, num_parallel: usize) -> Self {
+    pub fn new(sandbox: Sandbox, programs: Programs) -> Self {
         Self {
             sandbox: Arc::new(sandbox),
-            permits: Arc::new(Semaphore::new(num_parallel)),
+            programs,
         }
     }
 
     /// The share of `tests` that hold after `code` ran.
-    async fn share_passed(&self, code: String, tests: Arc<[String]>) -> Result<f64, ScorerError> {
-        let failed = |message: String| ScorerError::Failed {
-            kind: KIND,
-            message,
-        };
-        let permit = Arc::clone(&self.permits).acquire_owned().await;
-        let permit = permit.map_err(|error| failed(error.to_string()))?;
+    async fn share_passed(
+        &self,
+        code: String,
+        tests: Arc<[String]>,
+        tenant: u64,
+        deadline: Option<Instant>,
+    ) -> Result<f64, ScorerError> {
+        if code.len() > MAX_PROGRAM_BYTES {
+            return Ok(0.0);
+        }
         let sandbox = Arc::clone(&self.sandbox);
-        let wish = Arc::new(());
-        let is_wanted = Arc::downgrade(&wish);
-        let run = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            sandbox.run_tests_while(&|| is_wanted.strong_count() > 0, &code, &tests)
+        let run = self.programs.run(KIND, tenant, deadline, move |cancel| {
+            sandbox.run_tests(&code, &tests, cancel)
         });
-        // Who is dropped here leaves no program behind.
-        let report = run.await.map_err(|error| failed(error.to_string()))?;
-        drop(wish);
-        let report = report.map_err(|error| failed(error.to_string()))?;
+        let report = run.await?.map_err(|error| ScorerError::Failed {
+            kind: KIND,
+            message: error.to_string(),
+        })?;
         Ok(report.passed as f64 / report.total.max(1) as f64)
     }
 }
@@ -59,12 +60,14 @@ pub struct PythonTests {
     tests: Arc<[String]>,
     /// Put before the code: imports, or the prompt that the answer continues.
     prefix: Arc<str>,
+    tenant: u64,
 }
 
 impl PythonTests {
-    pub fn new(runner: PythonRunner, tests: Vec<String>, prefix: String) -> Self {
+    pub fn new(runner: PythonRunner, tests: Vec<String>, prefix: String, tenant: u64) -> Self {
         Self {
             runner,
+            tenant,
             tests: tests.into(),
             prefix: prefix.into(),
         }
@@ -96,7 +99,8 @@ impl Scorer for PythonTests {
     ) -> BoxFuture<'a, Result<Vec<f64>, ScorerError>> {
         let runs = candidates.iter().map(|candidate| {
             let code = self.program(&candidate.text);
-            self.runner.share_passed(code, Arc::clone(&self.tests))
+            let tests = Arc::clone(&self.tests);
+            self.runner.share_passed(code, tests, self.tenant, deadline)
         });
         until(deadline, KIND, try_join_all(runs)).boxed()
     }
