@@ -93,6 +93,8 @@ impl Confined {
             token: random_token()?,
             parent: std::process::id(),
             nice: self.limits.nice,
+            isolation: None,
+            has_sink: false,
             policy: Policy {
                 cpu_seconds: self.limits.cpu_seconds,
                 memory_bytes: self.limits.memory_bytes,

@@ -2,7 +2,7 @@
 //! capabilities, Landlock (which files can be read or executed), seccomp (which system calls there are).
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr,
@@ -53,7 +53,7 @@ impl From<seccompiler::BackendError> for PolicyError {
     }
 }
 
-/// What this kernel can enforce.
+/// What this kernel can enforce; what else holds a trial shows ([`super::Sandbox::protections`]).
 pub fn protections() -> Protections {
     let landlock = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
@@ -63,10 +63,17 @@ pub fn protections() -> Protections {
     Protections {
         seccomp: has_filters && target_arch().is_ok(),
         landlock: landlock.is_ok(),
+        ..Protections::default()
     }
 }
 
 impl Policy {
+    /// All that the interpreter opens.
+    pub fn files(&self) -> Vec<&Path> {
+        let all = self.readable.iter().chain(&self.executable);
+        all.map(PathBuf::as_path).collect()
+    }
+
     /// Limits the calling thread for good to computing on streams that are open. Needs no rights to files: without
     /// the calls that open them there are none.
     pub fn enforce_computation(&self) -> Result<(), PolicyError> {
@@ -83,6 +90,9 @@ impl Policy {
     pub fn enforce(&self) -> Result<(), PolicyError> {
         set_no_new_privs(true).map_err(|error| PolicyError::Privileges(error.into()))?;
         self.limit_resources().map_err(PolicyError::Limits)?;
+        // Counts the threads of a user: exact where no other process has it.
+        let threads = u64::from(self.max_threads);
+        lower(Resource::Nproc, threads, threads).map_err(PolicyError::Limits)?;
         self.limit_files()?;
         drop_capabilities()?;
         // The last filter forbids `seccomp` itself.

@@ -6,6 +6,10 @@ use std::{fs, io};
 use rustix::process::{
     Signal, getppid, set_parent_process_death_signal, setpgid, setpriority_process,
 };
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+/// Pools of threads have this many and a few by default, which [`super::Limits::max_threads`] allows.
+const MAX_CORES: usize = 4;
 
 /// Leaves what was inherited, and steps behind others in the queue for the processor by `nice`.
 pub(super) fn leave_parent(nice: i32) -> Result<(), String> {
@@ -15,6 +19,22 @@ pub(super) fn leave_parent(nice: i32) -> Result<(), String> {
     setpgid(None, None).map_err(|error| format!("setpgid: {error}"))?;
     setpriority_process(None, nice).map_err(|error| format!("priority: {error}"))?;
     Ok(())
+}
+
+/// Stays on a few of the cores that it may use, on other ones than its neighbours do. Programs that
+/// start as many threads as there are cores then start few.
+pub(super) fn stay_on_few_cores() -> Result<(), String> {
+    let told = |error: rustix::io::Errno| format!("cores: {error}");
+    let usable = sched_getaffinity(None).map_err(told)?;
+    let cores: Vec<usize> = (0..CpuSet::MAX_CPU)
+        .filter(|core| usable.is_set(*core))
+        .collect();
+    let mut few = CpuSet::new();
+    let first = std::process::id() as usize;
+    for place in 0..cores.len().min(MAX_CORES) {
+        few.set(cores[(first + place) % cores.len()]);
+    }
+    sched_setaffinity(None, &few).map_err(told)
 }
 
 /// Dies when the thread that started it does. To be called after the last change of user, which would undo it.

@@ -82,8 +82,6 @@ impl Python {
             readable: SYSTEM_FILES.map(PathBuf::from).into(),
             executable: Vec::new(),
         };
-        // The empty working folder, so that listing it is no error.
-        found.readable.push(".".into());
         for line in output.stdout.split(|byte| *byte == 0) {
             found.note(line);
         }

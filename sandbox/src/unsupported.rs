@@ -92,6 +92,19 @@ impl Sandbox {
         Err(RunError::Unsupported)
     }
 
+    pub fn limits(&self) -> &Limits {
+        match self.0 {}
+    }
+
+    pub fn protections(&self) -> Protections {
+        match self.0 {}
+    }
+
+    #[doc(hidden)]
+    pub fn separated_as(self, _name: &str) -> Option<Self> {
+        match self.0 {}
+    }
+
     pub fn run(&self, _program: &str) -> Result<RunOutcome, RunError> {
         match self.0 {}
     }
