@@ -46,9 +46,10 @@ pub(super) fn missing_calls() -> Result<BpfProgram, BackendError> {
     compile(rules, SeccompAction::Allow, errno(libc::ENOSYS))
 }
 
-/// Opening for anything but reading: "permission denied", as on a read-only disk. A handle of a path alone
-/// (`O_PATH`) passes where Landlock would refuse to read.
-pub(super) fn writing_opens() -> Result<BpfProgram, BackendError> {
+/// "Permission denied", as on a read-only disk, for opening for anything but reading. So is a handle
+/// of a path alone (`O_PATH`), which passes where Landlock would refuse to read, and memory of the pool
+/// of huge pages, which is the operator's.
+pub(super) fn refused_flags() -> Result<BpfProgram, BackendError> {
     const TEMPORARY: i32 = libc::O_TMPFILE & !libc::O_DIRECTORY;
     let flags = [
         libc::O_WRONLY,
@@ -67,6 +68,8 @@ pub(super) fn writing_opens() -> Result<BpfProgram, BackendError> {
         });
         rules.insert(*call, any.into_iter().collect::<Result<_, _>>()?);
     }
+    let huge = u64::from(libc::MAP_HUGETLB.unsigned_abs());
+    rules.insert(libc::SYS_mmap, vec![when(3, MaskedEq(huge), huge)?]);
     compile(rules, SeccompAction::Allow, errno(libc::EACCES))
 }
 
@@ -114,6 +117,7 @@ fn computation_conditions(max_threads: u32) -> Result<Rules, BackendError> {
     let mut rules = Rules::from([
         (libc::SYS_kill, one_of(0, &[own_pid])?),
         (libc::SYS_tgkill, one_of(0, &[own_pid])?),
+        (libc::SYS_membarrier, one_of(0, &BARRIERS)?),
         (libc::SYS_prctl, one_of(0, &names)?),
         (libc::SYS_prlimit64, vec![no_new_limits]),
     ]);
@@ -161,6 +165,12 @@ const SHARED: i32 = libc::CLONE_VM
     | libc::CLONE_CHILD_CLEARTID;
 /// The flags of glibc's threads, and of musl's.
 const THREADS: [i32; 2] = [SHARED, SHARED | libc::CLONE_DETACHED];
+/// Of one's own threads; others interrupt every core.
+const BARRIERS: [u64; 3] = [
+    libc::MEMBARRIER_CMD_QUERY as u64,
+    libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED as u64,
+    libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED as u64,
+];
 /// `close_range` with a new table of files is refused.
 const CLOSE_ON_EXEC: u64 = libc::CLOSE_RANGE_CLOEXEC as u64;
 
@@ -181,7 +191,6 @@ const COMPUTATION: &[c_long] = &[
     libc::SYS_fstat, libc::SYS_ppoll,
     // Memory.
     libc::SYS_brk, libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect, libc::SYS_madvise,
-    libc::SYS_membarrier,
     // Threads and the process itself.
     libc::SYS_exit, libc::SYS_exit_group, libc::SYS_futex, libc::SYS_set_robust_list, libc::SYS_set_tid_address,
     libc::SYS_rseq, libc::SYS_sched_yield, libc::SYS_sched_getaffinity, libc::SYS_sched_getparam,

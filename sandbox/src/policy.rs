@@ -14,7 +14,7 @@ use seccompiler::apply_filter;
 
 use super::Protections;
 use super::filters::{
-    computation_calls, interpreter_calls, missing_calls, target_arch, writing_opens,
+    computation_calls, interpreter_calls, missing_calls, refused_flags, target_arch,
 };
 
 const MAX_OPEN_FILES: u64 = 64;
@@ -97,7 +97,7 @@ impl Policy {
         drop_capabilities()?;
         // The last filter forbids `seccomp` itself.
         let allowed = interpreter_calls(self.max_threads)?;
-        for filter in [missing_calls()?, writing_opens()?, allowed] {
+        for filter in [missing_calls()?, refused_flags()?, allowed] {
             apply_filter(&filter)?;
         }
         Ok(())
@@ -109,8 +109,9 @@ impl Policy {
         lower(Resource::As, self.memory_bytes, self.memory_bytes)?;
         lower(Resource::Stack, STACK_BYTES, STACK_BYTES)?;
         lower(Resource::Nofile, MAX_OPEN_FILES, MAX_OPEN_FILES)?;
+        // Not 0, which still starts the helper of systems that pipe their core files to one; 1 does not.
+        lower(Resource::Core, 1, 1)?;
         for resource in [
-            Resource::Core,
             Resource::Fsize,
             Resource::Memlock,
             Resource::Msgqueue,

@@ -11,6 +11,8 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 /// Pools of threads have this many and a few by default, which [`super::Limits::max_threads`] allows.
 const MAX_CORES: usize = 4;
 
+const FIRST_TO_GO: &str = "1000";
+
 /// Leaves what was inherited, and steps behind others in the queue for the processor by `nice`.
 pub(super) fn leave_parent(nice: i32) -> Result<(), String> {
     close_inherited_files().map_err(|error| format!("inherited files: {error}"))?;
@@ -18,6 +20,8 @@ pub(super) fn leave_parent(nice: i32) -> Result<(), String> {
     // kernels that give each session the same share (autogroup) would ignore the priority in it.
     setpgid(None, None).map_err(|error| format!("setpgid: {error}"))?;
     setpriority_process(None, nice).map_err(|error| format!("priority: {error}"))?;
+    // Where memory runs out, it is the first to go. A kernel that does not let it choose so has its reasons.
+    let _ = fs::write("/proc/self/oom_score_adj", FIRST_TO_GO);
     Ok(())
 }
 
