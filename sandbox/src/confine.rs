@@ -17,6 +17,8 @@ use super::{Cancel, ConfinedError, ConfinedInput, Limits};
 
 /// All that a child keeps of the environment: how its own binary finds its libraries.
 const KEPT_VARIABLES: [&str; 1] = ["LD_LIBRARY_PATH"];
+/// Shown of what a child that failed says.
+const MESSAGE_CHARS: usize = 2000;
 /// What Rust's runtime says before it aborts.
 const NO_MEMORY: &str = "memory allocation of";
 const NO_STACK: &str = "has overflowed its stack";
@@ -138,7 +140,7 @@ impl Confined {
         let Some(signal) = status.signal() else {
             return ConfinedError::Failed {
                 exit_code: status.code().unwrap_or_default(),
-                message: message.to_owned(),
+                message: message.chars().take(MESSAGE_CHARS).collect(),
             };
         };
         match signal {

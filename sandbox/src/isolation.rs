@@ -31,6 +31,8 @@ pub(super) enum User {
     Own,
     /// The server's, in a namespace that counts its threads apart.
     Namespace,
+    /// The same where it does not count: for root, and before Linux 5.14. There can be but one.
+    Uncounted,
     /// The server's. Nobody counts its threads, so there can be but one.
     Kept,
 }
@@ -45,9 +47,10 @@ pub(super) struct Isolation {
 
 impl Isolation {
     /// From the best to the least, with their names on the command line.
-    pub const ALL: [(&'static str, Self); 6] = [
+    pub const ALL: [(&'static str, Self); 7] = [
         ("own-hidden", Self::of(User::Own, true)),
         ("namespace-hidden", Self::of(User::Namespace, true)),
+        ("uncounted-hidden", Self::of(User::Uncounted, true)),
         ("kept-hidden", Self::of(User::Kept, true)),
         ("own", Self::of(User::Own, false)),
         ("namespace", Self::of(User::Namespace, false)),
@@ -56,6 +59,11 @@ impl Isolation {
 
     const fn of(user: User, hides_files: bool) -> Self {
         Self { user, hides_files }
+    }
+
+    /// Whether the kernel counts the threads of one program.
+    pub fn counts_threads(self) -> bool {
+        matches!(self.user, User::Own | User::Namespace)
     }
 
     pub fn name(self) -> &'static str {
@@ -74,7 +82,7 @@ impl Isolation {
     /// is the root.
     pub fn enter(self, visible: &[&Path]) -> Result<(), String> {
         let told = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
-        if self.user == User::Namespace {
+        if matches!(self.user, User::Namespace | User::Uncounted) {
             enter_user_namespace().map_err(told("user namespace"))?;
         }
         match self.hides_files {

@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -96,7 +97,7 @@ pub(super) fn pump(
     let mut process = Process(child);
     let mut streams = Streams {
         exit: pidfd_open(Pid::from_child(&process.0), PidfdFlags::empty())?,
-        cancel: until.cancel,
+        cancelled: until.cancel.watch()?,
         stdin: Feed::new(stdin, input)?,
         stdout: Drain::new(stdout, limit)?,
         stderr: Drain::new(stderr, limit)?,
@@ -122,7 +123,7 @@ pub(super) fn pump(
 
 struct Streams<'a> {
     exit: OwnedFd,
-    cancel: &'a Cancel,
+    cancelled: Arc<OwnedFd>,
     stdin: Feed<'a>,
     stdout: Drain<ChildStdout>,
     stderr: Drain<ChildStderr>,
@@ -147,7 +148,7 @@ impl Streams<'_> {
     fn wait(&self, left: Duration) -> io::Result<(bool, bool, bool, bool)> {
         let streams = [
             Some((self.exit.as_fd(), PollFlags::IN)),
-            Some((self.cancel.as_fd(), PollFlags::IN)),
+            Some((self.cancelled.as_fd(), PollFlags::IN)),
             (self.stdin.pipe.as_ref()).map(|pipe| (pipe.as_fd(), PollFlags::OUT)),
             (self.stdout.pipe.as_ref()).map(|pipe| (pipe.as_fd(), PollFlags::IN)),
             (self.stderr.pipe.as_ref()).map(|pipe| (pipe.as_fd(), PollFlags::IN)),

@@ -101,7 +101,7 @@ impl Sandbox {
     fn try_out(&self) -> Result<(), String> {
         let limit = self.limits.max_threads;
         let program = TRIAL.replace("LIMIT", &limit.to_string());
-        let cancel = Cancel::new().map_err(|error| error.to_string())?;
+        let cancel = Cancel::new();
         let call = Call {
             program: &program,
             output_bytes: TRIAL_BYTES,
@@ -135,7 +135,7 @@ impl Sandbox {
         Protections {
             own_files: self.isolation.hides_files,
             own_user: self.isolation.user == User::Own,
-            threads: self.isolation.user != User::Kept,
+            threads: self.isolation.counts_threads(),
             ..protections()
         }
     }
@@ -146,7 +146,7 @@ impl Sandbox {
 
     /// Runs `program` as a main module with nothing on stdin.
     pub fn run(&self, program: &str) -> Result<RunOutcome, RunError> {
-        let cancel = Cancel::new()?;
+        let cancel = Cancel::new();
         let call = Call {
             program,
             output_bytes: self.limits.output_bytes,
@@ -175,7 +175,7 @@ impl Sandbox {
         tests: &[String],
     ) -> Result<TestReport, RunError> {
         let wish = Wish {
-            cancel: &Cancel::new()?,
+            cancel: &Cancel::new(),
             is_wanted: Some(is_wanted),
         };
         self.report(code, tests, wish)
@@ -249,9 +249,9 @@ impl Sandbox {
             policy: Policy {
                 cpu_seconds: self.limits.cpu_seconds,
                 memory_bytes: self.limits.memory_bytes,
-                max_threads: match self.isolation.user {
-                    User::Kept => 1,
-                    User::Own | User::Namespace => self.limits.max_threads,
+                max_threads: match self.isolation.counts_threads() {
+                    true => self.limits.max_threads,
+                    false => 1,
                 },
                 readable,
                 executable: self.python.executable.clone(),
