@@ -2,23 +2,11 @@
 
 use std::collections::HashMap;
 
-use tokenizers::PreTokenizerWrapper;
-use tokenizers::models::bpe::BPE;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::tokenizer::SplitDelimiterBehavior;
-
+use super::byte_bpe::{ByteBpe, Isolated, Parts, Pattern};
 use super::sentencepiece::{SPACE, SentencePiece};
 use super::special::SpecialTokens;
 use super::{END_OF_GENERATION, Encoder, Inner, TokenizerError, byte_level, end_of_generation};
 use crate::model::gguf::Metadata;
-
-const GPT2_PATTERN: &str =
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-const LLAMA3_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const DIGIT_PATTERN: &str = r"\p{N}";
 
 /// Token types of `tokenizer.ggml.token_type`.
 const TYPE_NORMAL: i64 = 1;
@@ -65,7 +53,7 @@ pub(super) fn load(metadata: &Metadata) -> Result<Inner, TokenizerError> {
     let pre = metadata.get_str("tokenizer.ggml.pre").unwrap_or("default");
     let (encoder, bytes, adds_bos) = match model {
         "gpt2" => {
-            let encoder = Encoder::Bpe(Box::new(byte_level_bpe(metadata, &ids, pre)?));
+            let encoder = Encoder::ByteBpe(Box::new(byte_level_bpe(metadata, &ids, pre)?));
             let alphabet = byte_level::alphabet();
             let bytes = tokens
                 .iter()
@@ -121,7 +109,7 @@ fn byte_level_bpe(
     metadata: &Metadata,
     ids: &HashMap<String, u32>,
     pre: &str,
-) -> Result<tokenizers::Tokenizer, TokenizerError> {
+) -> Result<ByteBpe, TokenizerError> {
     let merges = metadata
         .get_str_array("tokenizer.ggml.merges")
         .ok_or(TokenizerError::Missing("tokenizer.ggml.merges"))?;
@@ -129,36 +117,24 @@ fn byte_level_bpe(
         .iter()
         .map(|merge| {
             let pair = merge.split_once(' ');
-            let pair = pair.map(|(left, right)| (left.to_owned(), right.to_owned()));
             pair.ok_or_else(|| TokenizerError::Invalid(format!("merge {merge:?} is no pair")))
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let vocab: tokenizers::models::bpe::Vocab =
-        ids.iter().map(|(token, id)| (token.clone(), *id)).collect();
-    let invalid = |error: tokenizers::Error| TokenizerError::Invalid(error.to_string());
-    let (patterns, ignore_merges): (&[&str], bool) = match pre {
-        "smollm" => (&[DIGIT_PATTERN, GPT2_PATTERN], false),
-        "qwen2" => (&[QWEN2_PATTERN], false),
-        "llama-bpe" | "llama3" | "llama-v3" => (&[LLAMA3_PATTERN], true),
-        "gpt-2" | "default" => (&[GPT2_PATTERN], false),
+    let (isolated, pattern) = match pre {
+        "smollm" => (Isolated::Numbers, Pattern::Gpt2),
+        "qwen2" => (Isolated::Nothing, Pattern::Qwen2),
+        "llama-bpe" | "llama3" | "llama-v3" => (Isolated::Nothing, Pattern::Llama3),
+        "gpt-2" | "default" => (Isolated::Nothing, Pattern::Gpt2),
         other => return Err(TokenizerError::UnsupportedPreTokenizer(other.to_owned())),
     };
-    let bpe = BPE::builder()
-        .vocab_and_merges(vocab, merges)
-        .ignore_merges(ignore_merges)
-        .build()
-        .map_err(invalid)?;
-    let mut steps: Vec<PreTokenizerWrapper> = Vec::new();
-    for pattern in patterns {
-        let pattern = SplitPattern::Regex((*pattern).to_owned());
-        let split =
-            Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(invalid)?;
-        steps.push(split.into());
-    }
-    steps.push(ByteLevel::new(false, false, false).into());
-    let mut tokenizer = tokenizers::Tokenizer::new(bpe);
-    tokenizer.with_pre_tokenizer(Some(Sequence::new(steps)));
-    Ok(tokenizer)
+    ByteBpe::new(&Parts {
+        vocabulary: ids,
+        merges: &merges,
+        pattern,
+        isolated,
+        ignores_merges: pattern == Pattern::Llama3,
+        composes: false,
+    })
 }
 
 fn sentencepiece(
@@ -169,11 +145,13 @@ fn sentencepiece(
         .get_f32_array("tokenizer.ggml.scores")
         .ok_or(TokenizerError::Missing("tokenizer.ggml.scores"))?;
     let byte_ids = std::array::from_fn(|byte| ids.get(&format!("<0x{byte:02X}>")).copied());
+    let unknown_id = metadata.get_u32("tokenizer.ggml.unknown_token_id");
     Ok(SentencePiece {
+        weights: SentencePiece::weights(ids, &byte_ids, unknown_id),
         ids: ids.clone(),
         scores: scores.to_vec(),
         byte_ids,
-        unknown_id: metadata.get_u32("tokenizer.ggml.unknown_token_id"),
+        unknown_id,
         add_space_prefix: metadata
             .get_bool("tokenizer.ggml.add_space_prefix")
             .unwrap_or(true),

@@ -5,17 +5,34 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::byte_bpe::{ByteBpe, Isolated, Parts, Pattern};
+use super::foreign::Foreign;
 use super::sentencepiece::SPACE;
 use super::special::SpecialTokens;
 use super::{Encoder, Inner, TokenizerError, byte_level, end_of_generation};
 
 pub(super) fn load(folder: &Path) -> Result<Inner, TokenizerError> {
-    let invalid = |error: tokenizers::Error| TokenizerError::Invalid(error.to_string());
     let path = folder.join("tokenizer.json");
     if !path.exists() {
         return Err(TokenizerError::Missing("tokenizer.json"));
     }
-    let mut tokenizer = tokenizers::Tokenizer::from_file(path).map_err(invalid)?;
+    let json = std::fs::read(path)
+        .map_err(|error| TokenizerError::Invalid(format!("tokenizer.json: {error}")))?;
+    parse(
+        &json,
+        &read_json(&folder.join("tokenizer_config.json")),
+        &read_json(&folder.join("generation_config.json")),
+    )
+}
+
+/// The tokenizer of `tokenizer.json` and what the files beside it say of it (null where there is none).
+pub(super) fn parse(
+    json: &[u8],
+    config: &Value,
+    generation: &Value,
+) -> Result<Inner, TokenizerError> {
+    let invalid = |error: tokenizers::Error| TokenizerError::Invalid(error.to_string());
+    let mut tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(invalid)?;
     let added = tokenizer.get_added_tokens_decoder();
     let (mut control, mut user_defined) = (Vec::new(), Vec::new());
     for (id, token) in &added {
@@ -46,8 +63,6 @@ pub(super) fn load(folder: &Path) -> Result<Inner, TokenizerError> {
         };
     }
     let ids: HashMap<String, u32> = vocab.into_iter().collect();
-    let config = read_json(&folder.join("tokenizer_config.json"));
-    let generation = read_json(&folder.join("generation_config.json"));
     let named = |key: &str| {
         let token = &config[key];
         let text = token.as_str().or_else(|| token["content"].as_str());
@@ -58,9 +73,14 @@ pub(super) fn load(folder: &Path) -> Result<Inner, TokenizerError> {
         Value::Array(list) => list.iter().map(as_id).collect(),
         one => vec![as_id(one)],
     };
+    let special = SpecialTokens::new(control, user_defined)?;
+    let encoder = match known(json, &special)? {
+        Some(model) => Encoder::ByteBpe(Box::new(model)),
+        None => Encoder::Foreign(Box::new(Foreign::new(tokenizer)?)),
+    };
     Ok(Inner {
-        encoder: Encoder::Bpe(Box::new(tokenizer)),
-        special: SpecialTokens::new(control, user_defined)?,
+        encoder,
+        special,
         bytes,
         end_of_generation: end_of_generation(
             declared.into_iter().chain([eos_token_id]),
@@ -74,6 +94,93 @@ pub(super) fn load(folder: &Path) -> Result<Inner, TokenizerError> {
         add_eos: config["add_eos_token"].as_bool().unwrap_or(false),
         ids,
     })
+}
+
+/// The pipeline as our own byte-level encoder, when it is one that this is the same as.
+fn known(json: &[u8], special: &SpecialTokens) -> Result<Option<ByteBpe>, TokenizerError> {
+    let json: Value =
+        serde_json::from_slice(json).map_err(|error| TokenizerError::Invalid(error.to_string()))?;
+    let model = &json["model"];
+    let composes = json["normalizer"]["type"] == "NFC";
+    let is_plain = model["type"] == "BPE"
+        && matches!(model["dropout"].as_f64(), None | Some(0.0))
+        && has_every_byte(&model["vocab"])
+        && ["continuing_subword_prefix", "end_of_word_suffix"]
+            .iter()
+            .all(|key| model[*key].as_str().unwrap_or("").is_empty())
+        && (composes && special.have_only_ascii() || json["normalizer"].is_null());
+    let (Some((isolated, pattern)), true) = (words_of(&json["pre_tokenizer"]), is_plain) else {
+        return Ok(None);
+    };
+    let (Some(vocabulary), Some(merges)) = (model["vocab"].as_object(), model["merges"].as_array())
+    else {
+        return Ok(None);
+    };
+    let vocabulary: Option<HashMap<String, u32>> = vocabulary
+        .iter()
+        .map(|(token, id)| Some((token.clone(), as_id(id)?)))
+        .collect();
+    let merges: Option<Vec<(&str, &str)>> = merges
+        .iter()
+        // As the files of merges that older tokenizers were converted from begin.
+        .filter(|merge| {
+            !merge
+                .as_str()
+                .is_some_and(|one| one.starts_with("#version"))
+        })
+        .map(|merge| match merge {
+            Value::Array(pair) if pair.len() == 2 => Some((pair[0].as_str()?, pair[1].as_str()?)),
+            one => one.as_str()?.split_once(' '),
+        })
+        .collect();
+    let (Some(vocabulary), Some(merges)) = (vocabulary, merges) else {
+        return Ok(None);
+    };
+    ByteBpe::new(&Parts {
+        vocabulary: &vocabulary,
+        merges: &merges,
+        pattern,
+        isolated,
+        ignores_merges: model["ignore_merges"].as_bool().unwrap_or(false),
+        composes,
+    })
+    .map(Some)
+}
+
+/// Whether no byte is unknown, so that it does not matter what unknown ones become.
+fn has_every_byte(vocabulary: &Value) -> bool {
+    let mut characters = byte_level::alphabet().into_keys();
+    characters.all(|character| vocabulary[character.to_string()].is_u64())
+}
+
+/// The words that a pre-tokeniser makes, when they are known.
+fn words_of(pre_tokenizer: &Value) -> Option<(Isolated, Pattern)> {
+    let one = std::slice::from_ref(pre_tokenizer);
+    let steps = match pre_tokenizer["pretokenizers"].as_array() {
+        Some(steps) if pre_tokenizer["type"] == "Sequence" => steps.as_slice(),
+        _ => one,
+    };
+    let (last, before) = steps.split_last()?;
+    if last["type"] != "ByteLevel" || last["add_prefix_space"] != false {
+        return None;
+    }
+    // A step without this field splits.
+    let splits = last["use_regex"].as_bool().unwrap_or(true);
+    match (before, splits) {
+        ([], true) => Some((Isolated::Nothing, Pattern::Gpt2)),
+        ([digits], true) if digits["type"] == "Digits" && digits["individual_digits"] == true => {
+            Some((Isolated::Numeric, Pattern::Gpt2))
+        }
+        ([split], false)
+            if split["type"] == "Split"
+                && split["behavior"] == "Isolated"
+                && split["invert"] == false =>
+        {
+            let source = split["pattern"]["Regex"].as_str()?;
+            Pattern::of_source(source).map(|pattern| (Isolated::Nothing, pattern))
+        }
+        _ => None,
+    }
 }
 
 fn as_id(value: &Value) -> Option<u32> {

@@ -1,17 +1,26 @@
 //! Tokenizers built from GGUF metadata or `tokenizer.json`.
 
+mod byte_bpe;
 mod byte_level;
+mod foreign;
 mod gguf;
 mod hf;
 mod sentencepiece;
 mod special;
+#[cfg(test)]
+mod tests;
+mod watch;
+mod weights;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::model::ModelFiles;
+use byte_bpe::ByteBpe;
+use foreign::Foreign;
 use sentencepiece::SentencePiece;
 use special::{Fragment, SpecialTokens};
+use watch::{PIECE_BYTES, Watch};
 
 /// Why a tokenizer cannot be built or used.
 #[derive(Debug, thiserror::Error)]
@@ -26,13 +35,19 @@ pub enum TokenizerError {
     Invalid(String),
     #[error("the text cannot be tokenized: {0}")]
     Encode(String),
+    #[error(
+        "the text of {num_bytes} bytes has more than the {max_tokens} tokens that there is room for; shorten it"
+    )]
+    TooLong { max_tokens: usize, num_bytes: usize },
+    #[error("nobody waits for the tokens of this text any more")]
+    Stopped,
 }
 
 /// How plain text between special tokens becomes ids.
 enum Encoder {
-    /// Byte-level BPE of the `tokenizers` crate, without special tokens.
-    Bpe(Box<tokenizers::Tokenizer>),
+    ByteBpe(Box<ByteBpe>),
     SentencePiece(Box<SentencePiece>),
+    Foreign(Box<Foreign>),
 }
 
 struct Inner {
@@ -89,15 +104,50 @@ impl Tokenizer {
         })
     }
 
-    /// Token ids of `text`. `add_special` adds what the model puts around a text (BOS, say);
-    /// `parse_special` reads control tokens such as `<|im_start|>` in the text.
+    /// Token ids of a text that is known to be short. `add_special` adds what the model puts around a text (BOS,
+    /// say); `parse_special` reads control tokens such as `<|im_start|>` in the text.
     pub fn encode(
         &self,
         text: &str,
         add_special: bool,
         parse_special: bool,
     ) -> Result<Vec<u32>, TokenizerError> {
+        self.encode_within(text, add_special, parse_special, usize::MAX, &|| true)
+    }
+
+    /// As [`Self::encode`], for a text whose length somebody else chose: `max_tokens` ids at most.
+    ///
+    /// A text between special tokens whose bytes alone show that it has more is refused before any work. Work and memory are otherwise
+    /// bounded by the limit and one piece of [`PIECE_BYTES`], except for a single word without a boundary and
+    /// for pipelines of `tokenizer.json` that are run as a whole; both are bounded by the limit times the
+    /// bytes that a token can stand for. `is_wanted` is asked between pieces.
+    ///
+    /// # Errors
+    /// [`TokenizerError::TooLong`], and [`TokenizerError::Stopped`] when `is_wanted` says so.
+    pub fn encode_within(
+        &self,
+        text: &str,
+        add_special: bool,
+        parse_special: bool,
+        max_tokens: usize,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<Vec<u32>, TokenizerError> {
+        let mut watch = Watch::new(text.len(), max_tokens, is_wanted, PIECE_BYTES);
+        self.encode_watched(text, add_special, parse_special, &mut watch)
+    }
+
+    fn encode_watched(
+        &self,
+        text: &str,
+        add_special: bool,
+        parse_special: bool,
+        watch: &mut Watch<'_>,
+    ) -> Result<Vec<u32>, TokenizerError> {
         let inner = &*self.inner;
+        // Places in a text are 32 bits wide.
+        if text.len() >= u32::MAX as usize / 4 {
+            return Err(watch.too_long());
+        }
         let mut ids = Vec::new();
         if add_special && inner.add_bos {
             ids.extend(inner.bos_token_id);
@@ -106,28 +156,28 @@ impl Tokenizer {
         for fragment in inner.special.split(text, parse_special) {
             match fragment {
                 Fragment::Token(id) => {
+                    watch.spend(1)?;
                     ids.push(id);
                     is_after_special = true;
                 }
                 Fragment::Text(text) => {
+                    watch.spend(text.len())?;
                     match &inner.encoder {
-                        Encoder::Bpe(tokenizer) => {
-                            let encoding = tokenizer
-                                .encode_fast(text, false)
-                                .map_err(|error| TokenizerError::Encode(error.to_string()))?;
-                            ids.extend_from_slice(encoding.get_ids());
-                        }
+                        Encoder::ByteBpe(model) => model.encode(text, watch, &mut ids)?,
                         Encoder::SentencePiece(model) => {
-                            model.encode(text, is_after_special, &mut ids);
+                            model.encode(text, is_after_special, watch, &mut ids)?;
                         }
+                        Encoder::Foreign(model) => model.encode(text, watch, &mut ids)?,
                     }
                     is_after_special = false;
                 }
             }
+            watch.check_room(ids.len())?;
         }
         if add_special && inner.add_eos {
             ids.extend(inner.eos_token_id);
         }
+        watch.check_room(ids.len())?;
         Ok(ids)
     }
 

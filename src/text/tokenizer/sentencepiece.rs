@@ -3,6 +3,10 @@
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
 
+use super::TokenizerError;
+use super::watch::Watch;
+use super::weights::ByteWeights;
+
 /// SentencePiece's visible space.
 pub(super) const SPACE: char = '\u{2581}';
 
@@ -13,22 +17,26 @@ pub(super) struct SentencePiece {
     pub byte_ids: [Option<u32>; 256],
     pub unknown_id: Option<u32>,
     pub add_space_prefix: bool,
+    pub weights: ByteWeights,
 }
 
-/// A run of text; runs form a linked list while they merge.
+/// No symbol before or after.
+const NONE: u32 = u32::MAX;
+
+/// A run of text; runs form a linked list while they merge. Places are bytes of a text below 4 GiB.
 struct Symbol {
-    start: usize,
-    len: usize,
-    previous: Option<usize>,
-    next: Option<usize>,
+    start: u32,
+    len: u32,
+    previous: u32,
+    next: u32,
 }
 
 /// A possible merge of `left` with `right`, valid while their total length is still `len`.
 struct Merge {
     score: f32,
-    left: usize,
-    right: usize,
-    len: usize,
+    left: u32,
+    right: u32,
+    len: u32,
 }
 
 impl Ord for Merge {
@@ -55,8 +63,28 @@ impl PartialEq for Merge {
 impl Eq for Merge {}
 
 impl SentencePiece {
+    /// Byte weights of a vocabulary whose unknown characters become the tokens of their bytes.
+    pub(super) fn weights(
+        ids: &HashMap<String, u32>,
+        byte_ids: &[Option<u32>; 256],
+        unknown_id: Option<u32>,
+    ) -> ByteWeights {
+        let mut weights = ByteWeights::new(ids.keys().map(String::as_bytes), |byte| {
+            byte_ids[usize::from(byte)].or(unknown_id).is_none()
+        });
+        weights.set_spelling(b' ', SPACE.encode_utf8(&mut [0; 4]).as_bytes());
+        weights
+    }
+
     /// Appends the ids of a fragment of plain text.
-    pub(super) fn encode(&self, fragment: &str, is_after_special: bool, ids: &mut Vec<u32>) {
+    pub(super) fn encode(
+        &self,
+        fragment: &str,
+        is_after_special: bool,
+        watch: &mut Watch<'_>,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), TokenizerError> {
+        watch.check_room(ids.len().saturating_add(self.weights.min_tokens(fragment)))?;
         let mut text = String::with_capacity(fragment.len() + 4);
         if self.add_space_prefix && is_after_special {
             text.push(SPACE);
@@ -66,22 +94,42 @@ impl SentencePiece {
             .char_indices()
             .enumerate()
             .map(|(index, (start, character))| Symbol {
-                start,
-                len: character.len_utf8(),
-                previous: index.checked_sub(1),
-                next: Some(index + 1),
+                start: start as u32,
+                len: character.len_utf8() as u32,
+                previous: (index as u32).checked_sub(1).unwrap_or(NONE),
+                next: index as u32 + 1,
             })
             .collect();
         let Some(last) = symbols.last_mut() else {
-            return;
+            return Ok(());
         };
-        last.next = None;
+        last.next = NONE;
+        self.merge(&text, &mut symbols, watch)?;
+        let mut at = 0;
+        while at != NONE {
+            let symbol = &symbols[at as usize];
+            let start = symbol.start as usize;
+            self.emit(&text[start..start + symbol.len as usize], ids);
+            watch.check_room(ids.len())?;
+            at = symbol.next;
+        }
+        Ok(())
+    }
+
+    fn merge(
+        &self,
+        text: &str,
+        symbols: &mut [Symbol],
+        watch: &mut Watch<'_>,
+    ) -> Result<(), TokenizerError> {
         let mut merges = BinaryHeap::new();
-        for left in 0..symbols.len() - 1 {
-            self.propose(&text, &symbols, left, left + 1, &mut merges);
+        for right in 1..symbols.len() as u32 {
+            watch.spend(1)?;
+            self.propose(text, symbols, right - 1, right, &mut merges);
         }
         while let Some(merge) = merges.pop() {
-            let (left, right) = (merge.left, merge.right);
+            watch.spend(1)?;
+            let (left, right) = (merge.left as usize, merge.right as usize);
             let is_stale = symbols[left].len == 0
                 || symbols[right].len == 0
                 || symbols[left].len + symbols[right].len != merge.len;
@@ -90,34 +138,35 @@ impl SentencePiece {
             }
             symbols[left].len = merge.len;
             symbols[right].len = 0;
-            symbols[left].next = symbols[right].next;
-            if let Some(next) = symbols[right].next {
-                symbols[next].previous = Some(left);
-                self.propose(&text, &symbols, left, next, &mut merges);
+            let next = symbols[right].next;
+            symbols[left].next = next;
+            if next != NONE {
+                symbols[next as usize].previous = merge.left;
+                self.propose(text, symbols, merge.left, next, &mut merges);
             }
-            if let Some(previous) = symbols[left].previous {
-                self.propose(&text, &symbols, previous, left, &mut merges);
+            let previous = symbols[left].previous;
+            if previous != NONE {
+                self.propose(text, symbols, previous, merge.left, &mut merges);
             }
         }
-        let mut at = Some(0);
-        while let Some(index) = at {
-            let symbol = &symbols[index];
-            self.emit(&text[symbol.start..symbol.start + symbol.len], ids);
-            at = symbol.next;
-        }
+        Ok(())
     }
 
     fn propose(
         &self,
         text: &str,
         symbols: &[Symbol],
-        left: usize,
-        right: usize,
+        left: u32,
+        right: u32,
         merges: &mut BinaryHeap<Merge>,
     ) {
-        let start = symbols[left].start;
-        let len = symbols[left].len + symbols[right].len;
-        if let Some(id) = self.ids.get(&text[start..start + len]) {
+        let first = &symbols[left as usize];
+        let len = first.len + symbols[right as usize].len;
+        let start = first.start as usize;
+        if len as usize > self.weights.longest() {
+            return;
+        }
+        if let Some(id) = self.ids.get(&text[start..start + len as usize]) {
             merges.push(Merge {
                 score: self.scores.get(*id as usize).copied().unwrap_or(0.0),
                 left,

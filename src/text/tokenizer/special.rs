@@ -41,24 +41,41 @@ impl Matcher {
         Ok(Self { regex, tokens })
     }
 
-    fn split<'a>(&self, text: &'a str) -> Vec<Fragment<'a>> {
-        let mut fragments = Vec::new();
+    /// The pieces of `text` one after the other: a text of nothing but special tokens has many.
+    fn split<'a>(&'a self, text: &'a str) -> impl Iterator<Item = Fragment<'a>> {
+        let mut found = self
+            .regex
+            .iter()
+            .flat_map(|regex| regex.find_iter(text))
+            .filter_map(|found| Some((found.range(), self.id_of(found.as_str())?)));
+        let mut next = found.next();
         let mut start = 0;
-        for found in self.regex.iter().flat_map(|regex| regex.find_iter(text)) {
-            let at = self
-                .tokens
-                .binary_search_by(|(token, _)| token.as_str().cmp(found.as_str()));
-            let Ok(at) = at else { continue };
-            if found.start() > start {
-                fragments.push(Fragment::Text(&text[start..found.start()]));
+        std::iter::from_fn(move || match next.take() {
+            Some((range, id)) if range.start == start => {
+                start = range.end;
+                next = found.next();
+                Some(Fragment::Token(id))
             }
-            fragments.push(Fragment::Token(self.tokens[at].1));
-            start = found.end();
-        }
-        if start < text.len() {
-            fragments.push(Fragment::Text(&text[start..]));
-        }
-        fragments
+            Some((range, id)) => {
+                let piece = &text[start..range.start];
+                start = range.start;
+                next = Some((range, id));
+                Some(Fragment::Text(piece))
+            }
+            None if start < text.len() => {
+                let piece = &text[start..];
+                start = text.len();
+                Some(Fragment::Text(piece))
+            }
+            None => None,
+        })
+    }
+
+    fn id_of(&self, text: &str) -> Option<u32> {
+        let at = self
+            .tokens
+            .binary_search_by(|(token, _)| token.as_str().cmp(text));
+        at.ok().map(|at| self.tokens[at].1)
     }
 }
 
@@ -77,11 +94,20 @@ impl SpecialTokens {
         })
     }
 
-    pub(super) fn split<'a>(&self, text: &'a str, parse_special: bool) -> Vec<Fragment<'a>> {
-        if parse_special {
-            self.all.split(text)
-        } else {
-            self.user_defined.split(text)
+    pub(super) fn split<'a>(
+        &'a self,
+        text: &'a str,
+        parse_special: bool,
+    ) -> impl Iterator<Item = Fragment<'a>> {
+        match parse_special {
+            true => self.all.split(text),
+            false => self.user_defined.split(text),
         }
+    }
+
+    /// Whether composing (NFC) a text that was split already cannot make more special tokens appear.
+    pub(super) fn have_only_ascii(&self) -> bool {
+        let mut tokens = self.all.tokens.iter();
+        tokens.all(|(token, _)| token.is_ascii())
     }
 }
