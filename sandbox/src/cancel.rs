@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-/// Ends the runs that it was given to, at once and for good. Clones are one and the same. It holds a
-/// descriptor only while one of its runs has a process.
+/// Ends the runs that it was given to, at once and for good. Clones are one and the same. It holds
+/// a descriptor only while one of its runs has a process.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<State>);
 
@@ -42,8 +42,8 @@ impl Cancel {
         CancelOnDrop(self.clone())
     }
 
-    /// What becomes readable when this is used from now on, and stays so. Whether it was used before is
-    /// to be asked afterwards.
+    /// What becomes readable when this is used from now on, and stays so. Whether it was used
+    /// before is to be asked afterwards.
     pub(super) fn watch(&self) -> rustix::io::Result<Arc<OwnedFd>> {
         let mut event = self.0.event.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(event) = event.upgrade() {

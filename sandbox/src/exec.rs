@@ -14,7 +14,8 @@ use super::orders::Orders;
 use super::prepare::{die_with_parent, leave_parent, stay_on_few_cores};
 
 const SINK: &str = "/dev/null";
-/// All that an interpreter sees of an environment. The hash seed makes the order of sets repeatable.
+/// All that an interpreter sees of an environment. The hash seed makes the order of sets
+/// repeatable.
 const ENVIRONMENT: [(&str, &str); 5] = [
     ("LANG", "C.UTF-8"),
     ("PYTHONUTF8", "1"),
@@ -23,7 +24,8 @@ const ENVIRONMENT: [(&str, &str); 5] = [
     ("PYTHONSAFEPATH", "1"),
 ];
 
-/// The process was not limited, so it did not begin its work. Its text begins with the token of the call.
+/// The process was not limited, so it did not begin its work. Its text begins with the token of the
+/// call.
 #[derive(Debug, thiserror::Error)]
 #[error("{token}{message}")]
 pub struct ExecError {
@@ -62,8 +64,8 @@ fn open_sink() -> io::Result<File> {
     Ok(sink)
 }
 
-/// The body of the subcommand; `args` is what follows it. Returns only on failure: print the error to stderr and
-/// exit. To be called first in `main`, while the process has one thread.
+/// The body of the subcommand; `args` is what follows it. Returns only on failure: print the error
+/// to stderr and exit. To be called first in `main`, while the process has one thread.
 pub fn exec_from_args(args: impl IntoIterator<Item = OsString>) -> ExecError {
     match Orders::from_args(args) {
         Ok(orders) => {

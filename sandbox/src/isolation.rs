@@ -77,9 +77,9 @@ impl Isolation {
             .map(|(_, isolation)| *isolation)
     }
 
-    /// Separates the calling process, which has one thread. In a tree of its own there are `visible`
-    /// files and folders, as far as they exist, and an empty working folder; else the working folder
-    /// is the root.
+    /// Separates the calling process, which has one thread. In a tree of its own there are
+    /// `visible` files and folders, as far as they exist, and an empty working folder; else the
+    /// working folder is the root.
     pub fn enter(self, visible: &[&Path]) -> Result<(), String> {
         let told = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
         if matches!(self.user, User::Namespace | User::Uncounted) {

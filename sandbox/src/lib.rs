@@ -1,8 +1,9 @@
-//! Limited processes: Python that nobody has read ([`Sandbox`]), and one's own code on input that nobody has
-//! checked ([`Confined`]). One process a call.
+//! Limited processes: Python that nobody has read ([`Sandbox`]), and one's own code on input that
+//! nobody has checked ([`Confined`]). One process a call.
 //!
-//! The server starts its own binary again with a hidden subcommand. That process limits itself (`policy`) and becomes
-//! the interpreter (`exec`), or computes (`confine`); the caller's thread feeds it, drains it and kills it (`pump`).
+//! The server starts its own binary again with a hidden subcommand. That process limits itself
+//! (`policy`) and becomes the interpreter (`exec`), or computes (`confine`); the caller's thread
+//! feeds it, drains it and kills it (`pump`).
 
 #[cfg(target_os = "linux")]
 mod cancel;
@@ -72,9 +73,9 @@ pub struct Limits {
     /// At once, the first one included; starting more fails. There is one where nothing counts them
     /// ([`Protections::threads`]).
     pub max_threads: u32,
-    /// From 0 (as the caller's) to 19. Against a thread that never sleeps one thread gets 25% of a core
-    /// at 5, 10% at 10, 6% at 12, 1.5% at 19. The lower its share, the more does what a program gets
-    /// done within its wall depend on who else computes.
+    /// From 0 (as the caller's) to 19. Against a thread that never sleeps one thread gets 25% of a
+    /// core at 5, 10% at 10, 6% at 12, 1.5% at 19. The lower its share, the more does what a
+    /// program gets done within its wall depend on who else computes.
     pub nice: i32,
 }
 
@@ -134,14 +135,16 @@ pub struct RunOutcome {
 pub struct Protections {
     /// No writes, processes, network or signals; nothing runs without it.
     pub seccomp: bool,
-    /// Reads only the interpreter's and the system's libraries. Without it and without `own_files` a
-    /// program reads whatever the server's user can, `/proc/<pid>/environ` of the server included.
+    /// Reads only the interpreter's and the system's libraries. Without it and without `own_files`
+    /// a program reads whatever the server's user can, `/proc/<pid>/environ` of the server
+    /// included.
     pub landlock: bool,
-    /// Sees a tree of files that holds nothing else, in a mount namespace. Without it a program learns
-    /// of any path whether it exists, how large it is and when it changed, as far as its user may look.
-    /// Only a [`Sandbox`] that was made knows.
+    /// Sees a tree of files that holds nothing else, in a mount namespace. Without it a program
+    /// learns of any path whether it exists, how large it is and when it changed, as far as its
+    /// user may look. Only a [`Sandbox`] that was made knows.
     pub own_files: bool,
-    /// Runs as a user that owns nothing, where the server is root. Only a [`Sandbox`] that was made knows.
+    /// Runs as a user that owns nothing, where the server is root. Only a [`Sandbox`] that was made
+    /// knows.
     pub own_user: bool,
     /// Programs may start [`Limits::max_threads`], which the kernel counts; else they have but one.
     /// Only a [`Sandbox`] that was made knows.

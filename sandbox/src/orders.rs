@@ -12,7 +12,8 @@ use super::policy::Policy;
 /// What the parent asks of the subcommand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Orders {
-    /// Proves to the parent that an error message is this process's: no program that it becomes knows it.
+    /// Proves to the parent that an error message is this process's: no program that it becomes
+    /// knows it.
     pub token: String,
     pub parent: u32,
     pub nice: i32,

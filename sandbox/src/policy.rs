@@ -1,5 +1,6 @@
-//! What a sandboxed process cannot do. Three layers, each of which outlives `execve`: resource limits and dropped
-//! capabilities, Landlock (which files can be read or executed), seccomp (which system calls there are).
+//! What a sandboxed process cannot do. Three layers, each of which outlives `execve`: resource
+//! limits and dropped capabilities, Landlock (which files can be read or executed), seccomp (which
+//! system calls there are).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -74,8 +75,8 @@ impl Policy {
         all.map(PathBuf::as_path).collect()
     }
 
-    /// Limits the calling thread for good to computing on streams that are open. Needs no rights to files: without
-    /// the calls that open them there are none.
+    /// Limits the calling thread for good to computing on streams that are open. Needs no rights to
+    /// files: without the calls that open them there are none.
     pub fn enforce_computation(&self) -> Result<(), PolicyError> {
         set_no_new_privs(true).map_err(|error| PolicyError::Privileges(error.into()))?;
         self.limit_resources().map_err(PolicyError::Limits)?;
@@ -109,7 +110,8 @@ impl Policy {
         lower(Resource::As, self.memory_bytes, self.memory_bytes)?;
         lower(Resource::Stack, STACK_BYTES, STACK_BYTES)?;
         lower(Resource::Nofile, MAX_OPEN_FILES, MAX_OPEN_FILES)?;
-        // Not 0, which still starts the helper of systems that pipe their core files to one; 1 does not.
+        // Not 0, which still starts the helper of systems that pipe their core files to one; 1 does
+        // not.
         lower(Resource::Core, 1, 1)?;
         for resource in [
             Resource::Fsize,
@@ -123,7 +125,8 @@ impl Policy {
         Ok(())
     }
 
-    /// Takes away every right to files but reading and executing what is listed. Does nothing without Landlock.
+    /// Takes away every right to files but reading and executing what is listed. Does nothing
+    /// without Landlock.
     fn limit_files(&self) -> Result<(), RulesetError> {
         let read = AccessFs::ReadFile | AccessFs::ReadDir;
         let execute = AccessFs::ReadFile | AccessFs::Execute;
@@ -151,8 +154,8 @@ fn lower(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
     Ok(setrlimit(resource, new)?)
 }
 
-/// Root keeps its uid (the interpreter may lie in its home) and loses its power: without this it could raise its
-/// limits again. With no_new_privs, `execve` does not give capabilities back.
+/// Root keeps its uid (the interpreter may lie in its home) and loses its power: without this it
+/// could raise its limits again. With no_new_privs, `execve` does not give capabilities back.
 fn drop_capabilities() -> Result<(), PolicyError> {
     let none = CapabilitySets {
         effective: CapabilitySet::empty(),

@@ -8,7 +8,8 @@ use rustix::process::{
 };
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// Pools of threads have this many and a few by default, which [`super::Limits::max_threads`] allows.
+/// Pools of threads have this many and a few by default, which [`super::Limits::max_threads`]
+/// allows.
 const MAX_CORES: usize = 4;
 
 const FIRST_TO_GO: &str = "1000";
@@ -16,11 +17,13 @@ const FIRST_TO_GO: &str = "1000";
 /// Leaves what was inherited, and steps behind others in the queue for the processor by `nice`.
 pub(super) fn leave_parent(nice: i32) -> Result<(), String> {
     close_inherited_files().map_err(|error| format!("inherited files: {error}"))?;
-    // A process group of its own, which the parent kills and no terminal's keys reach. Not a session:
-    // kernels that give each session the same share (autogroup) would ignore the priority in it.
+    // A process group of its own, which the parent kills and no terminal's keys reach. Not a
+    // session: kernels that give each session the same share (autogroup) would ignore the priority
+    // in it.
     setpgid(None, None).map_err(|error| format!("setpgid: {error}"))?;
     setpriority_process(None, nice).map_err(|error| format!("priority: {error}"))?;
-    // Where memory runs out, it is the first to go. A kernel that does not let it choose so has its reasons.
+    // Where memory runs out, it is the first to go. A kernel that does not let it choose so has its
+    // reasons.
     let _ = fs::write("/proc/self/oom_score_adj", FIRST_TO_GO);
     Ok(())
 }
@@ -41,7 +44,8 @@ pub(super) fn stay_on_few_cores() -> Result<(), String> {
     sched_setaffinity(None, &few).map_err(told)
 }
 
-/// Dies when the thread that started it does. To be called after the last change of user, which would undo it.
+/// Dies when the thread that started it does. To be called after the last change of user, which
+/// would undo it.
 pub(super) fn die_with_parent(parent: u32) -> Result<(), String> {
     set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|error| format!("death signal: {error}"))?;
@@ -52,7 +56,8 @@ pub(super) fn die_with_parent(parent: u32) -> Result<(), String> {
     Ok(())
 }
 
-/// Closes what the server (or who started it) left open without close-on-exec: a log, a database, a socket.
+/// Closes what the server (or who started it) left open without close-on-exec: a log, a database, a
+/// socket.
 fn close_inherited_files() -> io::Result<()> {
     let entries = fs::read_dir("/proc/self/fd")?.collect::<io::Result<Vec<_>>>()?;
     let numbers = entries

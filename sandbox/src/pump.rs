@@ -13,29 +13,23 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use super::Cancel;
 
 const CHUNK_BYTES: usize = 64 << 10;
-/// How often a caller is asked that cannot tell by itself.
-const ASK_INTERVAL: Duration = Duration::from_millis(50);
-
 /// When a run ends at the latest.
 #[derive(Clone, Copy)]
 pub(super) struct Until<'a> {
     pub deadline: Instant,
     pub cancel: &'a Cancel,
-    /// Asked now and then, for callers that cannot cancel.
-    pub is_wanted: Option<&'a dyn Fn() -> bool>,
 }
 
 impl Until<'_> {
     /// How long to wait now, or why to wait no more.
     fn left(&self) -> Result<Duration, Ending> {
-        if self.cancel.is_cancelled() || self.is_wanted.is_some_and(|is_wanted| !is_wanted()) {
+        if self.cancel.is_cancelled() {
             return Err(Ending::Cancelled);
         }
         let left = self.deadline.saturating_duration_since(Instant::now());
-        match (left.is_zero(), self.is_wanted) {
-            (true, _) => Err(Ending::TimedOut),
-            (false, Some(_)) => Ok(left.min(ASK_INTERVAL)),
-            (false, None) => Ok(left),
+        match left.is_zero() {
+            true => Err(Ending::TimedOut),
+            false => Ok(left),
         }
     }
 }
@@ -68,9 +62,11 @@ struct Process(Child);
 
 impl Process {
     fn stop(&mut self) -> io::Result<ExitStatus> {
-        // Signals go out only while the child is not reaped: until then its pid cannot be someone else's.
+        // Signals go out only while the child is not reaped: until then its pid cannot be someone
+        // else's.
         if self.0.try_wait()?.is_none() {
-            // It has no group of its own until its `setsid`, and no other process ever: ESRCH is no trouble.
+            // It has no group of its own until its `setsid`, and no other process ever: ESRCH is no
+            // trouble.
             let _ = kill_process_group(Pid::from_child(&self.0), Signal::KILL);
             self.0.kill()?;
         }
@@ -84,9 +80,9 @@ impl Drop for Process {
     }
 }
 
-/// Feeds `input` to the child and keeps `limit` bytes of each of its outputs until it ends or must; then it is
-/// dead and reaped, also on an error. Its three streams must be pipes. One that carries more than the limit is
-/// closed: who writes on gets `EPIPE`, and costs nobody here anything.
+/// Feeds `input` to the child and keeps `limit` bytes of each of its outputs until it ends or must;
+/// then it is dead and reaped, also on an error. Its three streams must be pipes. One that carries
+/// more than the limit is closed: who writes on gets `EPIPE`, and costs nobody here anything.
 pub(super) fn pump(
     mut child: Child,
     input: &[u8],

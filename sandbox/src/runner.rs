@@ -46,22 +46,6 @@ struct Call<'a> {
     has_sink: bool,
 }
 
-/// Who waits for a run.
-#[derive(Clone, Copy)]
-struct Wish<'a> {
-    cancel: &'a Cancel,
-    is_wanted: Option<&'a dyn Fn() -> bool>,
-}
-
-impl<'a> Wish<'a> {
-    fn of(cancel: &'a Cancel) -> Self {
-        Self {
-            cancel,
-            is_wanted: None,
-        }
-    }
-}
-
 /// Runs programs, any number at once; each call blocks its thread and has one process.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
@@ -72,9 +56,10 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// `exe` is a binary that hands [`SUBCOMMAND`] to [`super::exec_from_args`]: `/proc/self/exe` for the caller's
-    /// own, also after its file was replaced. `python` defaults to `python3` of the search path. Makes a
-    /// trial, so that a sandbox that does not start or does not hold is found out here.
+    /// `exe` is a binary that hands [`SUBCOMMAND`] to [`super::exec_from_args`]: `/proc/self/exe`
+    /// for the caller's own, also after its file was replaced. `python` defaults to `python3` of
+    /// the search path. Makes a trial, so that a sandbox that does not start or does not hold is
+    /// found out here.
     pub fn new(exe: PathBuf, python: Option<PathBuf>, limits: Limits) -> Result<Self, RunError> {
         if !protections().seccomp {
             return Err(RunError::Unsupported);
@@ -101,13 +86,12 @@ impl Sandbox {
     fn try_out(&self) -> Result<(), String> {
         let limit = self.limits.max_threads;
         let program = TRIAL.replace("LIMIT", &limit.to_string());
-        let cancel = Cancel::new();
         let call = Call {
             program: &program,
             output_bytes: TRIAL_BYTES,
             has_sink: false,
         };
-        let trial = self.call(call, Wish::of(&cancel));
+        let trial = self.call(call, &Cancel::new());
         let trial = trial.map_err(|error| error.to_string())?;
         let threads = trial.stdout.strip_prefix("held\n");
         let threads = threads.and_then(|count| count.trim().parse().ok());
@@ -146,42 +130,23 @@ impl Sandbox {
 
     /// Runs `program` as a main module with nothing on stdin.
     pub fn run(&self, program: &str) -> Result<RunOutcome, RunError> {
-        let cancel = Cancel::new();
         let call = Call {
             program,
             output_bytes: self.limits.output_bytes,
             has_sink: false,
         };
-        self.call(call, Wish::of(&cancel))
+        self.call(call, &Cancel::new())
     }
 
-    /// Runs `code`, then each of `tests` in its namespace: what it takes is in [`tests_program`]. All of it shares
-    /// the limits of one call; what did not get its turn has failed. Ends as [`RunError::Cancelled`] at once
-    /// when `cancel` is used.
+    /// Runs `code`, then each of `tests` in its namespace: what it takes is in [`tests_program`].
+    /// All of it shares the limits of one call; what did not get its turn has failed. Ends as
+    /// [`RunError::Cancelled`] at once when `cancel` is used.
     pub fn run_tests(
         &self,
         code: &str,
         tests: &[String],
         cancel: &Cancel,
     ) -> Result<TestReport, RunError> {
-        self.report(code, tests, Wish::of(cancel))
-    }
-
-    /// The same, but the program is killed soon after `is_wanted` says no.
-    pub fn run_tests_while(
-        &self,
-        is_wanted: &dyn Fn() -> bool,
-        code: &str,
-        tests: &[String],
-    ) -> Result<TestReport, RunError> {
-        let wish = Wish {
-            cancel: &Cancel::new(),
-            is_wanted: Some(is_wanted),
-        };
-        self.report(code, tests, wish)
-    }
-
-    fn report(&self, code: &str, tests: &[String], wish: Wish<'_>) -> Result<TestReport, RunError> {
         let tokens = (0..=tests.len())
             .map(|_| random_token())
             .collect::<Result<Vec<_>, _>>()
@@ -193,11 +158,11 @@ impl Sandbox {
             output_bytes: self.limits.output_bytes.max(report_bytes),
             has_sink: true,
         };
-        let outcome = self.call(call, wish)?;
+        let outcome = self.call(call, cancel)?;
         Ok(read_report(&outcome, tests, &tokens))
     }
 
-    fn call(&self, call: Call<'_>, wish: Wish<'_>) -> Result<RunOutcome, RunError> {
+    fn call(&self, call: Call<'_>, cancel: &Cancel) -> Result<RunOutcome, RunError> {
         let token = random_token().map_err(RunError::Spawn)?;
         let orders = self.orders(token, call.has_sink);
         let started = Instant::now();
@@ -211,8 +176,7 @@ impl Sandbox {
             .map_err(|error| RunError::Spawn(format!("{}: {error}", self.exe.display())))?;
         let until = Until {
             deadline: started + self.limits.wall,
-            cancel: wish.cancel,
-            is_wanted: wish.is_wanted,
+            cancel,
         };
         let ended =
             pump(child, call.program.as_bytes(), call.output_bytes, until).map_err(spawn_error)?;

@@ -117,13 +117,4 @@ impl Sandbox {
     ) -> Result<TestReport, RunError> {
         match self.0 {}
     }
-
-    pub fn run_tests_while(
-        &self,
-        _is_wanted: &dyn Fn() -> bool,
-        _code: &str,
-        _tests: &[String],
-    ) -> Result<TestReport, RunError> {
-        match self.0 {}
-    }
 }

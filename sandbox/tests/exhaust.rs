@@ -1,4 +1,5 @@
-//! Programs that want more than their share, learn what they should not, or outlive who started them.
+//! Programs that want more than their share, learn what they should not, or outlive who started
+//! them.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -18,8 +19,8 @@ fn every_sandbox() -> impl Iterator<Item = (&'static str, Sandbox)> {
         .filter_map(|name| Some((name, sandbox().separated_as(name)?)))
 }
 
-/// Machine code that asks the kernel for threads with the flags of a libc, past any library, until it
-/// is refused; each of them sleeps.
+/// Machine code that asks the kernel for threads with the flags of a libc, past any library, until
+/// it is refused; each of them sleeps.
 #[cfg(target_arch = "x86_64")]
 const RAW_THREADS: &str = r#"
 import ctypes, mmap

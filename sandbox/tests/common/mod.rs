@@ -29,7 +29,8 @@ pub fn run(program: &str) -> RunOutcome {
     sandbox().run(program).expect("a run")
 }
 
-/// Runs `body` wherever this machine can run programs, from the strongest separation to the weakest.
+/// Runs `body` wherever this machine can run programs, from the strongest separation to the
+/// weakest.
 #[track_caller]
 pub fn holds_everywhere(body: &str) {
     let program = format!("{REFUSED}\n{body}\nprint('held')\n");
