@@ -41,7 +41,7 @@ impl Orders {
         leave_parent(self.nice)?;
         let sink = self.has_sink.then(open_sink).transpose();
         let sink = sink.map_err(|error| format!("{SINK}: {error}"))?;
-        stay_on_few_cores()?;
+        stay_on_few_cores();
         if let Some(isolation) = self.isolation {
             isolation.enter(&self.policy.files())?;
         }

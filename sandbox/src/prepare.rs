@@ -4,14 +4,15 @@
 use std::{fs, io};
 
 use rustix::process::{
-    Signal, getppid, set_parent_process_death_signal, setpgid, setpriority_process,
+    Signal, getppid, getpriority_process, set_parent_process_death_signal, setpgid,
+    setpriority_process,
 };
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// Pools of threads have this many and a few by default, which [`super::Limits::max_threads`]
 /// allows.
 const MAX_CORES: usize = 4;
-
+/// For the kernel's choice of whom to end when memory runs out.
 const FIRST_TO_GO: &str = "1000";
 
 /// Leaves what was inherited, and steps behind others in the queue for the processor by `nice`.
@@ -21,7 +22,10 @@ pub(super) fn leave_parent(nice: i32) -> Result<(), String> {
     // session: kernels that give each session the same share (autogroup) would ignore the priority
     // in it.
     setpgid(None, None).map_err(|error| format!("setpgid: {error}"))?;
-    setpriority_process(None, nice).map_err(|error| format!("priority: {error}"))?;
+    let told = |error: rustix::io::Errno| format!("priority: {error}");
+    // Never before its parent, which may stand further behind already.
+    let inherited = getpriority_process(None).map_err(told)?;
+    setpriority_process(None, nice.max(inherited)).map_err(told)?;
     // Where memory runs out, it is the first to go. A kernel that does not let it choose so has its
     // reasons.
     let _ = fs::write("/proc/self/oom_score_adj", FIRST_TO_GO);
@@ -30,9 +34,11 @@ pub(super) fn leave_parent(nice: i32) -> Result<(), String> {
 
 /// Stays on a few of the cores that it may use, on other ones than its neighbours do. Programs that
 /// start as many threads as there are cores then start few.
-pub(super) fn stay_on_few_cores() -> Result<(), String> {
-    let told = |error: rustix::io::Errno| format!("cores: {error}");
-    let usable = sched_getaffinity(None).map_err(told)?;
+/// Where that cannot be, it stays where it is.
+pub(super) fn stay_on_few_cores() {
+    let Ok(usable) = sched_getaffinity(None) else {
+        return;
+    };
     let cores: Vec<usize> = (0..CpuSet::MAX_CPU)
         .filter(|core| usable.is_set(*core))
         .collect();
@@ -41,7 +47,7 @@ pub(super) fn stay_on_few_cores() -> Result<(), String> {
     for place in 0..cores.len().min(MAX_CORES) {
         few.set(cores[(first + place) % cores.len()]);
     }
-    sched_setaffinity(None, &few).map_err(told)
+    let _ = sched_setaffinity(None, &few);
 }
 
 /// Dies when the thread that started it does. To be called after the last change of user, which
