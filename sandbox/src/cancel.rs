@@ -1,35 +1,40 @@
 //! How a caller ends a run from another thread.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, eventfd};
 
-use super::RunError;
+/// Ends the runs that it was given to, at once and for good. Clones are one and the same. It holds
+/// a descriptor only while one of its runs has a process.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<State>);
 
-/// Ends the runs that it was given to, at once and for good. Clones are one and the same.
-#[derive(Debug, Clone)]
-pub struct Cancel(Arc<OwnedFd>);
+#[derive(Debug, Default)]
+struct State {
+    is_cancelled: AtomicBool,
+    /// Wakes the runs that wait; they own it.
+    event: Mutex<Weak<OwnedFd>>,
+}
 
 impl Cancel {
-    /// Takes one descriptor; fails where the process has none left.
-    pub fn new() -> Result<Self, RunError> {
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let event = eventfd(0, flags)
-            .map_err(|error| RunError::Spawn(format!("an event descriptor: {error}")))?;
-        Ok(Self(Arc::new(event)))
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// Wakes whoever waits in a run with this handle; a run that starts later ends at its start.
     pub fn cancel(&self) {
-        // Fails only if the counter is full: then it is cancelled.
-        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+        self.0.is_cancelled.store(true, Ordering::Release);
+        let event = self.0.event.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(event) = event.upgrade() {
+            // Fails only if the counter is full: then they are awake.
+            let _ = rustix::io::write(&event, &1u64.to_ne_bytes());
+        }
     }
 
     pub fn is_cancelled(&self) -> bool {
-        // Nobody reads the counter, so it is readable for ever.
-        let mut event = [PollFd::new(&self.0, PollFlags::IN)];
-        poll(&mut event, Some(&Timespec::default())).is_ok_and(|count| count > 0)
+        self.0.is_cancelled.load(Ordering::Acquire)
     }
 
     /// Cancels when it is dropped: for the future of a request that may be dropped at any await.
@@ -37,8 +42,17 @@ impl Cancel {
         CancelOnDrop(self.clone())
     }
 
-    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+    /// What becomes readable when this is used from now on, and stays so. Whether it was used
+    /// before is to be asked afterwards.
+    pub(super) fn watch(&self) -> rustix::io::Result<Arc<OwnedFd>> {
+        let mut event = self.0.event.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(event) = event.upgrade() {
+            return Ok(event);
+        }
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let new = Arc::new(eventfd(0, flags)?);
+        *event = Arc::downgrade(&new);
+        Ok(new)
     }
 }
 

@@ -1,5 +1,5 @@
-//! A trusted computation on untrusted input, in a child of its own: the caller's binary again, with less of
-//! everything. What the input makes of it ends there.
+//! A trusted computation on untrusted input, in a child of its own: the caller's binary again, with
+//! less of everything. What the input makes of it ends there.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind, Read};
@@ -17,14 +17,18 @@ use super::{Cancel, ConfinedError, ConfinedInput, Limits};
 
 /// All that a child keeps of the environment: how its own binary finds its libraries.
 const KEPT_VARIABLES: [&str; 1] = ["LD_LIBRARY_PATH"];
+/// Shown of what a child that failed says.
+const MESSAGE_CHARS: usize = 2000;
 /// What Rust's runtime says before it aborts.
 const NO_MEMORY: &str = "memory allocation of";
 const NO_STACK: &str = "has overflowed its stack";
 
-/// Runs subcommands of a binary, each in a limited process; any number at once, and each call blocks its thread.
+/// Runs subcommands of a binary, each in a limited process; any number at once, and each call
+/// blocks its thread.
 ///
-/// The child is the caller's own code: the limits hold what an input does to it, not a program that somebody wrote.
-/// It opens no files, has no network and starts no processes, but it starts with what the binary maps.
+/// The child is the caller's own code: the limits hold what an input does to it, not a program that
+/// somebody wrote. It opens no files, has no network and starts no processes, but it starts with
+/// what the binary maps.
 #[derive(Debug, Clone)]
 pub struct Confined {
     exe: PathBuf,
@@ -32,10 +36,10 @@ pub struct Confined {
 }
 
 impl Confined {
-    /// `exe` is a binary that hands what follows its subcommands to [`confine_from_args`]: `/proc/self/exe` for the
-    /// caller's own, also after its file was replaced. `limits.memory_bytes` includes what the binary itself
-    /// maps; `limits.output_bytes` is the longest result; with `max_threads` of 1 there is one, else their number
-    /// is not counted.
+    /// `exe` is a binary that hands what follows its subcommands to [`confine_from_args`]:
+    /// `/proc/self/exe` for the caller's own, also after its file was replaced.
+    /// `limits.memory_bytes` includes what the binary itself maps; `limits.output_bytes` is the
+    /// longest result; with `max_threads` of 1 there is one, else their number is not counted.
     pub fn new(exe: PathBuf, limits: Limits) -> Result<Self, ConfinedError> {
         if !protections().seccomp {
             return Err(ConfinedError::Unsupported);
@@ -48,9 +52,9 @@ impl Confined {
         &self.limits
     }
 
-    /// Starts the binary with `command` (a subcommand and its arguments), feeds it `input` and returns what it
-    /// wrote to stdout, if it exits with 0. It is dead on return: after `wall` or the limits' wall, whichever is
-    /// less, or at once when `cancel` is used.
+    /// Starts the binary with `command` (a subcommand and its arguments), feeds it `input` and
+    /// returns what it wrote to stdout, if it exits with 0. It is dead on return: after `wall` or
+    /// the limits' wall, whichever is less, or at once when `cancel` is used.
     pub fn run(
         &self,
         command: &[&str],
@@ -79,11 +83,7 @@ impl Confined {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| spawn_error(format!("{}: {error}", self.exe.display())))?;
-        let until = Until {
-            deadline,
-            cancel,
-            is_wanted: None,
-        };
+        let until = Until { deadline, cancel };
         let ended = pump(child, input, self.limits.output_bytes, until).map_err(spawn_error)?;
         self.result(ended, wall, &orders.token)
     }
@@ -93,6 +93,8 @@ impl Confined {
             token: random_token()?,
             parent: std::process::id(),
             nice: self.limits.nice,
+            isolation: None,
+            has_sink: false,
             policy: Policy {
                 cpu_seconds: self.limits.cpu_seconds,
                 memory_bytes: self.limits.memory_bytes,
@@ -136,7 +138,7 @@ impl Confined {
         let Some(signal) = status.signal() else {
             return ConfinedError::Failed {
                 exit_code: status.code().unwrap_or_default(),
-                message: message.to_owned(),
+                message: message.chars().take(MESSAGE_CHARS).collect(),
             };
         };
         match signal {
@@ -150,10 +152,10 @@ impl Confined {
     }
 }
 
-/// The beginning of a subcommand that a [`Confined`] starts; `args` is what follows it. Limits the process for good
-/// and returns what to compute on; the result goes to stdout and the exit code says whether there is one. To be
-/// called first in `main`, while the process has one thread. On failure print the error to stderr and exit: the
-/// caller knows the message by how it begins.
+/// The beginning of a subcommand that a [`Confined`] starts; `args` is what follows it. Limits the
+/// process for good and returns what to compute on; the result goes to stdout and the exit code
+/// says whether there is one. To be called first in `main`, while the process has one thread. On
+/// failure print the error to stderr and exit: the caller knows the message by how it begins.
 pub fn confine_from_args(
     args: impl IntoIterator<Item = OsString>,
 ) -> Result<ConfinedInput, ExecError> {

@@ -31,14 +31,15 @@ fn compile(
     SeccompFilter::new(rules, otherwise, on_match, target_arch()?)?.try_into()
 }
 
-/// A rule of one condition on the low half of an argument; all that are compared are `int`s to the kernel.
+/// A rule of one condition on the low half of an argument; all that are compared are `int`s to the
+/// kernel.
 fn when(index: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompRule, BackendError> {
     let condition = SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value)?;
     SeccompRule::new(vec![condition])
 }
 
-/// Calls that a libc replaces by older ones, which can be filtered, when the kernel has none: the arguments of
-/// `clone3` and `openat2` lie in memory that filters cannot see.
+/// Calls that a libc replaces by older ones, which can be filtered, when the kernel has none: the
+/// arguments of `clone3` and `openat2` lie in memory that filters cannot see.
 pub(super) fn missing_calls() -> Result<BpfProgram, BackendError> {
     let rules = [libc::SYS_clone3, libc::SYS_openat2]
         .map(|call| (call, Vec::new()))
@@ -46,9 +47,10 @@ pub(super) fn missing_calls() -> Result<BpfProgram, BackendError> {
     compile(rules, SeccompAction::Allow, errno(libc::ENOSYS))
 }
 
-/// Opening for anything but reading: "permission denied", as on a read-only disk. A handle of a path alone
-/// (`O_PATH`) passes where Landlock would refuse to read.
-pub(super) fn writing_opens() -> Result<BpfProgram, BackendError> {
+/// "Permission denied", as on a read-only disk, for opening for anything but reading. So is a
+/// handle of a path alone (`O_PATH`), which passes where Landlock would refuse to read, and memory
+/// of the pool of huge pages, which is the operator's.
+pub(super) fn refused_flags() -> Result<BpfProgram, BackendError> {
     const TEMPORARY: i32 = libc::O_TMPFILE & !libc::O_DIRECTORY;
     let flags = [
         libc::O_WRONLY,
@@ -67,11 +69,14 @@ pub(super) fn writing_opens() -> Result<BpfProgram, BackendError> {
         });
         rules.insert(*call, any.into_iter().collect::<Result<_, _>>()?);
     }
+    let huge = u64::from(libc::MAP_HUGETLB.unsigned_abs());
+    rules.insert(libc::SYS_mmap, vec![when(3, MaskedEq(huge), huge)?]);
     compile(rules, SeccompAction::Allow, errno(libc::EACCES))
 }
 
-/// Everything that is not listed is refused with EPERM: calls unknown today, other ABIs' numbers (x32), and all of
-/// network, processes, namespaces, tracing, file changes, shared memory and io_uring.
+/// Everything that is not listed is refused with EPERM: calls unknown today, other ABIs' numbers
+/// (x32), and all of network, processes, namespaces, tracing, file changes, shared memory and
+/// io_uring.
 pub(super) fn interpreter_calls(max_threads: u32) -> Result<BpfProgram, BackendError> {
     let calls = [COMPUTATION, INTERPRETER, INTERPRETER_HERE].concat();
     let mut rules = always(&calls);
@@ -103,7 +108,8 @@ fn integers(values: &[i32]) -> Vec<u64> {
 }
 
 fn computation_conditions(max_threads: u32) -> Result<Rules, BackendError> {
-    // `execve` keeps the pid, so the process can be told from all others before it becomes the interpreter.
+    // `execve` keeps the pid, so the process can be told from all others before it becomes the
+    // interpreter.
     let own_pid = u64::from(std::process::id());
     // Reading one's own limits; setting them would need a pointer in the third argument.
     let no_new_limits = SeccompRule::new(vec![
@@ -114,6 +120,7 @@ fn computation_conditions(max_threads: u32) -> Result<Rules, BackendError> {
     let mut rules = Rules::from([
         (libc::SYS_kill, one_of(0, &[own_pid])?),
         (libc::SYS_tgkill, one_of(0, &[own_pid])?),
+        (libc::SYS_membarrier, one_of(0, &BARRIERS)?),
         (libc::SYS_prctl, one_of(0, &names)?),
         (libc::SYS_prlimit64, vec![no_new_limits]),
     ]);
@@ -149,7 +156,8 @@ fn interpreter_conditions() -> Result<Rules, BackendError> {
     ]))
 }
 
-/// What a thread shares with the others: everything. A table of files of its own would be as many more files.
+/// What a thread shares with the others: everything. A table of files of its own would be as many
+/// more files.
 const SHARED: i32 = libc::CLONE_VM
     | libc::CLONE_FS
     | libc::CLONE_FILES
@@ -161,6 +169,12 @@ const SHARED: i32 = libc::CLONE_VM
     | libc::CLONE_CHILD_CLEARTID;
 /// The flags of glibc's threads, and of musl's.
 const THREADS: [i32; 2] = [SHARED, SHARED | libc::CLONE_DETACHED];
+/// Of one's own threads; others interrupt every core.
+const BARRIERS: [u64; 3] = [
+    libc::MEMBARRIER_CMD_QUERY as u64,
+    libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED as u64,
+    libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED as u64,
+];
 /// `close_range` with a new table of files is refused.
 const CLOSE_ON_EXEC: u64 = libc::CLOSE_RANGE_CLOEXEC as u64;
 
@@ -181,7 +195,6 @@ const COMPUTATION: &[c_long] = &[
     libc::SYS_fstat, libc::SYS_ppoll,
     // Memory.
     libc::SYS_brk, libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect, libc::SYS_madvise,
-    libc::SYS_membarrier,
     // Threads and the process itself.
     libc::SYS_exit, libc::SYS_exit_group, libc::SYS_futex, libc::SYS_set_robust_list, libc::SYS_set_tid_address,
     libc::SYS_rseq, libc::SYS_sched_yield, libc::SYS_sched_getaffinity, libc::SYS_sched_getparam,
@@ -203,8 +216,8 @@ const INTERPRETER: &[c_long] = &[
     // Names and attributes.
     libc::SYS_newfstatat, libc::SYS_statx, libc::SYS_getdents64, libc::SYS_readlinkat, libc::SYS_faccessat,
     libc::SYS_faccessat2, libc::SYS_getcwd, libc::SYS_chdir, libc::SYS_fchdir, libc::SYS_umask,
-    // The process itself. `execve` is how it becomes the interpreter; later it only replaces one limited program by
-    // another.
+    // The process itself. `execve` is how it becomes the interpreter; later it only replaces one
+    // limited program by another.
     libc::SYS_execve, libc::SYS_sched_get_priority_max, libc::SYS_sched_get_priority_min, libc::SYS_getppid,
     libc::SYS_getpgid, libc::SYS_getsid, libc::SYS_getuid, libc::SYS_geteuid, libc::SYS_getgid, libc::SYS_getegid,
     libc::SYS_getresuid, libc::SYS_getresgid, libc::SYS_getgroups, libc::SYS_times,

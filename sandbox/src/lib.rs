@@ -1,8 +1,9 @@
-//! Limited processes: Python that nobody has read ([`Sandbox`]), and one's own code on input that nobody has
-//! checked ([`Confined`]). One process a call.
+//! Limited processes: Python that nobody has read ([`Sandbox`]), and one's own code on input that
+//! nobody has checked ([`Confined`]). One process a call.
 //!
-//! The server starts its own binary again with a hidden subcommand. That process limits itself (`policy`) and becomes
-//! the interpreter (`exec`), or computes (`confine`); the caller's thread feeds it, drains it and kills it (`pump`).
+//! The server starts its own binary again with a hidden subcommand. That process limits itself
+//! (`policy`) and becomes the interpreter (`exec`), or computes (`confine`); the caller's thread
+//! feeds it, drains it and kills it (`pump`).
 
 #[cfg(target_os = "linux")]
 mod cancel;
@@ -13,6 +14,8 @@ mod confined;
 mod exec;
 #[cfg(target_os = "linux")]
 mod filters;
+#[cfg(target_os = "linux")]
+mod isolation;
 #[cfg(target_os = "linux")]
 mod orders;
 #[cfg(target_os = "linux")]
@@ -67,10 +70,12 @@ pub struct Limits {
     pub memory_bytes: u64,
     /// Kept of each of stdout and stderr, which is closed then: who writes more gets `EPIPE`.
     pub output_bytes: usize,
-    /// At once, the first one included; starting more fails. With 1 there are no others.
+    /// At once, the first one included; starting more fails. There is one where nothing counts them
+    /// ([`Protections::threads`]).
     pub max_threads: u32,
-    /// From 0 (as the caller's) to 19. Against a thread that never sleeps it gets 25% of a core at 5,
-    /// 10% at 10, 1.5% at 19: the engine keeps its cores, and a program still ends within its wall.
+    /// From 0 (as the caller's) to 19. Against a thread that never sleeps one thread gets 25% of a
+    /// core at 5, 10% at 10, 6% at 12, 1.5% at 19. The lower its share, the more does what a
+    /// program gets done within its wall depend on who else computes.
     pub nice: i32,
 }
 
@@ -81,8 +86,8 @@ impl Default for Limits {
             cpu_seconds: 5,
             memory_bytes: 512 << 20,
             output_bytes: 64 << 10,
-            max_threads: 32,
-            nice: 10,
+            max_threads: 12,
+            nice: 12,
         }
     }
 }
@@ -130,7 +135,18 @@ pub struct RunOutcome {
 pub struct Protections {
     /// No writes, processes, network or signals; nothing runs without it.
     pub seccomp: bool,
-    /// Reads only the interpreter's and the system's libraries. Without it a program reads whatever the server's
-    /// user can, `/proc/<pid>/environ` of the server included.
+    /// Reads only the interpreter's and the system's libraries. Without it and without `own_files`
+    /// a program reads whatever the server's user can, `/proc/<pid>/environ` of the server
+    /// included.
     pub landlock: bool,
+    /// Sees a tree of files that holds nothing else, in a mount namespace. Without it a program
+    /// learns of any path whether it exists, how large it is and when it changed, as far as its
+    /// user may look. Only a [`Sandbox`] that was made knows.
+    pub own_files: bool,
+    /// Runs as a user that owns nothing, where the server is root. Only a [`Sandbox`] that was made
+    /// knows.
+    pub own_user: bool,
+    /// Programs may start [`Limits::max_threads`], which the kernel counts; else they have but one.
+    /// Only a [`Sandbox`] that was made knows.
+    pub threads: bool,
 }

@@ -1,15 +1,19 @@
 //! The smallest host of the sandbox: knows the hidden subcommands and nothing else.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::process::ExitCode;
 
-use ponder_sandbox::{ConfinedInput, SUBCOMMAND, confine_from_args, exec_from_args, protections};
+use ponder_sandbox::{
+    ConfinedInput, Limits, SUBCOMMAND, Sandbox, confine_from_args, exec_from_args, protections,
+};
 
 /// Of a process that could not limit itself.
 const NOT_LIMITED: u8 = 126;
 /// What an attempt at something forbidden ends with, if it worked.
 const WORKED: u8 = 7;
+/// Runs its argument as a program, as a server does: for the tests.
+const HOST: &str = "host";
 /// Computes on its input, as its first argument says: for the tests.
 const COMPUTE: &str = "compute";
 
@@ -28,9 +32,25 @@ fn main() -> ExitCode {
                 ExitCode::from(NOT_LIMITED)
             }
         },
+        Some(HOST) => host(args.next()),
         _ => {
             println!("{:?}", protections());
             ExitCode::SUCCESS
+        }
+    }
+}
+
+fn host(program: Option<OsString>) -> ExitCode {
+    let program = program.and_then(|program| program.into_string().ok());
+    let sandbox = Sandbox::new("/proc/self/exe".into(), None, Limits::default());
+    match sandbox.and_then(|sandbox| sandbox.run(&program.unwrap_or_default())) {
+        Ok(outcome) => {
+            println!("{outcome:?}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
         }
     }
 }

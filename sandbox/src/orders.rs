@@ -6,15 +6,21 @@ use std::path::PathBuf;
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use super::isolation::Isolation;
 use super::policy::Policy;
 
 /// What the parent asks of the subcommand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Orders {
-    /// Proves to the parent that an error message is this process's: no program that it becomes knows it.
+    /// Proves to the parent that an error message is this process's: no program that it becomes
+    /// knows it.
     pub token: String,
     pub parent: u32,
     pub nice: i32,
+    /// `None` for a computation, which opens no files and needs no threads counted.
+    pub isolation: Option<Isolation>,
+    /// One more argument is the number of a descriptor that swallows what is written to it.
+    pub has_sink: bool,
     pub policy: Policy,
     /// The interpreter and its arguments, or the arguments of a computation.
     pub command: Vec<OsString>,
@@ -27,6 +33,10 @@ impl Orders {
         flag("--token", (&self.token).into());
         flag("--parent", self.parent.to_string().into());
         flag("--nice", self.nice.to_string().into());
+        if let Some(isolation) = self.isolation {
+            flag("--isolation", isolation.name().into());
+        }
+        flag("--sink", u8::from(self.has_sink).to_string().into());
         flag("--cpu", self.policy.cpu_seconds.to_string().into());
         flag("--memory", self.policy.memory_bytes.to_string().into());
         flag("--threads", self.policy.max_threads.to_string().into());
@@ -43,7 +53,8 @@ impl Orders {
 
     pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, String> {
         let mut args = args.into_iter();
-        let (mut token, mut parent, mut nice) = (None, None, None);
+        let (mut token, mut parent, mut nice, mut sink) = (None, None, None, None);
+        let mut isolation = None;
         let (mut cpu, mut memory, mut threads) = (None, None, None);
         let (mut readable, mut executable) = (Vec::new(), Vec::new());
         loop {
@@ -58,6 +69,11 @@ impl Orders {
                 Some("--token") => token = value.into_string().ok(),
                 Some("--parent") => parent = Some(number(&value)?),
                 Some("--nice") => nice = Some(number(&value)?),
+                Some("--isolation") => {
+                    let known = Isolation::from_name(&value);
+                    isolation = Some(known.ok_or_else(|| format!("{value:?} is no isolation"))?);
+                }
+                Some("--sink") => sink = Some(number::<u8>(&value)? > 0),
                 Some("--cpu") => cpu = Some(number(&value)?),
                 Some("--memory") => memory = Some(number(&value)?),
                 Some("--threads") => threads = Some(number(&value)?),
@@ -70,6 +86,8 @@ impl Orders {
             token: token.ok_or("--token is missing")?,
             parent: parent.ok_or("--parent is missing")?,
             nice: nice.ok_or("--nice is missing")?,
+            isolation,
+            has_sink: sink.ok_or("--sink is missing")?,
             policy: Policy {
                 cpu_seconds: cpu.ok_or("--cpu is missing")?,
                 memory_bytes: memory.ok_or("--memory is missing")?,
@@ -111,6 +129,8 @@ mod tests {
             token: "t".to_owned(),
             parent: 7,
             nice: 19,
+            isolation: Some(Isolation::ALL[1].1),
+            has_sink: true,
             policy: Policy {
                 cpu_seconds: 5,
                 memory_bytes: 1 << 40,

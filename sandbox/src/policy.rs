@@ -1,8 +1,9 @@
-//! What a sandboxed process cannot do. Three layers, each of which outlives `execve`: resource limits and dropped
-//! capabilities, Landlock (which files can be read or executed), seccomp (which system calls there are).
+//! What a sandboxed process cannot do. Three layers, each of which outlives `execve`: resource
+//! limits and dropped capabilities, Landlock (which files can be read or executed), seccomp (which
+//! system calls there are).
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr,
@@ -14,7 +15,7 @@ use seccompiler::apply_filter;
 
 use super::Protections;
 use super::filters::{
-    computation_calls, interpreter_calls, missing_calls, target_arch, writing_opens,
+    computation_calls, interpreter_calls, missing_calls, refused_flags, target_arch,
 };
 
 const MAX_OPEN_FILES: u64 = 64;
@@ -53,7 +54,7 @@ impl From<seccompiler::BackendError> for PolicyError {
     }
 }
 
-/// What this kernel can enforce.
+/// What this kernel can enforce; what else holds a trial shows ([`super::Sandbox::protections`]).
 pub fn protections() -> Protections {
     let landlock = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
@@ -63,12 +64,19 @@ pub fn protections() -> Protections {
     Protections {
         seccomp: has_filters && target_arch().is_ok(),
         landlock: landlock.is_ok(),
+        ..Protections::default()
     }
 }
 
 impl Policy {
-    /// Limits the calling thread for good to computing on streams that are open. Needs no rights to files: without
-    /// the calls that open them there are none.
+    /// All that the interpreter opens.
+    pub fn files(&self) -> Vec<&Path> {
+        let all = self.readable.iter().chain(&self.executable);
+        all.map(PathBuf::as_path).collect()
+    }
+
+    /// Limits the calling thread for good to computing on streams that are open. Needs no rights to
+    /// files: without the calls that open them there are none.
     pub fn enforce_computation(&self) -> Result<(), PolicyError> {
         set_no_new_privs(true).map_err(|error| PolicyError::Privileges(error.into()))?;
         self.limit_resources().map_err(PolicyError::Limits)?;
@@ -83,11 +91,14 @@ impl Policy {
     pub fn enforce(&self) -> Result<(), PolicyError> {
         set_no_new_privs(true).map_err(|error| PolicyError::Privileges(error.into()))?;
         self.limit_resources().map_err(PolicyError::Limits)?;
+        // Counts the threads of a user: exact where no other process has it.
+        let threads = u64::from(self.max_threads);
+        lower(Resource::Nproc, threads, threads).map_err(PolicyError::Limits)?;
         self.limit_files()?;
         drop_capabilities()?;
         // The last filter forbids `seccomp` itself.
         let allowed = interpreter_calls(self.max_threads)?;
-        for filter in [missing_calls()?, writing_opens()?, allowed] {
+        for filter in [missing_calls()?, refused_flags()?, allowed] {
             apply_filter(&filter)?;
         }
         Ok(())
@@ -99,8 +110,10 @@ impl Policy {
         lower(Resource::As, self.memory_bytes, self.memory_bytes)?;
         lower(Resource::Stack, STACK_BYTES, STACK_BYTES)?;
         lower(Resource::Nofile, MAX_OPEN_FILES, MAX_OPEN_FILES)?;
+        // Not 0, which still starts the helper of systems that pipe their core files to one; 1 does
+        // not.
+        lower(Resource::Core, 1, 1)?;
         for resource in [
-            Resource::Core,
             Resource::Fsize,
             Resource::Memlock,
             Resource::Msgqueue,
@@ -112,7 +125,8 @@ impl Policy {
         Ok(())
     }
 
-    /// Takes away every right to files but reading and executing what is listed. Does nothing without Landlock.
+    /// Takes away every right to files but reading and executing what is listed. Does nothing
+    /// without Landlock.
     fn limit_files(&self) -> Result<(), RulesetError> {
         let read = AccessFs::ReadFile | AccessFs::ReadDir;
         let execute = AccessFs::ReadFile | AccessFs::Execute;
@@ -140,8 +154,8 @@ fn lower(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
     Ok(setrlimit(resource, new)?)
 }
 
-/// Root keeps its uid (the interpreter may lie in its home) and loses its power: without this it could raise its
-/// limits again. With no_new_privs, `execve` does not give capabilities back.
+/// Root keeps its uid (the interpreter may lie in its home) and loses its power: without this it
+/// could raise its limits again. With no_new_privs, `execve` does not give capabilities back.
 fn drop_capabilities() -> Result<(), PolicyError> {
     let none = CapabilitySets {
         effective: CapabilitySet::empty(),

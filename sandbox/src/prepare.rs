@@ -4,20 +4,54 @@
 use std::{fs, io};
 
 use rustix::process::{
-    Signal, getppid, set_parent_process_death_signal, setpgid, setpriority_process,
+    Signal, getppid, getpriority_process, set_parent_process_death_signal, setpgid,
+    setpriority_process,
 };
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+/// Pools of threads have this many and a few by default, which [`super::Limits::max_threads`]
+/// allows.
+const MAX_CORES: usize = 4;
+/// For the kernel's choice of whom to end when memory runs out.
+const FIRST_TO_GO: &str = "1000";
 
 /// Leaves what was inherited, and steps behind others in the queue for the processor by `nice`.
 pub(super) fn leave_parent(nice: i32) -> Result<(), String> {
     close_inherited_files().map_err(|error| format!("inherited files: {error}"))?;
-    // A process group of its own, which the parent kills and no terminal's keys reach. Not a session:
-    // kernels that give each session the same share (autogroup) would ignore the priority in it.
+    // A process group of its own, which the parent kills and no terminal's keys reach. Not a
+    // session: kernels that give each session the same share (autogroup) would ignore the priority
+    // in it.
     setpgid(None, None).map_err(|error| format!("setpgid: {error}"))?;
-    setpriority_process(None, nice).map_err(|error| format!("priority: {error}"))?;
+    let told = |error: rustix::io::Errno| format!("priority: {error}");
+    // Never before its parent, which may stand further behind already.
+    let inherited = getpriority_process(None).map_err(told)?;
+    setpriority_process(None, nice.max(inherited)).map_err(told)?;
+    // Where memory runs out, it is the first to go. A kernel that does not let it choose so has its
+    // reasons.
+    let _ = fs::write("/proc/self/oom_score_adj", FIRST_TO_GO);
     Ok(())
 }
 
-/// Dies when the thread that started it does. To be called after the last change of user, which would undo it.
+/// Stays on a few of the cores that it may use, on other ones than its neighbours do. Programs that
+/// start as many threads as there are cores then start few.
+/// Where that cannot be, it stays where it is.
+pub(super) fn stay_on_few_cores() {
+    let Ok(usable) = sched_getaffinity(None) else {
+        return;
+    };
+    let cores: Vec<usize> = (0..CpuSet::MAX_CPU)
+        .filter(|core| usable.is_set(*core))
+        .collect();
+    let mut few = CpuSet::new();
+    let first = std::process::id() as usize;
+    for place in 0..cores.len().min(MAX_CORES) {
+        few.set(cores[(first + place) % cores.len()]);
+    }
+    let _ = sched_setaffinity(None, &few);
+}
+
+/// Dies when the thread that started it does. To be called after the last change of user, which
+/// would undo it.
 pub(super) fn die_with_parent(parent: u32) -> Result<(), String> {
     set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|error| format!("death signal: {error}"))?;
@@ -28,7 +62,8 @@ pub(super) fn die_with_parent(parent: u32) -> Result<(), String> {
     Ok(())
 }
 
-/// Closes what the server (or who started it) left open without close-on-exec: a log, a database, a socket.
+/// Closes what the server (or who started it) left open without close-on-exec: a log, a database, a
+/// socket.
 fn close_inherited_files() -> io::Result<()> {
     let entries = fs::read_dir("/proc/self/fd")?.collect::<io::Result<Vec<_>>>()?;
     let numbers = entries

@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -12,29 +13,23 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use super::Cancel;
 
 const CHUNK_BYTES: usize = 64 << 10;
-/// How often a caller is asked that cannot tell by itself.
-const ASK_INTERVAL: Duration = Duration::from_millis(50);
-
 /// When a run ends at the latest.
 #[derive(Clone, Copy)]
 pub(super) struct Until<'a> {
     pub deadline: Instant,
     pub cancel: &'a Cancel,
-    /// Asked now and then, for callers that cannot cancel.
-    pub is_wanted: Option<&'a dyn Fn() -> bool>,
 }
 
 impl Until<'_> {
     /// How long to wait now, or why to wait no more.
     fn left(&self) -> Result<Duration, Ending> {
-        if self.cancel.is_cancelled() || self.is_wanted.is_some_and(|is_wanted| !is_wanted()) {
+        if self.cancel.is_cancelled() {
             return Err(Ending::Cancelled);
         }
         let left = self.deadline.saturating_duration_since(Instant::now());
-        match (left.is_zero(), self.is_wanted) {
-            (true, _) => Err(Ending::TimedOut),
-            (false, Some(_)) => Ok(left.min(ASK_INTERVAL)),
-            (false, None) => Ok(left),
+        match left.is_zero() {
+            true => Err(Ending::TimedOut),
+            false => Ok(left),
         }
     }
 }
@@ -67,9 +62,11 @@ struct Process(Child);
 
 impl Process {
     fn stop(&mut self) -> io::Result<ExitStatus> {
-        // Signals go out only while the child is not reaped: until then its pid cannot be someone else's.
+        // Signals go out only while the child is not reaped: until then its pid cannot be someone
+        // else's.
         if self.0.try_wait()?.is_none() {
-            // It has no group of its own until its `setsid`, and no other process ever: ESRCH is no trouble.
+            // It has no group of its own until its `setsid`, and no other process ever: ESRCH is no
+            // trouble.
             let _ = kill_process_group(Pid::from_child(&self.0), Signal::KILL);
             self.0.kill()?;
         }
@@ -83,9 +80,9 @@ impl Drop for Process {
     }
 }
 
-/// Feeds `input` to the child and keeps `limit` bytes of each of its outputs until it ends or must; then it is
-/// dead and reaped, also on an error. Its three streams must be pipes. One that carries more than the limit is
-/// closed: who writes on gets `EPIPE`, and costs nobody here anything.
+/// Feeds `input` to the child and keeps `limit` bytes of each of its outputs until it ends or must;
+/// then it is dead and reaped, also on an error. Its three streams must be pipes. One that carries
+/// more than the limit is closed: who writes on gets `EPIPE`, and costs nobody here anything.
 pub(super) fn pump(
     mut child: Child,
     input: &[u8],
@@ -96,7 +93,7 @@ pub(super) fn pump(
     let mut process = Process(child);
     let mut streams = Streams {
         exit: pidfd_open(Pid::from_child(&process.0), PidfdFlags::empty())?,
-        cancel: until.cancel,
+        cancelled: until.cancel.watch()?,
         stdin: Feed::new(stdin, input)?,
         stdout: Drain::new(stdout, limit)?,
         stderr: Drain::new(stderr, limit)?,
@@ -122,7 +119,7 @@ pub(super) fn pump(
 
 struct Streams<'a> {
     exit: OwnedFd,
-    cancel: &'a Cancel,
+    cancelled: Arc<OwnedFd>,
     stdin: Feed<'a>,
     stdout: Drain<ChildStdout>,
     stderr: Drain<ChildStderr>,
@@ -147,7 +144,7 @@ impl Streams<'_> {
     fn wait(&self, left: Duration) -> io::Result<(bool, bool, bool, bool)> {
         let streams = [
             Some((self.exit.as_fd(), PollFlags::IN)),
-            Some((self.cancel.as_fd(), PollFlags::IN)),
+            Some((self.cancelled.as_fd(), PollFlags::IN)),
             (self.stdin.pipe.as_ref()).map(|pipe| (pipe.as_fd(), PollFlags::OUT)),
             (self.stdout.pipe.as_ref()).map(|pipe| (pipe.as_fd(), PollFlags::IN)),
             (self.stderr.pipe.as_ref()).map(|pipe| (pipe.as_fd(), PollFlags::IN)),

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 
 use super::RunError;
 
-/// No site packages, no bytecode files; the program comes through stdin, where size does not matter. Not `-I`: it
-/// would drop the hash seed, and the environment is ours anyway.
+/// No site packages, no bytecode files; the program comes through stdin, where size does not
+/// matter. Not `-I`: it would drop the hash seed, and the environment is ours anyway.
 pub(super) const ARGUMENTS: [&str; 4] = ["-S", "-s", "-B", "-"];
 
 /// Needed by libraries loaded late; those that do not exist are skipped.
@@ -29,8 +29,8 @@ const SYSTEM_FILES: [&str; 14] = [
     "/dev/urandom",
 ];
 
-/// Names the interpreter itself (not a shim or a virtual environment), what it reads and what it executes: itself
-/// and the dynamic loader.
+/// Names the interpreter itself (not a shim or a virtual environment), what it reads and what it
+/// executes: itself and the dynamic loader.
 const PROBE: &str = r#"
 import os, sys
 def say(kind, path):
@@ -64,7 +64,8 @@ pub(super) struct Python {
 }
 
 impl Python {
-    /// Asks the interpreter itself, outside of the sandbox; by default `python3` of the search path.
+    /// Asks the interpreter itself, outside of the sandbox; by default `python3` of the search
+    /// path.
     pub fn locate(python: Option<&Path>) -> Result<Self, RunError> {
         let program = python.unwrap_or(Path::new("python3"));
         let describe = |what: String| RunError::NoPython(format!("{}: {what}", program.display()));
@@ -82,8 +83,6 @@ impl Python {
             readable: SYSTEM_FILES.map(PathBuf::from).into(),
             executable: Vec::new(),
         };
-        // The empty working folder, so that listing it is no error.
-        found.readable.push(".".into());
         for line in output.stdout.split(|byte| *byte == 0) {
             found.note(line);
         }

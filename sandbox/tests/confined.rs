@@ -25,7 +25,7 @@ fn limits() -> Limits {
 }
 
 fn compute(kind: &str, input: &[u8]) -> Result<Vec<u8>, ConfinedError> {
-    let cancel = Cancel::new().unwrap();
+    let cancel = Cancel::new();
     confined_with(limits()).run(&["compute", kind], input, WALL, &cancel)
 }
 
@@ -79,7 +79,7 @@ fn each_limit_has_its_error() {
     });
     let run = |kind, wall: Duration| {
         let started = Instant::now();
-        let error = short.run(&["compute", kind], b"", wall, &Cancel::new().unwrap());
+        let error = short.run(&["compute", kind], b"", wall, &Cancel::new());
         (error, started.elapsed())
     };
     let (error, _) = run("spin", WALL);
@@ -98,7 +98,7 @@ fn an_input_that_does_not_fit_is_no_result() {
         memory_bytes: 64 << 20,
         ..limits()
     });
-    let cancel = Cancel::new().unwrap();
+    let cancel = Cancel::new();
     let result = small.run(&["compute", "echo"], &vec![0; 100 << 20], WALL, &cancel);
     let bytes = 64 << 20;
     assert_eq!(result, Err(ConfinedError::OutOfMemory { bytes }));
@@ -107,7 +107,7 @@ fn an_input_that_does_not_fit_is_no_result() {
 #[test]
 fn cancelling_ends_it_at_once() {
     let confined = confined_with(limits());
-    let cancel = Cancel::new().unwrap();
+    let cancel = Cancel::new();
     let guard = cancel.on_drop();
     let run = std::thread::spawn(move || {
         let result = confined.run(&["compute", "sleep"], b"", WALL, &cancel);
@@ -132,7 +132,7 @@ fn the_child_can_only_compute() {
         max_threads: 4,
         ..limits()
     });
-    let cancel = Cancel::new().unwrap();
+    let cancel = Cancel::new();
     let result = threads.run(&["compute", "thread"], b"", WALL, &cancel);
     assert!(
         matches!(result, Err(ConfinedError::Failed { exit_code: 7, .. })),
@@ -142,7 +142,7 @@ fn the_child_can_only_compute() {
 
 #[test]
 fn a_binary_that_does_not_limit_itself_gives_no_result() {
-    let cancel = Cancel::new().unwrap();
+    let cancel = Cancel::new();
     for (exe, command) in [
         ("/no/exe", &["compute", "echo"][..]),
         (env!("CARGO_BIN_EXE_ponder-sandbox"), &[]),

@@ -179,7 +179,7 @@ fn memory_is_bounded() {
     // Python says EPERM as a ValueError.
     holds(
         "import resource\nlimits = {resource.RLIMIT_AS: (512 << 20,) * 2, resource.RLIMIT_CPU: (2, 3), resource.RLIMIT_FSIZE: (0, 0), \
-         resource.RLIMIT_CORE: (0, 0), resource.RLIMIT_NOFILE: (64, 64)}\n\
+         resource.RLIMIT_CORE: (1, 1), resource.RLIMIT_NOFILE: (64, 64)}\n\
          for name, limit in limits.items():\n\
          \x20   assert resource.getrlimit(name) == limit, (name, resource.getrlimit(name))\n\
          \x20   try: resource.setrlimit(name, (limit[0], limit[1] + 1))\n\

@@ -9,7 +9,7 @@ use ponder_sandbox::{Cancel, TestReport};
 #[track_caller]
 fn run_tests(code: &str, tests: &[&str]) -> TestReport {
     let tests: Vec<String> = tests.iter().map(|test| (*test).to_owned()).collect();
-    let cancel = Cancel::new().expect("a handle");
+    let cancel = Cancel::new();
     sandbox()
         .run_tests(code, &tests, &cancel)
         .expect("a report")

@@ -29,6 +29,34 @@ pub fn run(program: &str) -> RunOutcome {
     sandbox().run(program).expect("a run")
 }
 
+/// Runs `body` wherever this machine can run programs, from the strongest separation to the
+/// weakest.
+#[track_caller]
+pub fn holds_everywhere(body: &str) {
+    let program = format!("{REFUSED}\n{body}\nprint('held')\n");
+    let mut tried = 0;
+    for name in SEPARATIONS {
+        let Some(sandbox) = sandbox().separated_as(name) else {
+            continue;
+        };
+        let outcome = sandbox.run(&program).expect("a run");
+        assert_eq!(outcome.stdout, "held\n", "{name}: {outcome:?}");
+        tried += 1;
+    }
+    assert!(tried > 0, "no separation works here");
+}
+
+/// The last one always works.
+pub const SEPARATIONS: [&str; 7] = [
+    "own-hidden",
+    "namespace-hidden",
+    "uncounted-hidden",
+    "kept-hidden",
+    "own",
+    "namespace",
+    "kept",
+];
+
 /// Runs `body`, which says by `assert` and by `refused(action)` what must not work.
 #[track_caller]
 pub fn holds(body: &str) {
@@ -40,6 +68,12 @@ pub fn holds(body: &str) {
 
 pub const REFUSED: &str = r#"
 import os, sys
+def absent(action, *arguments, **keywords):
+    try:
+        refused(action, *arguments, **keywords)
+    except AssertionError as error:
+        if "FileNotFoundError" not in str(error) and "NotADirectoryError" not in str(error):
+            raise
 def refused(action, *arguments, **keywords):
     try:
         result = action(*arguments, **keywords)
