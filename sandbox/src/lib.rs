@@ -82,7 +82,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            wall: Duration::from_secs(10),
+            // Four times what the processor time comes to: cores are shared with the engine.
+            wall: Duration::from_secs(20),
             cpu_seconds: 5,
             memory_bytes: 512 << 20,
             output_bytes: 64 << 10,

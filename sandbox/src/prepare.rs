@@ -11,7 +11,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// Pools of threads have this many and a few by default, which [`super::Limits::max_threads`]
 /// allows.
-const MAX_CORES: usize = 4;
+const MAX_CORES: usize = 1;
 /// For the kernel's choice of whom to end when memory runs out.
 const FIRST_TO_GO: &str = "1000";
 

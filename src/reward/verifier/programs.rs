@@ -13,7 +13,7 @@ const WHAT: &str = "checking the answers";
 /// How many programs run at once unless a flag says otherwise: with several keys one of them leaves a
 /// place to the others.
 pub fn default_parallel() -> usize {
-    default_threads() + 1
+    default_threads()
 }
 
 /// Threads that wait for child processes; shared by all requests of a server.
