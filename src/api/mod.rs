@@ -5,15 +5,18 @@
 //! other in one direction only: handlers see [`state`], and what the state holds sees no handler.
 
 mod adapters;
+mod admission;
 mod answer;
 mod auth;
 mod body;
 mod branches;
 mod clock;
 pub mod config;
+pub mod connections;
 mod deadline;
 pub mod error;
 mod generation;
+mod guarded;
 mod health;
 mod keys;
 mod metrics;

@@ -6,9 +6,11 @@ use std::sync::{Arc, OnceLock};
 use tokio_util::sync::CancellationToken;
 
 use super::adapters::registry::AdapterRegistry;
+use super::admission::Admission;
 use super::branches::session::Branches;
 use super::clock::unix_time;
 use super::config::ServerConfig;
+use super::connections::places::Places;
 use super::error::ApiError;
 use super::keys::KeyRing;
 use super::metrics::recorder::Metrics;
@@ -25,6 +27,8 @@ struct Inner {
     metrics: Metrics,
     branches: Branches,
     adapters: AdapterRegistry,
+    admission: Admission,
+    places: Arc<Places>,
     created: u64,
     draining: CancellationToken,
     traces: Option<Traces>,
@@ -54,6 +58,8 @@ impl AppState {
                 metrics: Metrics::new(&model_name),
                 branches: Branches::default(),
                 adapters: AdapterRegistry::default(),
+                admission: Admission::new(&config),
+                places: Arc::new(Places::new(config.connections.max_connections)),
                 api_keys: KeyRing::new(&config.api_keys),
                 trace_keys: KeyRing::new(&config.trace_keys),
                 config,
@@ -135,6 +141,16 @@ impl AppState {
 
     pub(super) fn adapters(&self) -> &AdapterRegistry {
         &self.inner.adapters
+    }
+
+    /// What requests hold at once.
+    pub(super) fn admission(&self) -> &Admission {
+        &self.inner.admission
+    }
+
+    /// Connections.
+    pub(super) fn places(&self) -> &Arc<Places> {
+        &self.inner.places
     }
 
     /// When the server started, in Unix seconds.

@@ -62,7 +62,7 @@ pub(in crate::api) fn prepare(
     deadline: Deadline,
 ) -> Result<Generation, ApiError> {
     let served = state.ready()?;
-    let target = state.target(request.model.as_deref())?;
+    let target = state.target(tenant, request.model.as_deref())?;
     let media = images::take(&mut request.messages, served.engine.as_ref())?;
     check_messages(&request.messages)?;
     check_format(&request)?;

@@ -71,7 +71,7 @@ pub(in crate::api) fn prepare(
     deadline: Deadline,
 ) -> Result<Generation, ApiError> {
     let served = state.ready()?;
-    let target = state.target(request.model.as_deref())?;
+    let target = state.target(tenant, request.model.as_deref())?;
     if request
         .suffix
         .as_ref()
