@@ -1,14 +1,13 @@
 //! API keys.
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::ApiError;
 use super::state::AppState;
-use super::tenant::{Tenant, TraceScope};
+use super::tenant::{KeyHolder, Tenant, TraceScope};
 
 /// Where the traces are.
 const TRACES: &str = "/v1/traces";
@@ -30,6 +29,13 @@ fn presented_key(headers: &HeaderMap) -> Option<&str> {
         })
 }
 
+/// Answered to everybody, whatever the server is busy with: they cost nothing and read no body.
+pub(super) fn is_probe(path: &str) -> bool {
+    matches!(path, "/health" | "/ready" | "/metrics")
+}
+
+/// Refuses unknown keys before anything of the body is read, and says whose request it is. A
+/// browser's preflight request does not come here: CORS answers it, where it is on.
 pub(super) async fn require_key(
     State(state): State<AppState>,
     mut request: Request,
@@ -40,30 +46,28 @@ pub(super) async fn require_key(
     let path = request.uri().path();
     let is_trace = path.starts_with(TRACES);
     let key = presented_key(request.headers()).unwrap_or_default();
-    if trace_keys.knows(key) {
-        if !is_trace {
-            return ApiError::traces_only().into_response();
-        }
-        request.extensions_mut().insert(Tenant(0));
-        request.extensions_mut().insert(TraceScope(None));
-        return next.run(request).await;
+    let is_trace_key = trace_keys.knows(key);
+    if is_trace_key && !is_trace {
+        return ApiError::traces_only().into_response();
     }
+    let is_known = is_trace_key || api_keys.knows(key);
     // Where keys read traces, nobody reads them without one.
     let needs_no_key = api_keys.is_empty() && (!is_trace || trace_keys.is_empty());
     let is_open = needs_no_key
         || matches!(path, "/health" | "/ready")
-        || (path == "/metrics" && !config.metrics_need_key)
-        || request.method() == Method::OPTIONS;
-    if !is_open && !api_keys.knows(key) {
+        || (path == "/metrics" && !config.metrics_need_key);
+    if !is_open && !is_known {
         return ApiError::unauthorized().into_response();
     }
-    let (tenant, scope) = if api_keys.is_empty() {
-        (0, None)
-    } else {
-        let tenant = xxh3_64(key.as_bytes());
-        (tenant, Some(tenant))
+    let holder = is_known.then(|| Tenant::of_key(key));
+    let (tenant, scope) = match holder {
+        Some(tenant) if !is_trace_key => (tenant, Some(tenant.0)),
+        None if !api_keys.is_empty() => (Tenant::EVERYBODY, Some(Tenant::EVERYBODY.0)),
+        _ => (Tenant::EVERYBODY, None),
     };
-    request.extensions_mut().insert(Tenant(tenant));
-    request.extensions_mut().insert(TraceScope(scope));
+    let extensions = request.extensions_mut();
+    extensions.insert(tenant);
+    extensions.insert(TraceScope(scope));
+    extensions.insert(KeyHolder(holder.map(|tenant| tenant.0)));
     next.run(request).await
 }

@@ -1,5 +1,6 @@
 //! Limits of the server; each has a flag.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::work;
@@ -10,6 +11,26 @@ pub const DEFAULT_MAX_BODY_BYTES: usize = 16 << 20;
 pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(3600);
 /// How long requests may finish after SIGTERM.
 pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+/// A request's header must be there so long after its first byte, the first one of a connection so
+/// long after the connection.
+pub const DEFAULT_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection may wait so long for its next request.
+pub const DEFAULT_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
+/// A body may pause so long.
+pub const DEFAULT_BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// A client may take no byte of its answer for so long.
+pub const DEFAULT_WRITE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Connections at once, but for [`RESERVED_CONNECTIONS`].
+pub const DEFAULT_MAX_CONNECTIONS: usize = 1024;
+/// Connections beyond the maximum, for probes and for keys that have less than their share.
+pub const RESERVED_CONNECTIONS: usize = 32;
+/// Bytes of all bodies that are being read or checked.
+pub const DEFAULT_MAX_INFLIGHT_BODY_BYTES: usize = 256 << 20;
+/// Where several keys share a server, one of them has at most this part of its connections (as
+/// requests in progress) and of the bytes of bodies.
+pub const KEY_SHARE: usize = 4;
+/// Bytes of an adapter's weights.
+pub const DEFAULT_MAX_LORA_BYTES: u64 = 1 << 30;
 /// Most alternatives a `top_logprobs` may ask for (OpenAI's limit).
 pub const MAX_LOGPROBS: usize = 20;
 pub const MAX_STOP_STRINGS: usize = 16;
@@ -25,6 +46,33 @@ pub const DEFAULT_MAX_BRANCH_BYTES: usize = 256 << 20;
 /// Prompts of one completions request.
 pub const MAX_PROMPTS: usize = 256;
 
+/// What connections and their requests may hold of the server.
+#[derive(Debug, Clone)]
+pub struct ConnectionLimits {
+    pub header_timeout: Duration,
+    pub keep_alive_timeout: Duration,
+    pub body_timeout: Duration,
+    pub write_timeout: Duration,
+    pub max_connections: usize,
+    /// `None`: a part of the connections when there are keys, without limit when there are none.
+    pub max_requests_per_key: Option<usize>,
+    pub max_inflight_body_bytes: usize,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            header_timeout: DEFAULT_HEADER_TIMEOUT,
+            keep_alive_timeout: DEFAULT_KEEP_ALIVE_TIMEOUT,
+            body_timeout: DEFAULT_BODY_TIMEOUT,
+            write_timeout: DEFAULT_WRITE_TIMEOUT,
+            max_connections: DEFAULT_MAX_CONNECTIONS,
+            max_requests_per_key: None,
+            max_inflight_body_bytes: DEFAULT_MAX_INFLIGHT_BODY_BYTES,
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
     /// The names that requests may use; the first is the one answers carry.
@@ -39,8 +87,12 @@ pub struct ServerConfig {
     pub cors_allow_origins: Vec<String>,
     /// Keep plain answers too, not only searches.
     pub trace_all: bool,
-    /// Let requests load and unload adapters from folders on this machine.
+    /// Let requests load and unload adapters from folders in `lora_roots`.
     pub enable_lora: bool,
+    pub lora_roots: Vec<PathBuf>,
+    /// Bytes of the weights that one key's adapters have together.
+    pub max_lora_bytes: u64,
+    pub connections: ConnectionLimits,
     /// Keys that read the traces of all keys, and nothing else.
     pub trace_keys: Vec<String>,
     /// Threads for what requests cause besides tokens.
@@ -72,6 +124,9 @@ impl Default for ServerConfig {
             cors_allow_origins: Vec::new(),
             trace_all: false,
             enable_lora: false,
+            lora_roots: Vec::new(),
+            max_lora_bytes: DEFAULT_MAX_LORA_BYTES,
+            connections: ConnectionLimits::default(),
             trace_keys: Vec::new(),
             work_threads: work::default_threads(),
             max_queued_work: work::DEFAULT_MAX_QUEUED,

@@ -1,6 +1,7 @@
 //! The one map from what went wrong to a status and an OpenAI-shaped body.
 
 use std::any::Any;
+use std::time::Duration;
 
 use axum::Json;
 use axum::http::{Method, StatusCode, Uri, header};
@@ -126,6 +127,17 @@ impl ApiError {
         }
     }
 
+    pub fn slow_body(timeout: Duration) -> Self {
+        let message = format!(
+            "the request's body came too slowly: it may pause for {} s (--body-timeout)",
+            timeout.as_secs_f64()
+        );
+        Self {
+            code: Some("timeout"),
+            ..Self::new(StatusCode::REQUEST_TIMEOUT, message)
+        }
+    }
+
     /// A limit that this key has reached for now.
     pub fn overloaded(message: impl Into<String>) -> Self {
         Self {
@@ -180,6 +192,20 @@ impl ApiError {
             ..Self::new(
                 StatusCode::NOT_FOUND,
                 format!("there is no adapter {name:?}"),
+            )
+        }
+    }
+
+    /// Everybody sees it, so that this tells nothing.
+    pub fn operators_adapter(name: &str) -> Self {
+        Self {
+            param: Some("lora_name".to_owned()),
+            code: Some("adapter_of_operator"),
+            ..Self::new(
+                StatusCode::FORBIDDEN,
+                format!(
+                    "{name} was loaded when the server started (--lora-modules): requests cannot unload it"
+                ),
             )
         }
     }

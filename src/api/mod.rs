@@ -5,6 +5,7 @@
 //! other in one direction only: handlers see [`state`], and what the state holds sees no handler.
 
 mod adapters;
+mod admission;
 mod answer;
 mod auth;
 mod body;
@@ -12,9 +13,11 @@ mod branches;
 mod causes;
 mod clock;
 pub mod config;
+pub mod connections;
 mod deadline;
 pub mod error;
 mod generation;
+mod guarded;
 mod health;
 mod keys;
 mod metrics;

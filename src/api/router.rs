@@ -13,6 +13,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::adapters::routes as adapters;
 use super::branches::open;
+use super::admission::layer as admission;
 use super::branches::routes as branches;
 use super::config::ServerConfig;
 use super::metrics::scrape;
@@ -84,6 +85,10 @@ pub fn router(state: AppState) -> Router {
         .merge(page)
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
+        .layer(middleware::from_fn_with_state(
+            state.clone(),
+            admission::admit,
+        ))
         .layer(middleware::from_fn_with_state(
             state.clone(),
             auth::require_key,

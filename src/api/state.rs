@@ -7,9 +7,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::adapters::registry::AdapterRegistry;
 use super::branches::ledger::Ledger;
+use super::admission::Admission;
 use super::branches::session::Branches;
 use super::clock::unix_time;
 use super::config::ServerConfig;
+use super::connections::places::Places;
 use super::error::ApiError;
 use super::keys::KeyRing;
 use super::metrics::recorder::Metrics;
@@ -27,6 +29,8 @@ struct Inner {
     metrics: Metrics,
     branches: Branches,
     adapters: AdapterRegistry,
+    admission: Admission,
+    places: Arc<Places>,
     created: u64,
     draining: CancellationToken,
     traces: Option<Traces>,
@@ -64,6 +68,8 @@ impl AppState {
                     is_shared: config.is_shared(),
                     ..PoolOptions::default()
                 }),
+                admission: Admission::new(&config),
+                places: Arc::new(Places::new(config.connections.max_connections)),
                 api_keys: KeyRing::new(&config.api_keys),
                 trace_keys: KeyRing::new(&config.trace_keys),
                 config,
@@ -150,6 +156,16 @@ impl AppState {
 
     pub(super) fn adapters(&self) -> &AdapterRegistry {
         &self.inner.adapters
+    }
+
+    /// What requests hold at once.
+    pub(super) fn admission(&self) -> &Admission {
+        &self.inner.admission
+    }
+
+    /// Connections.
+    pub(super) fn places(&self) -> &Arc<Places> {
+        &self.inner.places
     }
 
     /// When the server started, in Unix seconds.

@@ -6,6 +6,7 @@ mod bench;
 mod chat;
 mod chat_search;
 mod config_file;
+mod connection_args;
 mod engine_args;
 mod identity;
 mod models;

@@ -14,7 +14,7 @@ use super::engine_args::EngineArgs;
 use super::identity::hash;
 use super::traces::args::TraceArgs;
 use super::{prm, setup};
-use crate::api::config::DEFAULT_MAX_BODY_BYTES;
+use crate::api::config::{DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_LORA_BYTES};
 use crate::api::{AppState, Served, ServerConfig, default_adaptation, serve};
 use crate::engine::{Backend, Capability};
 use crate::reward::{Programs, PythonRunner, RewardServer, SchemaChecker, ValueHead};
@@ -46,7 +46,12 @@ fn server_config(args: &ServeArgs) -> ServerConfig {
         request_timeout: args.request_timeout(),
         shutdown_timeout: args.shutdown_timeout(),
         cors_allow_origins: args.cors_allow_origin.clone(),
+        connections: args.connections.limits(),
         enable_lora: args.enable_lora,
+        lora_roots: args.lora_root.clone(),
+        max_lora_bytes: args
+            .max_lora_bytes
+            .map_or(DEFAULT_MAX_LORA_BYTES, |bytes| bytes as u64),
         trace_all: args.traces.trace_all,
         trace_keys: keys(&args.traces.trace_api_key),
         work_threads: args.work.work_threads,
@@ -143,8 +148,28 @@ fn schema_checker(programs: Programs) -> anyhow::Result<Option<SchemaChecker>> {
     }
 }
 
+/// Requests name folders on this machine: the operator says where.
+fn check_lora_roots(args: &ServeArgs) -> anyhow::Result<()> {
+    if args.enable_lora && args.lora_root.is_empty() {
+        anyhow::bail!(
+            "--enable-lora needs --lora-root DIR: the folder in which requests may name adapters"
+        );
+    }
+    for root in &args.lora_root {
+        let metadata = std::fs::metadata(root);
+        let metadata = metadata.with_context(|| format!("--lora-root {}", root.display()))?;
+        anyhow::ensure!(
+            metadata.is_dir(),
+            "--lora-root {} is no folder",
+            root.display()
+        );
+    }
+    Ok(())
+}
+
 /// The port is bound before the model loads: a busy port fails at once, and probes get answers.
 async fn serve_model(args: &ServeArgs) -> anyhow::Result<()> {
+    check_lora_roots(args)?;
     let address = format!("{}:{}", args.host, args.port);
     let listener = TcpListener::bind(&address)
         .await

@@ -8,8 +8,45 @@ use axum::response::{IntoResponse, Response};
 use metrics::{Label, counter, gauge, with_local_recorder};
 
 use super::recorder::{Metrics, PREFIXES};
+use crate::api::admission::Reason;
 use crate::api::state::AppState;
 use crate::engine::Drafter;
+
+/// Takes what connections and requests hold as of now.
+fn refresh_connections(metrics: &Metrics, state: &AppState) {
+    let (places, admission) = (state.places(), state.admission());
+    let own = &metrics.labels;
+    with_local_recorder(&metrics.recorder, || {
+        for (name, value) in [
+            ("ponder_http_connections", places.num_open()),
+            (
+                "ponder_http_requests_in_progress",
+                admission.requests.held(),
+            ),
+            ("ponder_http_body_bytes", admission.body_bytes.held()),
+        ] {
+            gauge!(name, own.clone()).set(value as f64);
+        }
+        for (name, value) in [
+            (
+                "ponder_http_connections_evicted_total",
+                places.num_evicted(),
+            ),
+            (
+                "ponder_http_connections_timed_out_total",
+                places.num_timed_out(),
+            ),
+        ] {
+            counter!(name, own.clone()).absolute(value);
+        }
+        for reason in Reason::ALL {
+            let mut labels = own.clone();
+            labels.push(Label::new("reason", reason.name()));
+            counter!("ponder_http_requests_refused_total", labels)
+                .absolute(admission.num_refused(reason));
+        }
+    });
+}
 
 /// Takes the engine's counters and gauges as of now.
 fn refresh(metrics: &Metrics, state: &AppState) {
@@ -78,6 +115,7 @@ fn refresh(metrics: &Metrics, state: &AppState) {
     responses((status = 200, description = "Prometheus text")))]
 pub(in crate::api) async fn scrape(State(state): State<AppState>) -> Response {
     let metrics = state.metrics();
+    refresh_connections(metrics, &state);
     refresh(metrics, &state);
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
     (

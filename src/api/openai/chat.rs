@@ -83,7 +83,7 @@ fn prepare(
     budget: &Budget,
 ) -> Result<Generation, ApiError> {
     let served = state.ready()?;
-    let target = state.target(request.model.as_deref())?;
+    let target = state.target(tenant, request.model.as_deref())?;
     let media = images::take(&mut request.messages, served.engine.as_ref())?;
     check_messages(&request.messages)?;
     check_format(&request)?;

@@ -94,7 +94,7 @@ fn prepare(
     budget: &Budget,
 ) -> Result<Generation, ApiError> {
     let served = state.ready()?;
-    let target = state.target(request.model.as_deref())?;
+    let target = state.target(tenant, request.model.as_deref())?;
     if request
         .suffix
         .as_ref()

@@ -1,6 +1,6 @@
 //! `/v1/models`.
 
-use axum::Json;
+use axum::{Extension, Json};
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
@@ -8,6 +8,7 @@ use crate::api::adapters::registry::Adapter;
 use crate::api::error::ApiError;
 use crate::api::presets;
 use crate::api::state::AppState;
+use crate::api::tenant::Tenant;
 
 fn model(state: &AppState, id: &str) -> Value {
     let engine = state.served().map(|served| &served.engine);
@@ -30,19 +31,22 @@ fn model(state: &AppState, id: &str) -> Value {
 fn adapter(state: &AppState, adapter: &Adapter) -> Value {
     let mut entry = model(state, &adapter.identity.name);
     entry["created"] = adapter.created.into();
-    entry["root"] = adapter.path.display().to_string().into();
+    entry["root"] = adapter.folder.clone().into();
     entry["parent"] = state.model_name().into();
     entry
 }
 
 /// The names that requests may use: the model's, and with `:STRATEGY` the same model with a search.
 #[utoipa::path(get, path = "/v1/models", tag = "openai", responses((status = 200, description = "Models")))]
-pub async fn list(State(state): State<AppState>) -> Json<Value> {
+pub async fn list(
+    State(state): State<AppState>,
+    Extension(tenant): Extension<Tenant>,
+) -> Json<Value> {
     let names = &state.config().served_model_names;
     let searched = names.iter().take(1).flat_map(|name| presets::names(name));
     let all = names.iter().cloned().chain(searched);
     let mut data: Vec<Value> = all.map(|name| model(&state, &name)).collect();
-    let adapters = state.adapters().all();
+    let adapters = state.adapters().all(tenant);
     data.extend(adapters.iter().map(|loaded| adapter(&state, loaded)));
     Json(json!({"object": "list", "data": data}))
 }
@@ -52,9 +56,10 @@ pub async fn list(State(state): State<AppState>) -> Json<Value> {
     params(("id" = String, Path)), responses((status = 200, description = "The model")))]
 pub async fn retrieve(
     State(state): State<AppState>,
+    Extension(tenant): Extension<Tenant>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    if let Some(loaded) = state.adapters().find(&id) {
+    if let Some(loaded) = state.adapters().find(tenant, &id) {
         return Ok(Json(adapter(&state, &loaded)));
     }
     state.check_model(Some(&id))?;
