@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 pub struct Tenant(pub u64);
 
 /// Whose traces a request may see and change; `None` for all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceScope(pub Option<u64>);
 
 impl Tenant {
