@@ -175,6 +175,19 @@ impl ApiError {
         }
     }
 
+    /// A place in the stream that no store here can have given.
+    pub fn unknown_cursor(param: &str, seq: u64, largest: u64) -> Self {
+        let message = format!(
+            "the cursor {seq} is behind the end of this server's traces ({largest}): it is of another store. \
+             Begin again without {param}, or with {largest} for what comes from now on"
+        );
+        Self {
+            param: Some(param.to_owned()),
+            code: Some("unknown_cursor"),
+            ..Self::new(StatusCode::GONE, message)
+        }
+    }
+
     pub fn no_trace_store() -> Self {
         Self {
             code: Some("no_traces"),
@@ -343,7 +356,11 @@ impl From<StoreError> for ApiError {
             StoreError::NotFound(id) => Self::no_trace(&id),
             StoreError::Outcome(error) => Self::invalid(error.param, error.message),
             StoreError::Full => Self::overloaded(error.to_string()),
-            StoreError::Closed => Self::unavailable(error.to_string()),
+            StoreError::Closed | StoreError::Changed(_) => Self::unavailable(error.to_string()),
+            StoreError::DamagedTrace { .. } => Self {
+                code: Some("trace_damaged"),
+                ..Self::internal(error.to_string())
+            },
             other => Self::internal(other.to_string()),
         }
     }

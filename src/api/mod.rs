@@ -42,3 +42,5 @@ pub use router::{document_json, router};
 pub use serve::serve;
 pub use served::Served;
 pub use state::AppState;
+#[doc(hidden)]
+pub use traces::query::check_query;

@@ -1,6 +1,5 @@
 //! What every handler reaches.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio_util::sync::CancellationToken;
@@ -17,6 +16,7 @@ use super::keys::KeyRing;
 use super::metrics::recorder::Metrics;
 use super::presets::split_model;
 use super::served::Served;
+use super::traces::seats::Seats;
 use super::traces::store::Traces;
 use crate::trace::TraceStore;
 use crate::work::{PoolOptions, WorkPool};
@@ -34,8 +34,8 @@ struct Inner {
     created: u64,
     draining: CancellationToken,
     traces: Option<Traces>,
-    trace_readers: Arc<AtomicUsize>,
     work: WorkPool,
+    trace_readers: Arc<Seats>,
 }
 
 /// Shared by all handlers; the model arrives after the listener is up.
@@ -119,11 +119,11 @@ impl AppState {
 
     /// How many streams of traces are open.
     pub fn trace_readers_now(&self) -> usize {
-        self.inner.trace_readers.load(Ordering::Acquire)
+        self.inner.trace_readers.num_taken()
     }
 
     /// Streams of traces that are open.
-    pub(super) fn trace_readers(&self) -> &Arc<AtomicUsize> {
+    pub(super) fn trace_readers(&self) -> &Arc<Seats> {
         &self.inner.trace_readers
     }
 

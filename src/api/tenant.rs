@@ -12,7 +12,7 @@ pub struct Tenant(pub u64);
 pub struct KeyHolder(pub Option<u64>);
 
 /// Whose traces a request may see and change; `None` for all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceScope(pub Option<u64>);
 
 impl Tenant {

@@ -9,14 +9,14 @@ mod store;
 mod testing;
 mod values;
 
-pub use export::{ExportOptions, Exporter, Format, Level};
-pub use outcome::{LeafOutcome, OutcomeError, OutcomeUpdate};
+pub use export::{ExportOptions, Exporter, Format, Level, Made, Pending};
+pub use outcome::{LeafOutcome, MAX_LEAVES, OutcomeError, OutcomeUpdate};
 pub use record::{
     AdapterIdentity, Identity, NodeRecord, PLAIN, SCHEMA, Timings, TraceRecord, Usage,
 };
 pub use render::render;
 pub use store::{
-    Clock, DEFAULT_MAX_AGE, DEFAULT_MAX_BYTES, Filter, Order, Owner, StoreError, StoreOptions,
-    Stored, Summary, Totals, TraceStore,
+    Clock, DEFAULT_MAX_AGE, DEFAULT_MAX_BYTES, Filter, Listing, Order, Owner, Page, Revision,
+    StoreError, StoreOptions, Stored, Summary, Totals, TraceStore, decode_stored,
 };
 pub use values::{ProcessReward, Target, infer_process_rewards, infer_values};

@@ -7,6 +7,8 @@ use super::values::infer_process_rewards;
 
 /// Longest corrected answer, in bytes.
 const MAX_CORRECTION_BYTES: usize = 1 << 20;
+/// Most answers of which one request speaks.
+pub const MAX_LEAVES: usize = 1 << 16;
 
 /// The oracle's word. At least one part is given.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -59,6 +61,9 @@ impl TraceRecord {
             if self.best().is_none() {
                 return refuse("outcome", "the trace has no whole answer");
             }
+        }
+        if update.leaves.len() > MAX_LEAVES {
+            return refuse("leaves", format!("leaves takes at most {MAX_LEAVES}"));
         }
         for leaf in &update.leaves {
             check("leaves", leaf.outcome)?;

@@ -1,7 +1,5 @@
 //! `/metrics`.
 
-use std::sync::atomic::Ordering;
-
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -58,8 +56,15 @@ fn refresh(metrics: &Metrics, state: &AppState) {
     let usage = stats.num_used_blocks as f64 / stats.num_blocks.max(1) as f64;
     let own = &metrics.labels;
     with_local_recorder(&metrics.recorder, || {
-        gauge!("ponder_trace_readers", own.clone())
-            .set(state.trace_readers().load(Ordering::Relaxed) as f64);
+        gauge!("ponder_trace_readers", own.clone()).set(state.trace_readers_now() as f64);
+        if let Some(traces) = state.traces() {
+            let (damaged, rebuilt) = (
+                traces.store.num_damaged(),
+                traces.store.num_rebuilt_indexes(),
+            );
+            counter!("ponder_trace_damaged_total", own.clone()).absolute(damaged);
+            counter!("ponder_trace_indexes_rebuilt_total", own.clone()).absolute(rebuilt);
+        }
         gauge!("ponder_search_branches_running", own.clone())
             .set(stats.num_branches_running as f64);
         let is_stalled = served.engine.stalled_for().is_some();

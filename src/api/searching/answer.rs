@@ -111,7 +111,10 @@ impl SearchAnswer {
         let record = (is_kept || run.spec.return_tree).then(|| run.record(&self.state, outcome));
         let tree = run.spec.return_tree.then(|| json!(record));
         let trace_id = match record.filter(|_| is_kept) {
-            Some(record) => keep(&self.state, record, run.tenant).await,
+            Some(record) => {
+                let deadline = run.policy.deadline;
+                keep(&self.state, record, run.tenant, deadline).await
+            }
             None => None,
         };
         let mut report = json!({

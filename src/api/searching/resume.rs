@@ -50,7 +50,10 @@ pub(super) async fn find(
     };
     let id = id.clone();
     let owner = (!state.config().api_keys.is_empty()).then_some(tenant.0);
-    let record = read(state, move |store| store.get(&id, owner)?.record()).await;
+    let found = read(state, tenant, move |store, _| {
+        store.get(&id, owner)?.record()
+    });
+    let record = found.await;
     let record = record.map_err(|error| ApiError {
         param: Some("search.resume".to_owned()),
         ..error

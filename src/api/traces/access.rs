@@ -1,7 +1,10 @@
-//! Handlers' way to the store.
+//! Handlers' way to the store, and to where its work is done.
+
+use std::sync::Arc;
 
 use crate::api::error::ApiError;
 use crate::api::state::AppState;
+use crate::api::tenant::Tenant;
 use crate::trace::{StoreError, TraceStore};
 
 /// The store, or an answer that says how to have one.
@@ -10,13 +13,27 @@ pub(in crate::api) fn store(state: &AppState) -> Result<&TraceStore, ApiError> {
     Ok(&traces.store)
 }
 
-/// Reads the disk where that may take its time.
+/// Everything that reads the disk, unpacks records or makes rows goes through here: none of it runs on a thread that
+/// others wait for. A job is short (a page, a trace, some rows); what takes longer comes back for its next turn.
+pub(super) async fn blocking<T: Send + 'static>(
+    _tenant: Tenant,
+    job: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    let done = tokio::task::spawn_blocking(job).await;
+    done.map_err(|error| ApiError::internal(error.to_string()))
+}
+
+/// Reads the store. The job may ask whether anybody still waits for it.
 pub(in crate::api) async fn read<T: Send + 'static>(
     state: &AppState,
-    job: impl FnOnce(&TraceStore) -> Result<T, StoreError> + Send + 'static,
+    tenant: Tenant,
+    job: impl FnOnce(&TraceStore, &dyn Fn() -> bool) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let store = store(state)?.clone();
-    let done = tokio::task::spawn_blocking(move || job(&store)).await;
-    let done = done.map_err(|error| ApiError::internal(error.to_string()))?;
+    // Gone with this future: when the client left, or the deadline passed.
+    let waiting = Arc::new(());
+    let waits = Arc::downgrade(&waiting);
+    let done = blocking(tenant, move || job(&store, &|| waits.strong_count() > 0)).await?;
+    drop(waiting);
     Ok(done?)
 }

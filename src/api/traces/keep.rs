@@ -15,21 +15,33 @@ use crate::trace::{Identity, StoreError, TraceRecord};
 
 /// How long an answer may wait for its trace's commit.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it waits even after its request's deadline: a search that used all its time is kept like others.
+const COMMIT_GRACE: Duration = Duration::from_millis(500);
 /// OpenAI's limits of `metadata`.
 const MAX_METADATA: usize = 16;
 const MAX_METADATA_KEY_CHARS: usize = 64;
 const MAX_METADATA_VALUE_CHARS: usize = 512;
 
-/// Waits until a trace is on disk. `None` when it could not be kept, which is no reason to fail an answer.
+/// How long an answer waits for its trace's commit, with so much time left.
+fn patience(left: Option<Duration>) -> Duration {
+    left.map_or(COMMIT_TIMEOUT, |left| {
+        left.clamp(COMMIT_GRACE, COMMIT_TIMEOUT)
+    })
+}
+
+/// Waits until a trace is on disk, but not long beyond `deadline`. `None` when it could not be kept, which is no
+/// reason to fail an answer.
 pub(in crate::api) async fn keep(
     state: &AppState,
     record: TraceRecord,
     tenant: Tenant,
+    deadline: Option<Instant>,
 ) -> Option<String> {
     let traces = state.traces()?;
     let id = record.id.clone();
     let started = Instant::now();
-    let put = tokio::time::timeout(COMMIT_TIMEOUT, traces.store.put(record, tenant.0)).await;
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(started));
+    let put = tokio::time::timeout(patience(left), traces.store.put(record, tenant.0)).await;
     let (result, error) = match put {
         Ok(Ok(())) => ("kept", None),
         Ok(Err(error @ StoreError::Full)) => ("dropped", Some(error.to_string())),
@@ -113,4 +125,18 @@ pub(in crate::api) fn sampling_json(params: &SamplingParams, stops: &[String]) -
 /// A log-probability with the digits that a trace keeps.
 pub(in crate::api) fn rounded(logprob: f32) -> f64 {
     (f64::from(logprob) * 1e4).round() / 1e4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traces_are_waited_for_within_the_requests_time() {
+        assert_eq!(patience(None), COMMIT_TIMEOUT);
+        assert_eq!(patience(Some(Duration::from_secs(60))), COMMIT_TIMEOUT);
+        let short = Duration::from_secs(2);
+        assert_eq!(patience(Some(short)), short);
+        assert_eq!(patience(Some(Duration::ZERO)), COMMIT_GRACE);
+    }
 }

@@ -2,8 +2,11 @@
 
 pub(super) mod access;
 pub(super) mod keep;
-mod query;
+mod leaves;
+pub(super) mod query;
 pub(super) mod recorder;
 pub(super) mod routes;
+pub(super) mod seats;
 pub(super) mod store;
 pub(super) mod stream;
+mod work;

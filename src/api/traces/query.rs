@@ -10,6 +10,15 @@ use crate::trace::{ExportOptions, Filter, Format, Level, Order};
 const DEFAULT_LIMIT: usize = 20;
 const MAX_LIMIT: usize = 1000;
 
+/// Parameters of one URL.
+const MAX_PAIRS: usize = 64;
+/// Longest value of one, in bytes; no tag or name that is kept is longer.
+const MAX_VALUE_BYTES: usize = 4096;
+/// What an error repeats of a value.
+const MAX_QUOTED_CHARS: usize = 64;
+/// Most detours of a walk that may be asked for.
+const MAX_WRONG_BRANCHES: u64 = 1000;
+
 /// Name and value of each parameter of the URL.
 pub(super) type Pairs = Query<Vec<(String, String)>>;
 
@@ -23,6 +32,8 @@ pub(super) struct TraceQuery {
     pub follow: bool,
     pub format: Format,
     pub options: ExportOptions,
+    /// Whether rows say which traces are damaged.
+    pub tells_skipped: bool,
 }
 
 /// A place in the stream: behind a trace, or behind one of its rows.
@@ -44,11 +55,12 @@ impl Cursor {
     /// Rows of trace `seq` that were read already.
     pub fn skip(self, seq: u64) -> usize {
         match self.row {
-            Some(row) if seq == self.seq => row + 1,
+            Some(row) if seq == self.seq => row.saturating_add(1),
             _ => 0,
         }
     }
 
+    /// Takes any text.
     pub fn parse(text: &str) -> Option<Self> {
         let (seq, row) = match text.split_once('-') {
             Some((seq, row)) => (seq, Some(row.parse().ok()?)),
@@ -61,8 +73,43 @@ impl Cursor {
 }
 
 fn invalid(name: &str, expected: &str, value: &str) -> ApiError {
+    let value = quoted(value);
     ApiError::invalid(name, format!("{name} must be {expected}, not {value:?}"))
 }
+
+/// The beginning of what a client wrote.
+fn quoted(text: &str) -> &str {
+    let end = text.char_indices().nth(MAX_QUOTED_CHARS);
+    end.map_or(text, |(end, _)| &text[..end])
+}
+
+/// Reads the query of a URL as the stream's route would, for any text: whether it was taken.
+#[doc(hidden)]
+pub fn check_query(text: &str) -> bool {
+    let Ok(uri) = axum::http::Uri::builder()
+        .path_and_query(format!("/?{text}"))
+        .build()
+    else {
+        return false;
+    };
+    let pairs = Pairs::try_from_uri(&uri);
+    let query = pairs.map(|pairs| TraceQuery::parse(&pairs, TraceScope(None), &STREAM_PARAMETERS));
+    query.is_ok_and(|query| query.is_ok())
+}
+
+/// What the stream takes beside filters.
+pub(super) const STREAM_PARAMETERS: [&str; 10] = [
+    "format",
+    "after",
+    "follow",
+    "limit",
+    "deduplicate",
+    "max_per_prompt",
+    "min_margin",
+    "level",
+    "max_wrong_branches",
+    "skipped",
+];
 
 fn parsed<T: std::str::FromStr>(name: &str, value: &str, expected: &str) -> Result<T, ApiError> {
     value.parse().map_err(|_| invalid(name, expected, value))
@@ -97,9 +144,17 @@ impl TraceQuery {
     pub fn parse(pairs: &Pairs, scope: TraceScope, allowed: &[&str]) -> Result<Self, ApiError> {
         let mut query = Self::default();
         query.filter.owner = scope.0;
+        if pairs.0.len() > MAX_PAIRS {
+            let message = format!("a URL takes at most {MAX_PAIRS} parameters");
+            return Err(ApiError::invalid("query", message));
+        }
         for (name, value) in &pairs.0 {
             // The SDKs write a list as `tag[]=a&tag[]=b`.
-            let name = name.strip_suffix("[]").unwrap_or(name);
+            let name = quoted(name.strip_suffix("[]").unwrap_or(name));
+            if value.len() > MAX_VALUE_BYTES {
+                let message = format!("{name} takes at most {MAX_VALUE_BYTES} bytes");
+                return Err(ApiError::invalid(name, message));
+            }
             if !query.take_filter(name, value)? {
                 if !allowed.contains(&name) {
                     let message = format!("there is no parameter {name} here");
@@ -158,7 +213,13 @@ impl TraceQuery {
                     _ => return Err(invalid(name, "answer or step", value)),
                 }
             }
-            "max_wrong_branches" => options.max_wrong_branches = whole(name, value)? as usize,
+            "max_wrong_branches" => {
+                let most = Some(whole(name, value)?).filter(|most| *most <= MAX_WRONG_BRANCHES);
+                let expected = format!("0 to {MAX_WRONG_BRANCHES}");
+                let most = most.ok_or_else(|| invalid(name, &expected, value))?;
+                options.max_wrong_branches = most as usize;
+            }
+            "skipped" => self.tells_skipped = truth(name, value)?,
             _ => {}
         }
         Ok(())
@@ -227,9 +288,30 @@ mod tests {
             ("has_outcome", "maybe"),
             ("follow", "true"),
             ("color", "red"),
+            ("tag", "x".repeat(MAX_VALUE_BYTES + 1).as_str()),
         ] {
             let error = parse(&[(name, value)]).unwrap_err();
             assert_eq!(error.param.as_deref(), Some(name));
+            assert!(error.message.len() < 1000);
+        }
+        assert!(parse(&vec![("tag", "x"); MAX_PAIRS]).is_ok());
+        assert!(parse(&vec![("tag", "x"); MAX_PAIRS + 1]).is_err());
+        assert!(check_query("max_wrong_branches=1000&tag=a%20b"));
+        assert!(!check_query("max_wrong_branches=1001"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_query_or_an_error(text: String) {
+            check_query(&text);
+        }
+
+        #[test]
+        fn any_text_is_a_cursor_or_none(text in "[0-9-]{0,24}|.*") {
+            if let Some(cursor) = Cursor::parse(&text) {
+                let from = cursor.from();
+                proptest::prop_assert!(from >= cursor.seq && cursor.skip(from) <= usize::MAX);
+            }
         }
     }
 }

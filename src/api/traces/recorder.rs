@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use futures::future::join_all;
 use serde_json::{Value, json};
 
 use super::keep::{identity, keep, new_id, rounded, sampling_json};
@@ -22,6 +23,7 @@ pub(in crate::api) struct Recorder {
     seed: u64,
     tags: Vec<String>,
     started: Instant,
+    deadline: Option<Instant>,
     /// What adaptation did; null when it was not asked for.
     pub adaptation: Value,
     /// One a choice.
@@ -46,6 +48,7 @@ impl Recorder {
             seed: generation.params.seed,
             tags,
             started: Instant::now(),
+            deadline: generation.deadline.instant(),
             adaptation: Value::Null,
             answers: (0..num_choices).map(answer).collect(),
         }
@@ -86,7 +89,7 @@ impl Recorder {
         let Some(served) = state.served() else {
             return Vec::new();
         };
-        let mut ids = Vec::new();
+        let mut kept = Vec::new();
         let mut answers = self.answers.into_iter();
         for prompt in prompts {
             let mut nodes = vec![NodeRecord::default()];
@@ -131,8 +134,9 @@ impl Recorder {
                 },
                 is_redacted: false,
             };
-            ids.push(keep(state, record, self.tenant).await);
+            kept.push(keep(state, record, self.tenant, self.deadline));
         }
-        ids
+        // All in one wait: a slow disk delays the answer once, not once a prompt.
+        join_all(kept).await
     }
 }

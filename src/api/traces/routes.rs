@@ -1,20 +1,29 @@
 //! `/v1/traces`: what was searched and answered, for people and for trainers.
 
+use std::sync::Arc;
+
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::access::{read, store};
+use super::leaves::Leaves;
 use super::query::{Pairs, TraceQuery};
 use crate::api::body::Body;
 use crate::api::deadline::Deadline;
 use crate::api::error::ApiError;
 use crate::api::state::AppState;
-use crate::api::tenant::TraceScope;
-use crate::trace::{Exporter, Format, OutcomeUpdate};
+use crate::api::tenant::{Tenant, TraceScope};
+use crate::trace::{Exporter, Format, Made, OutcomeUpdate, StoreError, TraceRecord};
+
+/// Rows that are answered at once, in bytes; the stream gives as many as there are.
+const MAX_ROWS_BYTES: usize = 64 << 20;
+/// How often an outcome is taken again because its trace was written by somebody else meanwhile.
+const MAX_REVISIONS: usize = 8;
 
 /// The oracle's word on a trace.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -24,7 +33,7 @@ pub struct OutcomeRequest {
     outcome: Option<f64>,
     /// `{"node": …, "outcome": …}` of single answers, by the node with which they end.
     #[schema(value_type = Option<Vec<Object>>)]
-    leaves: Option<Value>,
+    leaves: Option<Leaves>,
     /// What the answer should have been.
     correction: Option<String>,
 }
@@ -46,6 +55,7 @@ pub struct OutcomeRequest {
 pub(in crate::api) async fn list(
     State(state): State<AppState>,
     Extension(scope): Extension<TraceScope>,
+    Extension(tenant): Extension<Tenant>,
     deadline: Deadline,
     pairs: Pairs,
 ) -> Result<Json<Value>, ApiError> {
@@ -53,19 +63,29 @@ pub(in crate::api) async fn list(
     let limit = query.list_limit()?;
     let after = query.after.map(|cursor| cursor.seq);
     let (filter, order) = (query.filter, query.order);
-    let found = read(&state, move |store| {
-        store.list(&filter, order, after, limit + 1)
+    let found = read(&state, tenant, move |store, is_wanted| {
+        let largest = store.largest_seq()?;
+        let found = store.list_while(&filter, order, after, limit + 1, is_wanted)?;
+        Ok((found, largest))
     });
-    let mut found = deadline.limit(found).await??;
-    let has_more = found.len() > limit;
-    found.truncate(limit);
-    let next = found.last().map(|last| last.seq.to_string());
-    Ok(Json(json!({
+    let (found, largest) = deadline.limit(found).await??;
+    if let Some(after) = after.filter(|after| *after > largest) {
+        return Err(ApiError::unknown_cursor("after", after, largest));
+    }
+    let mut traces = found.traces;
+    let has_more = traces.len() > limit;
+    traces.truncate(limit);
+    let next = traces.last().map(|last| last.seq.to_string());
+    let mut list = json!({
         "object": "list",
-        "data": found,
+        "data": traces,
         "has_more": has_more,
         "next": next.filter(|_| has_more),
-    })))
+    });
+    if !found.damaged.is_empty() {
+        list["damaged"] = json!(found.damaged);
+    }
+    Ok(Json(list))
 }
 
 /// One trace: its tree, or its rows in another format.
@@ -76,19 +96,59 @@ pub(in crate::api) async fn list(
 pub(in crate::api) async fn retrieve(
     State(state): State<AppState>,
     Extension(scope): Extension<TraceScope>,
+    Extension(tenant): Extension<Tenant>,
     deadline: Deadline,
     Path(id): Path<String>,
     pairs: Pairs,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let allowed = ["format", "min_margin", "level", "max_wrong_branches"];
     let query = TraceQuery::parse(&pairs, scope, &allowed)?;
-    let record = read(&state, move |store| store.get(&id, scope.0)?.record());
-    let record = deadline.limit(record).await??;
+    let body = read(&state, tenant, move |store, is_wanted| {
+        let record = store.get(&id, scope.0)?.record()?;
+        Ok(written(record, query, is_wanted))
+    });
+    let body = deadline.limit(body).await???;
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// A trace as the JSON of an answer: its record, or all its rows in `data`.
+fn written(
+    record: TraceRecord,
+    query: TraceQuery,
+    is_wanted: &dyn Fn() -> bool,
+) -> Result<Vec<u8>, ApiError> {
+    let failed = |error: serde_json::Error| ApiError::internal(error.to_string());
     if query.format == Format::Tree {
-        return Ok(Json(json!(record)));
+        return serde_json::to_vec(&record).map_err(failed);
     }
-    let rows = Exporter::new(query.format, query.options).rows(&record);
-    Ok(Json(json!({"object": "list", "data": rows})))
+    let mut exporter = Exporter::new(query.format, query.options);
+    let mut pending = exporter.begin(record);
+    let mut body = br#"{"object":"list","data":["#.to_vec();
+    let mut num_rows = 0;
+    loop {
+        match exporter.next(&mut pending) {
+            Made::Row(row) => {
+                if num_rows > 0 {
+                    body.push(b',');
+                }
+                serde_json::to_writer(&mut body, &row).map_err(failed)?;
+                num_rows += 1;
+            }
+            Made::LeftOut => {}
+            Made::End => break,
+        }
+        if body.len() > MAX_ROWS_BYTES {
+            let message = format!(
+                "the rows of this trace are more than {MAX_ROWS_BYTES} bytes: read them from /v1/traces/stream"
+            );
+            return Err(ApiError::invalid("format", message));
+        }
+        if !is_wanted() {
+            return Err(ApiError::deadline());
+        }
+    }
+    body.extend_from_slice(b"]}");
+    Ok(body)
 }
 
 /// Deletes a trace.
@@ -113,33 +173,59 @@ pub(in crate::api) async fn delete(
 pub(in crate::api) async fn outcome(
     State(state): State<AppState>,
     Extension(scope): Extension<TraceScope>,
+    Extension(tenant): Extension<Tenant>,
     deadline: Deadline,
     Path(id): Path<String>,
     Body(request): Body<OutcomeRequest>,
-) -> Result<Json<Value>, ApiError> {
-    let leaves = match request.leaves {
-        None | Some(Value::Null) => Vec::new(),
-        Some(leaves) => serde_json::from_value(leaves).map_err(|error| {
-            let message = format!("leaves takes objects with node and outcome: {error}");
-            ApiError::invalid("leaves", message)
-        })?,
-    };
+) -> Result<Response, ApiError> {
+    let leaves = request.leaves.map_or(Ok(Vec::new()), |leaves| leaves.0);
     let update = OutcomeUpdate {
         outcome: request.outcome,
-        leaves,
+        leaves: leaves.map_err(|message| ApiError::invalid("leaves", message))?,
         correction: request.correction,
     };
-    // Once it is on its way to the store it is written, whoever still waits.
-    let written = store(&state)?.set_outcome(&id, scope.0, update);
-    let record = deadline.limit(written).await??;
+    let body = deadline.limit(revise(&state, tenant, scope, id, update));
+    let body = body.await??;
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// Writes a revision with an outcome, and says what it is. The trace is unpacked and packed where that keeps nobody
+/// waiting; once it is on its way to the store it is written, whoever still waits.
+async fn revise(
+    state: &AppState,
+    tenant: Tenant,
+    scope: TraceScope,
+    id: String,
+    update: OutcomeUpdate,
+) -> Result<Vec<u8>, ApiError> {
+    let (store, update) = (store(state)?, Arc::new(update));
+    for _ in 0..MAX_REVISIONS {
+        let (id, update) = (id.clone(), Arc::clone(&update));
+        let prepared = read(state, tenant, move |store, _| {
+            let (revision, record) = store.prepare_outcome(&id, scope.0, &update)?;
+            Ok((revision, revised(&record)))
+        });
+        let (revision, body) = prepared.await?;
+        match store.revise(revision).await {
+            // Somebody else wrote it meanwhile: on top of that, then.
+            Err(StoreError::Changed(_)) => {}
+            Ok(()) => return Ok(body),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(StoreError::Changed(id).into())
+}
+
+fn revised(record: &TraceRecord) -> Vec<u8> {
     let nodes =
         record.nodes.iter().enumerate().map(
             |(id, node)| json!({"node": id, "outcome": node.outcome, "process": node.process}),
         );
-    Ok(Json(json!({
+    let body = json!({
         "id": record.id,
         "revision": record.revision,
         "outcome": record.chosen_outcome(),
         "nodes": nodes.collect::<Vec<_>>(),
-    })))
+    });
+    body.to_string().into_bytes()
 }

@@ -1,61 +1,30 @@
 //! `/v1/traces/stream`: traces as training data, in the order of their writes, from any place on.
 
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::access::store;
-use super::query::{Cursor, Pairs, TraceQuery};
+use super::access::{blocking, read, store};
+use super::query::{Cursor, Pairs, STREAM_PARAMETERS, TraceQuery};
+use super::work::{Framing, State as Progress, Work};
 use crate::api::error::ApiError;
 use crate::api::state::AppState;
-use crate::api::tenant::TraceScope;
-use crate::trace::{Exporter, Filter, Format, StoreError, Stored, TraceStore};
+use crate::api::tenant::{Tenant, TraceScope};
+use crate::trace::TraceStore;
 
-/// Streams at once.
-const MAX_READERS: usize = 64;
-/// Bytes that are handed to the connection at once.
-const CHUNK_BYTES: usize = 128 << 10;
 /// Chunks that wait for a slow reader.
 const BUFFERED_CHUNKS: usize = 2;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 const LAST_EVENT_ID: &str = "last-event-id";
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Framing {
-    /// One object a line; a heartbeat is an empty line.
-    Ndjson,
-    /// Server-sent events whose ids are cursors; a heartbeat is a comment.
-    Sse,
-}
-
-/// Counts a stream while it lives.
-struct Seat(Arc<AtomicUsize>);
-
-impl Seat {
-    fn take(taken: &Arc<AtomicUsize>) -> Result<Self, ApiError> {
-        let seat = Self(taken.clone());
-        if taken.fetch_add(1, Ordering::AcqRel) >= MAX_READERS {
-            let message = format!("{MAX_READERS} readers are connected already");
-            return Err(ApiError::overloaded(message));
-        }
-        Ok(seat)
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
+/// Damaged traces that are known when a stream begins, of all keys.
+const DAMAGED_HEADER: HeaderName = HeaderName::from_static("x-ponder-damaged-traces");
 
 /// Streams traces as rows of a format.
 #[utoipa::path(get, path = "/v1/traces/stream", tag = "traces",
@@ -72,28 +41,21 @@ impl Drop for Seat {
         ("min_margin" = Option<f64>, Query, description = "least gap of a pair, 0.3 by default"),
         ("level" = Option<String>, Query, description = "pairs of whole answers (answer) or of sibling steps (step)"),
         ("max_wrong_branches" = Option<u64>, Query, description = "detours of a linearised walk, 2 by default"),
+        ("skipped" = Option<bool>, Query, description = "rows (events `skipped`) with the numbers of damaged traces that were left out"),
     ),
     responses((status = 200, description = "NDJSON, or server-sent events with `Accept: text/event-stream`")))]
 pub(in crate::api) async fn stream(
     State(state): State<AppState>,
     Extension(scope): Extension<TraceScope>,
+    Extension(tenant): Extension<Tenant>,
     headers: HeaderMap,
     pairs: Pairs,
 ) -> Result<Response, ApiError> {
-    let allowed = [
-        "format",
-        "after",
-        "follow",
-        "limit",
-        "deduplicate",
-        "max_per_prompt",
-        "min_margin",
-        "level",
-        "max_wrong_branches",
-    ];
-    let mut query = TraceQuery::parse(&pairs, scope, &allowed)?;
+    let mut query = TraceQuery::parse(&pairs, scope, &STREAM_PARAMETERS)?;
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let mut name = "after";
     if let Some(id) = text(LAST_EVENT_ID) {
+        name = "Last-Event-ID";
         // A browser's reconnect repeats the URL: what it saw since counts.
         let cursor = Cursor::parse(id);
         let cursor = cursor
@@ -106,9 +68,25 @@ pub(in crate::api) async fn stream(
         true => (Framing::Sse, "text/event-stream"),
         false => (Framing::Ndjson, "application/x-ndjson"),
     };
-    let seat = Seat::take(state.trace_readers())?;
+    let has_keys = !state.api_keys().is_empty();
+    let seat = state.trace_readers().take(scope, has_keys)?;
+    if let Some(after) = query.after {
+        let largest = read(&state, tenant, |store, _| store.largest_seq()).await?;
+        if after.seq > largest {
+            return Err(ApiError::unknown_cursor(name, after.seq, largest));
+        }
+    }
+    let store = store(&state)?.clone();
+    let num_damaged = store.num_damaged();
     let (sender, receiver) = mpsc::channel(BUFFERED_CHUNKS);
-    let reader = Reader::new(store(&state)?.clone(), query, framing, sender);
+    let reader = Reader {
+        is_following: query.follow,
+        work: Work::new(query, framing),
+        store,
+        framing,
+        tenant,
+        sender,
+    };
     tokio::spawn(async move {
         let _seat = seat;
         tokio::select! {
@@ -120,102 +98,67 @@ pub(in crate::api) async fn stream(
     let headers = [
         (header::CONTENT_TYPE, content_type),
         (header::CACHE_CONTROL, "no-store"),
-        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+        (HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    Ok((headers, Body::from_stream(ReceiverStream::new(receiver))).into_response())
+    let mut response = (headers, Body::from_stream(ReceiverStream::new(receiver))).into_response();
+    if num_damaged > 0 {
+        let value = HeaderValue::from(num_damaged);
+        response.headers_mut().insert(DAMAGED_HEADER, value);
+    }
+    Ok(response)
 }
 
 type Chunks = mpsc::Sender<Result<Bytes, Infallible>>;
 
-/// One connection's place in the store, and what it remembers.
+/// One connection. Its work is done a step at a time where it keeps nobody waiting, and what a step made leaves before
+/// the next one begins: a slow reader holds one chunk, and no thread.
 struct Reader {
     store: TraceStore,
     work: Work,
+    framing: Framing,
+    tenant: Tenant,
     is_following: bool,
     sender: Chunks,
 }
 
-/// What goes to the thread that may block, and comes back.
-struct Work {
-    filter: Filter,
-    exporter: Exporter,
-    format: Format,
-    framing: Framing,
-    /// The next trace to read.
-    from: u64,
-    after: Option<Cursor>,
-    /// Rows that may still be sent.
-    left: u64,
-}
-
-/// What became of a page.
-enum Page {
-    Sent,
-    /// Nothing follows for now.
-    Empty,
-    /// The reader is gone, or has all that it asked for.
-    Done,
-}
-
 impl Reader {
-    fn new(store: TraceStore, query: TraceQuery, framing: Framing, sender: Chunks) -> Self {
-        // What was read before decides what repeats and what a prompt may still have: it is read again, unsent.
-        let remembers = query.format != Format::Tree
-            && (query.options.deduplicate || query.options.max_per_prompt.is_some());
-        let from = match query.after {
-            Some(_) if remembers => 0,
-            Some(after) => after.from(),
-            None => 0,
-        };
-        Self {
-            store,
-            work: Work {
-                filter: query.filter,
-                exporter: Exporter::new(query.format, query.options),
-                format: query.format,
-                framing,
-                from,
-                after: query.after,
-                left: query.limit.unwrap_or(u64::MAX),
-            },
-            is_following: query.follow,
-            sender,
-        }
-    }
-
     async fn run(mut self) {
         let mut changes = self.store.changes();
         loop {
-            // Before reading: what is written meanwhile is seen as a change.
-            let seen = *changes.borrow_and_update();
-            let (store, sender, mut work) = (self.store.clone(), self.sender.clone(), self.work);
-            let paged = tokio::task::spawn_blocking(move || {
-                let page = work.page(&store, &sender);
-                (work, page)
+            let (store, mut work) = (self.store.clone(), self.work);
+            let stepped = blocking(self.tenant, move || {
+                let step = work.step(&store);
+                (work, step)
             });
-            let Ok((work, page)) = paged.await else {
-                return;
+            let (work, step) = match stepped.await {
+                Ok(stepped) => stepped,
+                Err(error) => return fail(&self.sender, self.framing, error).await,
             };
             self.work = work;
-            match page {
-                Ok(Page::Sent) => continue,
-                Ok(Page::Done) => return,
-                Ok(Page::Empty) if !self.is_following => return,
-                // What the filters left out is not looked at again.
-                Ok(Page::Empty) => self.work.from = self.work.from.max(seen + 1),
-                Err(error) => {
-                    let body = ApiError::from(error).body().to_string();
-                    let mut line = Vec::new();
-                    self.work.framing.write(&mut line, None, body.as_bytes());
-                    let _ = self.sender.send(Ok(line.into())).await;
-                    return;
-                }
+            let step = match step {
+                Ok(step) => step,
+                Err(error) => return fail(&self.sender, self.framing, error.into()).await,
+            };
+            let has_rows = !step.chunk.is_empty();
+            if has_rows && self.sender.send(Ok(step.chunk.into())).await.is_err() {
+                return;
+            }
+            match step.state {
+                Progress::More if self.sender.is_closed() => return,
+                Progress::More => continue,
+                Progress::Done => return,
+                Progress::Empty if !self.is_following => return,
+                Progress::Empty => {}
+            }
+            // What was written after the last page was read is read before anything is waited for.
+            if *changes.borrow_and_update() != self.work.seen() {
+                continue;
             }
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
                 () = self.sender.closed() => return,
                 () = tokio::time::sleep(HEARTBEAT) => {
-                    let beat = self.work.framing.heartbeat(self.work.from);
+                    let beat = self.work.heartbeat();
                     if self.sender.send(Ok(beat)).await.is_err() { return }
                 }
             }
@@ -223,83 +166,9 @@ impl Reader {
     }
 }
 
-impl Work {
-    /// Reads one page and sends its rows; blocks on the disk and on a slow reader.
-    fn page(&mut self, store: &TraceStore, sender: &Chunks) -> Result<Page, StoreError> {
-        let page = store.page(&self.filter, self.from)?;
-        if page.is_empty() {
-            return Ok(Page::Empty);
-        }
-        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-        for stored in &page {
-            self.from = stored.seq + 1;
-            self.write(stored, &mut chunk)?;
-            let is_over = self.left == 0;
-            if chunk.len() >= CHUNK_BYTES || is_over {
-                let chunk = std::mem::take(&mut chunk);
-                if sender.blocking_send(Ok(chunk.into())).is_err() || is_over {
-                    return Ok(Page::Done);
-                }
-            }
-        }
-        if !chunk.is_empty() && sender.blocking_send(Ok(chunk.into())).is_err() {
-            return Ok(Page::Done);
-        }
-        Ok(Page::Sent)
-    }
-
-    fn write(&mut self, stored: &Stored, chunk: &mut Vec<u8>) -> Result<(), StoreError> {
-        let seq = stored.seq;
-        if self.left == 0 {
-            return Ok(());
-        }
-        let is_read = self.after.is_some_and(|after| seq < after.from());
-        if self.format == Format::Tree {
-            // Stored as it is sent, but for the cursor.
-            let json = stored.json()?;
-            let cursor = seq.to_string();
-            let mut row = format!("{{\"cursor\":\"{cursor}\",").into_bytes();
-            row.extend_from_slice(json.strip_prefix(b"{").unwrap_or_default());
-            self.framing.write(chunk, Some(&cursor), &row);
-            self.left -= 1;
-            return Ok(());
-        }
-        let rows = self.exporter.rows(&stored.record()?);
-        let skip = self.after.map_or(0, |after| after.skip(seq));
-        if is_read {
-            return Ok(());
-        }
-        for (index, mut row) in rows.into_iter().enumerate().skip(skip) {
-            if self.left == 0 {
-                break;
-            }
-            let cursor = format!("{seq}-{index}");
-            row.insert("cursor".to_owned(), cursor.clone().into());
-            let row = serde_json::to_vec(&row).unwrap_or_default();
-            self.framing.write(chunk, Some(&cursor), &row);
-            self.left -= 1;
-        }
-        Ok(())
-    }
-}
-
-impl Framing {
-    fn write(self, chunk: &mut Vec<u8>, cursor: Option<&str>, row: &[u8]) {
-        if self == Self::Sse {
-            if let Some(cursor) = cursor {
-                chunk.extend_from_slice(format!("id: {cursor}\n").as_bytes());
-            }
-            chunk.extend_from_slice(b"data: ");
-        }
-        chunk.extend_from_slice(row);
-        chunk.extend_from_slice(if self == Self::Sse { b"\n\n" } else { b"\n" });
-    }
-
-    /// `from` is the next trace to read: an event's id moves on past what the filters left out.
-    fn heartbeat(self, from: u64) -> Bytes {
-        match self {
-            Self::Ndjson => Bytes::from_static(b"\n"),
-            Self::Sse => format!(": waiting\nid: {}\n\n", from.saturating_sub(1)).into(),
-        }
-    }
+/// Says in the stream why it ends.
+async fn fail(sender: &Chunks, framing: Framing, error: ApiError) {
+    let mut line = Vec::new();
+    framing.write(&mut line, None, error.body().to_string().as_bytes());
+    let _ = sender.send(Ok(line.into())).await;
 }

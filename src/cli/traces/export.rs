@@ -29,6 +29,7 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<()> {
         _ => bail!("--out must end in .parquet or .jsonl, or be -"),
     };
     eprintln!("{count} rows");
+    rows.tell_missing();
     Ok(())
 }
 

@@ -35,6 +35,11 @@ pub(super) fn run(args: &StoreArgs, file: &Path, tags: &[String]) -> anyhow::Res
             match store.get(&record.id, None) {
                 Ok(_) => num_known += 1,
                 Err(StoreError::NotFound(_)) => puts.push(store.put(record, 0)),
+                // What was exported before the damage takes its place.
+                Err(StoreError::DamagedTrace { .. }) => {
+                    runtime.block_on(store.delete(&record.id, None))?;
+                    puts.push(store.put(record, 0));
+                }
                 Err(error) => return Err(error),
             }
         }

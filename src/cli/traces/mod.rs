@@ -39,6 +39,8 @@ fn number(value: Option<f64>) -> String {
 fn list(args: &StoreArgs, filter: &FilterArgs, limit: usize, json: bool) -> anyhow::Result<()> {
     let store = args.open()?;
     let found = store.list(&filter.filter(), Order::NewestFirst, None, limit)?;
+    rows::tell_damaged(found.damaged.iter().copied());
+    let found = found.traces;
     if json {
         for summary in found {
             print(&format!("{}\n", serde_json::to_string(&summary)?));
@@ -95,6 +97,12 @@ fn stats(args: &StoreArgs, json: bool) -> anyhow::Result<()> {
         totals.num_with_outcome,
         number(totals.mean_outcome),
     ));
+    if totals.num_damaged > 0 {
+        print(&format!(
+            "{} damaged traces, in none of these numbers\n",
+            totals.num_damaged
+        ));
+    }
     for (strategy, count) in totals.strategies {
         print(&format!("  {strategy:17} {count}\n"));
     }

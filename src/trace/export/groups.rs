@@ -4,7 +4,7 @@ use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::tree::Tree;
-use super::{Row, object};
+use super::{MAX_ROW_BYTES, Plan, Row, TooLarge, object};
 
 /// Groups whose rewards vary no more teach nothing.
 const REST_GRPO_MIN_STD: f64 = 0.05;
@@ -24,33 +24,67 @@ struct Rewarded {
 }
 
 /// The group of the prompt, and that of one partial answer.
-pub(super) fn rows(tree: &Tree) -> Vec<Row> {
-    let answers = rewarded(tree);
-    let all: Vec<&Rewarded> = answers.iter().collect();
-    let whole = group(tree, &all, "").filter(|(_, std)| *std > REST_GRPO_MIN_STD);
-    let part = partial_answer(&answers, &tree.trace.id).and_then(|prefix| {
-        let same = answers
-            .iter()
-            .filter(|answer| answer.text.starts_with(prefix));
-        group(tree, &same.collect::<Vec<_>>(), prefix)
-    });
-    whole.into_iter().chain(part).map(|(row, _)| row).collect()
+struct Groups {
+    is_whole_next: bool,
+    /// `None` when all is said.
+    answers: Option<Vec<Rewarded>>,
 }
 
-fn rewarded(tree: &Tree) -> Vec<Rewarded> {
+/// `Err` when the answers are too many bytes for a row.
+pub(super) fn plan(tree: &Tree) -> Result<impl Plan + use<>, TooLarge> {
+    Ok(Groups {
+        is_whole_next: true,
+        answers: Some(rewarded(tree)?),
+    })
+}
+
+impl Plan for Groups {
+    fn next(&mut self, tree: &Tree) -> Option<Option<Row>> {
+        if self.is_whole_next {
+            self.is_whole_next = false;
+            let all: Vec<&Rewarded> = self.answers.iter().flatten().collect();
+            let whole = group(tree, &all, "").filter(|(_, std)| *std > REST_GRPO_MIN_STD);
+            return Some(whole.map(|(row, _)| row));
+        }
+        let answers = self.answers.take()?;
+        let part = partial_answer(&answers, &tree.trace.id).and_then(|prefix| {
+            let same = answers
+                .iter()
+                .filter(|answer| answer.text.starts_with(prefix));
+            group(tree, &same.collect::<Vec<_>>(), prefix)
+        });
+        Some(part.map(|(row, _)| row))
+    }
+}
+
+fn rewarded(tree: &Tree) -> Result<Vec<Rewarded>, TooLarge> {
     let reward = |id: usize| match tree.has_outcome {
         true => tree.node(id).outcome,
         false => tree.has_value(id).then(|| tree.node(id).value),
     };
-    let answers = tree.answers().filter_map(|id| {
-        Some(Rewarded {
-            node: id,
-            text: tree.trace.answer_text(id),
-            reward: reward(id)?,
-            num_samples: 1 + tree.node(id).duplicate_paths.len(),
-        })
+    let num_samples = |id: usize| 1 + tree.node(id).duplicate_paths.len();
+    let answers: Vec<(usize, f64)> = tree
+        .answers()
+        .filter_map(|id| Some((id, reward(id)?)))
+        .collect();
+    // A row holds whole answers, which share their beginnings in the tree: their bytes are added up first.
+    let mut num_bytes = vec![0_usize; tree.children.len()];
+    for id in 1..num_bytes.len() {
+        let node = tree.node(id);
+        num_bytes[id] = num_bytes[node.parent.unwrap_or_default()] + node.text.len();
+    }
+    let of_answer = |(id, _): &(usize, f64)| num_bytes[*id].saturating_mul(num_samples(*id));
+    let sum = answers.iter().map(of_answer).fold(0, usize::saturating_add);
+    if sum > MAX_ROW_BYTES {
+        return Err(TooLarge);
+    }
+    let rewarded = answers.into_iter().map(|(id, reward)| Rewarded {
+        node: id,
+        text: tree.trace.answer_text(id),
+        reward,
+        num_samples: num_samples(id),
     });
-    answers.collect()
+    Ok(rewarded.collect())
 }
 
 /// A row and its standard deviation. Completions are whole answers, `prefix` included.
@@ -99,9 +133,11 @@ fn partial_answer<'a>(answers: &'a [Rewarded], id: &str) -> Option<&'a str> {
         let num_lines = answer.text.split_inclusive('\n').count() as f64;
         let most = (num_lines * REST_GRPO_MAX_SHARE) as usize;
         let (mut end, mut weight) = (0, 1.0);
+        let mut says_something = false;
         for line in answer.text.split_inclusive('\n').take(most) {
             end += line.len();
-            if !answer.text[..end].trim().is_empty() {
+            says_something |= !line.trim().is_empty();
+            if says_something {
                 prefixes.push((&answer.text[..end], weight));
             }
             weight *= REST_GRPO_DECAY;
@@ -121,6 +157,7 @@ fn partial_answer<'a>(answers: &'a [Rewarded], id: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trace::export::drain;
     use crate::trace::testing::{node, trace_of};
     use crate::trace::{NodeRecord, TraceRecord};
     use serde_json::Value;
@@ -132,6 +169,10 @@ mod tests {
             ..node(Some(0), text, Some("stop"))
         });
         trace_of([node(None, "", None)].into_iter().chain(answers).collect())
+    }
+
+    fn rows(tree: &Tree) -> Vec<Row> {
+        drain(plan(tree).ok().unwrap(), tree)
     }
 
     fn shapes(trace: &TraceRecord) -> Vec<Value> {

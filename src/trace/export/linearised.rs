@@ -7,9 +7,9 @@ use std::collections::HashSet;
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::Row;
 use super::options::ExportOptions;
 use super::tree::{Tree, is_above};
+use super::{Plan, Row};
 
 /// What is said when a wrong branch is left. `{step}` is the last good step.
 const RETURNS: [&str; 5] = [
@@ -29,28 +29,41 @@ struct Detour {
     leaf: usize,
 }
 
-pub(super) fn rows(tree: &Tree, options: &ExportOptions) -> Vec<Row> {
-    let Some(&target) = tree.examples().first() else {
-        return Vec::new();
-    };
-    let detours = detours(tree, target, options);
-    let row = |text: String, form: &str, num_backtracks: usize| {
+/// The walk, if there is a detour, and then the way without.
+struct Walks {
+    target: Option<usize>,
+    detours: Vec<Detour>,
+}
+
+pub(super) fn plan(tree: &Tree, options: &ExportOptions) -> impl Plan + use<> {
+    let target = tree.examples().first().copied();
+    let detours = target.map(|target| detours(tree, target, options));
+    Walks {
+        target,
+        detours: detours.unwrap_or_default(),
+    }
+}
+
+impl Plan for Walks {
+    fn next(&mut self, tree: &Tree) -> Option<Option<Row>> {
+        let target = self.target?;
+        let detours = std::mem::take(&mut self.detours);
+        let (text, form) = match detours.is_empty() {
+            false => (walk(tree, target, &detours), "backtracking"),
+            true => {
+                self.target = None;
+                (tree.trace.answer_text(target), "direct")
+            }
+        };
         let mut shape = tree.prompt.example(&text);
         shape.insert("form".to_owned(), json!(form));
-        shape.insert("num_backtracks".to_owned(), json!(num_backtracks));
-        Row {
+        shape.insert("num_backtracks".to_owned(), json!(detours.len()));
+        Some(Some(Row {
             shape,
             text,
             node: Some(target),
-        }
-    };
-    let mut rows = Vec::new();
-    if !detours.is_empty() {
-        let text = walk(tree, target, &detours);
-        rows.push(row(text, "backtracking", detours.len()));
+        }))
     }
-    rows.push(row(tree.trace.answer_text(target), "direct", 0));
-    rows
 }
 
 /// How a node lies to the right path.
@@ -143,15 +156,21 @@ fn walk(tree: &Tree, target: usize, detours: &[Detour]) -> String {
     let mut steps = String::new();
     // In the order of their positions.
     let mut detours = detours.iter().peekable();
+    // The last good step that says something.
+    let mut good: Option<&str> = None;
     for (position, step) in path.iter().enumerate() {
         while let Some(detour) = detours.next_if(|detour| detour.position == position) {
             for id in tree.trace.path(detour.leaf).iter().skip(position) {
                 steps.push_str(&tree.node(*id).text);
             }
             pieces.push(std::mem::take(&mut steps));
-            pieces.push(turn(tree, &path[..position], pieces.len() / 2));
+            pieces.push(turn(tree, good, pieces.len() / 2));
         }
-        steps.push_str(&tree.node(*step).text);
+        let text = &tree.node(*step).text;
+        steps.push_str(text);
+        if !text.trim().is_empty() {
+            good = Some(text);
+        }
     }
     pieces.push(steps);
     let pieces: Vec<&str> = pieces
@@ -161,11 +180,10 @@ fn walk(tree: &Tree, target: usize, detours: &[Detour]) -> String {
     pieces.join("\n\n")
 }
 
-/// The sentences that leave wrong branch `number` for the last of the good steps.
-fn turn(tree: &Tree, good: &[usize], number: usize) -> String {
-    let previews = good.iter().rev().map(|id| preview(&tree.node(*id).text));
-    let step = match previews.into_iter().find(|preview| !preview.is_empty()) {
-        Some(preview) => format!("the step “{preview}”"),
+/// The sentences that leave wrong branch `number` for the last good step.
+fn turn(tree: &Tree, good: Option<&str>, number: usize) -> String {
+    let step = match good {
+        Some(step) => format!("the step “{}”", preview(step)),
         None => "the beginning".to_owned(),
     };
     let hash = xxh3_64(format!("{}/{number}", tree.trace.id).as_bytes());
@@ -173,21 +191,32 @@ fn turn(tree: &Tree, good: &[usize], number: usize) -> String {
     template.replace("{step}", &step)
 }
 
-/// The beginning of a step in one line.
+/// The beginning of a step in one line; its end is not looked at.
 fn preview(text: &str) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(PREVIEW_CHARACTERS) {
-        Some((end, _)) => format!("{}…", line[..end].trim_end()),
-        None => line,
+    let mut line = String::new();
+    for word in text.split_whitespace() {
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.extend(word.chars().take(PREVIEW_CHARACTERS + 1));
+        if let Some((end, _)) = line.char_indices().nth(PREVIEW_CHARACTERS) {
+            return format!("{}…", line[..end].trim_end());
+        }
     }
+    line
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trace::export::drain;
     use crate::trace::testing::{node, trace_of};
     use crate::trace::{NodeRecord, TraceRecord};
     use serde_json::Value;
+
+    fn rows(tree: &Tree, options: &ExportOptions) -> Vec<Row> {
+        drain(plan(tree, options), tree)
+    }
 
     fn shapes(trace: &TraceRecord, options: &ExportOptions) -> Vec<Value> {
         let rows = rows(&Tree::new(trace), options).into_iter();

@@ -11,12 +11,15 @@ mod options;
 mod preferences;
 mod sft;
 mod step_values;
+#[cfg(test)]
+mod tests;
 mod tree;
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value, json};
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+use xxhash_rust::xxh3::xxh3_64;
 
 pub use options::{ExportOptions, Format, Level};
 use tree::Tree;
@@ -27,6 +30,12 @@ use super::TraceRecord;
 const NGRAM_WORDS: usize = 4;
 /// Most n-grams that are remembered; later ones are new every time they come.
 const MAX_NGRAMS: usize = 1 << 20;
+/// Most rows that are remembered; later ones may come twice.
+const MAX_WRITTEN: usize = 1 << 20;
+/// Most prompts whose rows are counted; those of later ones are not limited.
+const MAX_PROMPTS: usize = 1 << 18;
+/// Answers of one group, in bytes. Other rows have one answer or two, which is no more than their trace.
+const MAX_ROW_BYTES: usize = 64 << 20;
 
 /// One row before the fields that all formats share.
 struct Row {
@@ -38,16 +47,55 @@ struct Row {
     node: Option<usize>,
 }
 
+/// The rows of one tree in one format, made one at a time: each holds whole answers, of which a deep tree has many that
+/// share most of their text. A plan itself is no larger than its tree.
+trait Plan {
+    /// The next row; `Some(None)` where one would be that teaches nothing.
+    fn next(&mut self, tree: &Tree) -> Option<Option<Row>>;
+}
+
+/// A row that nobody should have to hold.
+struct TooLarge;
+
+#[cfg(test)]
+fn drain(mut plan: impl Plan, tree: &Tree) -> Vec<Row> {
+    std::iter::from_fn(|| plan.next(tree)).flatten().collect()
+}
+
+/// What is still to come of one trace.
+pub struct Pending(Source);
+
+enum Source {
+    Nothing,
+    Record(Box<TraceRecord>),
+    Planned {
+        tree: Box<Tree<'static>>,
+        plan: Box<dyn Plan + Send>,
+        /// Hash of the prompt.
+        prompt: u64,
+    },
+}
+
+/// What came of one step through a trace.
+#[derive(Debug, PartialEq)]
+pub enum Made {
+    Row(Map<String, Value>),
+    /// One that was written before, or that a limit leaves out.
+    LeftOut,
+    End,
+}
+
 /// Turns traces into rows, one export or one stream: remembers what it has written, for de-duplication, the cap, and
 /// novelty. The same traces in the same order give the same rows.
 pub struct Exporter {
     format: Format,
     options: ExportOptions,
     /// Hashes of the shapes that were written.
-    written: HashSet<u128>,
+    written: HashSet<u64>,
     /// Rows by the hash of their prompt.
     num_rows: HashMap<u64, usize>,
     ngrams: HashSet<u64>,
+    num_too_large: u64,
 }
 
 impl Exporter {
@@ -58,58 +106,105 @@ impl Exporter {
             written: HashSet::new(),
             num_rows: HashMap::new(),
             ngrams: HashSet::new(),
+            num_too_large: 0,
         }
     }
 
-    /// The rows of one trace, without those that were written before.
+    /// Traces whose group was left out, because its answers are more than 64 MiB together.
+    pub fn num_too_large(&self) -> u64 {
+        self.num_too_large
+    }
+
+    /// The rows of one trace, without those that were written before, all at once.
     pub fn rows(&mut self, trace: &TraceRecord) -> Vec<Map<String, Value>> {
-        if self.format == Format::Tree {
-            let whole = serde_json::to_value(trace).map(object);
-            return whole.into_iter().collect();
-        }
-        if trace.is_redacted || !trace.is_tree() {
-            return Vec::new();
-        }
-        let trace = settled(trace);
-        let tree = Tree::new(&trace);
-        let rows = match self.format {
-            Format::Tree => Vec::new(),
-            Format::Sft => sft::rows(&tree),
-            Format::StepValues => step_values::rows(&tree),
-            Format::Preferences => preferences::rows(&tree, &self.options),
-            Format::Linearised => linearised::rows(&tree, &self.options),
-            Format::Groups => groups::rows(&tree),
-        };
-        let prompt = prompt_hash(&trace);
-        let mut finished = Vec::new();
-        for row in rows {
-            if self.admit(prompt, &row) {
-                finished.push(self.finish(&tree, row));
+        let mut pending = self.begin(trace.clone());
+        let mut rows = Vec::new();
+        loop {
+            match self.next(&mut pending) {
+                Made::Row(row) => rows.push(row),
+                Made::LeftOut => {}
+                Made::End => return rows,
             }
         }
-        finished
+    }
+
+    /// Begins a trace; [`Self::next`] gives its rows. The trace before it must be at its end.
+    pub fn begin(&mut self, trace: TraceRecord) -> Pending {
+        if self.format == Format::Tree {
+            return Pending(Source::Record(Box::new(trace)));
+        }
+        if trace.is_redacted || !trace.is_tree() {
+            return Pending(Source::Nothing);
+        }
+        let tree = Tree::of(Cow::Owned(settled(trace)));
+        let plan: Box<dyn Plan + Send> = match self.format {
+            Format::Tree => return Pending(Source::Nothing),
+            Format::Sft => Box::new(sft::plan(&tree)),
+            Format::StepValues => Box::new(step_values::plan(&tree)),
+            Format::Preferences => Box::new(preferences::plan(&tree, &self.options)),
+            Format::Linearised => Box::new(linearised::plan(&tree, &self.options)),
+            Format::Groups => match groups::plan(&tree) {
+                Ok(plan) => Box::new(plan),
+                Err(TooLarge) => {
+                    self.num_too_large += 1;
+                    return Pending(Source::Nothing);
+                }
+            },
+        };
+        let prompt = prompt_hash(&tree.trace);
+        Pending(Source::Planned {
+            tree: Box::new(tree),
+            plan,
+            prompt,
+        })
+    }
+
+    /// One step through a trace. Takes as long as its row is.
+    pub fn next(&mut self, pending: &mut Pending) -> Made {
+        let (tree, row, prompt) = match &mut pending.0 {
+            Source::Nothing => return Made::End,
+            Source::Record(trace) => {
+                let row = serde_json::to_value(trace).map(object);
+                pending.0 = Source::Nothing;
+                return row.map_or(Made::LeftOut, Made::Row);
+            }
+            Source::Planned { tree, plan, prompt } => (&*tree, plan.next(tree), *prompt),
+        };
+        match row {
+            Some(Some(row)) if self.admit(prompt, &row) => Made::Row(self.finish(tree, row)),
+            Some(_) => Made::LeftOut,
+            None => {
+                pending.0 = Source::Nothing;
+                Made::End
+            }
+        }
     }
 
     /// Whether a row is to be written; if so it counts as written.
     fn admit(&mut self, prompt: u64, row: &Row) -> bool {
         let most = self.options.max_per_prompt.unwrap_or(usize::MAX);
-        let num_rows = self.num_rows.entry(prompt).or_default();
-        if *num_rows >= most {
+        if most != usize::MAX && self.num_rows.get(&prompt).copied().unwrap_or(0) >= most {
             return false;
         }
         if self.options.deduplicate {
-            let shape = serde_json::to_vec(&row.shape).unwrap_or_default();
-            if !self.written.insert(xxh3_128(&shape)) {
+            let hash = xxh3_64(&serde_json::to_vec(&row.shape).unwrap_or_default());
+            if self.written.contains(&hash) {
                 return false;
             }
+            if self.written.len() < MAX_WRITTEN {
+                self.written.insert(hash);
+            }
         }
-        *num_rows += 1;
+        let is_counted = self.num_rows.len() < MAX_PROMPTS || self.num_rows.contains_key(&prompt);
+        if most != usize::MAX && is_counted {
+            *self.num_rows.entry(prompt).or_default() += 1;
+        }
         true
     }
 
     /// The row with the fields that all formats share.
     fn finish(&mut self, tree: &Tree, row: Row) -> Map<String, Value> {
-        let trace = tree.trace;
+        let trace = &tree.trace;
         let node = row.node.and_then(|id| trace.nodes.get(id));
         let num_tokens = row.node.and_then(|id| tree.num_tokens.get(id).copied());
         let mean_logprob = match (node, num_tokens) {
@@ -160,8 +255,7 @@ impl Exporter {
 }
 
 /// The trace with the oracle's word also at the answer that it is about, where values are inferred from.
-fn settled(trace: &TraceRecord) -> TraceRecord {
-    let mut trace = trace.clone();
+fn settled(mut trace: TraceRecord) -> TraceRecord {
     if let Some(node) = trace.best().and_then(|best| trace.nodes.get_mut(best)) {
         node.outcome = node.outcome.or(trace.outcome);
     }
@@ -181,185 +275,5 @@ fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(fields) => fields,
         _ => Map::new(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::trace::NodeRecord;
-    use crate::trace::testing::{chain, node, trace_of};
-
-    /// Two right answers.
-    fn trace() -> TraceRecord {
-        let answer = |text, value| NodeRecord {
-            outcome: Some(1.0),
-            token_ids: vec![1, 2],
-            logprob: -1.0,
-            value,
-            visit_count: 3,
-            ..node(Some(0), text, Some("stop"))
-        };
-        trace_of(vec![
-            node(None, "", None),
-            answer("one two three four five", 0.5),
-            answer("one two three four six", 0.25),
-        ])
-    }
-
-    fn exporter(options: ExportOptions) -> Exporter {
-        Exporter::new(Format::Sft, options)
-    }
-
-    #[test]
-    fn rows_end_with_the_shared_fields() {
-        let rows = exporter(ExportOptions::default()).rows(&trace());
-        assert_eq!(rows.len(), 2);
-        let expected = concat!(
-            r#"{"messages":[{"role":"user","content":"question"},"#,
-            r#"{"role":"assistant","content":"one two three four six"}],"#,
-            r#""trace_id":"trace-1","revision":1,"model":"model","created":0,"tags":[],"#,
-            r#""strategy":"best_of_n","outcome":1.0,"value":0.25,"visits":3,"#,
-            r#""mean_logprob":-0.5,"num_tokens":2,"novelty":0.5}"#
-        );
-        assert_eq!(serde_json::to_string(&rows[1]).unwrap(), expected);
-        assert_eq!(rows[0]["novelty"], 1.0);
-    }
-
-    #[test]
-    fn no_row_comes_twice_unless_asked_for() {
-        let mut exporter = exporter(ExportOptions::default());
-        assert_eq!(exporter.rows(&trace()).len(), 2);
-        let again = TraceRecord {
-            id: "trace-2".to_owned(),
-            revision: 2,
-            correction: Some("seven".to_owned()),
-            ..trace()
-        };
-        let rows = exporter.rows(&again);
-        assert_eq!(rows.len(), 1);
-        assert_eq!(rows[0]["messages"][1]["content"], "seven");
-        for (field, expected) in [
-            ("outcome", json!(1.0)),
-            ("value", json!(1.0)),
-            ("visits", json!(null)),
-            ("mean_logprob", json!(null)),
-            ("num_tokens", json!(null)),
-        ] {
-            assert_eq!(rows[0][field], expected, "{field}");
-        }
-        let mut exporter = self::exporter(ExportOptions {
-            deduplicate: false,
-            ..ExportOptions::default()
-        });
-        exporter.rows(&trace());
-        let rows = exporter.rows(&trace());
-        assert_eq!(rows.len(), 2);
-        assert_eq!(rows[0]["novelty"], 0.0);
-    }
-
-    #[test]
-    fn a_prompt_has_no_more_rows_than_asked_for() {
-        let mut exporter = exporter(ExportOptions {
-            max_per_prompt: Some(1),
-            deduplicate: false,
-            ..ExportOptions::default()
-        });
-        assert_eq!(exporter.rows(&trace()).len(), 1);
-        assert_eq!(exporter.rows(&trace()).len(), 0);
-        let other = TraceRecord {
-            request: json!({"prompt": "other"}),
-            ..trace()
-        };
-        assert_eq!(exporter.rows(&other).len(), 1);
-        let unknown = TraceRecord {
-            request: Value::Null,
-            ..trace()
-        };
-        assert_eq!(exporter.rows(&unknown).len(), 1);
-    }
-
-    #[test]
-    fn the_oracle_speaks_of_the_chosen_answer() {
-        let mut trace = trace();
-        trace.outcome = Some(1.0);
-        trace.nodes[1].outcome = None;
-        trace.nodes[2].outcome = Some(0.0);
-        let rows = exporter(ExportOptions::default()).rows(&trace);
-        assert_eq!(rows.len(), 1);
-        assert_eq!(rows[0]["outcome"], 1.0);
-        // Of nothing when there is no such node.
-        trace.chosen = vec![9];
-        assert!(exporter(ExportOptions::default()).rows(&trace).is_empty());
-    }
-
-    #[test]
-    fn redacted_traces_are_only_trees() {
-        let mut trace = trace();
-        trace.redact();
-        for format in Format::ALL {
-            let rows = Exporter::new(format, ExportOptions::default()).rows(&trace);
-            assert_eq!(
-                rows.len(),
-                usize::from(format == Format::Tree),
-                "{format:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn trees_are_the_records() {
-        let mut exporter = Exporter::new(Format::Tree, ExportOptions::default());
-        for _ in 0..2 {
-            let rows = exporter.rows(&trace());
-            let read: TraceRecord = serde_json::from_value(json!(rows[0])).unwrap();
-            assert_eq!(read, trace());
-        }
-    }
-
-    /// A chain of many steps, with a wrong answer beside each: what is written once is linear in it.
-    #[test]
-    fn deep_trees_are_walked_in_linear_time() {
-        const NUM_STEPS: usize = 60_000;
-        let mut trace = chain(NUM_STEPS, "step\n");
-        trace.nodes[NUM_STEPS].outcome = Some(1.0);
-        trace.chosen = vec![NUM_STEPS];
-        let started = std::time::Instant::now();
-        for (format, num_rows) in [
-            (Format::Tree, 1),
-            (Format::Sft, 1),
-            (Format::StepValues, 1),
-            (Format::Preferences, 0),
-            (Format::Linearised, 1),
-            // One group, without variance.
-            (Format::Groups, 1),
-        ] {
-            let rows = Exporter::new(format, ExportOptions::default()).rows(&trace);
-            assert_eq!(rows.len(), num_rows, "{format:?}");
-            let bytes = serde_json::to_vec(&rows).unwrap().len();
-            assert!(bytes < NUM_STEPS * 400, "{format:?}: {bytes}");
-        }
-        for id in 0..NUM_STEPS - 1 {
-            trace.nodes.push(NodeRecord {
-                outcome: Some(0.0),
-                ..node(Some(id), "wrong", Some("stop"))
-            });
-        }
-        let rows = Exporter::new(Format::Linearised, ExportOptions::default()).rows(&trace);
-        assert_eq!(rows.len(), 2);
-        let rows = Exporter::new(Format::Sft, ExportOptions::default()).rows(&trace);
-        assert_eq!(rows.len(), 1);
-        // Seconds where the square of the steps would be hours.
-        assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());
-    }
-
-    #[test]
-    fn short_texts_are_one_ngram() {
-        let mut exporter = exporter(ExportOptions::default());
-        assert_eq!(exporter.novelty(" \n"), 0.0);
-        assert_eq!(exporter.novelty("a b"), 1.0);
-        assert_eq!(exporter.novelty("a  b"), 0.0);
-        assert_eq!(exporter.novelty("a b c d e f"), 1.0);
-        assert_eq!(exporter.novelty("b c d e g"), 0.5);
     }
 }

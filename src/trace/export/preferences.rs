@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::options::{ExportOptions, Level};
 use super::tree::{Tree, is_above, is_same};
-use super::{Row, object};
+use super::{Plan, Row, object};
 use crate::trace::{ProcessReward, infer_process_rewards};
 
 /// The best and the worst that can be reached through a child.
@@ -54,28 +54,55 @@ impl Span {
     }
 }
 
-pub(super) fn rows(tree: &Tree, options: &ExportOptions) -> Vec<Row> {
-    let spans = match options.level {
-        Level::Answer => answer_spans(tree),
-        Level::Step => step_spans(tree),
-    };
-    let mut rows = Vec::new();
-    for (parent, children) in tree.children.iter().enumerate() {
-        let spans: Vec<Span> = children.iter().filter_map(|child| spans[*child]).collect();
-        for is_known in [true, false] {
-            let mut spans = spans.clone();
-            spans.retain(|span| span.is_known == is_known);
-            let pairs = pairs(&spans, options.min_margin).into_iter();
-            rows.extend(pairs.filter_map(|pair| match options.level {
-                Level::Answer => answer_row(tree, pair),
-                Level::Step => step_row(tree, parent, pair),
-            }));
+/// The pairs of each node's children, one node after the other, and then the corrected answer.
+struct Pairs {
+    level: Level,
+    min_margin: f64,
+    spans: Vec<Option<Span>>,
+    /// The node whose children come next.
+    parent: usize,
+    pairs: std::vec::IntoIter<[Scored; 2]>,
+    is_over: bool,
+}
+
+pub(super) fn plan(tree: &Tree, options: &ExportOptions) -> impl Plan + use<> {
+    Pairs {
+        level: options.level,
+        min_margin: options.min_margin,
+        spans: match options.level {
+            Level::Answer => answer_spans(tree),
+            Level::Step => step_spans(tree),
+        },
+        parent: 0,
+        pairs: Vec::new().into_iter(),
+        is_over: false,
+    }
+}
+
+impl Plan for Pairs {
+    fn next(&mut self, tree: &Tree) -> Option<Option<Row>> {
+        loop {
+            if let Some(pair) = self.pairs.next() {
+                return Some(match self.level {
+                    Level::Answer => answer_row(tree, pair),
+                    Level::Step => step_row(tree, self.parent - 1, pair),
+                });
+            }
+            let Some(children) = tree.children.get(self.parent) else {
+                let is_last = !std::mem::replace(&mut self.is_over, true);
+                let corrects = is_last && self.level == Level::Answer;
+                return corrects.then(|| corrected_row(tree));
+            };
+            self.parent += 1;
+            let spans = || children.iter().filter_map(|child| self.spans[*child]);
+            let mut found = Vec::new();
+            for is_known in [true, false] {
+                let spans: Vec<Span> = spans().filter(|span| span.is_known == is_known).collect();
+                found.extend(pairs(&spans, self.min_margin));
+            }
+            self.pairs = found.into_iter();
         }
     }
-    if options.level == Level::Answer {
-        rows.extend(corrected_row(tree));
-    }
-    rows
 }
 
 /// The whole answers at or below each node.
@@ -96,7 +123,7 @@ fn answer_spans(tree: &Tree) -> Vec<Option<Span>> {
 
 /// The steps themselves. Rollouts are no steps.
 fn step_spans(tree: &Tree) -> Vec<Option<Span>> {
-    let rewards = infer_process_rewards(tree.trace).into_iter().enumerate();
+    let rewards = infer_process_rewards(&tree.trace).into_iter().enumerate();
     let span = |(id, reward): (usize, Option<ProcessReward>)| match reward {
         _ if tree.node(id).is_rollout => None,
         Some(reward) => Some(Span::of(id, reward.quality_value, true)),
@@ -179,8 +206,13 @@ fn row(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trace::export::drain;
     use crate::trace::testing::{node, trace_of};
     use crate::trace::{NodeRecord, TraceRecord};
+
+    fn rows(tree: &Tree, options: &ExportOptions) -> Vec<Row> {
+        drain(plan(tree, options), tree)
+    }
 
     /// Pairs as chosen, rejected, margin.
     fn pairs(trace: &TraceRecord, level: Level) -> Vec<(Value, Value, f64)> {

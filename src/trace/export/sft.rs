@@ -1,31 +1,46 @@
 //! Answers to learn by heart: what is right (STaR, ReST^EM), or else what the search chose.
 
-use super::Row;
 use super::tree::Tree;
+use super::{Plan, Row};
 
-pub(super) fn rows(tree: &Tree) -> Vec<Row> {
-    let answers = tree
-        .examples()
-        .into_iter()
-        .map(|id| (tree.trace.answer_text(id), Some(id)));
-    let correction = tree.trace.correction.clone();
-    let correction = correction.filter(|text| !text.trim().is_empty());
-    answers
-        .chain(correction.map(|text| (text, None)))
-        .map(|(text, node)| Row {
+/// The right answers and then the correction, which is in no tree.
+struct Answers(std::vec::IntoIter<Option<usize>>);
+
+pub(super) fn plan(tree: &Tree) -> impl Plan + use<> {
+    let mut answers: Vec<Option<usize>> = tree.examples().into_iter().map(Some).collect();
+    let correction = tree.trace.correction.as_ref();
+    if correction.is_some_and(|text| !text.trim().is_empty()) {
+        answers.push(None);
+    }
+    Answers(answers.into_iter())
+}
+
+impl Plan for Answers {
+    fn next(&mut self, tree: &Tree) -> Option<Option<Row>> {
+        let node = self.0.next()?;
+        let text = match node {
+            Some(id) => tree.trace.answer_text(id),
+            None => tree.trace.correction.clone().unwrap_or_default(),
+        };
+        Some(Some(Row {
             shape: tree.prompt.example(&text),
             text,
             node,
-        })
-        .collect()
+        }))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trace::export::drain;
     use crate::trace::testing::{node, trace_of};
     use crate::trace::{NodeRecord, TraceRecord};
     use serde_json::json;
+
+    fn rows(tree: &Tree) -> Vec<Row> {
+        drain(plan(tree), tree)
+    }
 
     fn texts(trace: &TraceRecord) -> Vec<(String, Option<usize>)> {
         let rows = rows(&Tree::new(trace)).into_iter();

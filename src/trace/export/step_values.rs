@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::tree::Tree;
-use super::{Row, object};
+use super::{Plan, Row, object};
 use crate::trace::infer_process_rewards;
 
 /// From this value of the search on a step counts as good, where no outcome says so.
@@ -17,43 +17,87 @@ struct StepValue {
 }
 
 /// One row a leaf, up to its first step of which nothing is known; none for what earlier rows hold already.
-pub(super) fn rows(tree: &Tree) -> Vec<Row> {
-    let trace = tree.trace;
+struct Paths {
+    source: &'static str,
+    steps: Vec<Option<StepValue>>,
+    ends: std::vec::IntoIter<End>,
+}
+
+/// Where the steps of a row end.
+struct End {
+    last: usize,
+    /// Steps that an earlier row holds.
+    first_new: usize,
+}
+
+pub(super) fn plan(tree: &Tree) -> impl Plan + use<> {
     let (source, steps) = if tree.has_outcome {
         ("outcome", from_outcomes(tree))
     } else {
         ("search", from_search(tree))
     };
-    let mut is_held = vec![false; trace.nodes.len()];
-    let mut rows = Vec::new();
-    for leaf in tree.leaves() {
-        let path = trace.path(leaf).into_iter();
-        let known: Vec<(usize, StepValue)> = path
-            .map_while(|id| steps[id].map(|step| (id, step)))
-            .collect();
-        let first_new = known.iter().position(|(id, _)| !is_held[*id]);
-        let (Some(first_new), Some(&(last, _))) = (first_new, known.last()) else {
-            continue;
-        };
-        let texts = known.iter().map(|(id, _)| &trace.nodes[*id].text);
-        let shape = json!({
-            "prompt": trace.prompt_text,
-            "completions": texts.collect::<Vec<_>>(),
-            "labels": known.iter().map(|(_, step)| step.label).collect::<Vec<_>>(),
-            "values": known.iter().map(|(_, step)| step.value).collect::<Vec<_>>(),
-            "first_new": first_new,
-            "value_source": source,
-        });
-        rows.push(Row {
-            shape: object(shape),
-            text: trace.answer_text(last),
-            node: Some(last),
-        });
-        for (id, _) in known {
-            is_held[id] = true;
-        }
+    let ends = ends(tree, &steps).into_iter();
+    Paths {
+        source,
+        steps,
+        ends,
     }
-    rows
+}
+
+/// Each node is looked at once or twice, however deep the tree is.
+fn ends(tree: &Tree, steps: &[Option<StepValue>]) -> Vec<End> {
+    let num_nodes = steps.len();
+    // The last node of which something is known on the way to each node, all above it included.
+    let mut last_known = vec![0; num_nodes];
+    let mut depth = vec![0; num_nodes];
+    for id in 1..num_nodes {
+        let parent = tree.node(id).parent.unwrap_or_default();
+        depth[id] = depth[parent] + 1;
+        let is_known = last_known[parent] == parent && steps[id].is_some();
+        last_known[id] = if is_known { id } else { last_known[parent] };
+    }
+    let mut is_held = vec![false; num_nodes];
+    is_held[0] = true;
+    let mut ends = Vec::new();
+    for leaf in tree.leaves() {
+        let last = last_known[leaf];
+        if is_held[last] {
+            continue;
+        }
+        // What is held goes up to the root.
+        let mut id = last;
+        while !is_held[id] {
+            is_held[id] = true;
+            id = tree.node(id).parent.unwrap_or_default();
+        }
+        ends.push(End {
+            last,
+            first_new: depth[id],
+        });
+    }
+    ends
+}
+
+impl Plan for Paths {
+    fn next(&mut self, tree: &Tree) -> Option<Option<Row>> {
+        let End { last, first_new } = self.ends.next()?;
+        let path = tree.trace.path(last);
+        let known = || path.iter().filter_map(|id| self.steps[*id]);
+        let texts = path.iter().map(|id| &tree.node(*id).text);
+        let shape = json!({
+            "prompt": tree.trace.prompt_text,
+            "completions": texts.collect::<Vec<_>>(),
+            "labels": known().map(|step| step.label).collect::<Vec<_>>(),
+            "values": known().map(|step| step.value).collect::<Vec<_>>(),
+            "first_new": first_new,
+            "value_source": self.source,
+        });
+        Some(Some(Row {
+            shape: object(shape),
+            text: tree.trace.answer_text(last),
+            node: Some(last),
+        }))
+    }
 }
 
 /// Inferred values, and whether a right answer is at or below a step.
@@ -64,7 +108,7 @@ fn from_outcomes(tree: &Tree) -> Vec<Option<StepValue>> {
     for id in (0..has_right.len()).rev() {
         has_right[id] |= tree.children[id].iter().any(|child| has_right[*child]);
     }
-    let rewards = infer_process_rewards(tree.trace).into_iter();
+    let rewards = infer_process_rewards(&tree.trace).into_iter();
     rewards
         .zip(has_right)
         .map(|(reward, label)| {
@@ -90,9 +134,14 @@ fn from_search(tree: &Tree) -> Vec<Option<StepValue>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trace::export::drain;
     use crate::trace::testing::{node, trace_of};
     use crate::trace::{NodeRecord, TraceRecord};
     use serde_json::Value;
+
+    fn rows(tree: &Tree) -> Vec<Row> {
+        drain(plan(tree), tree)
+    }
 
     fn shapes(trace: &TraceRecord) -> Vec<Value> {
         let rows = rows(&Tree::new(trace)).into_iter();

@@ -1,5 +1,7 @@
 //! A trace as the formats read it: its prompt, its branches, and which of its answers may be taught.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, json};
 
 use super::object;
@@ -10,7 +12,7 @@ use crate::trace::{NodeRecord, TraceRecord};
 const ROUNDING: f64 = 1e-9;
 
 pub(super) struct Tree<'a> {
-    pub trace: &'a TraceRecord,
+    pub trace: Cow<'a, TraceRecord>,
     pub prompt: Prompt,
     pub children: Vec<Vec<usize>>,
     /// Tokens of the answer up to each node.
@@ -27,8 +29,13 @@ pub(super) enum Prompt {
 }
 
 impl<'a> Tree<'a> {
-    /// `trace` is a tree.
+    #[cfg(test)]
     pub fn new(trace: &'a TraceRecord) -> Self {
+        Self::of(Cow::Borrowed(trace))
+    }
+
+    /// `trace` is a tree.
+    pub fn of(trace: Cow<'a, TraceRecord>) -> Self {
         let mut children = vec![Vec::new(); trace.nodes.len()];
         let mut num_tokens = vec![0; trace.nodes.len()];
         let mut has_text = vec![false; trace.nodes.len()];
@@ -40,16 +47,16 @@ impl<'a> Tree<'a> {
             }
         }
         Self {
-            trace,
-            prompt: Prompt::of(trace),
+            prompt: Prompt::of(&trace),
             children,
             num_tokens,
             has_text,
             has_outcome: trace.nodes.iter().any(|node| node.outcome.is_some()),
+            trace,
         }
     }
 
-    pub fn node(&self, id: usize) -> &'a NodeRecord {
+    pub fn node(&self, id: usize) -> &NodeRecord {
         &self.trace.nodes[id]
     }
 

@@ -3,12 +3,10 @@
 use rusqlite::{OptionalExtension, Transaction, params};
 use tokio::sync::oneshot;
 
+use super::columns::{Columns, Encoded, Entry, hash};
+use super::query::find;
 use super::{Owner, StoreError};
-use crate::trace::outcome::OutcomeUpdate;
-use crate::trace::record::{PLAIN, TraceRecord};
-
-/// A good ratio for its time: a trace takes about a millisecond a megabyte.
-const COMPRESSION_LEVEL: i32 = 3;
+use crate::trace::record::TraceRecord;
 
 type Done<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -18,49 +16,55 @@ pub(super) enum Command {
         owner: u64,
         done: Done<()>,
     },
-    Outcome {
-        id: String,
-        owner: Owner,
-        update: OutcomeUpdate,
-        done: Done<TraceRecord>,
-    },
+    /// The next revision of a trace, made by whoever asks: unpacking and packing a large one would
+    /// keep everybody's traces waiting.
+    Revise { revision: Revision, done: Done<()> },
     Delete {
         id: String,
         owner: Owner,
         done: Done<()>,
     },
+    /// Makes indexes again from their table.
+    Rebuild {
+        indexes: Vec<&'static str>,
+        done: Done<()>,
+    },
+}
+
+/// What is to be written in the place of a trace, if that is still there as it was read.
+pub struct Revision {
+    /// The row that was read.
+    pub(super) before: Entry,
+    pub(super) after: Encoded,
 }
 
 /// What a command came to, told once its batch is committed.
-pub(super) enum Answer {
-    Unit(Done<()>, Result<(), StoreError>),
-    Record(Done<TraceRecord>, Result<Box<TraceRecord>, StoreError>),
+pub(super) struct Answer {
+    done: Done<()>,
+    result: Result<(), StoreError>,
 }
 
 impl Answer {
     pub fn send(self, committed: Result<(), &StoreError>) {
         let failed = committed.err().cloned();
         // Who asked may be gone.
-        match self {
-            Self::Unit(done, result) => {
-                let _ = done.send(failed.map_or(result, Err));
-            }
-            Self::Record(done, result) => {
-                let result = result.map(|record| *record);
-                let _ = done.send(failed.map_or(result, Err));
-            }
-        }
+        let _ = self.done.send(failed.map_or(self.result, Err));
+    }
+
+    /// Whether a part of the file could not be read.
+    pub fn met_damage(&self) -> bool {
+        matches!(self.result, Err(StoreError::Unreadable(_)))
     }
 }
 
 /// The answer of a command that never ran; the batch's own error is told instead.
 pub(super) fn unanswered(command: Command) -> Answer {
-    match command {
-        Command::Put { done, .. } | Command::Delete { done, .. } => {
-            Answer::Unit(done, Err(StoreError::Closed))
-        }
-        Command::Outcome { done, .. } => Answer::Record(done, Err(StoreError::Closed)),
-    }
+    let (Command::Put { done, .. }
+    | Command::Delete { done, .. }
+    | Command::Revise { done, .. }
+    | Command::Rebuild { done, .. }) = command;
+    let result = Err(StoreError::Closed);
+    Answer { done, result }
 }
 
 /// One command inside a transaction.
@@ -76,33 +80,55 @@ pub(super) struct Job<'t> {
 
 impl Job<'_> {
     pub fn run(&mut self, command: Command) -> Answer {
-        match command {
+        let (done, result) = match command {
             Command::Put {
                 record,
                 owner,
                 done,
-            } => Answer::Unit(done, self.put(*record, owner)),
-            Command::Outcome {
-                id,
-                owner,
-                update,
-                done,
-            } => Answer::Record(done, self.outcome(&id, owner, &update).map(Box::new)),
-            Command::Delete { id, owner, done } => Answer::Unit(done, self.delete(&id, owner)),
-        }
+            } => (done, self.whole(|job| job.put(*record, owner))),
+            Command::Revise { revision, done } => (done, self.whole(|job| job.revise(revision))),
+            Command::Delete { id, owner, done } => (done, self.whole(|job| job.delete(&id, owner))),
+            Command::Rebuild { indexes, done } => (done, self.whole(|job| job.rebuild(&indexes))),
+        };
+        Answer { done, result }
     }
 
-    /// Where a trace is looked for: its id, whose it is, and since when.
-    fn place<'p>(&self, id: &'p str, owner: Owner) -> (&'p str, Option<i64>, i64) {
-        let oldest = i64::try_from(self.oldest).unwrap_or(i64::MAX);
-        (id, owner.map(|owner| owner as i64), oldest)
+    /// All of a command or, on an error, nothing: the others of its transaction are still written.
+    fn whole(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let (seq, bytes) = (self.seq, self.bytes);
+        self.transaction
+            .prepare_cached("SAVEPOINT command")?
+            .execute([])?;
+        let result = work(self);
+        if result.is_err() {
+            (self.seq, self.bytes) = (seq, bytes);
+            // A full disk may have taken the whole transaction back already.
+            let _ = self.transaction.execute_batch("ROLLBACK TO command");
+        }
+        let _ = self
+            .transaction
+            .prepare_cached("RELEASE command")
+            .and_then(|mut statement| statement.execute([]));
+        result
     }
 
     fn put(&mut self, mut record: TraceRecord, owner: u64) -> Result<(), StoreError> {
         if self.redact {
             record.redact();
         }
-        let row = Row::of(&record)?;
+        let encoded = Encoded::of(&record, owner as i64)?;
+        self.insert(encoded)
+    }
+
+    fn insert(&mut self, encoded: Encoded) -> Result<(), StoreError> {
+        let Encoded { columns, payload } = encoded;
+        let row = Columns {
+            seq: self.seq as i64 + 1,
+            ..columns
+        };
         self.transaction
             .prepare_cached(
                 "INSERT INTO traces (seq, id, revision, owner, created, model, strategy, tags, value, outcome,
@@ -110,114 +136,104 @@ impl Job<'_> {
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
             )?
             .execute(params![
-                self.seq as i64 + 1,
-                record.id,
-                record.revision as i64,
-                owner as i64,
-                i64::try_from(record.created).unwrap_or(i64::MAX),
-                record.model,
-                record.strategy,
+                row.seq,
+                row.id,
+                row.revision,
+                row.owner,
+                row.created,
+                row.model,
+                row.strategy,
                 row.tags,
                 row.value,
                 row.outcome,
                 row.has_outcome,
                 row.num_nodes,
                 row.num_tokens,
-                row.payload.len() as i64,
-                row.payload,
+                row.bytes,
+                payload,
             ])?;
+        let payload_hash = hash(&payload);
+        // A row that lost its trace may be left there.
+        self.transaction
+            .prepare_cached("INSERT OR REPLACE INTO checks VALUES (?1, ?2, ?3)")?
+            .execute(params![row.seq, row.hash(&payload_hash), payload_hash])?;
         self.seq += 1;
-        self.bytes += row.payload.len() as i64;
+        self.bytes += row.bytes;
         Ok(())
     }
 
-    fn outcome(
-        &mut self,
-        id: &str,
-        owner: Owner,
-        update: &OutcomeUpdate,
-    ) -> Result<TraceRecord, StoreError> {
-        let found = self
-            .transaction
-            .prepare_cached(
-                "SELECT payload FROM traces
-                 WHERE id = ?1 AND (?2 IS NULL OR owner = ?2) AND created >= ?3",
-            )?
-            .query_row(self.place(id, owner), |row| row.get::<_, Vec<u8>>(0))
-            .optional()?;
-        let before = found.ok_or_else(|| StoreError::NotFound(id.to_owned()))?;
-        let mut record = decode(&before)?;
-        record.apply(update)?;
-        let row = Row::of(&record)?;
-        self.transaction
-            .prepare_cached(
-                "UPDATE traces SET seq = ?2, revision = ?3, value = ?4, outcome = ?5, has_outcome = ?6,
-                     bytes = ?7, payload = ?8 WHERE id = ?1",
-            )?
-            .execute(params![
-                id,
-                self.seq as i64 + 1,
-                record.revision as i64,
-                row.value,
-                row.outcome,
-                row.has_outcome,
-                row.payload.len() as i64,
-                row.payload,
-            ])?;
-        self.seq += 1;
-        self.bytes += row.payload.len() as i64 - before.len() as i64;
-        Ok(record)
+    fn revise(&mut self, revision: Revision) -> Result<(), StoreError> {
+        let Revision { before, after } = revision;
+        let id = &before.columns.id;
+        let found = find(self.transaction, id, None, self.oldest)?;
+        let place = found.ok_or_else(|| StoreError::NotFound(id.clone()))?;
+        let is_same = place
+            .entry
+            .is_some_and(|found| found.columns == before.columns);
+        if !is_same {
+            return Err(StoreError::Changed(id.clone()));
+        }
+        remove(self.transaction, before.columns.seq)?;
+        self.bytes -= before.columns.bytes;
+        self.insert(after)
     }
 
     fn delete(&mut self, id: &str, owner: Owner) -> Result<(), StoreError> {
-        let bytes = self
-            .transaction
-            .prepare_cached(
-                "DELETE FROM traces
-                 WHERE id = ?1 AND (?2 IS NULL OR owner = ?2) AND created >= ?3 RETURNING bytes",
-            )?
-            .query_row(self.place(id, owner), |row| row.get::<_, i64>(0))
-            .optional()?;
-        self.bytes -= bytes.ok_or_else(|| StoreError::NotFound(id.to_owned()))?;
+        // A damaged trace goes too, if it says that it is the owner's.
+        let found = find(self.transaction, id, owner, self.oldest)?;
+        let place = found.ok_or_else(|| StoreError::NotFound(id.to_owned()))?;
+        if place.entry.is_none() && !has_id(self.transaction, place.seq, id)? {
+            // The index leads to another trace.
+            return Err(StoreError::Unreadable(format!("the index of {id}")));
+        }
+        let bytes = size(self.transaction, place.seq)?;
+        remove(self.transaction, place.seq)?;
+        self.bytes -= bytes;
+        Ok(())
+    }
+
+    fn rebuild(&self, indexes: &[&str]) -> Result<(), StoreError> {
+        for index in indexes {
+            self.transaction
+                .execute_batch(&format!("REINDEX {index}"))?;
+        }
         Ok(())
     }
 }
 
-/// What the columns say of a record.
-struct Row {
-    tags: String,
-    value: Option<f64>,
-    outcome: Option<f64>,
-    has_outcome: bool,
-    num_nodes: i64,
-    num_tokens: i64,
-    payload: Vec<u8>,
-}
-
-impl Row {
-    fn of(record: &TraceRecord) -> Result<Self, StoreError> {
-        let failed = |error: &dyn std::fmt::Display| StoreError::Failed(error.to_string());
-        let json = serde_json::to_vec(record).map_err(|error| failed(&error))?;
-        let payload = zstd::bulk::compress(&json, COMPRESSION_LEVEL);
-        Ok(Self {
-            tags: serde_json::to_string(&record.tags).map_err(|error| failed(&error))?,
-            // Nobody valued a plain answer.
-            value: record
-                .best()
-                .filter(|_| record.strategy != PLAIN)
-                .map(|best| record.nodes[best].value),
-            outcome: record.chosen_outcome(),
-            has_outcome: record.has_outcome(),
-            num_nodes: record.nodes.len().saturating_sub(1) as i64,
-            num_tokens: record.usage.completion_tokens as i64,
-            payload: payload.map_err(|error| failed(&error))?,
+/// Whether the table itself, not its index, has this id at a number.
+fn has_id(transaction: &Transaction, seq: i64, id: &str) -> Result<bool, rusqlite::Error> {
+    let found = transaction
+        .prepare_cached("SELECT id FROM traces NOT INDEXED WHERE seq = ?1")?
+        .query_row([seq], |row| {
+            Ok(row.get_ref(0)?.as_bytes() == Ok(id.as_bytes()))
         })
-    }
+        .optional()?;
+    Ok(found.unwrap_or(false))
 }
 
-/// A stored record.
-pub(super) fn decode(payload: &[u8]) -> Result<TraceRecord, StoreError> {
-    let json = zstd::stream::decode_all(payload);
-    let json = json.map_err(|error| StoreError::Failed(error.to_string()))?;
-    serde_json::from_slice(&json).map_err(|error| StoreError::Failed(error.to_string()))
+/// Takes a row and its checksums away.
+pub(super) fn remove(transaction: &Transaction, seq: i64) -> Result<(), rusqlite::Error> {
+    transaction
+        .prepare_cached("DELETE FROM traces WHERE seq = ?1")?
+        .execute([seq])?;
+    transaction
+        .prepare_cached("DELETE FROM checks WHERE number = ?1")?
+        .execute([seq])?;
+    Ok(())
+}
+
+/// No payload is larger; a column that says so is damaged.
+const MAX_PAYLOAD_BYTES: i64 = 1 << 30;
+
+/// Bytes of payload, as SQL, within what they can be: sums of them do not overflow.
+pub(super) fn size_sql() -> String {
+    format!("min(max(CAST(bytes AS INTEGER), 0), {MAX_PAYLOAD_BYTES})")
+}
+
+fn size(transaction: &Transaction, seq: i64) -> Result<i64, rusqlite::Error> {
+    let sql = format!("SELECT {} FROM traces WHERE seq = ?1", size_sql());
+    transaction
+        .prepare_cached(&sql)?
+        .query_row([seq], |row| row.get(0))
 }

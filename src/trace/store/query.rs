@@ -1,14 +1,24 @@
-//! What readers ask.
+//! What readers ask. Filters look at columns whose checksum is right, here rather than in SQL: a
+//! damaged row is told to whoever reads over it, and is never taken for another's.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+use rusqlite::{Connection, OptionalExtension};
 use serde::Serialize;
 
-use super::{Owner, StoreError, job};
+use super::columns::{Columns, Entry, NAMES};
+use super::scan::{Direction, Scanned, payload, scan};
+use super::{Owner, StoreError, numbers, payload as payloads};
 use crate::trace::record::TraceRecord;
 
 /// Compressed bytes and traces of one page: a reader holds its snapshot no longer than it takes to copy these.
 const PAGE_BYTES: usize = 1 << 20;
 const PAGE_TRACES: usize = 256;
+/// Rows that are looked at for one page, and for one step of a list.
+const PAGE_ROWS: usize = 1 << 14;
+/// Rows of a list between two looks at whether anybody still wants it.
+const ROWS_PER_LOOK: usize = 256;
 
 /// Which traces; what is `None` does not matter.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -25,6 +35,37 @@ pub struct Filter {
     /// Unix seconds, the first included.
     pub created_from: Option<u64>,
     pub created_before: Option<u64>,
+}
+
+impl Filter {
+    fn takes(&self, columns: &Columns) -> bool {
+        let created = columns.created.max(0) as u64;
+        let is_text = |wanted: &Option<String>, text: &str| {
+            wanted.as_ref().is_none_or(|wanted| wanted == text)
+        };
+        let is_least = |least: Option<f64>, number: Option<f64>| {
+            least.is_none_or(|least| number.is_some_and(|number| number >= least))
+        };
+        let has_tags = || {
+            let tags = columns.tags();
+            self.tags.iter().all(|tag| tags.contains(tag))
+        };
+        self.owner.is_none_or(|owner| owner as i64 == columns.owner)
+            && is_text(&self.model, &columns.model)
+            && is_text(&self.strategy, &columns.strategy)
+            && is_least(self.min_value, columns.value)
+            && is_least(self.min_outcome, columns.outcome)
+            && self
+                .has_outcome
+                .is_none_or(|wanted| wanted == (columns.has_outcome != 0))
+            && self
+                .created_from
+                .is_none_or(|from| created >= from.min(i64::MAX as u64))
+            && self
+                .created_before
+                .is_none_or(|before| created < before.min(i64::MAX as u64))
+            && (self.tags.is_empty() || has_tags())
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -53,7 +94,15 @@ pub struct Summary {
     pub bytes: u64,
 }
 
-/// A trace as it lies in the store.
+/// Some traces without their trees.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Listing {
+    pub traces: Vec<Summary>,
+    /// Numbers of damaged traces between them, which the filter may mean or not.
+    pub damaged: Vec<u64>,
+}
+
+/// A trace as it lies in the store; its checksums are right.
 #[derive(Debug, Clone)]
 pub struct Stored {
     pub seq: u64,
@@ -62,18 +111,35 @@ pub struct Stored {
 
 impl Stored {
     pub fn record(&self) -> Result<TraceRecord, StoreError> {
-        job::decode(&self.payload)
+        payloads::decode(&self.payload).map_err(|reason| self.damaged(reason))
     }
 
     /// The record as JSON, as it was written.
     pub fn json(&self) -> Result<Vec<u8>, StoreError> {
-        zstd::stream::decode_all(self.payload.as_slice())
-            .map_err(|error| StoreError::Failed(error.to_string()))
+        payloads::unpack(&self.payload, payloads::MAX_RECORD_BYTES)
+            .map_err(|reason| self.damaged(reason))
+    }
+
+    fn damaged(&self, reason: String) -> StoreError {
+        StoreError::DamagedTrace {
+            name: format!("number {}", self.seq),
+            reason,
+        }
     }
 }
 
+/// Some traces in the order of their writes.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    pub traces: Vec<Stored>,
+    /// Numbers of damaged traces between them, which the filter may mean or not.
+    pub damaged: Vec<u64>,
+    /// Where to go on; `None` when nothing follows for now.
+    pub next: Option<u64>,
+}
+
 /// The whole store in numbers.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Totals {
     pub num_traces: u64,
     pub num_nodes: u64,
@@ -88,22 +154,8 @@ pub struct Totals {
     pub last_created: Option<u64>,
     /// Traces of each strategy.
     pub strategies: Vec<(String, u64)>,
-}
-
-/// The filter's conditions, its values from parameter 1 on.
-const CONDITIONS: &str = "(?1 IS NULL OR owner = ?1)
-    AND (?2 IS NULL OR model = ?2)
-    AND (?3 IS NULL OR strategy = ?3)
-    AND (?4 IS NULL OR value >= ?4)
-    AND (?5 IS NULL OR outcome >= ?5)
-    AND (?6 IS NULL OR has_outcome = ?6)
-    AND (?7 IS NULL OR created >= ?7)
-    AND (?8 IS NULL OR created < ?8)
-    AND (?9 IS NULL OR NOT EXISTS (SELECT value FROM json_each(?9) EXCEPT SELECT value FROM json_each(tags)))";
-
-/// Keys of owners use all bits.
-fn key(owner: Owner) -> Option<i64> {
-    owner.map(|owner| owner as i64)
+    /// Traces whose columns are damaged; they are in no other number.
+    pub num_damaged: u64,
 }
 
 /// Times and numbers of writes; a client may name any.
@@ -111,98 +163,108 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn rows<T>(
-    connection: &Connection,
-    sql: &str,
-    filter: &Filter,
-    (bound, limit): (Option<u64>, usize),
-    mut each: impl FnMut(&Row) -> Result<Option<T>, rusqlite::Error>,
-) -> Result<Vec<T>, rusqlite::Error> {
-    let mut statement = connection.prepare_cached(sql)?;
-    let tags = (!filter.tags.is_empty()).then(|| serde_json::json!(filter.tags).to_string());
-    let mut rows = statement.query(params![
-        key(filter.owner),
-        filter.model,
-        filter.strategy,
-        filter.min_value,
-        filter.min_outcome,
-        filter.has_outcome,
-        filter.created_from.map(signed),
-        filter.created_before.map(signed),
-        tags,
-        bound.map(signed),
-        limit as i64,
-    ])?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        match each(row)? {
-            Some(item) => found.push(item),
-            None => break,
-        }
-    }
-    Ok(found)
-}
-
+/// Up to `limit` summaries behind `after`. `is_wanted` is asked now and then; the list ends early if it says no.
 pub(super) fn list(
     connection: &Connection,
     filter: &Filter,
     order: Order,
     after: Option<u64>,
     limit: usize,
-) -> Result<Vec<Summary>, rusqlite::Error> {
-    let order = match order {
-        Order::NewestFirst => "(?10 IS NULL OR seq < ?10) ORDER BY seq DESC",
-        Order::OldestFirst => "(?10 IS NULL OR seq > ?10) ORDER BY seq",
+    is_wanted: &dyn Fn() -> bool,
+) -> Result<Listing, rusqlite::Error> {
+    let after = after.map(signed);
+    let (direction, bound) = match order {
+        Order::NewestFirst => (Direction::Down, after.map_or(i64::MAX, |after| after - 1)),
+        Order::OldestFirst => (
+            Direction::Up,
+            after.map_or(0, |after| after.saturating_add(1)),
+        ),
     };
-    let sql = format!(
-        "SELECT seq, id, revision, created, model, strategy, tags, value, outcome, num_nodes, num_tokens, bytes
-         FROM traces WHERE {CONDITIONS} AND {order} LIMIT ?11"
-    );
-    rows(connection, &sql, filter, (after, limit), |row| {
-        let tags: String = row.get(6)?;
-        let number = |index: usize| row.get::<_, i64>(index).map(|number| number as u64);
-        Ok(Some(Summary {
-            seq: number(0)?,
-            id: row.get(1)?,
-            revision: number(2)?,
-            created: number(3)?,
-            model: row.get(4)?,
-            strategy: row.get(5)?,
-            tags: serde_json::from_str(&tags).unwrap_or_default(),
-            value: row.get(7)?,
-            outcome: row.get(8)?,
-            num_nodes: number(9)?,
-            num_tokens: number(10)?,
-            bytes: number(11)?,
-        }))
-    })
+    let mut found = Listing::default();
+    let mut damaged = BTreeSet::new();
+    let mut num_rows = 0;
+    scan(connection, direction, bound, |row| {
+        num_rows += 1;
+        match row {
+            Scanned::Damaged(seq) if damaged.len() < PAGE_ROWS => {
+                damaged.insert(seq);
+            }
+            Scanned::Damaged(_) => {}
+            Scanned::Intact(entry) if filter.takes(&entry.columns) => {
+                found.traces.push(entry.columns.summary());
+            }
+            Scanned::Intact(_) => {}
+        }
+        let is_over = found.traces.len() >= limit || num_rows % ROWS_PER_LOOK == 0 && !is_wanted();
+        flow(is_over)
+    })?;
+    found.damaged = damaged.into_iter().collect();
+    Ok(found)
 }
 
-pub(super) fn last_seq(connection: &Connection) -> Result<u64, rusqlite::Error> {
-    let last: i64 = connection
-        .prepare_cached("SELECT value FROM counters WHERE name = 'last_seq'")?
-        .query_row([], |row| row.get(0))?;
-    Ok(last as u64)
+fn flow(is_over: bool) -> ControlFlow<()> {
+    match is_over {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    }
 }
 
 pub(super) fn page(
     connection: &Connection,
     filter: &Filter,
     from: u64,
-) -> Result<Vec<Stored>, rusqlite::Error> {
-    let sql = format!(
-        "SELECT seq, payload FROM traces WHERE {CONDITIONS} AND seq >= ?10 ORDER BY seq LIMIT ?11"
-    );
-    let mut bytes = 0;
-    rows(connection, &sql, filter, (Some(from), PAGE_TRACES), |row| {
-        if bytes >= PAGE_BYTES {
-            return Ok(None);
+) -> Result<Page, rusqlite::Error> {
+    let mut page = Page::default();
+    let mut damaged = BTreeSet::new();
+    let (mut num_rows, mut num_bytes) = (0, 0);
+    // Behind all intact rows that were looked at.
+    let mut next = from;
+    let mut is_cut = false;
+    scan(connection, Direction::Up, signed(from), |row| {
+        num_rows += 1;
+        match row {
+            Scanned::Damaged(seq) => {
+                damaged.insert(seq);
+            }
+            Scanned::Intact(entry) => {
+                let seq = entry.columns.seq as u64;
+                next = seq.saturating_add(1);
+                if filter.takes(&entry.columns) {
+                    match payload(connection, &entry) {
+                        Ok(payload) => {
+                            num_bytes += payload.len();
+                            page.traces.push(Stored { seq, payload });
+                        }
+                        Err(_) => {
+                            damaged.insert(seq);
+                        }
+                    }
+                }
+            }
         }
-        let payload: Vec<u8> = row.get(1)?;
-        bytes += payload.len();
-        let seq = row.get::<_, i64>(0)? as u64;
-        Ok(Some(Stored { seq, payload }))
-    })
+        is_cut =
+            num_rows >= PAGE_ROWS || num_bytes >= PAGE_BYTES || page.traces.len() >= PAGE_TRACES;
+        flow(is_cut)
+    })?;
+    if is_cut {
+        // Behind damaged rows too, if nothing else was met; a number beyond the end is no place.
+        let last = numbers::last_seq(connection)?;
+        let behind = damaged.range(..=last).next_back().map(|seq| seq + 1);
+        let is_stuck = next == from;
+        page.next = Some(match is_stuck {
+            true => behind.unwrap_or(0).max(from.saturating_add(1)),
+            false => next,
+        });
+    }
+    page.damaged = damaged.into_iter().collect();
+    Ok(page)
+}
+
+/// What there is under an id.
+pub(super) enum Found {
+    Intact(Entry, Stored),
+    Damaged { seq: u64, reason: String },
+    Nothing,
 }
 
 pub(super) fn get(
@@ -210,48 +272,115 @@ pub(super) fn get(
     id: &str,
     owner: Owner,
     oldest: u64,
-) -> Result<Option<Stored>, rusqlite::Error> {
-    connection
-        .prepare_cached(
-            "SELECT seq, payload FROM traces
-             WHERE id = ?1 AND (?2 IS NULL OR owner = ?2) AND created >= ?3",
-        )?
-        .query_row(params![id, key(owner), signed(oldest)], |row| {
-            let seq = row.get::<_, i64>(0)? as u64;
-            let payload = row.get(1)?;
-            Ok(Stored { seq, payload })
+) -> Result<Found, rusqlite::Error> {
+    match find(connection, id, owner, oldest)? {
+        Some(place) => load(connection, place),
+        None => Ok(Found::Nothing),
+    }
+}
+
+/// What is at a place.
+pub(super) fn load(connection: &Connection, place: Place) -> Result<Found, rusqlite::Error> {
+    let seq = place.seq as u64;
+    let damaged = |reason: String| Found::Damaged { seq, reason };
+    let Some(entry) = place.entry else {
+        return Ok(damaged("its columns have another checksum".to_owned()));
+    };
+    Ok(match payload(connection, &entry) {
+        Ok(payload) => Found::Intact(entry, Stored { seq, payload }),
+        Err(reason) => damaged(reason),
+    })
+}
+
+/// The row of a number, if it is intact.
+pub(super) fn entry(connection: &Connection, seq: i64) -> Result<Option<Entry>, rusqlite::Error> {
+    let sql = format!(
+        "SELECT {NAMES}, row_hash, payload_hash FROM traces LEFT JOIN checks ON number = seq WHERE seq = ?1"
+    );
+    let entry = connection
+        .prepare_cached(&sql)?
+        .query_row([seq], |row| Ok(Entry::read(row)))
+        .optional()?;
+    Ok(entry.flatten())
+}
+
+/// A row that is found by its id.
+pub(super) struct Place {
+    pub seq: i64,
+    /// `None` where the row is damaged, or the index led to another's.
+    pub entry: Option<Entry>,
+}
+
+/// The row of an id, if it is the owner's and not too old, as far as it says.
+pub(super) fn find(
+    connection: &Connection,
+    id: &str,
+    owner: Owner,
+    oldest: u64,
+) -> Result<Option<Place>, rusqlite::Error> {
+    let sql = format!(
+        "SELECT {NAMES}, row_hash, payload_hash FROM traces LEFT JOIN checks ON number = seq WHERE id = ?1"
+    );
+    let place = connection
+        .prepare_cached(&sql)?
+        .query_row([id], |row| {
+            let entry = Entry::read(row).filter(|entry| entry.columns.id == id);
+            let is_owners = match (owner, row.get::<_, i64>(3)) {
+                (None, _) => true,
+                (Some(owner), Ok(found)) => owner as i64 == found,
+                (Some(_), Err(_)) => false,
+            };
+            let is_old = entry
+                .as_ref()
+                .is_some_and(|entry| entry.columns.created < signed(oldest));
+            let place = Place {
+                seq: row.get(0)?,
+                entry,
+            };
+            Ok((is_owners && !is_old).then_some(place))
         })
-        .optional()
+        .optional()?;
+    Ok(place.flatten())
 }
 
 pub(super) fn totals(connection: &Connection, oldest: u64) -> Result<Totals, rusqlite::Error> {
-    let oldest = signed(oldest);
-    let mut statement = connection.prepare_cached(
-        "SELECT strategy, count(*) FROM traces WHERE created >= ?1 GROUP BY strategy ORDER BY 2 DESC",
-    )?;
-    let strategies = statement.query_map([oldest], |row| {
-        Ok((row.get(0)?, row.get::<_, i64>(1)? as u64))
+    let mut totals = Totals::default();
+    let mut strategies: BTreeMap<String, u64> = BTreeMap::new();
+    let (mut sum, mut num_told) = (0.0, 0_u64);
+    let mut damaged = BTreeSet::new();
+    scan(connection, Direction::Up, 0, |row| {
+        match row {
+            Scanned::Damaged(seq) => {
+                damaged.insert(seq);
+            }
+            Scanned::Intact(entry) if entry.columns.created >= signed(oldest) => {
+                let columns = entry.columns;
+                let created = Some(columns.created as u64);
+                totals.num_traces += 1;
+                totals.num_nodes += columns.num_nodes as u64;
+                totals.num_tokens += columns.num_tokens as u64;
+                totals.bytes += columns.bytes as u64;
+                totals.num_with_outcome += u64::from(columns.has_outcome != 0);
+                totals.first_created = totals
+                    .first_created
+                    .map_or(created, |first| Some(first).min(created));
+                totals.last_created = totals.last_created.max(created);
+                if let Some(outcome) = columns.outcome {
+                    sum += outcome;
+                    num_told += 1;
+                }
+                *strategies.entry(columns.strategy).or_default() += 1;
+            }
+            Scanned::Intact(_) => {}
+        }
+        ControlFlow::Continue(())
     })?;
-    let strategies = strategies.collect::<Result<_, _>>()?;
-    connection.query_row(
-        "SELECT count(*), coalesce(sum(num_nodes), 0), coalesce(sum(num_tokens), 0), coalesce(sum(bytes), 0),
-             coalesce(sum(has_outcome), 0), avg(outcome), min(created), max(created)
-         FROM traces WHERE created >= ?1",
-        [oldest],
-        |row| {
-            let number = |index: usize| row.get::<_, i64>(index).map(|number| number as u64);
-            let time = |index: usize| row.get::<_, Option<i64>>(index).map(|time| time.map(|time| time as u64));
-            Ok(Totals {
-                num_traces: number(0)?,
-                num_nodes: number(1)?,
-                num_tokens: number(2)?,
-                bytes: number(3)?,
-                num_with_outcome: number(4)?,
-                mean_outcome: row.get(5)?,
-                first_created: time(6)?,
-                last_created: time(7)?,
-                strategies,
-            })
-        },
-    )
+    totals.mean_outcome = (num_told > 0).then(|| sum / num_told as f64);
+    totals.num_damaged = damaged.len() as u64;
+    totals.strategies = strategies.into_iter().collect();
+    // Most first; equals by name.
+    totals
+        .strategies
+        .sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    Ok(totals)
 }

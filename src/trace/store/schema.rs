@@ -3,15 +3,18 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
 
 use super::StoreError;
+use super::columns::{Columns, NAMES, NUM_COLUMNS, hash};
 
 /// How long a writer waits for another process that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What brings a file from one version to the next; `user_version` is how many were applied.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE traces (
         -- The number of the trace's latest write.
         seq INTEGER PRIMARY KEY,
@@ -36,7 +39,25 @@ const MIGRATIONS: &[&str] = &["
     CREATE INDEX traces_owner ON traces (owner, seq);
     CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
     INSERT INTO counters VALUES ('last_seq', 0);
-"];
+",
+    // Again where it was interrupted. An old file does not say how it was closed: its next number
+    // is one that no reader can have seen.
+    "
+    CREATE TABLE IF NOT EXISTS checks (
+        -- The trace's `seq`. Not in its table, where it would lie behind the payload.
+        number INTEGER PRIMARY KEY,
+        row_hash BLOB NOT NULL,
+        payload_hash BLOB NOT NULL
+    );
+    INSERT OR IGNORE INTO counters
+        SELECT 'reserved_seq', iif(value > 0, value + 65536, 0) FROM counters WHERE name = 'last_seq';
+",
+];
+/// The first version whose rows have checksums.
+const CHECKED: i64 = 2;
+/// Rows, and bytes of payload, that get their checksums in one transaction.
+const BATCH_ROWS: usize = 256;
+const BATCH_BYTES: usize = 32 << 20;
 
 /// The writer's connection.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
@@ -51,7 +72,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
             _ => StoreError::Open { path, message },
         }
     };
-    let mut connection = Connection::open(path).map_err(failed)?;
+    let connection = Connection::open(path).map_err(failed)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
     // Freed pages go back to the system, see Writer::retain. Only has an effect on a new file.
     connection
@@ -70,17 +91,12 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
             let path = name.clone();
             Err(StoreError::Damaged { path, message })
         })?;
-    let version: i64 = connection
-        .pragma_query_value(None, "user_version", |row| row.get(0))
-        .map_err(failed)?;
+    let found = version(&connection).map_err(failed)?;
     let known = MIGRATIONS.len() as i64;
-    if version > known {
-        return Err(StoreError::TooNew {
-            found: version,
-            known,
-        });
+    if found > known {
+        return Err(StoreError::TooNew { found, known });
     }
-    migrate(&mut connection).map_err(failed)?;
+    migrate(&connection).map_err(failed)?;
     Ok(connection)
 }
 
@@ -90,20 +106,87 @@ fn check(connection: &Connection) -> Result<Option<String>, rusqlite::Error> {
     Ok((word != "ok").then_some(word))
 }
 
-fn migrate(connection: &mut Connection) -> Result<(), rusqlite::Error> {
+fn version(connection: &Connection) -> Result<i64, rusqlite::Error> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+fn begin(connection: &Connection) -> Result<Transaction<'_>, rusqlite::Error> {
+    Transaction::new_unchecked(connection, TransactionBehavior::Immediate)
+}
+
+fn migrate(connection: &Connection) -> Result<(), rusqlite::Error> {
     // The version is read under the lock: two processes may open a new file at once.
-    let transaction =
-        connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let applied = usize::try_from(version).unwrap_or_default();
+    let transaction = begin(connection)?;
+    let found = version(&transaction)?;
+    let applied = usize::try_from(found).unwrap_or_default();
     for migration in MIGRATIONS.iter().skip(applied) {
         transaction.execute_batch(migration)?;
     }
-    transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
-    transaction.commit()
+    if found == 0 {
+        transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
+    }
+    transaction.commit()?;
+    if found < CHECKED && found > 0 {
+        tracing::info!("the traces get checksums; this takes a reading of the file, once");
+        while !stamp(connection)? {}
+    }
+    Ok(())
 }
 
-pub(super) fn open_to_read(path: &Path) -> Result<Connection, StoreError> {
+/// Gives some more rows of an old file their checksums, as they are: what was damaged before cannot
+/// be told any more, but by what does not unpack. The last time also raises the file's version.
+/// Whether that was the last time.
+fn stamp(connection: &Connection) -> Result<bool, rusqlite::Error> {
+    let transaction = begin(connection)?;
+    if version(&transaction)? >= CHECKED {
+        return Ok(true);
+    }
+    let mut num_rows = 0;
+    {
+        let from: i64 = transaction.query_row(
+            "SELECT coalesce(max(number), -1) + 1 FROM checks",
+            [],
+            |row| row.get(0),
+        )?;
+        let sql = format!("SELECT {NAMES}, payload FROM traces WHERE seq >= ?1 ORDER BY seq");
+        let mut statement = transaction.prepare_cached(&sql)?;
+        let mut rows = statement.query([from])?;
+        let mut num_bytes = 0;
+        while num_rows < BATCH_ROWS
+            && num_bytes < BATCH_BYTES
+            && let Some(row) = rows.next()?
+        {
+            num_rows += 1;
+            // A row of other types was damaged already. It gets sums that are none, so that the
+            // next batch begins behind it.
+            let seq: i64 = row.get(0)?;
+            let (row_hash, payload_hash) = match (Columns::read(row), row.get_ref(NUM_COLUMNS)?) {
+                (Some(columns), ValueRef::Blob(payload)) => {
+                    num_bytes += payload.len();
+                    let payload_hash = hash(payload);
+                    (columns.hash(&payload_hash).to_vec(), payload_hash.to_vec())
+                }
+                _ => (Vec::new(), Vec::new()),
+            };
+            transaction
+                .prepare_cached("INSERT INTO checks VALUES (?1, ?2, ?3)")?
+                .execute(params![seq, row_hash, payload_hash])?;
+        }
+    }
+    if num_rows == 0 {
+        transaction.pragma_update(None, "user_version", CHECKED)?;
+    }
+    transaction.commit()?;
+    Ok(num_rows == 0)
+}
+
+/// Whether a file's rows have no checksums yet.
+pub(super) fn is_older(connection: &Connection) -> Result<bool, rusqlite::Error> {
+    Ok((1..CHECKED).contains(&version(connection)?))
+}
+
+/// A reader's connection.
+pub(super) fn open_to_read(path: &Path) -> Result<Connection, rusqlite::Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;

@@ -46,7 +46,7 @@ fn ids(stored: &[Stored]) -> Vec<String> {
 }
 
 fn all(store: &TraceStore, from: u64) -> Vec<Stored> {
-    store.page(&Filter::default(), from).unwrap()
+    store.page(&Filter::default(), from).unwrap().traces
 }
 
 #[tokio::test]
@@ -118,7 +118,7 @@ async fn keys_see_their_own_traces_only() {
         owner: Some(two),
         ..Filter::default()
     };
-    assert_eq!(ids(&store.page(&filter, 0).unwrap()), ["b"]);
+    assert_eq!(ids(&store.page(&filter, 0).unwrap().traces), ["b"]);
 }
 
 #[tokio::test]
@@ -138,7 +138,7 @@ async fn filters_hold_together() {
         record.nodes[1].outcome = (id == "a").then_some(1.0);
         store.put(record, 0).await.unwrap();
     }
-    let found = |filter: Filter| ids(&store.page(&filter, 0).unwrap());
+    let found = |filter: Filter| ids(&store.page(&filter, 0).unwrap().traces);
     let tags = |tags: &[&str]| Filter {
         tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
         ..Filter::default()
@@ -160,10 +160,10 @@ async fn filters_hold_together() {
     };
     assert_eq!(found(filter.clone()), ["c"]);
     let summaries = store.list(&tags(&["x"]), Order::NewestFirst, None, 1);
-    let summaries = summaries.unwrap();
+    let summaries = summaries.unwrap().traces;
     assert_eq!((summaries[0].id.as_str(), summaries[0].seq), ("b", 2));
     let next = store.list(&tags(&["x"]), Order::NewestFirst, Some(2), 9);
-    assert_eq!(next.unwrap()[0].tags, ["x", "y"]);
+    assert_eq!(next.unwrap().traces[0].tags, ["x", "y"]);
     let totals = store.totals().unwrap();
     assert_eq!((totals.num_traces, totals.num_nodes), (3, 6));
     assert_eq!(totals.strategies[0], ("mcts".to_owned(), 2));
@@ -245,7 +245,10 @@ async fn what_is_too_old_is_there_for_nobody_whether_or_not_it_is_deleted() {
         created_from: Some(0),
         ..Filter::default()
     };
-    let summaries = store.list(&filter, Order::OldestFirst, None, 9).unwrap();
+    let summaries = store
+        .list(&filter, Order::OldestFirst, None, 9)
+        .unwrap()
+        .traces;
     assert_eq!((summaries.len(), summaries[0].id.as_str()), (1, "c"));
     let totals = store.totals().unwrap();
     assert_eq!((totals.num_traces, totals.first_created), (1, Some(1002)));
@@ -327,15 +330,15 @@ async fn no_number_is_too_large() {
             created_before: Some(before),
             ..Filter::default()
         };
-        store.page(&filter, 0).unwrap().len()
+        store.page(&filter, 0).unwrap().traces.len()
     };
     assert_eq!(between(0, i64::MAX as u64), 0);
     assert_eq!(between(u64::MAX, u64::MAX), 0);
     assert_eq!(all(&store, 0).len(), 1);
     assert_eq!(all(&store, u64::MAX).len(), 0);
     let list = |after| store.list(&Filter::default(), Order::NewestFirst, after, 9);
-    assert_eq!(list(Some(u64::MAX)).unwrap().len(), 1);
-    assert_eq!(list(None).unwrap().len(), 1);
+    assert_eq!(list(Some(u64::MAX)).unwrap().traces.len(), 1);
+    assert_eq!(list(None).unwrap().traces.len(), 1);
 }
 
 #[tokio::test]

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use tokio::sync::watch;
 
+use super::check::Suspicion;
 use super::clock::Retention;
-use super::job::{Answer, Command, Job, unanswered};
-use super::query::last_seq;
+use super::job::{Answer, Command, Job, remove, size_sql, unanswered};
+use super::numbers::Numbers;
+use super::query::entry;
 use super::{StoreError, StoreOptions};
 
 /// Commands of one commit.
@@ -24,22 +26,29 @@ pub(super) struct Writer {
     bytes: u64,
     /// When old traces were deleted last.
     retained: Option<Instant>,
+    numbers: Numbers,
+    suspicion: Suspicion,
 }
 
 impl Writer {
-    /// The writer and the latest sequence number.
-    pub fn new(connection: Connection, options: StoreOptions) -> Result<(Self, u64), StoreError> {
-        let bytes: i64 =
-            connection.query_row("SELECT coalesce(sum(bytes), 0) FROM traces", [], |row| {
-                row.get(0)
-            })?;
-        let last = last_seq(&connection)?;
+    /// The writer and the largest number that may have been given.
+    pub fn new(
+        connection: Connection,
+        options: StoreOptions,
+        suspicion: Suspicion,
+    ) -> Result<(Self, u64), StoreError> {
+        let sql = format!("SELECT coalesce(sum({}), 0) FROM traces", size_sql());
+        let bytes: i64 = connection.query_row(&sql, [], |row| row.get(0))?;
+        let numbers = Numbers::open(&connection)?;
+        let last = numbers.floor();
         let writer = Self {
             connection,
             retention: Retention::of(&options),
             options,
             bytes: bytes as u64,
             retained: None,
+            numbers,
+            suspicion,
         };
         Ok((writer, last))
     }
@@ -64,9 +73,15 @@ impl Writer {
             if self.time_to_retention().is_zero() || self.bytes > self.options.max_bytes {
                 self.retained = Some(Instant::now());
                 if let Err(error) = self.retain() {
+                    if matches!(error, StoreError::Unreadable(_)) {
+                        self.suspicion.raise();
+                    }
                     tracing::warn!("old traces could not be deleted: {error}");
                 }
             }
+        }
+        if let Err(error) = self.numbers.release(&self.connection) {
+            tracing::debug!("the trace store's numbers go on behind a gap: {error}");
         }
         // The log is folded into the file, so that one file is left.
         let _ = self
@@ -88,6 +103,10 @@ impl Writer {
             changed.send_if_modified(|seq| std::mem::replace(seq, last) != last);
         }
         let committed = committed.map(|_| ());
+        let is_unreadable = matches!(committed, Err(StoreError::Unreadable(_)));
+        if is_unreadable || answers.iter().any(Answer::met_damage) {
+            self.suspicion.raise();
+        }
         for answer in answers {
             answer.send(committed.as_ref().copied());
         }
@@ -100,16 +119,13 @@ impl Writer {
         answers: &mut Vec<Answer>,
     ) -> Result<u64, StoreError> {
         let mut commands = batch.drain(..);
-        let begun = self
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate);
-        let begun = begun.and_then(|begun| Ok((last_seq(&begun)?, begun)));
-        let (seq, transaction) = match begun {
+        let begun = self.numbers.begin(&self.connection, commands.len());
+        let (transaction, seq) = match begun {
             Ok(begun) => begun,
             // Answers are owed even when nothing can be written.
             Err(error) => {
                 answers.extend(commands.map(unanswered));
-                return Err(error.into());
+                return Err(error);
             }
         };
         let mut job = Job {
@@ -134,6 +150,7 @@ impl Writer {
             [last as i64],
         )?;
         transaction.commit()?;
+        self.numbers.advance(last);
         self.bytes = bytes.max(0) as u64;
         Ok(last)
     }
@@ -141,21 +158,25 @@ impl Writer {
     /// Deletes what is too old or too much, the oldest first: all of it or, on an error, nothing.
     fn retain(&mut self) -> Result<(), StoreError> {
         let oldest = i64::try_from(self.retention.oldest()).unwrap_or(i64::MAX);
-        let transaction = self
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let transaction =
+            Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?;
         let (mut bytes, mut num_deleted) = (self.bytes, 0);
+        let mut place = (i64::MIN, i64::MIN);
         loop {
-            let excess = bytes.saturating_sub(self.options.max_bytes);
-            let batch = match expired(&transaction, oldest)? {
-                batch if batch.is_empty() && excess > 0 => first_of(&transaction, excess)?,
-                batch => batch,
+            let expired = expired(&transaction, oldest, &mut place)?;
+            let batch = match expired {
+                Some(batch) => batch,
+                None => {
+                    let excess = excess(&transaction, bytes, self.options.max_bytes)?;
+                    let batch = first_of(&transaction, excess)?;
+                    if batch.is_empty() {
+                        break;
+                    }
+                    batch
+                }
             };
-            if batch.is_empty() {
-                break;
-            }
             for (seq, size) in batch {
-                transaction.execute("DELETE FROM traces WHERE seq = ?1", [seq])?;
+                remove(&transaction, seq)?;
                 bytes = bytes.saturating_sub(size as u64);
                 num_deleted += 1;
             }
@@ -171,28 +192,68 @@ impl Writer {
     }
 }
 
-/// Some of the traces that were created before `oldest`: their numbers and sizes.
-fn expired(transaction: &Transaction, oldest: i64) -> Result<Vec<(i64, i64)>, rusqlite::Error> {
-    let mut statement =
-        transaction.prepare_cached("SELECT seq, bytes FROM traces WHERE created < ?1 LIMIT ?2")?;
-    let rows = statement.query_map(params![oldest, RETENTION_BATCH as i64], |row| {
-        Ok((row.get(0)?, row.get(1)?))
-    })?;
-    rows.collect()
+/// Bytes that are too many. Sizes that a damaged column claims cannot make it more than the file has.
+fn excess(transaction: &Transaction, bytes: u64, max_bytes: u64) -> Result<u64, rusqlite::Error> {
+    if bytes <= max_bytes {
+        return Ok(0);
+    }
+    let number = |name: &str| -> Result<u64, rusqlite::Error> {
+        let number: i64 = transaction.pragma_query_value(None, name, |row| row.get(0))?;
+        Ok(number.max(0) as u64)
+    };
+    let used = number("page_count")?.saturating_sub(number("freelist_count")?);
+    let in_file = used.saturating_mul(number("page_size")?);
+    Ok(bytes.min(in_file).saturating_sub(max_bytes))
+}
+
+/// Some of the traces that were created before `oldest`: their numbers and sizes. `place` is how far the index was read.
+/// `None` at its end. A trace is as old as its intact row says, not the index; a damaged row has no age, and stays until it
+/// is deleted for its size or by its id.
+fn expired(
+    transaction: &Transaction,
+    oldest: i64,
+    place: &mut (i64, i64),
+) -> Result<Option<Vec<(i64, i64)>>, rusqlite::Error> {
+    let mut statement = transaction.prepare_cached(
+        "SELECT created, seq FROM traces INDEXED BY traces_created
+         WHERE created < ?1 AND (created > ?2 OR created = ?2 AND seq > ?3)
+         ORDER BY created, seq LIMIT ?4",
+    )?;
+    let bounds = params![oldest, place.0, place.1, RETENTION_BATCH as i64];
+    let rows = statement.query_map(bounds, |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let found = rows.collect::<Result<Vec<(i64, i64)>, _>>()?;
+    let Some(last) = found.last() else {
+        return Ok(None);
+    };
+    *place = *last;
+    let mut expired = Vec::new();
+    for (_, seq) in found {
+        let entry = entry(transaction, seq)?;
+        if let Some(entry) = entry.filter(|entry| entry.columns.created < oldest) {
+            expired.push((seq, entry.columns.bytes));
+        }
+    }
+    Ok(Some(expired))
 }
 
 /// The oldest traces that hold `excess` bytes together.
 fn first_of(transaction: &Transaction, excess: u64) -> Result<Vec<(i64, i64)>, rusqlite::Error> {
-    let mut statement =
-        transaction.prepare_cached("SELECT seq, bytes FROM traces ORDER BY seq LIMIT ?1")?;
+    let mut found = Vec::new();
+    if excess == 0 {
+        return Ok(found);
+    }
+    let sql = format!(
+        "SELECT seq, {} FROM traces ORDER BY seq LIMIT ?1",
+        size_sql()
+    );
+    let mut statement = transaction.prepare_cached(&sql)?;
     let rows = statement.query_map([RETENTION_BATCH as i64], |row| {
         Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
     })?;
-    let mut found = Vec::new();
-    let mut sum = 0;
+    let mut sum = 0_u64;
     for row in rows {
         let row = row?;
-        sum += row.1 as u64;
+        sum = sum.saturating_add(row.1 as u64);
         found.push(row);
         if sum >= excess {
             break;

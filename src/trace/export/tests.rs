@@ -1,0 +1,178 @@
+//! Rows of whole traces, in all formats.
+
+use super::*;
+use crate::trace::NodeRecord;
+use crate::trace::testing::{chain, node, trace_of};
+
+/// Two right answers.
+fn trace() -> TraceRecord {
+    let answer = |text, value| NodeRecord {
+        outcome: Some(1.0),
+        token_ids: vec![1, 2],
+        logprob: -1.0,
+        value,
+        visit_count: 3,
+        ..node(Some(0), text, Some("stop"))
+    };
+    trace_of(vec![
+        node(None, "", None),
+        answer("one two three four five", 0.5),
+        answer("one two three four six", 0.25),
+    ])
+}
+
+fn exporter(options: ExportOptions) -> Exporter {
+    Exporter::new(Format::Sft, options)
+}
+
+#[test]
+fn rows_end_with_the_shared_fields() {
+    let rows = exporter(ExportOptions::default()).rows(&trace());
+    assert_eq!(rows.len(), 2);
+    let expected = concat!(
+        r#"{"messages":[{"role":"user","content":"question"},"#,
+        r#"{"role":"assistant","content":"one two three four six"}],"#,
+        r#""trace_id":"trace-1","revision":1,"model":"model","created":0,"tags":[],"#,
+        r#""strategy":"best_of_n","outcome":1.0,"value":0.25,"visits":3,"#,
+        r#""mean_logprob":-0.5,"num_tokens":2,"novelty":0.5}"#
+    );
+    assert_eq!(serde_json::to_string(&rows[1]).unwrap(), expected);
+    assert_eq!(rows[0]["novelty"], 1.0);
+}
+
+#[test]
+fn no_row_comes_twice_unless_asked_for() {
+    let mut exporter = exporter(ExportOptions::default());
+    assert_eq!(exporter.rows(&trace()).len(), 2);
+    let again = TraceRecord {
+        id: "trace-2".to_owned(),
+        revision: 2,
+        correction: Some("seven".to_owned()),
+        ..trace()
+    };
+    let rows = exporter.rows(&again);
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0]["messages"][1]["content"], "seven");
+    for (field, expected) in [
+        ("outcome", json!(1.0)),
+        ("value", json!(1.0)),
+        ("visits", json!(null)),
+        ("mean_logprob", json!(null)),
+        ("num_tokens", json!(null)),
+    ] {
+        assert_eq!(rows[0][field], expected, "{field}");
+    }
+    let mut exporter = self::exporter(ExportOptions {
+        deduplicate: false,
+        ..ExportOptions::default()
+    });
+    exporter.rows(&trace());
+    let rows = exporter.rows(&trace());
+    assert_eq!(rows.len(), 2);
+    assert_eq!(rows[0]["novelty"], 0.0);
+}
+
+#[test]
+fn a_prompt_has_no_more_rows_than_asked_for() {
+    let mut exporter = exporter(ExportOptions {
+        max_per_prompt: Some(1),
+        deduplicate: false,
+        ..ExportOptions::default()
+    });
+    assert_eq!(exporter.rows(&trace()).len(), 1);
+    assert_eq!(exporter.rows(&trace()).len(), 0);
+    let other = TraceRecord {
+        request: json!({"prompt": "other"}),
+        ..trace()
+    };
+    assert_eq!(exporter.rows(&other).len(), 1);
+    let unknown = TraceRecord {
+        request: Value::Null,
+        ..trace()
+    };
+    assert_eq!(exporter.rows(&unknown).len(), 1);
+}
+
+#[test]
+fn the_oracle_speaks_of_the_chosen_answer() {
+    let mut trace = trace();
+    trace.outcome = Some(1.0);
+    trace.nodes[1].outcome = None;
+    trace.nodes[2].outcome = Some(0.0);
+    let rows = exporter(ExportOptions::default()).rows(&trace);
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0]["outcome"], 1.0);
+    // Of nothing when there is no such node.
+    trace.chosen = vec![9];
+    assert!(exporter(ExportOptions::default()).rows(&trace).is_empty());
+}
+
+#[test]
+fn redacted_traces_are_only_trees() {
+    let mut trace = trace();
+    trace.redact();
+    for format in Format::ALL {
+        let rows = Exporter::new(format, ExportOptions::default()).rows(&trace);
+        assert_eq!(
+            rows.len(),
+            usize::from(format == Format::Tree),
+            "{format:?}"
+        );
+    }
+}
+
+#[test]
+fn trees_are_the_records() {
+    let mut exporter = Exporter::new(Format::Tree, ExportOptions::default());
+    for _ in 0..2 {
+        let rows = exporter.rows(&trace());
+        let read: TraceRecord = serde_json::from_value(json!(rows[0])).unwrap();
+        assert_eq!(read, trace());
+    }
+}
+
+/// A chain of many steps, with a wrong answer beside each: what is written once is linear in it.
+#[test]
+fn deep_trees_are_walked_in_linear_time() {
+    const NUM_STEPS: usize = 60_000;
+    let mut trace = chain(NUM_STEPS, "step\n");
+    trace.nodes[NUM_STEPS].outcome = Some(1.0);
+    trace.chosen = vec![NUM_STEPS];
+    let started = std::time::Instant::now();
+    for (format, num_rows) in [
+        (Format::Tree, 1),
+        (Format::Sft, 1),
+        (Format::StepValues, 1),
+        (Format::Preferences, 0),
+        (Format::Linearised, 1),
+        // One group, without variance.
+        (Format::Groups, 1),
+    ] {
+        let rows = Exporter::new(format, ExportOptions::default()).rows(&trace);
+        assert_eq!(rows.len(), num_rows, "{format:?}");
+        let bytes = serde_json::to_vec(&rows).unwrap().len();
+        assert!(bytes < NUM_STEPS * 400, "{format:?}: {bytes}");
+    }
+    for id in 0..NUM_STEPS - 1 {
+        trace.nodes.push(NodeRecord {
+            outcome: Some(0.0),
+            ..node(Some(id), "wrong", Some("stop"))
+        });
+    }
+    let rows = Exporter::new(Format::Linearised, ExportOptions::default()).rows(&trace);
+    assert_eq!(rows.len(), 2);
+    let rows = Exporter::new(Format::Sft, ExportOptions::default()).rows(&trace);
+    assert_eq!(rows.len(), 1);
+    // Seconds where the square of the steps would be hours.
+    assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());
+}
+
+#[test]
+fn short_texts_are_one_ngram() {
+    let mut exporter = exporter(ExportOptions::default());
+    assert_eq!(exporter.novelty(" \n"), 0.0);
+    assert_eq!(exporter.novelty("a b"), 1.0);
+    assert_eq!(exporter.novelty("a  b"), 0.0);
+    assert_eq!(exporter.novelty("a b c d e f"), 1.0);
+    assert_eq!(exporter.novelty("b c d e g"), 0.5);
+}
