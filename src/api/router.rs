@@ -12,8 +12,8 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::adapters::routes as adapters;
-use super::branches::open;
 use super::admission::layer as admission;
+use super::branches::open;
 use super::branches::routes as branches;
 use super::config::ServerConfig;
 use super::metrics::scrape;

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 use tokio_util::sync::CancellationToken;
 
 use super::adapters::registry::AdapterRegistry;
-use super::branches::ledger::Ledger;
 use super::admission::Admission;
+use super::branches::ledger::Ledger;
 use super::branches::session::Branches;
 use super::clock::unix_time;
 use super::config::ServerConfig;

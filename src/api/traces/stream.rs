@@ -18,6 +18,7 @@ use crate::api::error::ApiError;
 use crate::api::state::AppState;
 use crate::api::tenant::{Tenant, TraceScope};
 use crate::trace::TraceStore;
+use crate::work::WorkPool;
 
 /// Chunks that wait for a slow reader.
 const BUFFERED_CHUNKS: usize = 2;
@@ -83,6 +84,7 @@ pub(in crate::api) async fn stream(
         is_following: query.follow,
         work: Work::new(query, framing),
         store,
+        pool: state.work().clone(),
         framing,
         tenant,
         sender,
@@ -114,6 +116,7 @@ type Chunks = mpsc::Sender<Result<Bytes, Infallible>>;
 /// the next one begins: a slow reader holds one chunk, and no thread.
 struct Reader {
     store: TraceStore,
+    pool: WorkPool,
     work: Work,
     framing: Framing,
     tenant: Tenant,
@@ -126,7 +129,7 @@ impl Reader {
         let mut changes = self.store.changes();
         loop {
             let (store, mut work) = (self.store.clone(), self.work);
-            let stepped = blocking(self.tenant, move || {
+            let stepped = blocking(&self.pool, self.tenant, move |_| {
                 let step = work.step(&store);
                 (work, step)
             });

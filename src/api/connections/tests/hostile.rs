@@ -76,7 +76,10 @@ async fn chunked_bodies_are_bounded() {
     let trailer = format!("2\r\n{{}}\r\n0\r\nx: {}\r\n\r\n", "y".repeat(1 << 20));
     assert_eq!(status(&server.tell(post(&trailer)).await.0), 400);
     // A chunk's length that cannot be, and extensions without end.
-    for chunk in ["fffffffffffffffff\r\n", &format!("1;{}", "x".repeat(1 << 20))] {
+    for chunk in [
+        "fffffffffffffffff\r\n",
+        &format!("1;{}", "x".repeat(1 << 20)),
+    ] {
         let (answer, elapsed) = server.tell(post(chunk)).await;
         assert_eq!(status(&answer), 400, "{answer}");
         assert!(elapsed <= 2 * SECOND, "{elapsed:?}");
@@ -148,7 +151,11 @@ async fn options_open_nothing() {
 }
 
 /// A route that answers when it is told to, and says when it begins and ends.
-fn gated() -> (Router, Arc<Semaphore>, mpsc::UnboundedReceiver<&'static str>) {
+fn gated() -> (
+    Router,
+    Arc<Semaphore>,
+    mpsc::UnboundedReceiver<&'static str>,
+) {
     struct Ended(mpsc::UnboundedSender<&'static str>);
     impl Drop for Ended {
         fn drop(&mut self) {
