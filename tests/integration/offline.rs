@@ -16,8 +16,9 @@ use ponder::engine::{
 };
 use ponder::model::{AdapterId, CausalLm, LoraAdapter, ModelFiles, ModelInfo};
 use ponder::reward::prm::{Prm, PrmFormat, PrmParts};
-use ponder::reward::{Judge, RewardResources};
+use ponder::reward::{Judge, Programs, RewardResources, SchemaChecker};
 use ponder::text::{ChatTemplate, Tokenizer};
+use ponder_sandbox::{Confined, Limits};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
@@ -30,6 +31,8 @@ const TEMPLATE: &str = "{% for m in messages %}\
 /// Tokens beside those of single bytes. A judge needs words.
 const MORE_TOKENS: [&str; 4] = ["<|im_start|>", EOS, "yes", "no"];
 const HIDDEN: usize = 4;
+/// Tokens of prompt and answer.
+pub const CONTEXT: usize = 512;
 
 /// GPT-2's character for each byte.
 fn byte_character(byte: u8) -> char {
@@ -142,7 +145,7 @@ impl MoodyBackend {
     fn start() -> Arc<Self> {
         let model: Box<dyn CausalLm> = Box::new(FakeModel::new(260, Fault::None));
         let options = EngineOptions {
-            max_model_len: Some(512),
+            max_model_len: Some(CONTEXT),
             max_num_seqs: 16,
             kv_cache_bytes: 4 * 16 * 1024,
             ..EngineOptions::default()
@@ -248,6 +251,16 @@ impl Backend for MoodyBackend {
     }
 }
 
+/// Checks schemas with the real binary, for a moment at most.
+fn schema_checker() -> SchemaChecker {
+    let limits = Limits {
+        wall: Duration::from_secs(1),
+        ..SchemaChecker::LIMITS
+    };
+    let exe = PathBuf::from(env!("CARGO_BIN_EXE_ponder"));
+    SchemaChecker::new(Confined::new(exe, limits).unwrap(), Programs::new(2, false))
+}
+
 /// A server without a download.
 pub struct Offline {
     pub server: Server,
@@ -285,6 +298,7 @@ impl Offline {
             rewards: RewardResources {
                 judge: Some(Arc::new(judge)),
                 prm: Some(Arc::new(prm.unwrap())),
+                schemas: Some(schema_checker()),
                 ..RewardResources::default()
             },
             adaptation: None,
