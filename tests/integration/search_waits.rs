@@ -254,6 +254,7 @@ fn engine_policy(engine: &Engine, max_tokens: usize) -> EnginePolicy {
         stops: Vec::new(),
         include_stop: false,
         skip_special: true,
+        tenant: 0,
         cache_salt: 0,
         adapter: None,
         deadline: None,
