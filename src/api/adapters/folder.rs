@@ -13,7 +13,9 @@ const MAX_PATH_BYTES: usize = 4096;
 /// Why an adapter's files are not read. Says nothing of what lies outside the roots.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FolderError {
-    #[error("lora_path must name an adapter's folder inside one of the server's --lora-root folders")]
+    #[error(
+        "lora_path must name an adapter's folder inside one of the server's --lora-root folders"
+    )]
     NotInside,
     #[error("the folder has no {0} that can be read")]
     Missing(&'static str),

@@ -91,12 +91,7 @@ impl AppState {
     }
 }
 
-async fn load(
-    state: AppState,
-    owner: Owner,
-    name: String,
-    folder: Folder,
-) -> Result<(), ApiError> {
+async fn load(state: AppState, owner: Owner, name: String, folder: Folder) -> Result<(), ApiError> {
     let served = state.ready()?;
     let adapters = state.adapters();
     let has_keys = !state.api_keys().is_empty();

@@ -55,7 +55,9 @@ impl Table {
     fn num_adapters(&self, is_counted: impl Fn(Owner) -> bool) -> usize {
         let loaded = self.adapters.keys().map(|(owner, _)| (*owner, 1));
         let loading = self.loading.iter().map(|(owner, num)| (*owner, *num));
-        let counted = loaded.chain(loading).filter(|(owner, _)| is_counted(*owner));
+        let counted = loaded
+            .chain(loading)
+            .filter(|(owner, _)| is_counted(*owner));
         counted.map(|(_, num)| num).sum()
     }
 }

@@ -113,10 +113,9 @@ impl HttpBody for MeteredBody {
         let metered = &mut *self;
         let failed = match Pin::new(&mut metered.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                let length = frame.data_ref().map_or_else(
-                    || frame.trailers_ref().map_or(0, trailer_bytes),
-                    Bytes::len,
-                );
+                let length = frame
+                    .data_ref()
+                    .map_or_else(|| frame.trailers_ref().map_or(0, trailer_bytes), Bytes::len);
                 match metered.received(length) {
                     Ok(()) => return Poll::Ready(Some(Ok(frame))),
                     Err(error) => error,

@@ -56,8 +56,8 @@ pub(in crate::api) async fn attend<T>(
     if end == End::TimedOut {
         place.places.timed_out();
     }
-    let is_refused = end == End::Failed
-        || (end == End::Finished && place.activity.has_unread_body());
+    let is_refused =
+        end == End::Failed || (end == End::Finished && place.activity.has_unread_body());
     if is_refused {
         tokio::select! {
             _ = timeout(LINGER, linger(socket)) => {}

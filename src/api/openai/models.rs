@@ -1,7 +1,7 @@
 //! `/v1/models`.
 
-use axum::{Extension, Json};
 use axum::extract::{Path, State};
+use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 use crate::api::adapters::registry::Adapter;

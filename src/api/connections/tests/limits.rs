@@ -72,7 +72,10 @@ async fn the_reserve_serves_probes_and_keys() {
         },
     );
     let first = "authorization: Bearer first";
-    let _held = [begin(&server, &[first]).await, begin(&server, &[first]).await];
+    let _held = [
+        begin(&server, &[first]).await,
+        begin(&server, &[first]).await,
+    ];
     let close = "connection: close";
     let ask = async |line: &str, headers: &[&str]| server.tell(request(line, headers, "")).await.0;
     assert_eq!(status(&ask("GET /health", &[close]).await), 200);
@@ -135,7 +138,11 @@ async fn bodies_share_a_budget() {
             format!("x-api-key: {key}"),
             format!("content-length: {length}"),
         ];
-        request(&format!("POST {CHAT}"), &headers.each_ref().map(String::as_str), "")
+        request(
+            &format!("POST {CHAT}"),
+            &headers.each_ref().map(String::as_str),
+            "",
+        )
     };
     let mut held = Vec::new();
     for key in ["a", "b", "c", "d"] {
@@ -198,7 +205,9 @@ async fn a_draining_server_ends_its_connections() {
     let connect = || server.connect_until(draining.clone().cancelled_owned());
     let (mut silent, mut idle, mut working) = (connect(), connect(), connect());
     let head = request("POST /", &["content-length: 4"], "");
-    idle.write_all((head.clone() + "done").as_bytes()).await.unwrap();
+    idle.write_all((head.clone() + "done").as_bytes())
+        .await
+        .unwrap();
     assert!(some(&mut idle).await.ends_with("done"));
     working.write_all(head.as_bytes()).await.unwrap();
     settle().await;

@@ -55,10 +55,7 @@ impl TestServer {
         self.connect_until(pending())
     }
 
-    fn connect_until(
-        &self,
-        draining: impl Future<Output = ()> + Send + 'static,
-    ) -> DuplexStream {
+    fn connect_until(&self, draining: impl Future<Output = ()> + Send + 'static) -> DuplexStream {
         let (client, server) = duplex(SOCKET_BYTES);
         let place = self.places.take(Instant::now());
         let connection = attend(server, place, self.router.clone(), self.timeouts, draining);
