@@ -2,6 +2,7 @@
 
 mod adaptation;
 mod adaptation_engine;
+mod adapter_owners;
 mod api;
 mod api_adaptation;
 mod api_branches;
@@ -15,6 +16,7 @@ mod api_speculative;
 mod api_traces;
 mod backends;
 mod bench_search;
+mod connections;
 mod constraint;
 mod engine;
 mod goldens;

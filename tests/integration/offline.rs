@@ -306,6 +306,7 @@ impl Offline {
         };
         let config = ServerConfig {
             enable_lora: true,
+            lora_roots: vec![folder.path().to_owned()],
             ..config
         };
         Self {
