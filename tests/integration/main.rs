@@ -37,4 +37,5 @@ mod server;
 mod speculative;
 mod support;
 mod tidy;
+mod trace_damage;
 mod trace_process;
