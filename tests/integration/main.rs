@@ -40,4 +40,5 @@ mod server;
 mod speculative;
 mod support;
 mod tidy;
+mod trace_damage;
 mod trace_process;
