@@ -7,6 +7,8 @@ SLOW_STEP = "(?:[ -~\\n]?){5000}[\\x00\\x01]"
 LONG_PROMPT_BYTES = 15 * 1000 * 1000
 FORK_BYTES = 1 << 20
 FORK_SCORES = 1500
+# Sent behind a request by a client that then leaves: a server that reads only when it has answered never sees the end.
+PIPELINED = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 def doubling_schema(depth):
@@ -68,11 +70,12 @@ def long_prompts(num_bytes):
     chat = [{"role": "user", "content": text}]
     short = [{"role": "user", "content": "hi"}]
     likelihood, judge = {"kind": "likelihood"}, {"kind": "judge"}
+    said = {"type": "content", "content": text}
     long_judge = {"kind": "judge", "instruction": text}
     return [
         ("chat", "/v1/chat/completions", {"messages": chat, "max_tokens": 1}),
         ("completion", "/v1/completions", {"prompt": text, "max_tokens": 1}),
-        ("completion of many prompts", "/v1/completions", {"prompt": [text[:100_000]] * (num_bytes // 100_000)}),
+        ("completion of many prompts", "/v1/completions", {"prompt": [text[:100_000]] * (num_bytes // 100_000), "max_tokens": 1}),
         ("tokenize", "/tokenize", {"prompt": text}),
         ("tokenize a chat", "/tokenize", {"messages": chat}),
         ("score, messages", "/v1/score", {"messages": chat, "candidates": ["hi"], "reward": likelihood}),
@@ -80,6 +83,6 @@ def long_prompts(num_bytes):
         ("score, judge", "/v1/score", {"messages": short, "candidates": [text], "reward": judge}),
         ("score, instruction", "/v1/score", {"messages": short, "candidates": ["hi"], "reward": long_judge}),
         ("branches", "/v1/branches", {"prompt": text}),
-        ("prediction", "/v1/chat/completions", {"messages": short, "prediction": {"type": "content", "content": text}}),
+        ("prediction", "/v1/chat/completions", {"messages": short, "max_tokens": 1, "prediction": said}),
         ("stop strings", "/v1/completions", {"prompt": "hi", "max_tokens": 1, "stop": [text]}),
     ]

@@ -1,5 +1,6 @@
 """Attacks by requests alone: schemas, patterns, long texts, connections that say nothing."""
 
+import re
 import socket
 import time
 
@@ -16,6 +17,7 @@ from harness import (
     call,
     completion,
     encode,
+    raw_request,
     together,
 )
 
@@ -30,6 +32,8 @@ PLACES_LIMIT = 10.0
 RSS_LIMIT = 200 * MIB
 # The old server took 6.6 GB for the long prompt.
 LONG_PROMPT_GIB = 9
+# From the client's end to that of its work.
+HANGUP_LIMIT = 1.0
 SILENT_SECONDS = 90
 NUM_SILENT = 1500
 
@@ -163,6 +167,43 @@ def fork_text(setup):
     return Row("fork_text", measured, held, f"+{RSS_LIMIT // MIB} MiB, /health {HEALTH_LIMIT} s", watch.numbers())
 
 
+def running(server):
+    """Sequences that the engine runs or has waiting, by its metrics."""
+    text = server.get("/metrics").body.decode(errors="replace")
+    found = re.findall(r"^ponder_num_requests_(?:running|waiting)\{[^}]*\} (\d+)", text, re.MULTILINE)
+    return sum(map(int, found))
+
+
+def generation_after_hangup(server, body, more):
+    """How long the engine works on after the client of a long answer has left."""
+    connection = raw_request(server.port, "POST", "/v1/completions", body, ATTACKER)
+    connection.sendall(more)
+    time.sleep(1)
+    connection.close()
+    left = time.monotonic()
+    while running(server) and time.monotonic() - left < 20:
+        time.sleep(0.05)
+    return time.monotonic() - left
+
+
+def hangup_generation(setup):
+    """A sibling: the client of a long answer leaves, with and without a second request behind the first."""
+    plain = {"prompt": "Once", "max_tokens": 8000, "ignore_eos": True}
+    search = {**plain, "temperature": 1.0, "search": {"strategy": "best_of_n", "n": 8, "trace": False}}
+    lives = {}
+    for name, body, more in (
+        ("closed", plain, b""),
+        ("pipelined", plain, bodies.PIPELINED),
+        ("pipelined stream", {**plain, "stream": True}, bodies.PIPELINED),
+        ("pipelined search", search, bodies.PIPELINED),
+    ):
+        with Server(setup.binary, setup.model) as server:
+            lives[name] = round(generation_after_hangup(server, body, more), 2)
+    measured = "the engine works on for " + ", ".join(f"{seconds} s ({name})" for name, seconds in lives.items())
+    held = max(lives.values()) <= HANGUP_LIMIT
+    return Row("hangup_generation", measured, held, f"at most {HANGUP_LIMIT} s", lives)
+
+
 SILENT = {
     "nothing sent": "",
     "half a head": "GET /health HTTP/1.1\r\nHost: x\r\n",
@@ -268,4 +309,4 @@ def silent_connections(setup):
     return Row("silent_connections", measured, held, criterion, {"open": left, "seconds": seconds, **watch.numbers()})
 
 
-ATTACKS = [schema_doubling, regex_verifier, step_regex, all_places, long_prompt, fork_text, silent_connections]
+ATTACKS = [schema_doubling, regex_verifier, step_regex, all_places, long_prompt, fork_text, hangup_generation, silent_connections]

@@ -80,7 +80,7 @@ def sandbox_hangup(setup):
     with Server(setup.binary, setup.model, CODE) as server:
         lives["score, closed"] = life_after_hangup(server, "/v1/score", score)
         lives["score, reset"] = life_after_hangup(server, "/v1/score", score, reset)
-        lives["score, pipelined"] = life_after_hangup(server, "/v1/score", score, more=b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        lives["score, pipelined"] = life_after_hangup(server, "/v1/score", score, more=bodies.PIPELINED)
         lives["search"] = life_after_hangup(server, "/v1/completions", python_search())
         lives["streamed search"] = life_after_hangup(server, "/v1/completions", {**python_search(), "stream": True})
         session, nodes = open_answers(server)
