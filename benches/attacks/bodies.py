@@ -5,6 +5,8 @@ REGEX_ANSWER_BYTES = 150_000
 SLOW_PATTERN = "(?:[ -~]?){5000}X"
 SLOW_STEP = "(?:[ -~\\n]?){5000}[\\x00\\x01]"
 LONG_PROMPT_BYTES = 15 * 1000 * 1000
+# Of the routes beside the reported one: long enough to be seen.
+SIBLING_BYTES = 4 * 1000 * 1000
 FORK_BYTES = 1 << 20
 FORK_SCORES = 1500
 # Sent behind a request by a client that then leaves: a server that reads only when it has answered never sees the end.
@@ -64,18 +66,20 @@ def digits(num_bytes):
     return ("0123456789" * (num_bytes // 10 + 1))[:num_bytes]
 
 
-def long_prompts(num_bytes):
+def long_prompts(num_bytes=LONG_PROMPT_BYTES, sibling_bytes=SIBLING_BYTES):
     """Name, path and body of everything that tokenises a client's text. What is not the first entry is a sibling."""
-    text = digits(num_bytes)
+    text = digits(sibling_bytes)
+    reported = [{"role": "user", "content": digits(num_bytes)}]
     chat = [{"role": "user", "content": text}]
     short = [{"role": "user", "content": "hi"}]
     likelihood, judge = {"kind": "likelihood"}, {"kind": "judge"}
+    many = [text[:100_000]] * (sibling_bytes // 100_000)
     said = {"type": "content", "content": text}
     long_judge = {"kind": "judge", "instruction": text}
     return [
-        ("chat", "/v1/chat/completions", {"messages": chat, "max_tokens": 1}),
+        ("chat", "/v1/chat/completions", {"messages": reported, "max_tokens": 1}),
         ("completion", "/v1/completions", {"prompt": text, "max_tokens": 1}),
-        ("completion of many prompts", "/v1/completions", {"prompt": [text[:100_000]] * (num_bytes // 100_000), "max_tokens": 1}),
+        ("completion of many prompts", "/v1/completions", {"prompt": many, "max_tokens": 1}),
         ("tokenize", "/tokenize", {"prompt": text}),
         ("tokenize a chat", "/tokenize", {"messages": chat}),
         ("score, messages", "/v1/score", {"messages": chat, "candidates": ["hi"], "reward": likelihood}),

@@ -249,6 +249,13 @@ class Server:
             return 0.0
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def bytes_read(self):
+        """Bytes that it has read from anything so far."""
+        try:
+            return int(re.search(r"rchar: (\d+)", Path(f"/proc/{self.process.pid}/io").read_text())[1])
+        except OSError:
+            return 0
+
     def children(self):
         """Process ids of its children: verifications that run."""
         return [pid for pid in all_pids() if status_number(pid, "PPid") == self.process.pid and not is_zombie(pid)]

@@ -1,7 +1,7 @@
 """Every attack over HTTP as a loop of one process: `python loops.py NAME PORT KEY PAUSE_MS`.
 
-Runs until its stdin ends, then prints a JSON object, how often each answer came: a status, `left` (the attack hangs up by itself), or what went wrong. It runs
-at nice 19, since real clients are on other machines.
+Runs until its stdin ends, then prints a JSON object, how often each answer came: a status, `left` (the attack hangs up by
+itself), or what went wrong. It runs at nice 19, since real clients are on other machines.
 """
 
 import json
@@ -97,7 +97,7 @@ LONG = {}
 def long_prompt(client):
     """The texts are written once: a loop of an attacker costs it nothing."""
     if not LONG:
-        for name, path, body in bodies.long_prompts(bodies.LONG_PROMPT_BYTES):
+        for name, path, body in bodies.long_prompts():
             LONG[name] = (path, encode(body))
     client.post(*random.choice(list(LONG.values())))
 

@@ -15,6 +15,7 @@ DEPTH = 200_000
 CHAT = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
 
 NESTED = "{% set ns = namespace(a=[]) %}{% for i in range(100000) %}{% set ns.a = [ns.a] %}{% endfor %}"
+DOUBLING = "{{% set ns = namespace(a={}) %}}{{% for i in range(60) %}}{{% set ns.a = ns.a {} ns.a %}}{{% endfor %}}"
 TEMPLATES = {
     "200,000 not": "{{ " + "not " * DEPTH + "x }}",
     "200,000 |upper": "{{ 'x'" + "|upper" * DEPTH + " }}",
@@ -45,8 +46,8 @@ TEMPLATES = {
     "100,000 loops": "{% for i in [1] %}" * 100_000 + "{% endfor %}" * 100_000,
     "100,000 elif": "{% if 0 %}" + "{% elif 0 %}" * 100_000 + "{% endif %}",
     "macro in itself": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-    "a text that doubles": "{% set ns = namespace(a='x') %}{% for i in range(60) %}{% set ns.a = ns.a ~ ns.a %}{% endfor %}{{ ns.a }}",
-    "a list that doubles": "{% set ns = namespace(a=[1]) %}{% for i in range(60) %}{% set ns.a = ns.a + ns.a %}{% endfor %}{{ ns.a|length }}",
+    "a text that doubles": DOUBLING.format("'x'", "~") + "{{ ns.a }}",
+    "a list that doubles": DOUBLING.format("[1]", "+") + "{{ ns.a|length }}",
     "a repeated text": "{{ 'x' * 100000000000 }}",
     "a wide indent": "{{ ('a\n' * 1000)|indent(1000000000) }}",
 }

@@ -6,13 +6,14 @@ import threading
 from pathlib import Path
 
 import bodies
-from harness import Row, Server, Watch, status_number
+from harness import MIB, Row, Server, Watch, status_number
 
 CODE = ["--allow-code-execution"]
 # The interpreter's own, and a few that a program may have a use for.
 THREADS_LIMIT = 32
 PIPES_LIMIT = 128
 SERVER_CPU_LIMIT = 1.0
+READ_LIMIT_MIB = 4
 
 RAW_THREADS = """
 import ctypes, time
@@ -209,18 +210,20 @@ FLOODS = {"print": ("1", 65536), "report": ("report", 65536), "small writes": ("
 
 
 def sandbox_flood(setup):
-    """A program that writes without end: what reading it costs the server."""
-    costs, seconds = {}, 0.0
+    """A program that writes without end: what reading it costs the server. Bytes count too: a busy machine hides the CPU."""
+    costs, reads, seconds = {}, {}, 0.0
     with Server(setup.binary, setup.model, CODE) as server:
         for name, (target, size) in FLOODS.items():
             code = FLOOD.replace("SIZE", str(size)).replace("TARGET", target)
-            before = server.cpu_seconds()
+            cpu, read = server.cpu_seconds(), server.bytes_read()
             reply = server.post("/v1/score", bodies.python_score(code))
-            costs[name] = round(server.cpu_seconds() - before, 2)
+            costs[name] = round(server.cpu_seconds() - cpu, 2)
+            reads[name] = (server.bytes_read() - read) // MIB
             seconds = max(seconds, reply.seconds)
-    measured = ", ".join(f"{name}: {cost} s of the server's CPU" for name, cost in costs.items())
-    held = max(costs.values()) <= SERVER_CPU_LIMIT
-    return Row("sandbox_flood", f"{measured}; runs up to {seconds:.1f} s", held, f"at most {SERVER_CPU_LIMIT} s", costs)
+    measured = ", ".join(f"{name}: {costs[name]} s of the server's CPU, {reads[name]} MiB read" for name in costs)
+    held = max(costs.values()) <= SERVER_CPU_LIMIT and max(reads.values()) <= READ_LIMIT_MIB
+    criterion = f"at most {SERVER_CPU_LIMIT} s and {READ_LIMIT_MIB} MiB"
+    return Row("sandbox_flood", f"{measured}; runs up to {seconds:.1f} s", held, criterion, {"cpu_s": costs, "mib": reads})
 
 
 ATTACKS = [sandbox_threads, sandbox_stat, sandbox_flood]
