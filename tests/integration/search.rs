@@ -6,8 +6,8 @@ use std::time::Instant;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use ponder::reward::{
-    BuildError, Candidate, Likelihood, Majority, RewardContext, RewardResources, RewardSpec, Scorer,
-    ScorerError, Weighted, build,
+    BuildError, Candidate, Likelihood, Majority, RewardContext, RewardResources, RewardSpec,
+    Scorer, ScorerError, Weighted, build,
 };
 use ponder::search::scripted::ScriptedPolicy;
 use ponder::search::{

@@ -131,11 +131,8 @@ fn refresh(metrics: &Metrics, state: &AppState) {
     responses((status = 200, description = "Prometheus text")))]
 pub(in crate::api) async fn scrape(State(state): State<AppState>) -> Response {
     let metrics = state.metrics();
-<<<<<<< HEAD
     refresh_connections(metrics, &state);
-=======
     refresh_traces(metrics, &state);
->>>>>>> h-T
     refresh(metrics, &state);
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
     (
