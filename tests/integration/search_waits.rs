@@ -177,6 +177,7 @@ fn engine_of(model: Box<dyn CausalLm>, max_num_waiting_seqs: usize) -> Engine {
         enable_prefix_caching: true,
         enable_chunked_prefill: true,
         max_num_waiting_seqs,
+        is_shared: false,
         speculative: Default::default(),
     };
     Arc::new(EngineHandle::start(model, config).unwrap())
