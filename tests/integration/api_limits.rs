@@ -114,10 +114,8 @@ fn schemas() {
     let offline = Offline::start();
     let refusal = Refusal(400, Some("too_much_work"), "JSON schema");
     let reward = verifier(json!({"type": "json_schema", "schema": doubling_schema(40)}));
-    let body = score(reward.clone(), &["{}".to_owned()]);
+    let body = score(reward, &["{}".to_owned()]);
     assert_refused(&offline, "/v1/score", body, &refusal);
-    let search = json!({"strategy": "best_of_n", "n": 2, "reward": reward});
-    assert_refused(&offline, CHAT, chat(json!({"search": search})), &refusal);
     // What is within limits is checked, and what is no schema is told.
     let small = verifier(json!({"type": "json_schema", "schema": doubling_schema(4)}));
     let answer = offline.ask(
@@ -248,7 +246,7 @@ fn branch_memory() {
     });
     let path = session(&offline);
     let mut fork = |at: usize| {
-        let text = format!("{at}{}", "x".repeat(500));
+        let text = format!("{at}{}", "x".repeat(300));
         offline.post(&format!("{path}/fork"), json!({"node": 0, "text": text}))
     };
     let (status, answer) = (0..40)
@@ -292,9 +290,9 @@ fn queued_work() {
             .filter(|status| *status.as_ref().unwrap() == wanted)
             .count()
     };
-    // The pattern takes all the time that it gets.
-    assert!(count(429) >= 1 && count(400) >= 1, "{statuses:?}");
-    assert_eq!(count(429) + count(400), 4, "{statuses:?}");
+    // One runs, one waits, and the others are told to come back.
+    assert!(count(429) >= 1, "{statuses:?}");
+    assert_eq!(count(429) + count(400) + count(200), 4, "{statuses:?}");
 }
 
 fn stop_ids() {
