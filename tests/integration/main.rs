@@ -37,4 +37,5 @@ mod server;
 mod speculative;
 mod support;
 mod tidy;
+mod tiny;
 mod trace_process;
