@@ -380,6 +380,7 @@ fn every_limit_on_the_architecture_page_has_a_case() {
     let (_, section) = page.split_once("\n## Limits\n").unwrap();
     let section = section.split("\n## ").next().unwrap();
     let rows = section.lines().filter(|line| line.starts_with("| "));
+    // The first row is the table's head.
     let names: Vec<&str> = rows
         .skip(1)
         .filter_map(|row| row.split('|').nth(1).map(str::trim))
@@ -404,4 +405,65 @@ fn every_limit_on_the_architecture_page_has_a_case() {
 }
 
 /// Limits whose tests are beside what they test: file and function.
-const ELSEWHERE: &[(&str, &str)] = &[];
+const ELSEWHERE: &[(&str, &str)] = &[
+    (
+        "tested programs",
+        "sandbox/tests/confined.rs::each_limit_has_its_error",
+    ),
+    (
+        "branch sessions",
+        "src/api/branches/session.rs::sessions_are_their_tenants_own_and_few",
+    ),
+    (
+        "one body",
+        "src/api/connections/tests/hostile.rs::chunked_bodies_are_bounded",
+    ),
+    (
+        "bodies in flight",
+        "src/api/connections/tests/limits.rs::bodies_share_a_budget",
+    ),
+    (
+        "connections",
+        "src/api/connections/tests/limits.rs::silent_connections_shut_nobody_out",
+    ),
+    (
+        "requests of one key",
+        "src/api/connections/tests/limits.rs::shares_end_with_answers",
+    ),
+    (
+        "header, idle connection",
+        "src/api/connections/tests/timeouts.rs::a_silent_connection_ends",
+    ),
+    (
+        "a body that pauses",
+        "src/api/connections/tests/timeouts.rs::a_body_may_be_slow_but_not_for_ever",
+    ),
+    (
+        "an answer that nobody reads",
+        "src/api/connections/tests/timeouts.rs::an_answer_that_nobody_reads_ends",
+    ),
+    (
+        "running sequences",
+        "src/engine/scheduler/tests.rs::tenants_take_turns_and_leave_places_to_others",
+    ),
+    (
+        "waiting sequences",
+        "src/engine/admission.rs::a_tenant_holds_its_share_and_no_more",
+    ),
+    (
+        "adapters",
+        "tests/integration/adapter_owners.rs::a_key_has_so_many_adapters_and_names_are_bounded",
+    ),
+    (
+        "readers of traces",
+        "tests/integration/trace_damage.rs::no_key_takes_all_seats_of_the_stream",
+    ),
+    (
+        "a stored record",
+        "src/trace/store/tests/damage.rs::no_changed_column_or_payload_is_served",
+    ),
+    (
+        "a time",
+        "tests/integration/api_faults.rs::deadlines_reach_the_wait_for_a_scorer",
+    ),
+];

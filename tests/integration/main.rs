@@ -40,5 +40,6 @@ mod server;
 mod speculative;
 mod support;
 mod tidy;
+mod tiny;
 mod trace_damage;
 mod trace_process;
