@@ -135,9 +135,10 @@ const OWN_BINARY: &str = "/proc/self/exe";
 fn python_runner(programs: Programs) -> anyhow::Result<PythonRunner> {
     let sandbox = Sandbox::new(OWN_BINARY.into(), None, Limits::default());
     let sandbox = sandbox.context("--allow-code-execution")?;
-    if !ponder_sandbox::protections().landlock {
+    let held = sandbox.protections();
+    if !held.landlock && !held.own_files {
         tracing::warn!(
-            "this kernel has no landlock: tested code cannot write or connect, but it can read what this user can"
+            "this system has neither landlock nor mount namespaces for this user: tested code cannot write or connect, but it can read what this user can"
         );
     }
     Ok(PythonRunner::new(sandbox, programs))

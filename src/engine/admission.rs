@@ -48,7 +48,7 @@ pub(super) fn check_params(
     config: &EngineConfig,
     vocab_size: usize,
 ) -> Result<(), EngineError> {
-    let limit = config.max_num_seqs;
+    let limit = config.max_num_seqs_of_one();
     if n == 0 || n > limit {
         return Err(EngineError::TooManySequences { n, limit });
     }

@@ -33,7 +33,7 @@ pub struct EngineConfig {
 }
 
 impl EngineConfig {
-    /// Sequences of one tenant that run at once, if it has others running already.
+    /// Sequences of one tenant that run at once, and so of one request.
     pub fn max_num_seqs_of_one(&self) -> usize {
         match self.is_shared {
             true => (self.max_num_seqs - self.max_num_seqs / 4).max(1),

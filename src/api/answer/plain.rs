@@ -67,7 +67,7 @@ impl PlainAnswer {
     /// Submits every prompt or none.
     pub fn start(state: &AppState, mut generation: Generation) -> Result<Self, ApiError> {
         let served = state.ready()?;
-        let limit = served.engine.config().max_num_seqs;
+        let limit = served.engine.config().max_num_seqs_of_one();
         let n = count("n", generation.shared.n, 1, limit)?;
         if n == 0 {
             return Err(ApiError::invalid("n", "n must be at least 1"));

@@ -53,7 +53,7 @@ impl Scheduler {
         let mut best: Option<(usize, (usize, usize))> = None;
         for (turn, sequence) in self.sequences.waiting().enumerate() {
             let of_tenant = tenants.of(sequence.tenant);
-            // One that is wider than the share runs when the tenant has nothing else running.
+            // No request is wider than the share.
             if of_tenant > 0 && of_tenant + sequence.width() > share {
                 continue;
             }
