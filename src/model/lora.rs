@@ -1,6 +1,9 @@
 //! Low-rank adapters (LoRA, <https://arxiv.org/abs/2106.09685>) in PEFT's format: a folder with `adapter_config.json`
 //! and `adapter_model.safetensors`.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -325,17 +328,4 @@ fn adjacent_pairs(rows: &[f32], head_dim: usize, width: usize) -> Vec<f32> {
         ordered[to * width..(to + 1) * width].copy_from_slice(row);
     }
     ordered
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn halves_of_a_head_are_interleaved() {
-        // Two heads of four rows, one value each.
-        let rows = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0];
-        let ordered = adjacent_pairs(&rows, 4, 1);
-        assert_eq!(ordered, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
-    }
 }

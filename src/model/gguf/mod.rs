@@ -328,6 +328,31 @@ mod tests {
         ));
     }
 
+    /// A file may have room for the entries that it claims, and still take many times its size in memory.
+    #[test]
+    fn numbers_of_entries_that_no_model_has_are_refused() {
+        let header = |num_tensors: u64, num_entries: u64| {
+            let mut bytes = b"GGUF\x03\0\0\0".to_vec();
+            bytes.extend(num_tensors.to_le_bytes());
+            bytes.extend(num_entries.to_le_bytes());
+            bytes
+        };
+        let mut tensors = header(1 << 19, 0);
+        tensors.resize(tensors.len() + (24 << 19), 0);
+        let mut entries = header(0, 1 << 17);
+        entries.resize(entries.len() + (13 << 17), 0);
+        let mut array = header(0, 1);
+        array.extend(1_u64.to_le_bytes());
+        array.extend(b"k");
+        array.extend(9_u32.to_le_bytes());
+        array.extend(0_u32.to_le_bytes());
+        array.extend((17_u64 << 20).to_le_bytes());
+        array.resize(array.len() + (17 << 20), 0);
+        for bytes in [tensors, entries, array] {
+            assert!(matches!(parse(&bytes), Err(GgufError::TooMany { .. })));
+        }
+    }
+
     proptest! {
         #[test]
         fn damage_never_panics(cut in 0_usize..400, at in 0_usize..400, byte: u8) {

@@ -113,7 +113,7 @@ impl ChatTemplate {
         Self::with_fuel(source, bos_token, eos_token, FUEL)
     }
 
-    fn with_fuel(
+    pub(super) fn with_fuel(
         source: String,
         bos_token: String,
         eos_token: String,

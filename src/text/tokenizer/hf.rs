@@ -63,9 +63,15 @@ pub(super) fn parse(
         one => vec![as_id(one)],
     };
     let special = SpecialTokens::new(control, user_defined)?;
-    let encoder = match known(json, &special)? {
+    let parsed: Value =
+        serde_json::from_slice(json).map_err(|error| TokenizerError::Invalid(error.to_string()))?;
+    let encoder = match known(&parsed, &special)? {
         Some(model) => Encoder::ByteBpe(Box::new(model)),
-        None => Encoder::Foreign(Box::new(Foreign::new(tokenizer)?)),
+        None => {
+            let has_patterns =
+                has_pattern(&parsed["pre_tokenizer"]) || has_pattern(&parsed["normalizer"]);
+            Encoder::Foreign(Box::new(Foreign::new(tokenizer, has_patterns)?))
+        }
     };
     Ok(Inner {
         encoder,
@@ -175,6 +181,17 @@ fn known(json: &[u8], special: &SpecialTokens) -> Result<Option<ByteBpe>, Tokeni
         composes,
     })
     .map(Some)
+}
+
+/// Whether a step of a pipeline splits by a regular expression of the file.
+fn has_pattern(step: &Value) -> bool {
+    match step {
+        Value::Object(fields) => fields
+            .iter()
+            .any(|(key, value)| key == "Regex" || has_pattern(value)),
+        Value::Array(steps) => steps.iter().any(has_pattern),
+        _ => false,
+    }
 }
 
 /// Whether no byte is unknown, so that it does not matter what unknown ones become.
