@@ -100,6 +100,7 @@ impl Plan {
                 Box::new(SumWatcher { sum: 1, ends_at }) as _
             }),
             constraint: constraint.map(|(start, _)| Box::new(Rotating::after(start, &[])) as _),
+            tenant: random.below(3) as u64,
             cache_salt: random.below(2) as u64,
             adapter,
             adaptation: random.one_in(6).then(|| Arc::new(adaptation(random))),

@@ -88,7 +88,11 @@ fn load(args: &ServeArgs) -> anyhow::Result<Served> {
     let schemas = schema_checker(programs.clone())?;
     let python = args.allow_code_execution;
     let python = python.then(|| python_runner(programs)).transpose()?;
-    let mut served = setup::start(&args.engine)?;
+    let engine = EngineArgs {
+        is_shared,
+        ..args.engine.clone()
+    };
+    let mut served = setup::start(&engine)?;
     let value_head = match &args.value_head {
         Some(path) => {
             let demanded = served.engine.demand(Capability::HiddenStates);

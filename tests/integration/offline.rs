@@ -2,6 +2,7 @@
 //! moods a test sets.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,14 +16,18 @@ use ponder::engine::{
 };
 use ponder::model::{AdapterId, CausalLm, LoraAdapter, ModelInfo};
 use ponder::reward::prm::{Prm, PrmFormat, PrmParts};
-use ponder::reward::{Judge, RewardResources};
+use ponder::reward::{Judge, Programs, RewardResources, SchemaChecker};
 use ponder::text::{ChatTemplate, Tokenizer};
+use ponder_sandbox::{Confined, Limits};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::server::{Server, start_served};
 pub use crate::tiny::adapter_folder;
 use crate::tiny::{TEMPLATE, model_files};
+
+/// Tokens of prompt and answer.
+pub const CONTEXT: usize = 512;
 
 /// The native engine, but for what a test needs to happen at its own time.
 pub struct MoodyBackend {
@@ -58,7 +63,7 @@ impl MoodyBackend {
     fn start() -> Arc<Self> {
         let model: Box<dyn CausalLm> = Box::new(FakeModel::new(260, Fault::None));
         let options = EngineOptions {
-            max_model_len: Some(512),
+            max_model_len: Some(CONTEXT),
             max_num_seqs: 16,
             kv_cache_bytes: 4 * 16 * 1024,
             ..EngineOptions::default()
@@ -164,6 +169,16 @@ impl Backend for MoodyBackend {
     }
 }
 
+/// Checks schemas with the real binary, for a moment at most.
+fn schema_checker() -> SchemaChecker {
+    let limits = Limits {
+        wall: Duration::from_secs(1),
+        ..SchemaChecker::LIMITS
+    };
+    let exe = PathBuf::from(env!("CARGO_BIN_EXE_ponder"));
+    SchemaChecker::new(Confined::new(exe, limits).unwrap(), Programs::new(2, false))
+}
+
 /// A server without a download.
 pub struct Offline {
     pub server: Server,
@@ -201,6 +216,7 @@ impl Offline {
             rewards: RewardResources {
                 judge: Some(Arc::new(judge)),
                 prm: Some(Arc::new(prm.unwrap())),
+                schemas: Some(schema_checker()),
                 ..RewardResources::default()
             },
             adaptation: None,
@@ -208,6 +224,7 @@ impl Offline {
         };
         let config = ServerConfig {
             enable_lora: true,
+            lora_roots: vec![folder.path().to_owned()],
             ..config
         };
         Self {

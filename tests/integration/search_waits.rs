@@ -178,6 +178,7 @@ fn engine_of(model: Box<dyn CausalLm>, max_num_waiting_seqs: usize) -> Engine {
         enable_prefix_caching: true,
         enable_chunked_prefill: true,
         max_num_waiting_seqs,
+        is_shared: false,
         speculative: Default::default(),
     };
     Arc::new(EngineHandle::start(model, config).unwrap())
@@ -255,6 +256,7 @@ fn engine_policy(engine: &Engine, max_tokens: usize) -> EnginePolicy {
         stops: Vec::new(),
         include_stop: false,
         skip_special: true,
+        tenant: 0,
         cache_salt: 0,
         adapter: None,
         deadline: None,

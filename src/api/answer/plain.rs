@@ -321,6 +321,7 @@ fn submit_all(
         // A refused prompt drops the streams before it, which aborts them.
         let stream = engine.submit(GenerateRequest {
             n,
+            tenant: generation.tenant.0,
             cache_salt: generation.tenant.cache_salt(salt),
             adapter: generation.target.adapter_id(),
             deadline: generation.deadline.instant(),
