@@ -8,6 +8,7 @@ use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::config::MAX_BODY_VALUES;
 use crate::engine::EngineError;
 use crate::reward::BuildError;
 use crate::search::SpecError;
@@ -86,6 +87,18 @@ impl ApiError {
             ..Self::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 format!("the request body is larger than {limit} bytes"),
+            )
+        }
+    }
+
+    pub fn too_many_values() -> Self {
+        Self {
+            code: Some("body_too_large"),
+            ..Self::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!(
+                    "the request body has more than {MAX_BODY_VALUES} JSON values: send several requests"
+                ),
             )
         }
     }
