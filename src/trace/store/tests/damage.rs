@@ -13,7 +13,7 @@ const SEQ: i64 = 2;
 const OWNER: u64 = 7;
 
 struct Damaged {
-    folder: Folder,
+    _folder: Folder,
     connection: Connection,
     reader: TraceStore,
     summaries: Vec<Summary>,
@@ -30,7 +30,7 @@ impl Damaged {
         let (summaries, damaged) = list_all(&reader, Order::OldestFirst);
         assert_eq!((summaries.len(), damaged.len()), (4, 0));
         Self {
-            folder,
+            _folder: folder,
             connection,
             reader,
             summaries,
@@ -61,7 +61,7 @@ impl Damaged {
         let intact = |name: &str| !is_damaged || name != NAMES[1];
         let (traces, damaged) = read_all(&self.reader);
         let records: Vec<_> = traces.iter().map(|it| it.record().unwrap()).collect();
-        let expected: Vec<_> = NAMES.iter().filter(|name| intact(name));
+        let expected = NAMES.iter().filter(|name| intact(name));
         assert_eq!(
             records,
             expected.map(|name| trace(name)).collect::<Vec<_>>(),

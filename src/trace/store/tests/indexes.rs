@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::pages::index_leaf;
 use super::support::{Folder, fill, list_all, trace};
-use crate::trace::store::{Order, StoreError, StoreOptions, TraceStore};
+use crate::trace::store::{Order, Owner, StoreError, StoreOptions, TraceStore};
 
 /// No test waits longer for the background.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -19,6 +19,11 @@ fn filled() -> Folder {
     folder
 }
 
+fn delete(store: &TraceStore, id: &str, owner: Owner) -> Result<(), StoreError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.unwrap().block_on(store.delete(id, owner))
+}
+
 fn wait_for_rebuilt(store: &TraceStore, count: u64) {
     let started = Instant::now();
     while store.num_rebuilt_indexes() < count {
@@ -27,8 +32,8 @@ fn wait_for_rebuilt(store: &TraceStore, count: u64) {
     }
 }
 
-#[tokio::test]
-async fn a_flipped_key_of_an_index_is_found_and_made_again() {
+#[test]
+fn a_flipped_key_of_an_index_is_found_and_made_again() {
     let folder = filled();
     let mut file = std::fs::read(folder.file()).unwrap();
     let wanted = "trace-230";
@@ -46,19 +51,19 @@ async fn a_flipped_key_of_an_index_is_found_and_made_again() {
     let found = store.get(wanted, Some(7)).unwrap();
     assert_eq!(found.record().unwrap(), trace(wanted));
     assert_eq!(store.num_damaged(), 0);
-    store.delete(wanted, Some(7)).await.unwrap();
+    delete(&store, wanted, Some(7)).unwrap();
     assert_eq!(list_all(&store, Order::OldestFirst).0.len(), 39);
     store.close();
     // What was repaired stays so.
     let store = folder.open(StoreOptions::default());
-    store.delete("trace-240", None).await.unwrap();
+    delete(&store, "trace-240", None).unwrap();
     store.close();
     assert_eq!(store.num_rebuilt_indexes(), 0);
 }
 
 /// An index that leads to another trace's row neither gives that away nor deletes it.
-#[tokio::test]
-async fn an_index_that_leads_elsewhere_gives_nothing_away() {
+#[test]
+fn an_index_that_leads_elsewhere_gives_nothing_away() {
     let folder = filled();
     let mut file = std::fs::read(folder.file()).unwrap();
     let wanted = "trace-230";
@@ -78,7 +83,7 @@ async fn an_index_that_leads_elsewhere_gives_nothing_away() {
     drop(reader);
     let store = folder.open(StoreOptions::default());
     // Whether or not it was repaired already.
-    let deleted = store.delete(wanted, Some(7)).await.is_ok();
+    let deleted = delete(&store, wanted, Some(7)).is_ok();
     assert!(store.get("trace-240", Some(7)).is_ok());
     wait_for_rebuilt(&store, 1);
     let found = store.get(wanted, Some(7));
