@@ -133,9 +133,7 @@ fn tables(
 }
 
 /// The pipeline as our own byte-level encoder, when it is one that this is the same as.
-fn known(json: &[u8], special: &SpecialTokens) -> Result<Option<ByteBpe>, TokenizerError> {
-    let json: Value =
-        serde_json::from_slice(json).map_err(|error| TokenizerError::Invalid(error.to_string()))?;
+fn known(json: &Value, special: &SpecialTokens) -> Result<Option<ByteBpe>, TokenizerError> {
     let model = &json["model"];
     let composes = json["normalizer"]["type"] == "NFC";
     let is_plain = model["type"] == "BPE"
