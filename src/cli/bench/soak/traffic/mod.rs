@@ -1,0 +1,138 @@
+//! What clients do: every route and every strategy, well and badly.
+
+mod bad;
+mod branches;
+mod hostile;
+mod plain;
+mod prompts;
+mod raw;
+mod rewards;
+mod search;
+mod small;
+mod traces;
+
+use super::client::Client;
+use super::tally::Ended;
+use crate::api::strategy_names;
+
+/// One thing that a client does: a request, or a few that belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Chat,
+    ChatStream,
+    Completions,
+    /// With this strategy.
+    Search(&'static str),
+    Resume,
+    Branches,
+    Score,
+    Pooling,
+    Tokenize,
+    Models,
+    Probes,
+    Traces,
+    TraceOutcome,
+    TraceDelete,
+    Bad,
+    Hostile,
+    HalfRequest,
+    Silence,
+}
+
+impl Kind {
+    /// Every kind, and how often it is chosen.
+    pub fn all() -> Vec<(Self, u32)> {
+        let mut all = vec![
+            (Self::Chat, 14),
+            (Self::ChatStream, 14),
+            (Self::Completions, 10),
+            (Self::Resume, 3),
+            (Self::Branches, 8),
+            (Self::Score, 6),
+            (Self::Pooling, 1),
+            (Self::Tokenize, 4),
+            (Self::Models, 2),
+            (Self::Probes, 4),
+            (Self::Traces, 5),
+            (Self::TraceOutcome, 8),
+            (Self::TraceDelete, 2),
+            (Self::Bad, 8),
+            (Self::Hostile, 3),
+            (Self::HalfRequest, 3),
+            (Self::Silence, 1),
+        ];
+        all.extend(strategy_names().map(|strategy| (Self::Search(strategy), 4)));
+        all
+    }
+
+    pub fn name(self) -> String {
+        let name = match self {
+            Self::Chat => "chat",
+            Self::ChatStream => "chat, streamed",
+            Self::Completions => "completions",
+            Self::Search(strategy) => return format!("search {strategy}"),
+            Self::Resume => "search, resumed",
+            Self::Branches => "branches",
+            Self::Score => "score",
+            Self::Pooling => "pooling",
+            Self::Tokenize => "tokenize",
+            Self::Models => "models",
+            Self::Probes => "probes",
+            Self::Traces => "traces",
+            Self::TraceOutcome => "traces, outcome",
+            Self::TraceDelete => "traces, delete",
+            Self::Bad => "bad requests",
+            Self::Hostile => "hostile requests",
+            Self::HalfRequest => "half requests",
+            Self::Silence => "silent connections",
+        };
+        name.to_owned()
+    }
+
+    pub async fn run(self, client: &mut Client) -> Result<(), Ended> {
+        match self {
+            Self::Chat => plain::chat(client).await,
+            Self::ChatStream => plain::chat_stream(client).await,
+            Self::Completions => plain::completions(client).await,
+            Self::Search(strategy) => search::search(client, strategy).await,
+            Self::Resume => search::resume(client).await,
+            Self::Branches => branches::session(client).await,
+            Self::Score => small::score(client).await,
+            Self::Pooling => small::pooling(client).await,
+            Self::Tokenize => small::tokenize(client).await,
+            Self::Models => small::models(client).await,
+            Self::Probes => small::probes(client).await,
+            Self::Traces => traces::read(client).await,
+            Self::TraceOutcome => traces::outcome(client).await,
+            Self::TraceDelete => traces::delete(client).await,
+            Self::Bad => bad::ask(client).await,
+            Self::Hostile => hostile::ask(client).await,
+            Self::HalfRequest => raw::half_request(client).await,
+            Self::Silence => raw::silence(client).await,
+        }
+    }
+}
+
+/// A failure unless it holds.
+fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), Ended> {
+    match holds {
+        true => Ok(()),
+        false => Err(Ended::Failed(what())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_kind_is_chosen_and_has_a_name_of_its_own() {
+        let all = Kind::all();
+        let names: BTreeSet<String> = all.iter().map(|(kind, _)| kind.name()).collect();
+        assert_eq!(names.len(), all.len());
+        assert!(all.iter().all(|(_, weight)| *weight > 0));
+        assert!(names.iter().all(|name| name.len() <= 24), "{names:?}");
+    }
+}
