@@ -14,6 +14,7 @@ mod api_speculative;
 mod api_traces;
 mod backends;
 mod bench_search;
+mod bench_soak;
 mod constraint;
 mod engine;
 mod goldens;

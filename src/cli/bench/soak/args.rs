@@ -25,6 +25,9 @@ pub struct BenchSoakArgs {
     /// Seconds between two ends of the server, on average, in the first half of the time; 0 lets it live
     #[arg(long, default_value_t = 45.0, value_parser = seconds)]
     pub kill_every: f64,
+    /// Only these kinds of traffic, as the table calls them (several: repeat, or separate by commas)
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    pub only: Vec<String>,
     /// Write all counts, checks and samples there, as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

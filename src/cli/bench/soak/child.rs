@@ -1,7 +1,7 @@
 //! The server under test: this same binary, as a process of its own.
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -77,6 +77,11 @@ pub(super) struct Server {
     pub started_in: Duration,
 }
 
+/// Where the server puts what is temporary.
+pub(super) fn temporary(folder: &Path) -> PathBuf {
+    folder.join("temporary")
+}
+
 /// The arguments of the server. What the command line says itself is not said twice.
 fn arguments(args: &BenchSoakArgs, folder: &Path, port: u16) -> Vec<String> {
     let trace_db = folder.join("traces.db").to_string_lossy().into_owned();
@@ -116,9 +121,11 @@ impl Server {
         log: &SharedLog,
     ) -> anyhow::Result<Self> {
         let started = Instant::now();
+        std::fs::create_dir_all(temporary(folder)).context("a folder for what is temporary")?;
         let program = std::env::current_exe().context("the path of this program")?;
         let mut child = Command::new(program)
             .args(arguments(args, folder, port))
+            .env("TMPDIR", temporary(folder))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -11,6 +11,7 @@ mod folder;
 mod ledger;
 mod reader;
 mod report;
+mod request;
 mod same;
 mod sampler;
 mod slope;
@@ -30,7 +31,7 @@ use crate::cli::chat::first_model;
 use crate::cli::progress::Counter;
 use crate::cli::setup;
 use checks::Quiet;
-use child::{KEYS, SharedLog, locked};
+use child::{KEYS, SharedLog, locked, temporary};
 use client::{Client, Shared};
 use dice::Dice;
 use folder::Folder;
@@ -39,8 +40,8 @@ use reader::{Reader, Reads};
 use report::Report;
 use sampler::{Sampler, Seen, sample};
 use supervisor::{Ends, Life, Supervisor, up};
-use tally::{Ended, Tally};
-use traffic::Kind;
+use tally::Tally;
+use traffic::{Kind, chosen};
 
 pub use args::BenchSoakArgs;
 
@@ -59,15 +60,16 @@ const LAST_END: Duration = Duration::from_secs(60);
 
 pub(in crate::cli) fn run(args: &BenchSoakArgs) -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let kinds = chosen(&args.only)?;
     // The server's own progress bar would not be seen.
     setup::locate(&args.model)?;
     let folder = Folder::new()?;
     let runtime = tokio::runtime::Runtime::new()?;
     let report = runtime.block_on(async {
         tokio::select! {
-            report = soak(args, folder.path()) => report,
+            report = soak(args, &kinds, folder.path()) => report,
             // Whatever is dropped now takes the server with it.
-            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+            () = interrupted() => bail!("interrupted"),
         }
     });
     drop(runtime);
@@ -76,6 +78,24 @@ pub(in crate::cli) fn run(args: &BenchSoakArgs) -> anyhow::Result<()> {
     let num_failed = report.num_failed();
     ensure!(num_failed == 0, "{num_failed} checks failed");
     Ok(())
+}
+
+/// The end that somebody wants: the server of this soak must not stay behind.
+#[cfg(unix)]
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+#[cfg(not(unix))]
+async fn interrupted() {
+    let _ = tokio::signal::ctrl_c().await;
 }
 
 /// What goes on beside the clients.
@@ -141,7 +161,11 @@ impl Watchers {
     }
 }
 
-async fn soak(args: &BenchSoakArgs, folder: &Path) -> anyhow::Result<Report> {
+async fn soak(
+    args: &BenchSoakArgs,
+    kinds: &[(Kind, u32)],
+    folder: &Path,
+) -> anyhow::Result<Report> {
     let mut watchers = Watchers::start(args, folder);
     let Some(first) = up(&mut watchers.lives).await else {
         let problems = locked(&watchers.ends).problems.join("\n");
@@ -158,20 +182,20 @@ async fn soak(args: &BenchSoakArgs, folder: &Path) -> anyhow::Result<Report> {
         same: Mutex::default(),
         silence: tokio::sync::Mutex::default(),
     });
-    let kinds = Kind::all();
     let tallies = kinds.iter().map(|(kind, _)| Tally::new(kind.name()));
     let tallies = Arc::new(Mutex::new(tallies.collect::<Vec<Tally>>()));
-    let num_stuck = traffic(args, &shared, &tallies).await;
+    let num_stuck = traffic(args, kinds, &shared, &tallies).await;
     let quiet = calm(&mut watchers, num_stuck).await;
     read_the_rest(&watchers, &shared).await;
     watchers.end().await;
     let tallies = std::mem::take(&mut *locked(&tallies));
-    Ok(conclude(args, &watchers, &shared, tallies, &quiet))
+    Ok(conclude(args, folder, &watchers, &shared, tallies, &quiet))
 }
 
 /// Lets all clients run until the time is over; how many of them had no answer even then.
 async fn traffic(
     args: &BenchSoakArgs,
+    kinds: &[(Kind, u32)],
     shared: &Arc<Shared>,
     tallies: &Arc<Mutex<Vec<Tally>>>,
 ) -> usize {
@@ -180,7 +204,12 @@ async fn traffic(
     for index in 0..args.clients {
         let dice = Dice::new(args.seed, index);
         let client = Client::new(Arc::clone(shared), dice, index as usize);
-        clients.spawn(ask_until(end, client, Arc::clone(tallies)));
+        clients.spawn(ask_until(
+            end,
+            client,
+            kinds.to_owned(),
+            Arc::clone(tallies),
+        ));
     }
     let bar = Counter::new("soak", args.duration().as_secs());
     let ticking = async {
@@ -200,18 +229,22 @@ async fn traffic(
     num_stuck
 }
 
-async fn ask_until(end: Instant, mut client: Client, tallies: Arc<Mutex<Vec<Tally>>>) {
-    let kinds = Kind::all();
+async fn ask_until(
+    end: Instant,
+    mut client: Client,
+    kinds: Vec<(Kind, u32)>,
+    tallies: Arc<Mutex<Vec<Tally>>>,
+) {
     let weights: Vec<u32> = kinds.iter().map(|(_, weight)| *weight).collect();
     while Instant::now() < end {
         let index = client.dice.weighted(&weights);
-        let started = Instant::now();
-        let result = kinds[index].0.run(&mut client).await;
-        let is_over = result == Err(Ended::Cut) && *client.shared.lives.borrow() == Life::Over;
-        locked(&tallies)[index].count(result, started.elapsed());
-        if is_over {
+        // Waiting for a server is no part of what is measured.
+        if client.address().await.is_err() {
             return;
         }
+        let started = Instant::now();
+        let result = kinds[index].0.run(&mut client).await;
+        locked(&tallies)[index].count(result, started.elapsed());
     }
 }
 
@@ -240,7 +273,7 @@ async fn calm(watchers: &mut Watchers, num_stuck: usize) -> Quiet {
             }
             is_idle = quiet.metrics.at_work().is_empty();
             let has_failed = |check: &checks::Check| check.verdict == checks::Verdict::Failed;
-            if is_idle && !checks::descriptors(&quiet).iter().any(has_failed) {
+            if is_idle && !checks::given_back(&quiet).iter().any(has_failed) {
                 return quiet;
             }
         }
@@ -266,6 +299,7 @@ async fn read_the_rest(watchers: &Watchers, shared: &Shared) {
 
 fn conclude(
     args: &BenchSoakArgs,
+    folder: &Path,
     watchers: &Watchers,
     shared: &Shared,
     tallies: Vec<Tally>,
@@ -283,10 +317,11 @@ fn conclude(
     checks.push(checks::health(&seen));
     checks.push(checks::engine(&seen));
     checks.push(checks::idle(quiet));
-    checks.extend(checks::descriptors(quiet));
+    checks.extend(checks::given_back(quiet));
     checks.push(checks::memory(&seen));
     let ends = locked(&watchers.ends);
     checks.push(checks::lives(&ends, args.kill_every().is_some()));
+    checks.push(checks::leftovers(&temporary(folder)));
     checks.push(checks::log(&locked(&watchers.log)));
     Report {
         model: shared.model.clone(),

@@ -89,6 +89,8 @@ pub(super) struct Process {
     pub rss_bytes: u64,
     pub num_threads: u64,
     pub num_descriptors: u64,
+    /// Programs of requests.
+    pub num_children: u64,
 }
 
 impl Process {
@@ -98,6 +100,7 @@ impl Process {
         let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
         Some(Self {
             num_descriptors: descriptors.count() as u64,
+            num_children: children(pid),
             ..Self::parse(&status)
         })
     }
@@ -111,9 +114,25 @@ impl Process {
         Self {
             rss_bytes: number("VmRSS:") * KIB,
             num_threads: number("Threads:"),
-            num_descriptors: 0,
+            ..Self::default()
         }
     }
+}
+
+/// How many processes have this one as their parent.
+fn children(pid: u32) -> u64 {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return 0;
+    };
+    let is_child = |entry: &std::fs::DirEntry| {
+        let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+        Some(parent.trim() == pid.to_string())
+    };
+    let children = entries
+        .flatten()
+        .filter(|entry| is_child(entry) == Some(true));
+    children.count() as u64
 }
 
 #[derive(Debug, Clone, Serialize)]

@@ -17,6 +17,8 @@ pub(super) enum Ended {
     HungUp,
     /// The server was killed.
     Cut,
+    /// There was nothing to do: it does not count.
+    NotNow,
     /// Anything that must not be.
     Failed(String),
 }
@@ -57,6 +59,7 @@ impl Tally {
             Err(Ended::Expired) => self.num_expired += 1,
             Err(Ended::HungUp) => self.num_hung_up += 1,
             Err(Ended::Cut) => self.num_cut += 1,
+            Err(Ended::NotNow) => {}
             Err(Ended::Failed(text)) => {
                 self.num_failed += 1;
                 if self.failures.len() < KEPT_FAILURES {
@@ -150,6 +153,7 @@ mod tests {
                 tally.count(Err(ended.clone()), ms(99));
             }
         }
+        tally.count(Err(Ended::NotNow), ms(99));
         for index in 0..5 {
             let why = format!("failure {index}");
             tally.count(Err(Ended::Failed(why)), ms(99));

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::ensure;
 use super::plain::{CHAT, COMPLETIONS};
-use crate::cli::bench::soak::client::{Body, Client, Key, Request};
+use crate::cli::bench::soak::client::Client;
+use crate::cli::bench::soak::request::{Body, Key, Request};
 use crate::cli::bench::soak::tally::Ended;
 
 /// Cases that are asked one after the other.

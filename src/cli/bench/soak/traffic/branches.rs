@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{ensure, prompts};
-use crate::cli::bench::soak::client::{Answer, Client, Key, Request};
+use crate::cli::bench::soak::client::Client;
+use crate::cli::bench::soak::request::{Answer, Key, Request};
 use crate::cli::bench::soak::tally::Ended;
 
 /// A session's life without calls; forgotten ones are gone after that.

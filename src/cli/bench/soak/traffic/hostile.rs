@@ -4,14 +4,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::ensure;
 use super::plain::CHAT;
-use crate::cli::bench::soak::client::{Client, Request};
+use super::{ensure, prompts};
+use crate::cli::bench::soak::client::Client;
+use crate::cli::bench::soak::request::Request;
 use crate::cli::bench::soak::tally::Ended;
 
 /// No such request may take longer to be answered. The server's own budget is a second of processor
-/// time; programs of a search have theirs.
+/// time, at low priority on a machine that is full of clients.
 const LONGEST: Duration = Duration::from_secs(20);
+const PROGRAM_DEADLINE_MS: u64 = 5000;
 /// All that a client may get for such a request.
 const STATUSES: [u16; 5] = [200, 400, 408, 413, 422];
 
@@ -41,18 +43,21 @@ fn doubling_schema(levels: usize) -> Value {
     json!({"$ref": "#/$defs/d0", "$defs": definitions})
 }
 
+/// A program with a deadline: what programs may take together with those before them in the queue
+/// is more than a client waits.
 fn python(code: &str) -> Request {
     let candidate = format!("```python\n{code}\n```");
     let reward = json!({"kind": "verifier", "type": "python", "tests": ["assert True"]});
-    score(json!([candidate, candidate]), reward)
+    Request {
+        deadline: Some(PROGRAM_DEADLINE_MS.to_string()),
+        ..score(json!([candidate, candidate]), reward)
+    }
 }
 
-fn cases(may_run_code: bool) -> Vec<Request> {
+fn cases(may_run_code: bool, metadata: &Value) -> Vec<Request> {
     let search = |search: Value| {
-        chat(
-            "Go.".to_owned(),
-            json!({"search": search, "max_tokens": 64}),
-        )
+        let fields = json!({"search": search, "max_tokens": 64, "metadata": metadata});
+        chat("Go.".to_owned(), fields)
     };
     let answers = json!(vec!["answer ".repeat(20_000); 3]);
     let patterns = [
@@ -104,7 +109,7 @@ fn cases(may_run_code: bool) -> Vec<Request> {
 
 /// One of them, with a deadline or without.
 pub(super) async fn ask(client: &mut Client) -> Result<(), Ended> {
-    let cases = cases(client.shared.may_run_code);
+    let cases = cases(client.shared.may_run_code, &prompts::metadata(client));
     let case = client.dice.pick(&cases).clone().expecting(&STATUSES);
     let request = client.temper(case);
     // What waits for the server to come back is no fault of its.
@@ -114,14 +119,9 @@ pub(super) async fn ask(client: &mut Client) -> Result<(), Ended> {
     let ended = client.ask(&request).await;
     let elapsed = started.elapsed();
     if client.life == life && !matches!(ended, Err(Ended::Cut)) {
-        let body = match &request.body {
-            crate::cli::bench::soak::client::Body::Json(body) => body.to_string(),
-            _ => String::new(),
-        };
-        let body: String = body.chars().take(200).collect();
         ensure(elapsed <= LONGEST, || {
             let seconds = elapsed.as_secs_f64();
-            format!("answered after {seconds:.1} s: {} {body}", request.path)
+            format!("answered after {seconds:.1} s: {}", request.describe())
         })?;
     }
     ended.map(|_| ())

@@ -68,10 +68,10 @@ impl Kind {
     pub fn name(self) -> String {
         let name = match self {
             Self::Chat => "chat",
-            Self::ChatStream => "chat, streamed",
+            Self::ChatStream => "chat-stream",
             Self::Completions => "completions",
-            Self::Search(strategy) => return format!("search {strategy}"),
-            Self::Resume => "search, resumed",
+            Self::Search(strategy) => return format!("search-{strategy}"),
+            Self::Resume => "search-resume",
             Self::Branches => "branches",
             Self::Score => "score",
             Self::Pooling => "pooling",
@@ -79,12 +79,12 @@ impl Kind {
             Self::Models => "models",
             Self::Probes => "probes",
             Self::Traces => "traces",
-            Self::TraceOutcome => "traces, outcome",
-            Self::TraceDelete => "traces, delete",
-            Self::Bad => "bad requests",
-            Self::Hostile => "hostile requests",
-            Self::HalfRequest => "half requests",
-            Self::Silence => "silent connections",
+            Self::TraceOutcome => "trace-outcome",
+            Self::TraceDelete => "trace-delete",
+            Self::Bad => "bad",
+            Self::Hostile => "hostile",
+            Self::HalfRequest => "half-request",
+            Self::Silence => "silence",
         };
         name.to_owned()
     }
@@ -113,6 +113,24 @@ impl Kind {
     }
 }
 
+/// The kinds that are named, or all.
+pub(super) fn chosen(only: &[String]) -> anyhow::Result<Vec<(Kind, u32)>> {
+    let all = Kind::all();
+    let names = || all.iter().map(|(kind, _)| kind.name());
+    if let Some(unknown) = only.iter().find(|name| names().all(|it| it != **name)) {
+        let names: Vec<String> = names().collect();
+        anyhow::bail!(
+            "--only: there is no {unknown:?}; choose of {}",
+            names.join(", ")
+        );
+    }
+    let is_chosen = |kind: &Kind| only.is_empty() || only.contains(&kind.name());
+    Ok(all
+        .into_iter()
+        .filter(|(kind, _)| is_chosen(kind))
+        .collect())
+}
+
 /// A failure unless it holds.
 fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), Ended> {
     match holds {
@@ -134,5 +152,13 @@ mod tests {
         assert_eq!(names.len(), all.len());
         assert!(all.iter().all(|(_, weight)| *weight > 0));
         assert!(names.iter().all(|name| name.len() <= 24), "{names:?}");
+        assert!(
+            !names.iter().any(|name| name.contains([' ', ','])),
+            "a flag takes them"
+        );
+        assert_eq!(chosen(&[]).unwrap(), all);
+        let some = ["score".to_owned(), "search-mcts".to_owned()];
+        assert_eq!(chosen(&some).unwrap().len(), 2);
+        assert!(chosen(&["sleep".to_owned()]).is_err());
     }
 }

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::{ensure, prompts};
 use crate::cli::bench::soak::answers::{Asked, Read, streamed, whole};
 use crate::cli::bench::soak::child::locked;
-use crate::cli::bench::soak::client::{Answer, Client, Request, quoted};
+use crate::cli::bench::soak::client::Client;
+use crate::cli::bench::soak::request::{Answer, Request, quoted};
 use crate::cli::bench::soak::tally::Ended;
 
 pub(super) const CHAT: &str = "/v1/chat/completions";
@@ -45,12 +46,7 @@ pub(super) async fn ask(
     match read(&answer, &body, asked) {
         // What was said before the end of the server is no answer.
         Err(Ended::Failed(_)) if !client.is_same_life() => Err(Ended::Cut),
-        Err(Ended::Expired) if request.deadline.is_none() => {
-            let body = quoted(&body.to_string());
-            Err(Ended::Failed(format!(
-                "timed out without a deadline: {body}"
-            )))
-        }
+        Err(Ended::Expired) => Err(request.expired()),
         read => read,
     }
 }

@@ -48,7 +48,7 @@ pub(super) async fn half_request(client: &mut Client) -> Result<(), Ended> {
 pub(super) async fn silence(client: &mut Client) -> Result<(), Ended> {
     let shared = std::sync::Arc::clone(&client.shared);
     let Ok(_turn) = shared.silence.try_lock() else {
-        return Ok(());
+        return Err(Ended::NotNow);
     };
     let address = client.address().await?;
     let mut streams = Vec::with_capacity(NUM_SILENT);

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::plain::{CHAT, COMPLETIONS, ask, compare};
 use super::{ensure, prompts, rewards};
 use crate::cli::bench::soak::answers::Asked;
-use crate::cli::bench::soak::client::{Client, Request};
+use crate::cli::bench::soak::client::Client;
+use crate::cli::bench::soak::request::Request;
 use crate::cli::bench::soak::tally::Ended;
 
 const MAX_TOKENS: u64 = 24;
@@ -83,27 +84,28 @@ async fn same(client: &mut Client, strategy: &'static str) -> Result<(), Ended> 
     compare(client, is_whole.then_some(name), &read)
 }
 
-/// A search that goes on with its own trace, and computes no less than before.
+/// A search that goes on with its own trace is the search that had the larger budget from the start.
 pub(super) async fn resume(client: &mut Client) -> Result<(), Ended> {
     let mut body = json!({"model": client.shared.model, "max_tokens": MAX_TOKENS, "temperature": 0.9,
         "messages": prompts::messages(client), "seed": 3, "metadata": prompts::metadata(client),
         "search": {"strategy": "best_of_n", "n": 3, "reward": {"kind": "likelihood"},
             "budget": {"tokens": 24}}});
-    let first = client
-        .ask(&Request::post(CHAT, body.clone()))
-        .await?
-        .json()?;
+    let first = client.ask(&Request::post(CHAT, body.clone())).await?;
+    let first = first.json()?;
     let id = first["search"]["trace_id"].as_str();
     // Its trace came too late.
-    let Some(id) = id else { return Ok(()) };
-    body["search"]["resume"] = id.into();
+    let Some(id) = id else {
+        return Err(Ended::NotNow);
+    };
     body["search"]["budget"] = json!({"tokens": 200});
-    let second = client.ask(&Request::post(CHAT, body)).await?.json()?;
-    let tokens = |answer: &Value| answer["search"]["tokens"].as_u64();
-    ensure(tokens(&second) >= tokens(&first), || {
-        format!(
-            "{} goes on with fewer tokens than {}",
-            second["search"], first["search"]
-        )
+    let alone = client.ask(&Request::post(CHAT, body.clone())).await?;
+    body["search"]["resume"] = id.into();
+    let resumed = client.ask(&Request::post(CHAT, body)).await?;
+    let (alone, resumed) = (alone.json()?, resumed.json()?);
+    let text = |answer: &Value| answer["choices"][0]["message"]["content"].clone();
+    let tokens = |answer: &Value| answer["search"]["tokens"].clone();
+    let is_same = text(&alone) == text(&resumed) && tokens(&alone) == tokens(&resumed);
+    ensure(is_same, || {
+        format!("{resumed} goes on with {first}, but is not {alone}")
     })
 }

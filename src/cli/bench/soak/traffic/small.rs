@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{ensure, prompts, rewards};
-use crate::cli::bench::soak::client::{Client, Key, Request};
+use crate::cli::bench::soak::client::Client;
+use crate::cli::bench::soak::request::{Key, Request};
 use crate::cli::bench::soak::tally::Ended;
 
 pub(super) async fn score(client: &mut Client) -> Result<(), Ended> {

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::ensure;
 use crate::cli::bench::soak::child::locked;
-use crate::cli::bench::soak::client::{Client, Key, Request};
+use crate::cli::bench::soak::client::Client;
+use crate::cli::bench::soak::request::{Key, Request};
 use crate::cli::bench::soak::tally::Ended;
 
 const FORMATS: [&str; 5] = ["sft", "step_values", "preferences", "linearised", "groups"];
@@ -16,11 +17,11 @@ fn borrow(client: &mut Client) -> Option<String> {
     ledger.borrow(client.key, &mut client.dice)
 }
 
-/// Runs with a trace of the client's key; without one there is nothing to do yet.
+/// Runs with a trace of the client's key, if there is one yet.
 macro_rules! with_trace {
     ($client:ident, $work:ident) => {{
         let Some(id) = borrow($client) else {
-            return Ok(());
+            return Err(Ended::NotNow);
         };
         let result = $work($client, &id).await;
         locked(&$client.shared.ledger).give_back(&id);
@@ -76,7 +77,7 @@ async fn grade(client: &mut Client, id: &str) -> Result<(), Ended> {
     let chosen = record["chosen"][0].as_u64().unwrap_or(0) as usize;
     let end = record["nodes"][chosen]["end"].as_str();
     if !matches!(end, Some("stop" | "length")) {
-        return Ok(());
+        return Err(Ended::NotNow);
     }
     let outcome = client.dice.below(2);
     let body = json!({"outcome": outcome});
