@@ -93,13 +93,14 @@ impl Plan {
         let has_draft_model = setup.has_draft_model && random.one_in(2);
         let prediction = prompt.iter().copied().take(random.below(20)).collect();
         let request = GenerateRequest {
-            n: random.between(1, setup.config.max_num_seqs.min(4)),
+            n: random.between(1, setup.config.max_num_seqs_of_one().min(4)),
             branch_path: (0..random.below(3)).map(|_| random.next() as u32).collect(),
             watcher: random.one_in(4).then(|| {
                 let ends_at = random.between(5, 40) as u32;
                 Box::new(SumWatcher { sum: 1, ends_at }) as _
             }),
             constraint: constraint.map(|(start, _)| Box::new(Rotating::after(start, &[])) as _),
+            tenant: random.below(3) as u64,
             cache_salt: random.below(2) as u64,
             adapter,
             adaptation: random.one_in(6).then(|| Arc::new(adaptation(random))),

@@ -96,14 +96,14 @@ impl Ask {
         let most = (config.max_model_len - 1).min(base.len());
         let prompt = base[..random.between(1, most.max(1))].to_vec();
         let strategy = *random.choose(&STRATEGIES);
-        let n = random.between(1, config.max_num_seqs.min(6));
+        let n = random.between(1, config.max_num_seqs_of_one().min(6));
         let mut request = json!({"strategy": strategy, "step": {"delimiter": "\n"}});
         if matches!(strategy, "self_consistency" | "best_of_n") {
             request["n"] = json!(n);
         }
         let request: SearchRequest =
             serde_json::from_value(request).map_err(|error| error.to_string())?;
-        let spec = request.resolve(config.max_num_seqs, "likelihood");
+        let spec = request.resolve(config.max_num_seqs_of_one(), "likelihood");
         Ok(Self {
             spec: spec.map_err(|error| error.to_string())?,
             prompt,
@@ -135,6 +135,7 @@ impl Ask {
             stops: Vec::new(),
             include_stop: false,
             skip_special: true,
+            tenant: 0,
             cache_salt: 0,
             adapter: None,
             deadline: None,

@@ -44,6 +44,7 @@ impl Setup {
                 enable_prefix_caching: !random.one_in(5),
                 enable_chunked_prefill: !random.one_in(3),
                 max_num_waiting_seqs: random.between(1, 40),
+                is_shared: random.one_in(2),
                 speculative: SpeculativeConfig {
                     default: *random.choose(&defaults),
                     num_speculative_tokens: random.between(1, 20),
@@ -68,6 +69,7 @@ impl Setup {
             enable_prefix_caching: false,
             enable_chunked_prefill: true,
             max_num_waiting_seqs: 100,
+            is_shared: false,
             speculative: SpeculativeConfig::default(),
             ..self.config.clone()
         };

@@ -4,7 +4,7 @@ use super::deadline::Deadline;
 use super::error::ApiError;
 use super::state::AppState;
 use super::tenant::Tenant;
-use crate::work::{Budget, WorkError};
+use crate::work::Budget;
 
 /// Work on behalf of a request, of which more comes with more bytes.
 #[derive(Debug, Clone, Copy)]
@@ -36,18 +36,5 @@ impl Causes {
         let pool = state.work();
         pool.run_sized(self.num_bytes, what, tenant, deadline, job)
             .await
-    }
-}
-
-impl From<WorkError> for ApiError {
-    fn from(error: WorkError) -> Self {
-        let message = error.to_string();
-        match error {
-            WorkError::Deadline(_) => Self::deadline(),
-            WorkError::Spent { .. } => Self::too_much_work(message),
-            WorkError::Full { .. } => Self::overloaded(message),
-            WorkError::Panicked(_) => Self::internal(message),
-            WorkError::Closed => Self::unavailable(message),
-        }
     }
 }

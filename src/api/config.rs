@@ -24,8 +24,13 @@ pub const DEFAULT_WRITE_TIMEOUT: Duration = Duration::from_secs(300);
 pub const DEFAULT_MAX_CONNECTIONS: usize = 1024;
 /// Connections beyond the maximum, for probes and for keys that have less than their share.
 pub const RESERVED_CONNECTIONS: usize = 32;
-/// Bytes of all bodies that are being read or checked.
-pub const DEFAULT_MAX_INFLIGHT_BODY_BYTES: usize = 256 << 20;
+/// Memory of all bodies that are being read or checked: their bytes, and [`BYTES_A_VALUE`] for each of
+/// their JSON values.
+pub const DEFAULT_MAX_INFLIGHT_BODY_BYTES: usize = 512 << 20;
+/// What a JSON value takes in memory beside its text, roughly.
+pub const BYTES_A_VALUE: usize = 64;
+/// JSON values of one body.
+pub const MAX_BODY_VALUES: usize = 1 << 20;
 /// Where several keys share a server, one of them has at most this part of its connections (as
 /// requests in progress) and of the bytes of bodies.
 pub const KEY_SHARE: usize = 4;

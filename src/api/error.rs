@@ -8,11 +8,10 @@ use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::config::MAX_BODY_VALUES;
 use crate::engine::EngineError;
-use crate::reward::{BuildError, ScorerError};
-use crate::search::{SearchError, SpecError};
-use crate::text::{TemplateError, TokenizerError};
-use crate::trace::StoreError;
+use crate::reward::BuildError;
+use crate::search::SpecError;
 
 /// Seconds after which an overloaded server may be tried again.
 const RETRY_AFTER_SECONDS: &str = "1";
@@ -27,7 +26,7 @@ pub struct ApiError {
 }
 
 impl ApiError {
-    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
         Self {
             status,
             message: message.into(),
@@ -88,6 +87,18 @@ impl ApiError {
             ..Self::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 format!("the request body is larger than {limit} bytes"),
+            )
+        }
+    }
+
+    pub fn too_many_values() -> Self {
+        Self {
+            code: Some("body_too_large"),
+            ..Self::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!(
+                    "the request body has more than {MAX_BODY_VALUES} JSON values: send several requests"
+                ),
             )
         }
     }
@@ -284,111 +295,6 @@ impl IntoResponse for ApiError {
             _ => {}
         }
         response
-    }
-}
-
-impl From<EngineError> for ApiError {
-    fn from(error: EngineError) -> Self {
-        let message = error.to_string();
-        match error {
-            EngineError::Overloaded { .. } => Self {
-                code: Some("overloaded"),
-                ..Self::new(StatusCode::TOO_MANY_REQUESTS, message)
-            },
-            EngineError::PromptTooLong { .. } => Self {
-                code: Some("context_length_exceeded"),
-                ..Self::invalid("messages", message)
-            },
-            EngineError::EmptyPrompt => Self::invalid("prompt", message),
-            EngineError::TooManySequences { .. } => Self::invalid("n", message),
-            EngineError::TokenOutOfRange { .. } => Self::invalid("prompt", message),
-            EngineError::KvCacheTooSmall { .. } => Self::invalid("max_tokens", message),
-            EngineError::ShuttingDown => Self::unavailable(message),
-            EngineError::UnknownAdapter => Self {
-                param: Some("model".to_owned()),
-                code: Some("model_not_found"),
-                ..Self::new(StatusCode::NOT_FOUND, message)
-            },
-            EngineError::Adaptation { field, .. } => {
-                Self::invalid(&format!("adaptation.{field}"), message)
-            }
-            EngineError::Image { .. } => Self::invalid("messages", message),
-            EngineError::Unsupported { .. } => Self {
-                code: Some("unsupported_capability"),
-                ..Self::new(StatusCode::BAD_REQUEST, message)
-            },
-            EngineError::UnknownRequest(_) => Self::new(StatusCode::NOT_FOUND, message),
-            EngineError::NothingAllowed => Self {
-                code: Some("nothing_allowed"),
-                ..Self::new(StatusCode::BAD_REQUEST, message)
-            },
-            EngineError::PoolingPositions { .. }
-            | EngineError::Model(_)
-            | EngineError::Invariant(_) => Self::internal(message),
-        }
-    }
-}
-
-impl From<TokenizerError> for ApiError {
-    fn from(error: TokenizerError) -> Self {
-        let message = error.to_string();
-        match error {
-            TokenizerError::TooLong { .. } => Self {
-                code: Some("context_length_exceeded"),
-                ..Self::invalid("messages", message)
-            },
-            // Only work whose budget is over is stopped.
-            TokenizerError::Stopped => Self::deadline(),
-            _ => Self::bad_body(message),
-        }
-    }
-}
-
-impl From<TemplateError> for ApiError {
-    fn from(error: TemplateError) -> Self {
-        Self::invalid("messages", error.to_string())
-    }
-}
-
-impl From<StoreError> for ApiError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::NotFound(id) => Self::no_trace(&id),
-            StoreError::Outcome(error) => Self::invalid(error.param, error.message),
-            StoreError::Full => Self::overloaded(error.to_string()),
-            StoreError::Closed | StoreError::Changed(_) => Self::unavailable(error.to_string()),
-            StoreError::DamagedTrace { .. } => Self {
-                code: Some("trace_damaged"),
-                ..Self::internal(error.to_string())
-            },
-            other => Self::internal(other.to_string()),
-        }
-    }
-}
-
-impl From<ScorerError> for ApiError {
-    fn from(error: ScorerError) -> Self {
-        match error {
-            ScorerError::Deadline { .. } => Self::deadline(),
-            ScorerError::TooMuchWork { .. } => Self::too_much_work(error.to_string()),
-            ScorerError::Overloaded(_) => Self::overloaded(error.to_string()),
-            // Not this server's fault, and it may pass.
-            ScorerError::Failed { kind: "http", .. } => Self::unavailable(error.to_string()),
-            ScorerError::Failed { .. } => Self::internal(error.to_string()),
-        }
-    }
-}
-
-impl From<SearchError> for ApiError {
-    fn from(error: SearchError) -> Self {
-        match error {
-            SearchError::Engine(error) => error.into(),
-            SearchError::Scorer(error) => error.into(),
-            SearchError::NoAnswer => Self {
-                message: error.to_string(),
-                ..Self::deadline()
-            },
-        }
     }
 }
 

@@ -16,6 +16,7 @@ pub mod config;
 pub mod connections;
 mod deadline;
 pub mod error;
+mod error_map;
 mod generation;
 mod guarded;
 mod health;

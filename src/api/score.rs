@@ -76,7 +76,7 @@ pub(super) async fn score(
     let work = async {
         let mut candidates = Vec::with_capacity(texts.len());
         for text in texts {
-            candidates.push(pass(served, text, taps, context.cache_salt, deadline).await?);
+            candidates.push(pass(served, text, taps, &context, deadline).await?);
         }
         let scores = scorer.score(&candidates, deadline.instant());
         scores.await.map_err(ApiError::from)
@@ -136,7 +136,7 @@ async fn pass(
     served: &Served,
     text: Text,
     taps: Taps,
-    cache_salt: u64,
+    context: &RewardContext,
     deadline: Deadline,
 ) -> Result<Candidate, ApiError> {
     let Text {
@@ -159,7 +159,8 @@ async fn pass(
         run(
             served,
             GenerateRequest {
-                cache_salt,
+                tenant: context.tenant,
+                cache_salt: context.cache_salt,
                 deadline: deadline.instant(),
                 ..request
             },

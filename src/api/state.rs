@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::adapters::registry::AdapterRegistry;
 use super::admission::Admission;
-use super::branches::ledger::Ledger;
+use super::branches::ledger::ledger;
 use super::branches::session::Branches;
 use super::clock::unix_time;
 use super::config::ServerConfig;
@@ -59,7 +59,7 @@ impl AppState {
         Self {
             inner: Arc::new(Inner {
                 metrics: Metrics::new(&model_name),
-                branches: Branches::new(Ledger::new(config.max_branch_bytes, config.is_shared())),
+                branches: Branches::new(ledger(config.max_branch_bytes, config.is_shared())),
                 adapters: AdapterRegistry::default(),
                 work: WorkPool::new(PoolOptions {
                     num_threads: config.work_threads,

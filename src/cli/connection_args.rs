@@ -17,10 +17,10 @@ pub struct ConnectionArgs {
     /// Connections at once; as many as the limit of open files allows if that is less
     #[arg(long, env = "PONDER_MAX_CONNECTIONS", default_value_t = limits::DEFAULT_MAX_CONNECTIONS as u64, value_parser = value_parser!(u64).range(1..=MAX_CONNECTIONS), help_heading = "Connections")]
     pub max_connections: u64,
-    /// Requests of one key at once [default: a quarter of the connections when there are keys]
+    /// Requests of one key at once [default: a quarter of the connections when there are several keys]
     #[arg(long, env = "PONDER_MAX_REQUESTS_PER_KEY", value_parser = value_parser!(u64).range(1..=MAX_CONNECTIONS), help_heading = "Connections")]
     pub max_requests_per_key: Option<u64>,
-    /// Bytes of all bodies that wait for their answers, as 256M; a key may have a quarter of them
+    /// Memory of all bodies that wait for their answers, as 512M; one of several keys may have a quarter of it
     #[arg(long, env = "PONDER_MAX_INFLIGHT_BODY_BYTES", value_parser = parse_bytes, help_heading = "Connections")]
     pub max_inflight_body_bytes: Option<usize>,
     /// Seconds in which a request's header must be there

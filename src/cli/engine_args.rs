@@ -65,6 +65,9 @@ pub struct EngineArgs {
     pub chat_template: Option<PathBuf>,
     #[command(flatten)]
     pub speculative: SpeculativeArgs,
+    /// Whether several keys share the engine: `serve` says so.
+    #[arg(skip)]
+    pub is_shared: bool,
 }
 
 impl EngineArgs {

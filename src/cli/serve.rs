@@ -88,7 +88,11 @@ fn load(args: &ServeArgs) -> anyhow::Result<Served> {
     let schemas = schema_checker(programs.clone())?;
     let python = args.allow_code_execution;
     let python = python.then(|| python_runner(programs)).transpose()?;
-    let mut served = setup::start(&args.engine)?;
+    let engine = EngineArgs {
+        is_shared,
+        ..args.engine.clone()
+    };
+    let mut served = setup::start(&engine)?;
     let value_head = match &args.value_head {
         Some(path) => {
             let demanded = served.engine.demand(Capability::HiddenStates);
@@ -131,9 +135,10 @@ const OWN_BINARY: &str = "/proc/self/exe";
 fn python_runner(programs: Programs) -> anyhow::Result<PythonRunner> {
     let sandbox = Sandbox::new(OWN_BINARY.into(), None, Limits::default());
     let sandbox = sandbox.context("--allow-code-execution")?;
-    if !ponder_sandbox::protections().landlock {
+    let held = sandbox.protections();
+    if !held.landlock && !held.own_files {
         tracing::warn!(
-            "this kernel has no landlock: tested code cannot write or connect, but it can read what this user can"
+            "this system has neither landlock nor mount namespaces for this user: tested code cannot write or connect, but it can read what this user can"
         );
     }
     Ok(PythonRunner::new(sandbox, programs))

@@ -138,6 +138,7 @@ fn start_native(
         enable_prefix_caching: !args.no_enable_prefix_caching,
         enable_chunked_prefill: !args.no_enable_chunked_prefill,
         max_num_waiting_seqs: args.max_num_queued_seqs,
+        is_shared: args.is_shared,
         speculative: args.speculative.config(skip_set(args, path, files)?),
     };
     let max_model_len = options.served_model_len(limit);

@@ -1,6 +1,8 @@
 //! What every backend asks of a request before it is queued.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::request::{EngineConfig, EngineError, GenerateRequest, SamplingParams};
 
@@ -46,7 +48,7 @@ pub(super) fn check_params(
     config: &EngineConfig,
     vocab_size: usize,
 ) -> Result<(), EngineError> {
-    let limit = config.max_num_seqs;
+    let limit = config.max_num_seqs_of_one();
     if n == 0 || n > limit {
         return Err(EngineError::TooManySequences { n, limit });
     }
@@ -74,4 +76,81 @@ pub(super) fn admit(num_waiting: &AtomicUsize, n: usize, limit: usize) -> Result
         .fetch_update(Ordering::AcqRel, Ordering::Acquire, reserve)
         .map(|_| ())
         .map_err(|waiting| EngineError::Overloaded { waiting, limit })
+}
+
+/// What each tenant has running and waiting, of what one may have.
+#[derive(Debug)]
+pub(super) struct Shares {
+    limit: usize,
+    held: Mutex<HashMap<u64, usize>>,
+}
+
+impl Shares {
+    pub fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            held: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, usize>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds `n` sequences of a tenant until the share is dropped.
+    pub fn take(self: &Arc<Self>, tenant: u64, n: usize) -> Result<Share, EngineError> {
+        let mut held = self.lock();
+        let own = held.get(&tenant).copied().unwrap_or(0);
+        if own + n > self.limit.max(n) {
+            return Err(EngineError::Overloaded {
+                waiting: own,
+                limit: self.limit,
+            });
+        }
+        held.insert(tenant, own + n);
+        Ok(Share {
+            shares: Arc::clone(self),
+            tenant,
+            n,
+        })
+    }
+}
+
+/// A part of a tenant's share.
+#[derive(Debug)]
+pub(super) struct Share {
+    shares: Arc<Shares>,
+    tenant: u64,
+    n: usize,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut held = self.shares.lock();
+        if let Some(own) = held.get_mut(&self.tenant) {
+            *own = own.saturating_sub(self.n);
+            if *own == 0 {
+                held.remove(&self.tenant);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_holds_its_share_and_no_more() {
+        let shares = Arc::new(Shares::new(4));
+        let first = shares.take(1, 3).unwrap();
+        assert!(shares.take(1, 2).is_err());
+        let _other = shares.take(2, 4).unwrap();
+        drop(first);
+        // A request wider than the share is admitted alone.
+        let wide = shares.take(1, 6).unwrap();
+        assert!(shares.take(1, 1).is_err());
+        drop(wide);
+        assert_eq!(shares.lock().len(), 1);
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
+use super::executor::Executor;
 use super::request::{
     AdaptationConfig, AdapterId, EngineConfig, EngineError, EngineStats, GenerateRequest, GroupId,
     RequestId,
@@ -182,4 +183,23 @@ pub(super) fn needs(request: &GenerateRequest) -> impl Iterator<Item = Capabilit
     needs
         .into_iter()
         .filter_map(|(capability, is_needed)| is_needed.then_some(capability))
+}
+
+/// What the engine can do with this executor.
+pub(super) fn capabilities_of(executor: &mut dyn Executor) -> Vec<Capability> {
+    let mut all = vec![
+        Capability::BatchInvariance,
+        Capability::PrefixSharing,
+        Capability::HiddenStates,
+        Capability::PromptLogits,
+        Capability::Speculation,
+        Capability::Constraints,
+    ];
+    if executor.adaptation().is_some() {
+        all.push(Capability::Adaptation);
+    }
+    if executor.adapters().is_some() {
+        all.push(Capability::Adapters);
+    }
+    all
 }

@@ -27,7 +27,27 @@ pub struct EngineConfig {
     pub enable_chunked_prefill: bool,
     /// Sequences (not requests) that may wait for admission before submit answers `Overloaded`.
     pub max_num_waiting_seqs: usize,
+    /// Whether several tenants use the engine, so that none may take all of it.
+    pub is_shared: bool,
     pub speculative: SpeculativeConfig,
+}
+
+impl EngineConfig {
+    /// Sequences of one tenant that run at once, and so of one request.
+    pub fn max_num_seqs_of_one(&self) -> usize {
+        match self.is_shared {
+            true => (self.max_num_seqs - self.max_num_seqs / 4).max(1),
+            false => self.max_num_seqs,
+        }
+    }
+
+    /// Sequences of one tenant that run or wait.
+    pub fn max_held_of_one(&self) -> usize {
+        match self.is_shared {
+            true => self.max_num_seqs + self.max_num_waiting_seqs / 2,
+            false => usize::MAX,
+        }
+    }
 }
 
 /// What the operator chose; `None` means derive it.
@@ -41,6 +61,8 @@ pub struct EngineOptions {
     pub enable_prefix_caching: bool,
     pub enable_chunked_prefill: bool,
     pub max_num_waiting_seqs: usize,
+    /// See [`EngineConfig::is_shared`].
+    pub is_shared: bool,
     pub speculative: SpeculativeConfig,
 }
 
@@ -135,6 +157,7 @@ impl EngineOptions {
             enable_prefix_caching: self.enable_prefix_caching,
             enable_chunked_prefill: self.enable_chunked_prefill,
             max_num_waiting_seqs: self.max_num_waiting_seqs,
+            is_shared: self.is_shared,
             speculative: self.speculative.clone(),
         })
     }
@@ -151,6 +174,7 @@ impl Default for EngineOptions {
             enable_prefix_caching: true,
             enable_chunked_prefill: true,
             max_num_waiting_seqs: DEFAULT_MAX_NUM_WAITING_SEQS,
+            is_shared: false,
             speculative: SpeculativeConfig::default(),
         }
     }

@@ -9,8 +9,8 @@ use futures::future::{BoxFuture, FutureExt};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-use super::admission::{admit, check_params, check_request};
-use super::backend::{Backend, Capability, needs};
+use super::admission::{Shares, admit, check_params, check_request};
+use super::backend::{Backend, Capability, capabilities_of, needs};
 use super::clock::Clock;
 use super::executor::{Executor, ModelExecutor};
 use super::request::{
@@ -29,25 +29,6 @@ use crate::model::{
     SkipSet,
 };
 
-/// What the engine can do with this executor.
-fn capabilities(executor: &mut dyn Executor) -> Vec<Capability> {
-    let mut all = vec![
-        Capability::BatchInvariance,
-        Capability::PrefixSharing,
-        Capability::HiddenStates,
-        Capability::PromptLogits,
-        Capability::Speculation,
-        Capability::Constraints,
-    ];
-    if executor.adaptation().is_some() {
-        all.push(Capability::Adaptation);
-    }
-    if executor.adapters().is_some() {
-        all.push(Capability::Adapters);
-    }
-    all
-}
-
 /// What the handle and the thread share.
 pub(super) struct Shared {
     pub config: EngineConfig,
@@ -60,6 +41,8 @@ pub(super) struct Shared {
     pub stats: SharedStats,
     /// Sequences submitted but not yet admitted by the scheduler.
     pub num_waiting: AtomicUsize,
+    /// Sequences that each tenant has running or waiting.
+    pub shares: Arc<Shares>,
     pub is_closed: AtomicBool,
     pub is_healthy: AtomicBool,
     pub is_finished: AtomicBool,
@@ -146,7 +129,7 @@ impl EngineHandle {
         }
         let shared = Arc::new(Shared {
             info: executor.info().clone(),
-            capabilities: capabilities(&mut *executor),
+            capabilities: capabilities_of(&mut *executor),
             expert_load: executor.expert_load(),
             has_draft_model: draft_executor.is_some(),
             skip_set: Mutex::new(None),
@@ -154,6 +137,7 @@ impl EngineHandle {
                 num_blocks: config.num_blocks,
                 ..EngineStats::default()
             }),
+            shares: Arc::new(Shares::new(config.max_held_of_one())),
             config,
             num_waiting: AtomicUsize::new(0),
             is_closed: AtomicBool::new(false),
@@ -307,8 +291,10 @@ impl Backend for EngineHandle {
 
     fn submit(&self, request: GenerateRequest) -> Result<RequestStream, EngineError> {
         self.check(&request)?;
+        let share = self.shared.shares.take(request.tenant, request.n)?;
         self.admit(request.n)?;
         let (id, sender, stream) = self.open_stream();
+        let stream = stream.holding(share);
         self.send(Command::Submit(Box::new(Submission {
             id,
             sender,

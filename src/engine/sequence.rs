@@ -77,6 +77,8 @@ pub(super) struct Sequence {
     pub priority: f32,
     /// What it shares its turn with: [`super::request::GenerateRequest::group`], or its request alone.
     pub group: Group,
+    /// See [`super::request::GenerateRequest::tenant`].
+    pub tenant: u64,
     pub deadline: Option<Instant>,
     pub watcher: Option<Box<dyn TokenWatcher>>,
     pub constraint: Option<Box<dyn TokenConstraint>>,
@@ -114,6 +116,7 @@ impl Sequence {
             num_cached_tokens: None,
             priority: request.priority,
             group: (request.group).map_or(Group::Request(request_id), Group::Search),
+            tenant: request.tenant,
             deadline: request.deadline,
             watcher: request.watcher,
             constraint: request.constraint,

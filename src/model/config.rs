@@ -3,7 +3,9 @@
 use ponder_kernels::RopeKind;
 use serde_json::Value;
 
+use super::claims;
 use super::families::{AttentionSizes, Family};
+use super::fields::{GgufFields, HfFields};
 use super::gguf::GgufFile;
 use super::mla::MlaConfig;
 use super::moe::MoeConfig;
@@ -17,9 +19,14 @@ pub enum ConfigError {
     Missing(String),
     #[error("the model's configuration is inconsistent: {0}")]
     Invalid(String),
+    #[error("the model has {0}, which is not supported")]
+    Unsupported(String),
     #[error("RoPE scaling {0:?} is not supported (linear, llama3 and yarn are)")]
     UnsupportedRopeScaling(String),
 }
+
+/// Longest context that a model may claim; the longest known is 10,485,760.
+const MAX_CONTEXT: usize = 1 << 24;
 
 /// Everything but the weights.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,29 +72,25 @@ impl ModelConfig {
         let name = metadata
             .get_str("general.architecture")
             .ok_or_else(|| missing("general.architecture"))?;
-        let key = |part: &str| format!("{name}.{part}");
-        let num_experts = metadata.get_u32(&key("expert_count"));
+        let fields = GgufFields { metadata, name };
+        let num_experts = fields.size("expert_count")?;
         let family = Family::of_gguf(name, num_experts.is_some_and(|count| count > 0));
         let family = family.ok_or_else(|| ConfigError::UnsupportedArchitecture(name.to_owned()))?;
-        let size = |part: &str| {
-            let value = metadata.get_u32(&key(part)).map(|value| value as usize);
-            value.ok_or_else(|| ConfigError::Missing(key(part)))
-        };
-        let num_heads = size("attention.head_count")?;
-        let hidden_size = size("embedding_length")?;
-        let head_dim = size("attention.key_length")
-            .ok()
+        let num_heads = fields.need_size("attention.head_count")?;
+        let hidden_size = fields.need_size("embedding_length")?;
+        let head_dim = fields
+            .size("attention.key_length")?
             .or_else(|| hidden_size.checked_div(num_heads))
             .unwrap_or(0);
         let (embeddings, _) = file
             .tensor("token_embd.weight")
             .ok_or_else(|| missing("token_embd.weight"))?;
-        let rope_theta = metadata.get_f32(&key("rope.freq_base")).unwrap_or(10_000.0);
+        let rope_theta = fields.number("rope.freq_base")?.unwrap_or(10_000.0);
         let mla = MlaConfig::from_gguf(metadata, name, family)?;
         let head_dim = mla.as_ref().map_or(head_dim, MlaConfig::head_dim);
         let rotary_dim = mla.as_ref().map_or(head_dim, |mla| mla.rope_head_dim);
         let scaling = RopeScaling::from_gguf(file, name, rotary_dim, rope_theta)?;
-        let num_layers = size("block_count")?;
+        let num_layers = fields.need_size("block_count")?;
         let sizes = AttentionSizes {
             num_layers,
             hidden_size,
@@ -98,116 +101,97 @@ impl ModelConfig {
             family,
             vocab_size: embeddings.dimensions.get(1).copied().unwrap_or(0),
             hidden_size,
-            intermediate_size: size("feed_forward_length")?,
+            intermediate_size: fields.need_size("feed_forward_length")?,
             num_layers,
             num_heads,
             num_kv_heads: match mla {
                 Some(_) => num_heads,
-                None => size("attention.head_count_kv").unwrap_or(num_heads),
+                None => fields.size("attention.head_count_kv")?.unwrap_or(num_heads),
             },
             head_dim,
-            max_position_embeddings: size("context_length")?,
-            rms_norm_eps: metadata
-                .get_f32(&key("attention.layer_norm_rms_epsilon"))
+            max_position_embeddings: fields.need_size("context_length")?,
+            rms_norm_eps: fields
+                .number("attention.layer_norm_rms_epsilon")?
                 .ok_or_else(|| missing("attention.layer_norm_rms_epsilon"))?,
             rope_theta,
             rope_linear_scale: scaling.linear,
             rope_freq_factors: scaling.factors,
-            sliding_window: size("attention.sliding_window")
-                .ok()
+            sliding_window: fields
+                .size("attention.sliding_window")?
                 .filter(|window| *window > 0),
             attention_scale: scaling.score_scale
-                * metadata
-                    .get_f32(&key("attention.scale"))
+                * fields
+                    .number("attention.scale")?
                     .unwrap_or_else(|| (family.attention_scale.gguf)(&sizes)),
-            attention_softcap: metadata.get_f32(&key("attn_logit_softcapping")),
-            final_softcap: metadata.get_f32(&key("final_logit_softcapping")),
+            attention_softcap: fields.number("attn_logit_softcapping")?,
+            final_softcap: fields.number("final_logit_softcapping")?,
             rope_adjacent_pairs: family.adjacent_pairs.gguf,
             moe: MoeConfig::from_gguf(file, name, family)?,
             mla,
-            embedding_scale: metadata
-                .get_f32(&key("embedding_scale"))
+            embedding_scale: fields
+                .number("embedding_scale")?
                 .unwrap_or_else(|| family.embedding_scale(hidden_size)),
-            residual_scale: metadata.get_f32(&key("residual_scale")).unwrap_or(1.0),
-            logits_divisor: metadata.get_f32(&key("logit_scale")).unwrap_or(1.0),
+            residual_scale: fields.number("residual_scale")?.unwrap_or(1.0),
+            logits_divisor: fields.number("logit_scale")?.unwrap_or(1.0),
         };
-        if metadata
-            .get_f32(&key("attention.clamp_kqv"))
-            .is_some_and(|limit| limit > 0.0)
-        {
-            return Err(clamped());
-        }
+        claims::check_gguf(fields, &config)?;
         config.checked()
     }
 
     /// Reads `config.json`; multimodal files nest the text model under `text_config`.
     pub fn from_hf(json: &Value) -> Result<Self, ConfigError> {
         let json = json.get("text_config").unwrap_or(json);
-        let size = |key: &str| {
-            let value = json.get(key).and_then(Value::as_u64);
-            value.and_then(|value| usize::try_from(value).ok())
-        };
-        let need = |key: &str| size(key).ok_or_else(|| ConfigError::Missing(key.to_owned()));
-        let number = |key: &str| {
-            json.get(key)
-                .and_then(Value::as_f64)
-                .map(|value| value as f32)
-        };
+        let fields = HfFields(json);
         let model_type = json
             .get("model_type")
             .and_then(Value::as_str)
             .unwrap_or_default();
         let family = Family::of_hf(model_type)
             .ok_or_else(|| ConfigError::UnsupportedArchitecture(model_type.to_owned()))?;
-        let num_heads = need("num_attention_heads")?;
-        let hidden_size = need("hidden_size")?;
-        let head_dim = size("head_dim")
+        claims::check_hf(json, family)?;
+        let num_heads = fields.need_size("num_attention_heads")?;
+        let hidden_size = fields.need_size("hidden_size")?;
+        let head_dim = fields
+            .size("head_dim")?
             .or_else(|| hidden_size.checked_div(num_heads))
             .unwrap_or(0);
-        let num_layers = need("num_hidden_layers")?;
+        let num_layers = fields.need_size("num_hidden_layers")?;
         let mla = MlaConfig::from_hf(json, family)?;
         let head_dim = mla.as_ref().map_or(head_dim, MlaConfig::head_dim);
         let rotary_dim = mla.as_ref().map_or(head_dim, |mla| mla.rope_head_dim);
-        // transformers 5 writes `rope_parameters`, with the base inside.
-        let rope = json
-            .get("rope_parameters")
-            .or_else(|| json.get("rope_scaling"));
-        let nested = rope.and_then(|rope| rope.get("rope_theta")?.as_f64());
-        let rope_theta = number("rope_theta")
-            .or(nested.map(|theta| theta as f32))
-            .unwrap_or(10_000.0);
+        let (rope, nested_theta) = rope_of_hf(fields, family)?;
+        let rope_theta = fields.number("rope_theta")?.or(nested_theta);
+        let rope_theta = rope_theta.unwrap_or(10_000.0);
         let scaling = RopeScaling::from_hf(rope, rotary_dim, rope_theta)?;
-        if number("clip_qkv").is_some() {
-            return Err(clamped());
-        }
         let config = Self {
             family,
-            vocab_size: need("vocab_size")?,
+            vocab_size: fields.need_size("vocab_size")?,
             hidden_size,
-            intermediate_size: need("intermediate_size")?,
+            intermediate_size: fields.need_size("intermediate_size")?,
             num_layers,
             num_heads,
             num_kv_heads: match mla {
                 Some(_) => num_heads,
-                None => size("num_key_value_heads").unwrap_or(num_heads),
+                None => fields.size("num_key_value_heads")?.unwrap_or(num_heads),
             },
             head_dim,
-            max_position_embeddings: need("max_position_embeddings")?,
-            rms_norm_eps: number("rms_norm_eps").unwrap_or(1e-6),
+            max_position_embeddings: fields.need_size("max_position_embeddings")?,
+            rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-6),
             rope_theta,
             rope_linear_scale: scaling.linear,
             rope_freq_factors: scaling.factors,
-            sliding_window: size("sliding_window").filter(|window| *window > 0),
+            sliding_window: fields.size("sliding_window")?.filter(|window| *window > 0),
             attention_scale: scaling.score_scale * (family.attention_scale.hf)(json, head_dim),
-            attention_softcap: number("attn_logit_softcapping"),
-            final_softcap: number("final_logit_softcapping"),
+            attention_softcap: fields.number("attn_logit_softcapping")?,
+            final_softcap: fields.number("final_logit_softcapping")?,
             rope_adjacent_pairs: family.adjacent_pairs.hf,
             moe: MoeConfig::from_hf(json, family)?,
             mla,
-            embedding_scale: number("embedding_multiplier")
+            embedding_scale: fields
+                .number("embedding_multiplier")?
                 .unwrap_or_else(|| family.embedding_scale(hidden_size)),
-            residual_scale: number("residual_multiplier").unwrap_or(1.0),
-            logits_divisor: number("logits_scaling").unwrap_or(1.0),
+            residual_scale: fields.number("residual_multiplier")?.unwrap_or(1.0),
+            logits_divisor: fields.number("logits_scaling")?.unwrap_or(1.0),
         };
         config.checked()
     }
@@ -244,6 +228,9 @@ impl ModelConfig {
                 return invalid(format!("{name} is {value}"));
             }
         }
+        if self.max_position_embeddings > MAX_CONTEXT {
+            return invalid(format!("a context of {}", self.max_position_embeddings));
+        }
         if self.num_layers > 1024 {
             return invalid(format!("{} layers", self.num_layers));
         }
@@ -256,9 +243,7 @@ impl ModelConfig {
         if self.family.experts.is_some() != self.moe.is_some() {
             return invalid(format!("{} and experts", self.family.name));
         }
-        if self.logits_divisor == 0.0 {
-            return invalid("logits are divided by 0".to_owned());
-        }
+        claims::check_numbers(&self)?;
         if !self.head_dim.is_multiple_of(2) {
             return invalid(format!("head_dim {} is odd", self.head_dim));
         }
@@ -271,6 +256,33 @@ impl ModelConfig {
     }
 }
 
-fn clamped() -> ConfigError {
-    ConfigError::Invalid("clamping Q, K and V is not supported".to_owned())
+/// How positions are rotated, and the base where it lies inside: transformers 5 writes `rope_parameters`, one for
+/// each kind of layer where there are several.
+fn rope_of_hf<'a>(
+    fields: HfFields<'a>,
+    family: &Family,
+) -> Result<(Option<&'a Value>, Option<f32>), ConfigError> {
+    let rope = fields
+        .get("rope_parameters")
+        .or_else(|| fields.get("rope_scaling"));
+    let Some(rope) = rope else {
+        return Ok((None, None));
+    };
+    if !rope.is_object() {
+        return Err(ConfigError::Invalid(
+            "the scaling of RoPE is no object".to_owned(),
+        ));
+    }
+    let kinds = HfFields(rope);
+    let global = kinds.get("full_attention").unwrap_or(rope);
+    if let Some(local) = kinds.get("sliding_attention").map(HfFields) {
+        let theta = local.number("rope_theta")?;
+        let expected = family.local_layers.map(|layers| layers.rope_theta);
+        let kind = local.text("rope_type")?.unwrap_or("default");
+        if kind != "default" || theta.is_some() && theta != expected {
+            let what = "a sliding window with angles of its own".to_owned();
+            return Err(ConfigError::Unsupported(what));
+        }
+    }
+    Ok((Some(global), HfFields(global).number("rope_theta")?))
 }

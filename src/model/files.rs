@@ -1,10 +1,35 @@
 //! What a path on disk holds: a GGUF file or a folder of safetensors.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::config::{ConfigError, ModelConfig};
 use super::gguf::{GgufError, GgufFile};
 use super::safetensors::{SafetensorsDir, SafetensorsError};
+
+/// Bytes of a JSON file beside a model's weights. The largest `tokenizer.json` known has 35 MB.
+pub const MAX_JSON_BYTES: u64 = 256 << 20;
+/// Bytes of an adapter's weights.
+pub(super) const MAX_ADAPTER_BYTES: u64 = 8 << 30;
+
+/// Reads a file of `max_bytes` at most. Devices and pipes, which may never end, are not read.
+pub fn read_bounded(path: &Path, max_bytes: u64) -> std::io::Result<Vec<u8>> {
+    let refused = |what: String| Err(std::io::Error::new(std::io::ErrorKind::InvalidData, what));
+    let metadata = std::fs::metadata(path)?;
+    if !metadata.is_file() {
+        return refused("it is no regular file".to_owned());
+    }
+    if metadata.len() > max_bytes {
+        let len = metadata.len();
+        return refused(format!("it has {len} bytes; {max_bytes} are read"));
+    }
+    let mut bytes = Vec::with_capacity(metadata.len() as usize);
+    // A file may grow meanwhile.
+    std::fs::File::open(path)?
+        .take(max_bytes)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
 
 /// The files of one model.
 #[derive(Debug)]
@@ -60,7 +85,10 @@ impl ModelFiles {
     pub fn config(&self) -> Result<ModelConfig, ConfigError> {
         match self {
             ModelFiles::Gguf(file) => ModelConfig::from_gguf(file),
-            ModelFiles::Safetensors(folder) => ModelConfig::from_hf(folder.config()),
+            ModelFiles::Safetensors(folder) => {
+                folder.check_head()?;
+                ModelConfig::from_hf(folder.config())
+            }
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Low-rank adapters (LoRA, <https://arxiv.org/abs/2106.09685>) in PEFT's format: a folder with `adapter_config.json`
 //! and `adapter_model.safetensors`.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -10,12 +13,16 @@ use serde::Deserialize;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::config::ModelConfig;
+use super::files::{MAX_ADAPTER_BYTES, MAX_JSON_BYTES, read_bounded};
 use super::safetensors::dtype_of;
 
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 /// Largest rank: above it an adapter costs as much as the layer it adapts.
 const MAX_RANK: usize = 512;
+
+/// Largest weight, with the scale in it: the largest number that half precision holds. Trained ones are below ten.
+const MAX_WEIGHT: f32 = 65_504.0;
 
 /// Why a folder is not an adapter for this model.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +43,8 @@ pub enum LoraError {
     },
     #[error("the adapter has {0} without its other half")]
     Half(String),
+    #[error("{name}: {message}")]
+    Values { name: String, message: String },
     #[error("the adapter has no weights")]
     Empty,
 }
@@ -145,6 +154,13 @@ impl Config {
         if self.bias.as_deref().is_some_and(|bias| bias != "none") {
             return refuse("one with biases");
         }
+        let alphas = self.alpha_pattern.values().chain([&self.lora_alpha]);
+        if let Some(alpha) = alphas.copied().find(|alpha| !alpha.is_finite()) {
+            return refuse(&format!("one of alpha {alpha}"));
+        }
+        if self.r == 0 || self.rank_pattern.values().any(|rank| *rank == 0) {
+            return refuse("one of rank 0");
+        }
         if let Some(module) = self.modules_to_save.iter().flatten().next() {
             return Err(LoraError::Target(module.clone()));
         }
@@ -180,15 +196,15 @@ impl LoraAdapter {
 
     /// [`Self::read`], with a hash of the weights' bytes.
     pub fn read_hashed(folder: &Path, config: &ModelConfig) -> Result<(Self, u128), LoraError> {
-        let file = |name: &str| {
+        let file = |name: &str, max_bytes: u64| {
             let path = folder.join(name);
-            std::fs::read(&path).map_err(|error| LoraError::Read {
+            read_bounded(&path, max_bytes).map_err(|error| LoraError::Read {
                 file: path.display().to_string(),
                 message: error.to_string(),
             })
         };
-        let weights = file(WEIGHTS_FILE)?;
-        let adapter = Self::parse(&file(CONFIG_FILE)?, &weights, config)?;
+        let weights = file(WEIGHTS_FILE, MAX_ADAPTER_BYTES)?;
+        let adapter = Self::parse(&file(CONFIG_FILE, MAX_JSON_BYTES)?, &weights, config)?;
         Ok((adapter, xxh3_128(&weights)))
     }
 
@@ -280,6 +296,15 @@ fn join(
     }
     let scale = lora.scale(&module, rank) as f32;
     let mut b: Vec<f32> = b.values.iter().map(|value| value * scale).collect();
+    for (half, values) in [("A", &a.values), ("B, scaled,", &b)] {
+        // Written so that NaN is too large.
+        if let Some(value) = values.iter().find(|v| !(v.abs() <= MAX_WEIGHT)) {
+            return Err(LoraError::Values {
+                name: module,
+                message: format!("{half} holds {value}; a weight is {MAX_WEIGHT} at most"),
+            });
+        }
+    }
     if matches!(target, Target::Q | Target::K) && config.rope_adjacent_pairs {
         b = adjacent_pairs(&b, config.head_dim, rank);
     }
@@ -303,17 +328,4 @@ fn adjacent_pairs(rows: &[f32], head_dim: usize, width: usize) -> Vec<f32> {
         ordered[to * width..(to + 1) * width].copy_from_slice(row);
     }
     ordered
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn halves_of_a_head_are_interleaved() {
-        // Two heads of four rows, one value each.
-        let rows = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0];
-        let ordered = adjacent_pairs(&rows, 4, 1);
-        assert_eq!(ordered, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
-    }
 }

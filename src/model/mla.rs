@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::config::{ConfigError, ModelConfig};
 use super::families::Family;
+use super::fields::{GgufFields, HfFields};
 use super::gguf::Metadata;
 use super::ops::{Expanded, Linear, Ops, OpsError, WeightMatrix};
 use super::weights::{LoadError, WeightSource, Weights};
@@ -38,20 +39,20 @@ impl MlaConfig {
         if !family.has_latent_attention {
             return Ok(None);
         }
+        let fields = GgufFields { metadata, name };
         let size = |part: &str| {
-            let value = metadata.get_u32(&format!("{name}.{part}"));
-            value.map(|value| value as usize).filter(|value| *value > 0)
+            let value = fields.size(part)?;
+            Ok::<_, ConfigError>(value.filter(|value| *value > 0))
         };
-        let need =
-            |part: &str| size(part).ok_or_else(|| ConfigError::Missing(format!("{name}.{part}")));
+        let need = |part: &str| size(part)?.ok_or_else(|| ConfigError::Missing(fields.key(part)));
         let rope_head_dim = need("rope.dimension_count")?;
         // Newer files give the latent's sizes under the old keys, for a cache of latents.
         let key =
-            size("attention.key_length_mla").map_or_else(|| need("attention.key_length"), Ok)?;
-        let value = size("attention.value_length_mla")
+            size("attention.key_length_mla")?.map_or_else(|| need("attention.key_length"), Ok)?;
+        let value = size("attention.value_length_mla")?
             .map_or_else(|| need("attention.value_length"), Ok)?;
         let config = Self {
-            q_lora_rank: size("attention.q_lora_rank"),
+            q_lora_rank: size("attention.q_lora_rank")?,
             kv_lora_rank: need("attention.kv_lora_rank")?,
             nope_head_dim: key.saturating_sub(rope_head_dim),
             rope_head_dim,
@@ -64,17 +65,13 @@ impl MlaConfig {
         if !family.has_latent_attention {
             return Ok(None);
         }
-        let size = |key: &str| {
-            let value = json.get(key).and_then(Value::as_u64);
-            value.and_then(|value| usize::try_from(value).ok())
-        };
-        let need = |key: &str| size(key).ok_or_else(|| ConfigError::Missing(key.to_owned()));
+        let fields = HfFields(json);
         let config = Self {
-            q_lora_rank: size("q_lora_rank"),
-            kv_lora_rank: need("kv_lora_rank")?,
-            nope_head_dim: need("qk_nope_head_dim")?,
-            rope_head_dim: need("qk_rope_head_dim")?,
-            v_head_dim: need("v_head_dim")?,
+            q_lora_rank: fields.size("q_lora_rank")?,
+            kv_lora_rank: fields.need_size("kv_lora_rank")?,
+            nope_head_dim: fields.need_size("qk_nope_head_dim")?,
+            rope_head_dim: fields.need_size("qk_rope_head_dim")?,
+            v_head_dim: fields.need_size("v_head_dim")?,
         };
         config.checked().map(Some)
     }

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::config::ConfigError;
+use super::fields::{GgufFields, HfFields};
 use super::gguf::GgufFile;
 
 /// Rotations within the original context above which YaRN leaves a frequency alone, and below which it stretches it fully
@@ -37,28 +38,30 @@ impl RopeScaling {
         let Some(scaling) = scaling.filter(|scaling| scaling.is_object()) else {
             return Ok(NONE);
         };
-        let optional = |key: &str| scaling.get(key).and_then(Value::as_f64);
+        let fields = HfFields(scaling);
+        let optional = |key: &str| fields.number(key).map(|number| number.map(f64::from));
         let number = |key: &str| {
-            optional(key).ok_or_else(|| ConfigError::Missing(format!("rope_scaling.{key}")))
+            optional(key)?.ok_or_else(|| ConfigError::Missing(format!("rope_scaling.{key}")))
         };
-        let kind = scaling
-            .get("rope_type")
-            .or_else(|| scaling.get("type"))
-            .and_then(Value::as_str)
-            .unwrap_or("default");
+        let kind = match fields.text("rope_type")? {
+            Some(kind) => kind,
+            None => fields.text("type")?.unwrap_or("default"),
+        };
         match kind {
             "default" => Ok(NONE),
             "linear" => Ok(Self {
-                linear: number("factor")? as f32,
+                linear: stretch(number("factor")?)? as f32,
                 ..NONE
             }),
             "llama3" => {
                 let (factor, low, high) = (
-                    number("factor")?,
-                    number("low_freq_factor")?,
+                    stretch(number("factor")?)?,
+                    positive("low_freq_factor", number("low_freq_factor")?)?,
                     number("high_freq_factor")?,
                 );
                 let original = number("original_max_position_embeddings")?;
+                let original = positive("original_max_position_embeddings", original)?;
+                positive("high_freq_factor - low_freq_factor", high - low)?;
                 let factors = (0..rotary_dim / 2)
                     .map(|i| {
                         llama3_factor(i, rotary_dim, theta, factor, low, high, original) as f32
@@ -70,27 +73,38 @@ impl RopeScaling {
                 })
             }
             "yarn" => {
-                let factor = number("factor")?;
-                let all_dims = optional("mscale_all_dim").filter(|scale| *scale != 0.0);
-                let heads = optional("mscale").filter(|scale| *scale != 0.0);
+                let factor = stretch(number("factor")?)?;
+                let all_dims = optional("mscale_all_dim")?.filter(|scale| *scale != 0.0);
+                let heads = optional("mscale")?.filter(|scale| *scale != 0.0);
                 if let (Some(all_dims), Some(heads)) = (all_dims, heads)
                     && all_dims != heads
                 {
                     let message = format!("yarn with mscale {heads} and mscale_all_dim {all_dims}");
                     return Err(ConfigError::UnsupportedRopeScaling(message));
                 }
+                let magnitude = magnitude(factor, all_dims.unwrap_or(1.0));
+                let named = optional("attention_factor")?;
+                if named.is_some_and(|named| (named - magnitude).abs() > MAGNITUDE_TOLERANCE) {
+                    let message = "yarn with an attention_factor of its own".to_owned();
+                    return Err(ConfigError::UnsupportedRopeScaling(message));
+                }
+                if fields.flag("truncate")? == Some(false) {
+                    let message = "yarn without truncate".to_owned();
+                    return Err(ConfigError::UnsupportedRopeScaling(message));
+                }
+                let yarn = Yarn {
+                    rotary_dim,
+                    theta,
+                    factor,
+                    original: number("original_max_position_embeddings")?,
+                    beta_fast: optional("beta_fast")?.unwrap_or(YARN_BETA_FAST),
+                    beta_slow: optional("beta_slow")?.unwrap_or(YARN_BETA_SLOW),
+                };
                 Ok(Self {
                     linear: 1.0,
-                    factors: Some(yarn_factors(
-                        rotary_dim,
-                        theta,
-                        factor,
-                        number("original_max_position_embeddings")?,
-                        optional("beta_fast").unwrap_or(YARN_BETA_FAST),
-                        optional("beta_slow").unwrap_or(YARN_BETA_SLOW),
-                    )),
+                    factors: Some(yarn.factors()?),
                     // DeepSeek scales all of q·k by `mscale_all_dim`; others rotate all dimensions, so that both are one.
-                    score_scale: magnitude(factor, all_dims.unwrap_or(1.0)).powi(2) as f32,
+                    score_scale: magnitude.powi(2) as f32,
                 })
             }
             other => Err(ConfigError::UnsupportedRopeScaling(other.to_owned())),
@@ -104,10 +118,11 @@ impl RopeScaling {
         rotary_dim: usize,
         theta: f32,
     ) -> Result<Self, ConfigError> {
-        let number = |part: &str| {
-            file.metadata()
-                .get_f32(&format!("{name}.rope.scaling.{part}"))
+        let fields = GgufFields {
+            metadata: file.metadata(),
+            name,
         };
+        let number = |part: &str| fields.number(&format!("rope.scaling.{part}"));
         let factors = file.tensor("rope_freqs.weight").map(|(info, data)| {
             let mut factors = vec![0.0; info.dimensions.iter().product()];
             ponder_kernels::reference::dequantize(info.dtype, data, &mut factors);
@@ -119,31 +134,32 @@ impl RopeScaling {
         match kind.unwrap_or("none") {
             "none" => Ok(Self { factors, ..NONE }),
             "linear" => Ok(Self {
-                linear: number("factor").unwrap_or(1.0),
+                linear: stretch(f64::from(number("factor")?.unwrap_or(1.0)))? as f32,
                 factors,
                 ..NONE
             }),
             "yarn" => {
                 let missing =
                     |part: &str| ConfigError::Missing(format!("{name}.rope.scaling.{part}"));
-                let factor = f64::from(number("factor").ok_or_else(|| missing("factor"))?);
-                let key = format!("{name}.rope.scaling.original_context_length");
-                let original = file.metadata().get_u32(&key);
-                let original = original.ok_or_else(|| missing("original_context_length"))?;
-                let factors = yarn_factors(
+                let factor = number("factor")?.ok_or_else(|| missing("factor"))?;
+                let factor = stretch(f64::from(factor))?;
+                let original = fields
+                    .size("rope.scaling.original_context_length")?
+                    .ok_or_else(|| missing("original_context_length"))?;
+                let yarn = Yarn {
                     rotary_dim,
                     theta,
                     factor,
-                    f64::from(original),
-                    number("yarn_beta_fast").map_or(YARN_BETA_FAST, f64::from),
-                    number("yarn_beta_slow").map_or(YARN_BETA_SLOW, f64::from),
-                );
+                    original: original as f64,
+                    beta_fast: number("yarn_beta_fast")?.map_or(YARN_BETA_FAST, f64::from),
+                    beta_slow: number("yarn_beta_slow")?.map_or(YARN_BETA_SLOW, f64::from),
+                };
                 // Files hold `0.1 * mscale_all_dim`.
-                let all_dims = number("yarn_log_multiplier").filter(|scale| *scale != 0.0);
+                let all_dims = number("yarn_log_multiplier")?.filter(|scale| *scale != 0.0);
                 let all_dims = all_dims.map_or(1.0, |scale| f64::from(scale) / MAGNITUDE_SLOPE);
                 Ok(Self {
                     linear: 1.0,
-                    factors: Some(factors),
+                    factors: Some(yarn.factors()?),
                     score_scale: magnitude(factor, all_dims).powi(2) as f32,
                 })
             }
@@ -162,32 +178,62 @@ fn magnitude(factor: f64, scale: f64) -> f64 {
 
 const MAGNITUDE_SLOPE: f64 = 0.1;
 
-/// Frequencies that turn often in the original context are kept, those that turn less than once are divided by `factor`, those
-/// between are blended (section 3.2).
-fn yarn_factors(
+/// An `attention_factor` that says what is computed anyway may be rounded.
+const MAGNITUDE_TOLERANCE: f64 = 1e-3;
+
+/// A number of the configuration that must be positive.
+fn positive(what: &str, value: f64) -> Result<f64, ConfigError> {
+    match value.is_finite() && value > 0.0 {
+        true => Ok(value),
+        false => Err(ConfigError::Invalid(format!("RoPE's {what} is {value}"))),
+    }
+}
+
+/// A factor by which contexts are stretched.
+fn stretch(factor: f64) -> Result<f64, ConfigError> {
+    match factor.is_finite() && factor >= 1.0 {
+        true => Ok(factor),
+        false => Err(ConfigError::Invalid(format!(
+            "RoPE's scaling factor is {factor}"
+        ))),
+    }
+}
+
+struct Yarn {
     rotary_dim: usize,
     theta: f32,
     factor: f64,
+    /// Positions of the context before it was stretched.
     original: f64,
     beta_fast: f64,
     beta_slow: f64,
-) -> Vec<f32> {
-    let dim = rotary_dim as f64;
-    let theta = f64::from(theta);
-    let turning = |rotations: f64| {
-        dim * (original / (rotations * 2.0 * std::f64::consts::PI)).ln() / (2.0 * theta.ln())
-    };
-    let low = turning(beta_fast).floor().max(0.0);
-    let mut high = turning(beta_slow).ceil().min(dim - 1.0);
-    if low == high {
-        high += 0.001;
+}
+
+impl Yarn {
+    /// Frequencies that turn often in the original context are kept, those that turn less than once are divided by
+    /// `factor`, those between are blended (section 3.2).
+    fn factors(&self) -> Result<Vec<f32>, ConfigError> {
+        positive("original context", self.original)?;
+        positive("beta_slow", self.beta_slow)?;
+        positive("beta_fast", self.beta_fast)?;
+        let dim = self.rotary_dim as f64;
+        let theta = f64::from(self.theta);
+        let turning = |rotations: f64| {
+            let turns = rotations * 2.0 * std::f64::consts::PI;
+            dim * (self.original / turns).ln() / (2.0 * theta.ln())
+        };
+        let low = turning(self.beta_fast).floor().max(0.0);
+        let mut high = turning(self.beta_slow).ceil().min(dim - 1.0);
+        if low == high {
+            high += 0.001;
+        }
+        Ok((0..self.rotary_dim / 2)
+            .map(|index| {
+                let stretched = ((index as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                (1.0 / (stretched / self.factor + 1.0 - stretched)) as f32
+            })
+            .collect())
     }
-    (0..rotary_dim / 2)
-        .map(|index| {
-            let stretched = ((index as f64 - low) / (high - low)).clamp(0.0, 1.0);
-            (1.0 / (stretched / factor + 1.0 - stretched)) as f32
-        })
-        .collect()
 }
 
 /// Long wavelengths are stretched by `factor`, short ones kept, those between blended (the rule of

@@ -8,7 +8,9 @@ use ponder_kernels::{DType, MappedFile};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
+use super::config::ConfigError;
 use super::families::Family;
+use super::files::{MAX_JSON_BYTES, read_bounded};
 use super::weights::{LoadError, RawTensor, WeightSource, joined};
 
 /// Why a folder is not a model.
@@ -55,7 +57,7 @@ impl SafetensorsDir {
             move |source| SafetensorsError::Io { path, source }
         };
         let config_path = path.join("config.json");
-        let text = std::fs::read(&config_path).map_err(io(&config_path))?;
+        let text = read_bounded(&config_path, MAX_JSON_BYTES).map_err(io(&config_path))?;
         let config = serde_json::from_slice(&text)?;
         let mut files: Vec<PathBuf> = std::fs::read_dir(path)
             .map_err(io(path))?
@@ -90,6 +92,29 @@ impl SafetensorsDir {
     pub fn config(&self) -> &Value {
         &self.config
     }
+
+    /// A configuration that says that the head is not the embeddings needs a head.
+    pub(super) fn check_head(&self) -> Result<(), ConfigError> {
+        let config = self.config.get("text_config").unwrap_or(&self.config);
+        let is_own = config["tie_word_embeddings"] == false;
+        let has_head = self
+            .entries
+            .keys()
+            .any(|name| name.ends_with("lm_head.weight"));
+        match is_own && !has_head && !self.entries.is_empty() {
+            true => Err(ConfigError::Missing("lm_head.weight".to_owned())),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Checks the header of a file's bytes.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn check_header(bytes: &[u8]) -> Result<(), String> {
+    let read = SafeTensors::deserialize(bytes);
+    read.map(drop).map_err(|error| error.to_string())
 }
 
 fn read_directory(

@@ -23,6 +23,8 @@ pub enum LoadError {
     },
     #[error("tensor {name:?}: {source}")]
     Pack { name: String, source: OpsError },
+    #[error("tensor {0:?} holds numbers that are not finite")]
+    NotFinite(String),
     #[error("tensor {name:?} has type {dtype}, which is not supported")]
     UnsupportedType { name: String, dtype: String },
 }
@@ -189,6 +191,10 @@ impl<S: WeightSource + ?Sized, O: Ops> Weights<'_, S, O> {
         let tensor = self.tensor(name, &[len])?;
         let mut values = vec![0.0; len];
         reference::dequantize(tensor.dtype, &tensor.data, &mut values);
+        // Norms, biases and routers' corrections: one bad number reaches every token.
+        if !values.iter().all(|value| value.is_finite()) {
+            return Err(LoadError::NotFinite(name.to_owned()));
+        }
         let vector = self.ops.vector(values);
         vector.map_err(|source| failed(name, source))
     }

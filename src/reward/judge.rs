@@ -67,7 +67,7 @@ impl Judge {
             .pool
             .run_sized(num_bytes, what, context.tenant, deadline, write)
             .await?;
-        let readings = read(self.engine.as_ref(), prompts, context.cache_salt, deadline).await?;
+        let readings = read(self.engine.as_ref(), prompts, context, deadline).await?;
         let value = |readings: &Vec<Reading>| readings.first().map_or(0.5, |r| self.value(r));
         Ok(readings.iter().map(value).collect())
     }

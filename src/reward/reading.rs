@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
 
-use super::ScorerError;
+use super::{RewardContext, ScorerError};
 use crate::engine::{
     Backend, EngineError, FinishReason, GenerateRequest, PoolingParams, StreamEvent,
 };
@@ -100,10 +100,10 @@ pub(super) struct Bound<'b> {
 pub(super) async fn read(
     engine: &dyn Backend,
     prompts: Vec<Prompt>,
-    cache_salt: u64,
+    context: &RewardContext,
     deadline: Option<Instant>,
 ) -> Result<Vec<Vec<Reading>>, ReadError> {
-    let readings = read_all(engine, prompts, cache_salt, deadline);
+    let readings = read_all(engine, prompts, context, deadline);
     match deadline {
         None => readings.await,
         Some(at) => tokio::time::timeout_at(at.into(), readings)
@@ -115,7 +115,7 @@ pub(super) async fn read(
 async fn read_all(
     engine: &dyn Backend,
     prompts: Vec<Prompt>,
-    cache_salt: u64,
+    context: &RewardContext,
     deadline: Option<Instant>,
 ) -> Result<Vec<Vec<Reading>>, ReadError> {
     if let [first, rest @ ..] = prompts.as_slice()
@@ -129,11 +129,11 @@ async fn read_all(
             };
             let token_ids = first.token_ids[..shared].to_vec();
             let prompt = Prompt { token_ids, pooling };
-            read_one(engine, prompt, cache_salt, deadline).await?;
+            read_one(engine, prompt, context, deadline).await?;
         }
     }
     let reads = prompts.into_iter();
-    try_join_all(reads.map(|prompt| read_one(engine, prompt, cache_salt, deadline))).await
+    try_join_all(reads.map(|prompt| read_one(engine, prompt, context, deadline))).await
 }
 
 /// Tokens that all prompts begin with.
@@ -148,11 +148,12 @@ fn num_shared(first: &[u32], rest: &[Prompt]) -> usize {
 async fn read_one(
     engine: &dyn Backend,
     prompt: Prompt,
-    cache_salt: u64,
+    context: &RewardContext,
     deadline: Option<Instant>,
 ) -> Result<Vec<Reading>, ReadError> {
     let request = GenerateRequest {
-        cache_salt,
+        tenant: context.tenant,
+        cache_salt: context.cache_salt,
         deadline,
         ..GenerateRequest::pooling(prompt.token_ids, prompt.pooling)
     };

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use futures::future::{BoxFuture, FutureExt};
+use reqwest::redirect::Policy;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -44,7 +45,9 @@ struct Scores {
 impl RewardServer {
     /// `timeout` is for each attempt.
     pub fn new(url: &str, timeout: Duration) -> Result<Self, ScorerError> {
-        let client = reqwest::Client::builder().timeout(timeout).build();
+        // Texts go where the operator said, and nowhere else.
+        let client = reqwest::Client::builder().redirect(Policy::none());
+        let client = client.timeout(timeout).build();
         Ok(Self {
             client: client.map_err(|error| failed(error.to_string()))?,
             url: url.to_owned(),
@@ -114,7 +117,15 @@ impl RewardServer {
                 scores.scores.len()
             )));
         }
-        Ok(scores.scores)
+        // Whoever averages and compares scores relies on it.
+        match scores
+            .scores
+            .iter()
+            .find(|score| !(0.0..=1.0).contains(*score))
+        {
+            Some(score) => Err(failed(format!("the score {score} is not in 0..=1"))),
+            None => Ok(scores.scores),
+        }
     }
 
     fn check_open(&self) -> Result<(), ScorerError> {

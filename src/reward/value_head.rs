@@ -27,6 +27,9 @@ pub mod tensors {
     pub const OUTPUT_BIAS: &str = "output.bias";
 }
 
+/// Largest number of a head. Sums of products of two such numbers and a state stay finite in f32.
+pub(super) const MAX_NUMBER: f32 = 1e9;
+
 /// Why a file is not a value head.
 #[derive(Debug, thiserror::Error)]
 pub enum ValueHeadError {
@@ -97,7 +100,9 @@ impl ValueHead {
             (dot + bias).tanh()
         });
         let sum: f32 = hidden.zip(&self.output_weight).map(|(h, w)| h * w).sum();
-        1.0 / (1.0 + f64::from(-(sum + self.output_bias)).exp())
+        let value = 1.0 / (1.0 + f64::from(-(sum + self.output_bias)).exp());
+        // A state that is not finite has no value.
+        if value.is_nan() { 0.0 } else { value }
     }
 }
 
@@ -114,9 +119,11 @@ fn floats(file: &SafeTensors<'_>, name: &'static str) -> Result<Vec<f32>, ValueH
         .iter()
         .map(|bytes| f32::from_le_bytes(*bytes))
         .collect();
-    match values.iter().all(|value| value.is_finite()) {
+    match values.iter().all(|value| value.abs() <= MAX_NUMBER) {
         true => Ok(values),
-        false => Err(error("holds numbers that are not finite".to_owned())),
+        false => Err(error(format!(
+            "holds numbers that are not finite or above {MAX_NUMBER}"
+        ))),
     }
 }
 

@@ -31,6 +31,8 @@ pub struct EnginePolicy {
     pub stops: Vec<String>,
     pub include_stop: bool,
     pub skip_special: bool,
+    /// Who asks.
+    pub tenant: u64,
     pub cache_salt: u64,
     pub adapter: Option<AdapterId>,
     pub deadline: Option<Instant>,
@@ -59,6 +61,7 @@ impl EnginePolicy {
             ..self.params.clone()
         };
         let request = GenerateRequest {
+            tenant: self.tenant,
             cache_salt: self.cache_salt,
             adapter: self.adapter,
             adaptation: Some(config),
@@ -107,6 +110,7 @@ impl EnginePolicy {
             branch_path: expansion.branch_path.clone(),
             watcher: Some(Box::new(watcher)),
             budget: Some(Arc::clone(&self.budget)),
+            tenant: self.tenant,
             cache_salt: self.cache_salt,
             adapter: self.adapter,
             steering: self.steering.get().cloned(),

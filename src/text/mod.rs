@@ -2,6 +2,8 @@
 
 pub mod chat_template;
 pub mod detokenizer;
+#[cfg(test)]
+mod mutations;
 mod pattern;
 pub mod stop;
 pub mod tokenizer;

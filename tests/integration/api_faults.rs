@@ -159,13 +159,18 @@ fn a_node_is_named_once_a_call() {
     for (what, body) in [
         ("generate", json!({"nodes": [0, 0], "step": step})),
         ("generate", json!({"nodes": [1, 2, 1], "step": step})),
-        ("score", json!({"nodes": [1, 1], "reward": likelihood})),
     ] {
         let (status, error) = offline.post(&path(what), body);
         assert_eq!((status, &error["error"]["param"]), (400, &json!("nodes")));
         let message = error["error"]["message"].as_str().unwrap();
         assert!(message.contains("twice"), "{message}");
     }
+    // A node has one score, however often it is named.
+    let scored = offline.ask(
+        &path("score"),
+        json!({"nodes": [1, 1], "reward": likelihood}),
+    );
+    assert_eq!(scored["data"].as_array().unwrap().len(), 1);
     // Refused calls cost nothing: what follows is what would have followed.
     let again = offline.ask("/v1/branches", chat(json!({"ignore_eos": true})));
     let again = again["id"].as_str().unwrap();

@@ -4,7 +4,7 @@ use futures::FutureExt;
 use ponder::api::ServerConfig;
 use ponder::engine::{EngineOptions, GenerateRequest, SamplingParams, StreamEvent};
 use ponder::reward::{
-    Candidate, PythonRunner, RemoteScorer, RewardContext, RewardResources, RewardServer,
+    Candidate, Programs, PythonRunner, RemoteScorer, RewardContext, RewardResources, RewardServer,
     RewardSpec, Scorer, ValueHead, build,
 };
 use ponder::trace::TraceRecord;

@@ -4,12 +4,16 @@ use std::path::Path;
 use std::process::Command;
 
 use ponder::model::testing::uniform;
+use safetensors::Dtype;
+use safetensors::tensor::{TensorView, serialize_to_file};
 use serde_json::{Value, json};
+
+use crate::tiny::{TEMPLATE, model_files};
 
 const HIDDEN: usize = 64;
 const INTERMEDIATE: usize = 96;
-/// Bytes, and the tokens of chats.
-const VOCAB: usize = 262;
+/// As the tokenizer has it.
+const VOCAB: usize = 260;
 const LAYERS: usize = 2;
 const KV: usize = 32;
 
@@ -43,34 +47,30 @@ fn tensors() -> Vec<(String, Vec<usize>, Option<f32>)> {
     tensors
 }
 
-/// A llama as a safetensors folder, with a tokenizer of bytes.
+/// A llama of random weights as a safetensors folder, with a tokenizer of bytes.
 fn write_model(folder: &Path) {
-    let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/mistralrs/phi3");
-    for name in ["tokenizer.json", "tokenizer_config.json"] {
-        std::fs::copy(tokenizer.join(name), folder.join(name)).unwrap();
-    }
+    model_files(folder);
     let config = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN,
         "intermediate_size": INTERMEDIATE, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 16, "vocab_size": VOCAB,
         "max_position_embeddings": 4096, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
-        "hidden_act": "silu", "tie_word_embeddings": false, "eos_token_id": 257,
     });
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
-    let (mut header, mut data, mut state) = (json!({}), Vec::new(), 1);
-    for (name, shape, size) in tensors() {
-        let begin = data.len();
-        for _ in 0..shape.iter().product() {
-            let value: f32 = size.map_or(1.0, |size| size * uniform(&mut state));
-            data.extend(value.to_le_bytes());
-        }
-        header[format!("{name}.weight")] =
-            json!({"dtype": "F32", "shape": shape, "data_offsets": [begin, data.len()]});
-    }
-    let header = header.to_string();
-    let length = (header.len() as u64).to_le_bytes();
-    let file = [length.as_slice(), header.as_bytes(), &data].concat();
-    std::fs::write(folder.join("model.safetensors"), file).unwrap();
+    std::fs::write(folder.join("chat_template.jinja"), TEMPLATE).unwrap();
+    let mut state = 1;
+    let values = |(name, shape, size): (String, Vec<usize>, Option<f32>)| {
+        let value = |_| size.map_or(1.0, |size| size * uniform(&mut state));
+        let values = (0..shape.iter().product()).map(value);
+        let bytes: Vec<u8> = values.flat_map(|value: f32| value.to_le_bytes()).collect();
+        (format!("{name}.weight"), shape, bytes)
+    };
+    let tensors: Vec<_> = tensors().into_iter().map(values).collect();
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        let view = TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap();
+        (name, view)
+    });
+    serialize_to_file(views, None, &folder.join("model.safetensors")).unwrap();
 }
 
 #[test]

@@ -19,6 +19,7 @@ fn engine(speculative: Speculative) -> EngineHandle {
         enable_prefix_caching: true,
         enable_chunked_prefill: true,
         max_num_waiting_seqs: 100,
+        is_shared: false,
         speculative: SpeculativeConfig {
             default: speculative,
             prompt_lookup_min: 1,

@@ -27,6 +27,7 @@ fn config() -> EngineConfig {
         enable_prefix_caching: true,
         enable_chunked_prefill: true,
         max_num_waiting_seqs: 100,
+        is_shared: false,
         speculative: SpeculativeConfig::default(),
     }
 }

@@ -334,6 +334,7 @@ fn adapters_come_and_go_over_http() {
     assert_eq!(closed.post("/v1/load_lora_adapter", load("a")).0, 403);
     let config = ServerConfig {
         enable_lora: true,
+        lora_roots: vec![golden_folder()],
         ..ServerConfig::default()
     };
     let server = start(config, &options());

@@ -2,11 +2,13 @@
 
 mod adaptation;
 mod adaptation_engine;
+mod adapter_owners;
 mod api;
 mod api_adaptation;
 mod api_branches;
 mod api_faults;
 mod api_formats;
+mod api_limits;
 mod api_resume;
 mod api_routes;
 mod api_search;
@@ -15,6 +17,7 @@ mod api_traces;
 mod backends;
 mod bench_search;
 mod bench_soak;
+mod connections;
 mod constraint;
 mod engine;
 mod goldens;
@@ -38,4 +41,6 @@ mod server;
 mod speculative;
 mod support;
 mod tidy;
+mod tiny;
+mod trace_damage;
 mod trace_process;

@@ -1,8 +1,8 @@
 //! A server without a download: the fake model, a tokenizer of single bytes, and a backend whose
 //! moods a test sets.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,99 +14,20 @@ use ponder::engine::{
     Backend, Capability, Engine, EngineConfig, EngineError, EngineHandle, EngineOptions,
     EngineStats, GenerateRequest, GroupId, RequestId, RequestStream,
 };
-use ponder::model::{AdapterId, CausalLm, LoraAdapter, ModelFiles, ModelInfo};
+use ponder::model::{AdapterId, CausalLm, LoraAdapter, ModelInfo};
 use ponder::reward::prm::{Prm, PrmFormat, PrmParts};
-use ponder::reward::{Judge, RewardResources};
+use ponder::reward::{Judge, Programs, RewardResources, SchemaChecker};
 use ponder::text::{ChatTemplate, Tokenizer};
+use ponder_sandbox::{Confined, Limits};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::server::{Server, start_served};
+pub use crate::tiny::adapter_folder;
+use crate::tiny::{TEMPLATE, model_files};
 
-pub const EOS: &str = "<|im_end|>";
-const TEMPLATE: &str = "{% for m in messages %}\
-    <|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n\
-    {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-/// Tokens beside those of single bytes. A judge needs words.
-const MORE_TOKENS: [&str; 4] = ["<|im_start|>", EOS, "yes", "no"];
-const HIDDEN: usize = 4;
-
-/// GPT-2's character for each byte.
-fn byte_character(byte: u8) -> char {
-    let is_printable = |byte: u8| matches!(byte, 33..=126 | 161..=172 | 174..=255);
-    match is_printable(byte) {
-        true => char::from(byte),
-        false => {
-            let before = (0..byte).filter(|byte| !is_printable(*byte)).count();
-            char::from_u32(256 + before as u32).unwrap()
-        }
-    }
-}
-
-fn tokenizer_json() -> Value {
-    let mut vocab: BTreeMap<String, usize> = (0..=255_u8)
-        .map(|byte| (byte_character(byte).to_string(), usize::from(byte)))
-        .collect();
-    let mut added = Vec::new();
-    for (index, token) in MORE_TOKENS.iter().enumerate() {
-        let id = 256 + index;
-        vocab.insert((*token).to_owned(), id);
-        if token.starts_with('<') {
-            added.push(
-                json!({"id": id, "content": token, "special": true, "normalized": false,
-                "single_word": false, "lstrip": false, "rstrip": false}),
-            );
-        }
-    }
-    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false,
-        "use_regex": false});
-    json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
-        "normalizer": null, "pre_tokenizer": byte_level, "post_processor": null,
-        "decoder": byte_level,
-        "model": {"type": "BPE", "vocab": vocab, "merges": []}})
-}
-
-/// A folder with a tokenizer, sizes that adapters must fit, and no weights.
-fn model_files(folder: &Path) -> ModelFiles {
-    let write = |name: &str, value: Value| {
-        std::fs::write(folder.join(name), value.to_string()).unwrap();
-    };
-    write("tokenizer.json", tokenizer_json());
-    write("tokenizer_config.json", json!({"eos_token": EOS}));
-    write(
-        "config.json",
-        json!({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 260,
-            "hidden_size": HIDDEN, "intermediate_size": 8, "num_hidden_layers": 1,
-            "num_attention_heads": 1, "num_key_value_heads": 1, "rms_norm_eps": 1e-5,
-            "max_position_embeddings": 4096, "rope_theta": 10000.0}),
-    );
-    let tensors: [(&str, safetensors::tensor::TensorView<'_>); 0] = [];
-    let weights = folder.join("model.safetensors");
-    safetensors::serialize_to_file(tensors, None, &weights).unwrap();
-    ModelFiles::open(folder).unwrap()
-}
-
-/// An adapter that fits the model of [`model_files`], in PEFT's format.
-pub fn adapter_folder(folder: &Path) -> PathBuf {
-    let path = folder.join("adapter");
-    std::fs::create_dir_all(&path).unwrap();
-    let config = json!({"peft_type": "LORA", "r": 1, "lora_alpha": 1, "bias": "none",
-        "target_modules": ["q_proj"]});
-    std::fs::write(path.join("adapter_config.json"), config.to_string()).unwrap();
-    let data = [0_u8; 4 * HIDDEN];
-    let tensor = |shape| {
-        safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, &data).unwrap()
-    };
-    let name =
-        |part| format!("base_model.model.model.layers.0.self_attn.q_proj.lora_{part}.weight");
-    let tensors = [
-        (name("A"), tensor(vec![1, HIDDEN])),
-        (name("B"), tensor(vec![HIDDEN, 1])),
-    ];
-    let file = path.join("adapter_model.safetensors");
-    safetensors::serialize_to_file(tensors, None, &file).unwrap();
-    path
-}
+/// Tokens of prompt and answer.
+pub const CONTEXT: usize = 512;
 
 /// The native engine, but for what a test needs to happen at its own time.
 pub struct MoodyBackend {
@@ -142,7 +63,7 @@ impl MoodyBackend {
     fn start() -> Arc<Self> {
         let model: Box<dyn CausalLm> = Box::new(FakeModel::new(260, Fault::None));
         let options = EngineOptions {
-            max_model_len: Some(512),
+            max_model_len: Some(CONTEXT),
             max_num_seqs: 16,
             kv_cache_bytes: 4 * 16 * 1024,
             ..EngineOptions::default()
@@ -248,6 +169,16 @@ impl Backend for MoodyBackend {
     }
 }
 
+/// Checks schemas with the real binary, for a moment at most.
+fn schema_checker() -> SchemaChecker {
+    let limits = Limits {
+        wall: Duration::from_secs(1),
+        ..SchemaChecker::LIMITS
+    };
+    let exe = PathBuf::from(env!("CARGO_BIN_EXE_ponder"));
+    SchemaChecker::new(Confined::new(exe, limits).unwrap(), Programs::new(2, false))
+}
+
 /// A server without a download.
 pub struct Offline {
     pub server: Server,
@@ -285,6 +216,7 @@ impl Offline {
             rewards: RewardResources {
                 judge: Some(Arc::new(judge)),
                 prm: Some(Arc::new(prm.unwrap())),
+                schemas: Some(schema_checker()),
                 ..RewardResources::default()
             },
             adaptation: None,
@@ -292,6 +224,7 @@ impl Offline {
         };
         let config = ServerConfig {
             enable_lora: true,
+            lora_roots: vec![folder.path().to_owned()],
             ..config
         };
         Self {

@@ -6,8 +6,8 @@ use std::time::Instant;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use ponder::reward::{
-    Candidate, Likelihood, Majority, RewardContext, RewardResources, RewardSpec, Scorer,
-    ScorerError, Weighted, build,
+    BuildError, Candidate, Likelihood, Majority, RewardContext, RewardResources, RewardSpec,
+    Scorer, ScorerError, Weighted, build,
 };
 use ponder::search::scripted::ScriptedPolicy;
 use ponder::search::{
@@ -405,13 +405,12 @@ fn weights_and_parts_add_up() {
 fn reward_mistakes_are_named() {
     let build_one = |value: serde_json::Value| {
         let spec: RewardSpec = serde_json::from_value(value).unwrap();
-        build(
-            &[spec],
-            &RewardResources::default(),
-            &RewardContext::default(),
-        )
-        .map(|_| ())
-        .map_err(|error| error.param)
+        let (resources, context) = (RewardResources::default(), RewardContext::default());
+        let built = futures::executor::block_on(build(&[spec], &resources, &context, None));
+        built.map(|_| ()).map_err(|error| match error {
+            BuildError::Spec(error) => error.param,
+            BuildError::Scorer(error) => error.to_string(),
+        })
     };
     let cases = [
         (json!({"kind": "likelihood"}), None),
@@ -420,8 +419,9 @@ fn reward_mistakes_are_named() {
             None,
         ),
         (
+            // Nothing here checks schemas.
             json!({"kind": "verifier", "type": "json_schema", "schema": {"type": "object"}}),
-            None,
+            Some("[0].type"),
         ),
         (json!({"kind": "verifier"}), Some("[0].type")),
         (

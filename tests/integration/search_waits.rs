@@ -1,6 +1,7 @@
 //! A search waits for nothing beyond its deadline and leaves nothing running. Time is tokio's, which stands still here
 //! until everybody waits.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::Duration;
 
@@ -177,6 +178,7 @@ fn engine_of(model: Box<dyn CausalLm>, max_num_waiting_seqs: usize) -> Engine {
         enable_prefix_caching: true,
         enable_chunked_prefill: true,
         max_num_waiting_seqs,
+        is_shared: false,
         speculative: Default::default(),
     };
     Arc::new(EngineHandle::start(model, config).unwrap())
@@ -254,6 +256,7 @@ fn engine_policy(engine: &Engine, max_tokens: usize) -> EnginePolicy {
         stops: Vec::new(),
         include_stop: false,
         skip_special: true,
+        tenant: 0,
         cache_salt: 0,
         adapter: None,
         deadline: None,
@@ -339,6 +342,49 @@ async fn a_reward_server_that_is_silent_ends_in_time() {
         );
         assert_eq!(started.elapsed(), SECOND);
     }
+}
+
+/// A server that answers everything with these, and counts.
+async fn answering(status: u16, location: &str, body: &'static str) -> (String, Arc<AtomicUsize>) {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let (counted, location) = (Arc::clone(&calls), location.to_owned());
+    let answer = move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        let status = axum::http::StatusCode::from_u16(status).unwrap();
+        std::future::ready((status, [("location", location.clone())], body))
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let app = axum::Router::new().fallback(answer);
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    (url, calls)
+}
+
+#[tokio::test]
+async fn a_reward_server_gives_numbers_from_0_to_1_and_sends_texts_nowhere_else() {
+    install_tls();
+    let score = |url: String| async move {
+        let scorer = RemoteScorer {
+            server: Arc::new(RewardServer::new(&url, Duration::from_secs(60)).unwrap()),
+            question: String::new(),
+        };
+        scorer.score(&[Candidate::default()], None).await
+    };
+    let (fair, fair_calls) = answering(200, "", r#"{"scores": [1.0]}"#).await;
+    assert_eq!(score(fair.clone()).await.unwrap(), [1.0]);
+    for body in [
+        r#"{"scores": [1e308]}"#,
+        r#"{"scores": [-0.1]}"#,
+        r#"{"scores": [1.5]}"#,
+    ] {
+        let (url, _) = answering(200, "", body).await;
+        let error = score(url).await.unwrap_err().to_string();
+        assert!(error.contains("is not in 0..=1"), "{error}");
+    }
+    let (elsewhere, calls) = answering(307, &fair, "").await;
+    assert!(score(elsewhere).await.is_err());
+    assert!(calls.load(Ordering::Relaxed) > 0);
+    assert_eq!(fair_calls.load(Ordering::Relaxed), 1);
 }
 
 fn python(num_parallel: usize, test: &str) -> Weighted {

@@ -25,6 +25,7 @@ fn config() -> EngineConfig {
         enable_prefix_caching: true,
         enable_chunked_prefill: true,
         max_num_waiting_seqs: 1000,
+        is_shared: false,
         speculative: SpeculativeConfig {
             default: Speculative::PromptLookup,
             prompt_lookup_min: 1,

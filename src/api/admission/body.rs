@@ -12,6 +12,7 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::quota::{Full, Hold};
+use crate::api::config::{BYTES_A_VALUE, MAX_BODY_VALUES};
 
 /// A body must come at this rate at least, but for one timeout in which it may do as it likes:
 /// one byte before each timeout would hold its place for months.
@@ -24,6 +25,8 @@ pub(in crate::api) enum BodyError {
     Slow,
     #[error("there is no room for the body")]
     NoRoom(Full),
+    #[error("the body has too many values")]
+    TooManyValues,
     #[error("the body was not sent to its end")]
     Broken,
 }
@@ -55,6 +58,8 @@ pub(super) struct MeteredBody {
     /// How long it was waited for before, in all.
     waited: Duration,
     received: usize,
+    /// JSON values that have come, roughly: a comma inside of a text looks like another one.
+    num_values: usize,
 }
 
 impl MeteredBody {
@@ -70,17 +75,27 @@ impl MeteredBody {
             waits_since: None,
             waited: Duration::ZERO,
             received: 0,
+            num_values: 0,
         };
         (metered, outcome)
     }
 
-    fn received(&mut self, num_bytes: usize) -> Result<(), BodyError> {
+    /// Counts what came: its bytes, and what its values will take once they are read. Two bytes of a
+    /// body can become a value of thirty times their size.
+    fn received(&mut self, num_bytes: usize, num_values: usize) -> Result<(), BodyError> {
         if let Some(since) = self.waits_since.take() {
             self.waited += since.elapsed();
         }
         self.received = self.received.saturating_add(num_bytes);
+        self.num_values = self.num_values.saturating_add(num_values);
+        if self.num_values > MAX_BODY_VALUES {
+            return Err(BodyError::TooManyValues);
+        }
+        let weight = self
+            .received
+            .saturating_add(self.num_values * BYTES_A_VALUE);
         let mut hold = self.hold.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.received.checked_sub(hold.amount()) {
+        match weight.checked_sub(hold.amount()) {
             Some(missing) if missing > 0 => hold.grow(missing).map_err(BodyError::NoRoom),
             _ => Ok(()),
         }
@@ -116,7 +131,8 @@ impl HttpBody for MeteredBody {
                 let length = frame
                     .data_ref()
                     .map_or_else(|| frame.trailers_ref().map_or(0, trailer_bytes), Bytes::len);
-                match metered.received(length) {
+                let num_values = frame.data_ref().map_or(0, |data| count_values(data));
+                match metered.received(length, num_values) {
                     Ok(()) => return Poll::Ready(Some(Ok(frame))),
                     Err(error) => error,
                 }
@@ -139,6 +155,12 @@ impl HttpBody for MeteredBody {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
+}
+
+/// Values that begin in a piece of JSON: one behind each bracket and each comma.
+fn count_values(data: &[u8]) -> usize {
+    let begins = |byte: &&u8| matches!(byte, b',' | b'[' | b'{');
+    data.iter().filter(begins).count()
 }
 
 fn trailer_bytes(trailers: &HeaderMap) -> usize {

@@ -62,6 +62,7 @@ pub(in crate::api) async fn admit(
     let response = match outcome.get() {
         Some(BodyError::Slow) => refuse(admission, Reason::SlowBody, ApiError::slow_body(timeout)),
         Some(BodyError::NoRoom(full)) => refuse(admission, Reason::BodyBytes, no_room(full)),
+        Some(BodyError::TooManyValues) => ApiError::too_many_values().into_response(),
         Some(BodyError::Broken) | None => response,
     };
     drop(hold);

@@ -55,15 +55,16 @@ pub(super) struct Admission {
 impl Admission {
     pub fn new(config: &ServerConfig) -> Self {
         let limits = &config.connections;
-        let has_keys = !config.api_keys.is_empty() || !config.trace_keys.is_empty();
-        let share = match has_keys {
+        // One key alone has all that there is.
+        let is_shared = config.api_keys.len() + config.trace_keys.len() > 1;
+        let share = match is_shared {
             true => (limits.max_connections / KEY_SHARE).max(1),
             false => usize::MAX,
         };
         let per_key = limits.max_requests_per_key.unwrap_or(share);
-        // One body of the largest size always fits.
+        // One body of the largest size, and of a common shape, always fits.
         let all_bytes = limits.max_inflight_body_bytes.max(config.max_body_bytes);
-        let bytes_per_key = match has_keys {
+        let bytes_per_key = match is_shared {
             true => (all_bytes / KEY_SHARE).max(config.max_body_bytes),
             false => all_bytes,
         };

@@ -67,7 +67,7 @@ impl PlainAnswer {
     /// Submits every prompt or none.
     pub fn start(state: &AppState, mut generation: Generation) -> Result<Self, ApiError> {
         let served = state.ready()?;
-        let limit = served.engine.config().max_num_seqs;
+        let limit = served.engine.config().max_num_seqs_of_one();
         let n = count("n", generation.shared.n, 1, limit)?;
         if n == 0 {
             return Err(ApiError::invalid("n", "n must be at least 1"));
@@ -321,6 +321,7 @@ fn submit_all(
         // A refused prompt drops the streams before it, which aborts them.
         let stream = engine.submit(GenerateRequest {
             n,
+            tenant: generation.tenant.0,
             cache_salt: generation.tenant.cache_salt(salt),
             adapter: generation.target.adapter_id(),
             deadline: generation.deadline.instant(),

@@ -84,7 +84,7 @@ pub(in crate::api) async fn open(
         pool: state.work().clone(),
     };
     let num_prompt_tokens = policy.prompt_token_ids.len();
-    let mut account = state.branches().account(tenant);
+    let mut account = state.branches().account(tenant)?;
     account.take(session_bytes(&policy, &context.question))?;
     let work = Work {
         policy,

@@ -83,7 +83,7 @@ pub(in crate::api) async fn generate(
 ) -> Result<Json<Value>, ApiError> {
     let served = state.ready()?;
     let session = state.branches().call(tenant, &id, Instant::now())?;
-    let limit = served.engine.config().max_num_seqs;
+    let limit = served.engine.config().max_num_seqs_of_one();
     let n = request.n.unwrap_or(1);
     if n == 0 || n > limit {
         return Err(ApiError::invalid("n", format!("n must be 1 to {limit}")));

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use dashmap::DashMap;
 use tokio::sync::Notify;
 
-use super::ledger::{Account, Ledger};
+use super::ledger::Account;
+use crate::api::admission::quota::Quota;
 use crate::api::error::ApiError;
 use crate::api::tenant::Tenant;
 use crate::api::wire::Wire;
@@ -124,19 +125,20 @@ impl<S> Drop for Call<S> {
 pub(in crate::api) struct Branches<S = Session> {
     /// By tenant: another key's session does not exist.
     tenants: DashMap<Tenant, HashMap<String, Arc<Leased<S>>>>,
-    ledger: Arc<Ledger>,
+    ledger: Arc<Quota>,
 }
 
 impl<S> Branches<S> {
-    pub fn new(ledger: Ledger) -> Self {
+    /// What all sessions hold counts against `ledger`.
+    pub fn new(ledger: Arc<Quota>) -> Self {
         Self {
             tenants: DashMap::new(),
-            ledger: Arc::new(ledger),
+            ledger,
         }
     }
 
     /// What a new session will hold is counted there.
-    pub(super) fn account(&self, tenant: Tenant) -> Account {
+    pub(super) fn account(&self, tenant: Tenant) -> Result<Account, ApiError> {
         Account::new(&self.ledger, tenant)
     }
 
@@ -207,6 +209,7 @@ impl<S> Branches<S> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ledger::ledger;
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -216,7 +219,7 @@ mod tests {
     /// `lease_seconds: 1`, a call of two seconds, then another one.
     #[test]
     fn a_lease_does_not_end_while_a_call_runs() {
-        let branches = Branches::new(Ledger::new(0, false));
+        let branches = Branches::new(ledger(0, false));
         let opened = Instant::now() - 10 * SECOND;
         let id = branches.open(ALICE, (), SECOND, opened).unwrap();
         let call = branches.call(ALICE, &id, opened).unwrap();
@@ -235,7 +238,7 @@ mod tests {
 
     #[test]
     fn leases_end_without_calls() {
-        let branches = Branches::new(Ledger::new(0, false));
+        let branches = Branches::new(ledger(0, false));
         let now = Instant::now();
         let id = branches.open(ALICE, (), SECOND, now).unwrap();
         assert!(branches.call(ALICE, &id, now + SECOND).is_err());
@@ -251,7 +254,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_has_expired_is_forgotten_though_nobody_calls() {
-        let branches = Branches::new(Ledger::new(0, false));
+        let branches = Branches::new(ledger(0, false));
         let lease = Duration::from_millis(2);
         let id = branches.open(ALICE, (), lease, Instant::now()).unwrap();
         branches.expire(ALICE, &id).await;
@@ -269,7 +272,7 @@ mod tests {
 
     #[test]
     fn sessions_are_their_tenants_own_and_few() {
-        let branches = Branches::new(Ledger::new(0, false));
+        let branches = Branches::new(ledger(0, false));
         let now = Instant::now();
         let ids: Vec<String> = (0..MAX_SESSIONS)
             .map(|_| branches.open(ALICE, (), SECOND, now).unwrap())

@@ -46,6 +46,26 @@ fn refresh_connections(metrics: &Metrics, state: &AppState) {
     });
 }
 
+/// Takes the store's counters as of now; there are some while the model loads, too.
+fn refresh_traces(metrics: &Metrics, state: &AppState) {
+    let own = &metrics.labels;
+    with_local_recorder(&metrics.recorder, || {
+        gauge!("ponder_trace_readers", own.clone()).set(state.trace_readers_now() as f64);
+        if let Some(traces) = state.traces() {
+            let store = &traces.store;
+            for (name, count) in [
+                ("ponder_trace_damaged_total", store.num_damaged()),
+                (
+                    "ponder_trace_indexes_rebuilt_total",
+                    store.num_rebuilt_indexes(),
+                ),
+            ] {
+                counter!(name, own.clone()).absolute(count);
+            }
+        }
+    });
+}
+
 /// Takes the engine's counters and gauges as of now.
 fn refresh(metrics: &Metrics, state: &AppState) {
     let Some(served) = state.served() else {
@@ -56,15 +76,6 @@ fn refresh(metrics: &Metrics, state: &AppState) {
     let usage = stats.num_used_blocks as f64 / stats.num_blocks.max(1) as f64;
     let own = &metrics.labels;
     with_local_recorder(&metrics.recorder, || {
-        gauge!("ponder_trace_readers", own.clone()).set(state.trace_readers_now() as f64);
-        if let Some(traces) = state.traces() {
-            let (damaged, rebuilt) = (
-                traces.store.num_damaged(),
-                traces.store.num_rebuilt_indexes(),
-            );
-            counter!("ponder_trace_damaged_total", own.clone()).absolute(damaged);
-            counter!("ponder_trace_indexes_rebuilt_total", own.clone()).absolute(rebuilt);
-        }
         gauge!("ponder_search_branches_running", own.clone())
             .set(stats.num_branches_running as f64);
         let is_stalled = served.engine.stalled_for().is_some();
@@ -121,6 +132,7 @@ fn refresh(metrics: &Metrics, state: &AppState) {
 pub(in crate::api) async fn scrape(State(state): State<AppState>) -> Response {
     let metrics = state.metrics();
     refresh_connections(metrics, &state);
+    refresh_traces(metrics, &state);
     refresh(metrics, &state);
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
     (

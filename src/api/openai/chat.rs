@@ -87,12 +87,7 @@ fn prepare(
     let media = images::take(&mut request.messages, served.engine.as_ref())?;
     check_messages(&request.messages)?;
     check_format(&request)?;
-    let max_tokens_name = if request.max_completion_tokens.is_some() {
-        request.max_tokens = request.max_completion_tokens;
-        "max_completion_tokens"
-    } else {
-        "max_tokens"
-    };
+    let max_tokens_name = unify_max_tokens(&mut request);
     let top_logprobs = count("top_logprobs", request.top_logprobs, 0, MAX_LOGPROBS)?;
     let wants_logprobs = request.logprobs.unwrap_or(false);
     if request.top_logprobs.is_some() && !wants_logprobs {
@@ -145,6 +140,15 @@ fn prepare(
         tenant,
         deadline,
     })
+}
+
+/// Takes the newer of two fields that mean the same, and says which one was given.
+fn unify_max_tokens(request: &mut ChatRequest) -> &'static str {
+    if request.max_completion_tokens.is_none() {
+        return "max_tokens";
+    }
+    request.max_tokens = request.max_completion_tokens;
+    "max_completion_tokens"
 }
 
 fn check_format(request: &ChatRequest) -> Result<(), ApiError> {

@@ -159,13 +159,11 @@ fn prepare(
 /// The prompts' ids; whether each fits the context is the engine's to say.
 fn tokenize(served: &Served, prompt: Prompt, budget: &Budget) -> Result<Vec<Vec<u32>>, ApiError> {
     let context = served.engine.config().max_model_len;
-    let encode = |text: &String| {
-        let encoded = encode(served, text, (true, true), budget);
-        encoded.map_err(|error| ApiError {
-            param: Some("prompt".to_owned()),
-            ..error
-        })
+    let at_prompt = |error: ApiError| ApiError {
+        param: Some("prompt".to_owned()),
+        ..error
     };
+    let encode = |text: &String| encode(served, text, (true, true), budget).map_err(at_prompt);
     let (texts, lists) = match prompt {
         Prompt::Text(text) => (vec![text], Vec::new()),
         Prompt::Texts(texts) => (texts, Vec::new()),
@@ -178,11 +176,10 @@ fn tokenize(served: &Served, prompt: Prompt, budget: &Budget) -> Result<Vec<Vec<
         return Err(ApiError::invalid("prompt", message));
     }
     if let Some(long) = lists.iter().find(|list| list.len() > context) {
-        return Err(EngineError::PromptTooLong {
+        return Err(at_prompt(ApiError::from(EngineError::PromptTooLong {
             num_tokens: long.len(),
             max_model_len: context,
-        }
-        .into());
+        })));
     }
     let mut prompts = texts.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
     prompts.extend(lists);

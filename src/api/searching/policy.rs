@@ -51,6 +51,7 @@ pub(in crate::api) fn policy_of(
         stops,
         include_stop: shared.include_stop,
         skip_special: shared.skip_special,
+        tenant: tenant.0,
         cache_salt: tenant.cache_salt(shared.cache_salt.as_deref()),
         adapter: target.adapter_id(),
         deadline: deadline.into_iter().chain(latest.instant()).min(),

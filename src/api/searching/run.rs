@@ -176,7 +176,7 @@ async fn resolve(
     deadline: Deadline,
 ) -> Result<SearchSpec, ApiError> {
     let served = state.ready()?;
-    let limit = served.engine.config().max_num_seqs;
+    let limit = served.engine.config().max_num_seqs_of_one();
     let default_reward = served.rewards.default_kind();
     let pattern = request.step.as_ref().and_then(|step| step.regex.as_deref());
     let work = Causes::of_pattern(pattern, tenant, deadline);

@@ -180,6 +180,7 @@ fn config(options: &MistralrsOptions, max_model_len: usize) -> EngineConfig {
         enable_prefix_caching: false,
         enable_chunked_prefill: false,
         max_num_waiting_seqs: options.max_num_waiting_seqs,
+        is_shared: false,
         speculative: SpeculativeConfig::default(),
     }
 }

@@ -76,6 +76,8 @@ pub struct GenerateRequest {
     pub constraint: Option<Box<dyn TokenConstraint>>,
     /// Shared with other requests of the same search; spent, it ends them with [`FinishReason::Budget`].
     pub budget: Option<Arc<TokenBudget>>,
+    /// Who asks: tenants take turns, and none takes all places where the engine is shared.
+    pub tenant: u64,
     /// Salt of the prefix cache: requests share cached blocks only under the same salt.
     pub cache_salt: u64,
     /// See [`super::Backend::load_adapter`].
@@ -126,6 +128,7 @@ impl GenerateRequest {
             watcher: None,
             constraint: None,
             budget: None,
+            tenant: 0,
             cache_salt: 0,
             adapter: None,
             adaptation: None,

@@ -80,6 +80,7 @@ mod tests {
                 enable_prefix_caching: true,
                 enable_chunked_prefill: true,
                 max_num_waiting_seqs: 1,
+                is_shared: false,
                 speculative: SpeculativeConfig::default(),
             };
             let model = FakeModel::new(50, Fault::None);

@@ -3,7 +3,7 @@
 use super::{Budget, Scheduler};
 use crate::engine::batch::ScheduledBatch;
 use crate::engine::prefix_cache::chain;
-use crate::engine::sequence::{Group, SeqId, Sequence};
+use crate::engine::sequence::{SeqId, Sequence};
 
 /// How much of the prefix cache a sequence starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,28 +15,55 @@ enum Reuse {
     Blocks,
 }
 
-impl Scheduler {
-    /// Whose turn it is to be admitted: the first in the queue whose group has the fewest running sequences, so
-    /// that a search with many branches takes no more than its share.
-    fn next_waiting(&self) -> Option<usize> {
-        let mut counts: Vec<(Group, usize)> = Vec::new();
-        for sequence in self.sequences.running() {
-            match counts
-                .iter_mut()
-                .find(|(group, _)| *group == sequence.group)
-            {
-                Some((_, count)) => *count += sequence.width(),
-                None => counts.push((sequence.group, sequence.width())),
-            }
+/// Running sequences by something that they share. There are few of them.
+#[derive(Debug)]
+struct Counts<K>(Vec<(K, usize)>);
+
+impl<K> Default for Counts<K> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<K: PartialEq> Counts<K> {
+    fn add(&mut self, key: K, width: usize) {
+        match self.0.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, count)) => *count += width,
+            None => self.0.push((key, width)),
         }
-        let mut best: Option<(usize, usize)> = None;
+    }
+
+    fn of(&self, key: K) -> usize {
+        let found = self.0.iter().find(|(known, _)| *known == key);
+        found.map_or(0, |(_, count)| *count)
+    }
+}
+
+impl Scheduler {
+    /// Whose turn it is to be admitted: of the tenants with the fewest running sequences the first in the queue whose
+    /// group has the fewest, so that neither a tenant with many requests nor a search with many branches takes more
+    /// than its share. `None` where every tenant that waits has its share running.
+    fn next_waiting(&self) -> Option<usize> {
+        let (mut tenants, mut groups) = (Counts::default(), Counts::default());
+        for sequence in self.sequences.running() {
+            tenants.add(sequence.tenant, sequence.width());
+            groups.add(sequence.group, sequence.width());
+        }
+        let share = self.config.max_num_seqs_of_one();
+        let mut best: Option<(usize, (usize, usize))> = None;
         for (turn, sequence) in self.sequences.waiting().enumerate() {
-            let count = counts.iter().find(|(group, _)| *group == sequence.group);
-            let count = count.map_or(0, |(_, count)| *count);
-            if best.is_none_or(|(_, fewest)| count < fewest) {
-                best = Some((turn, count));
+            let of_tenant = tenants.of(sequence.tenant);
+            // No request is wider than the share.
+            if of_tenant > 0 && of_tenant + sequence.width() > share {
+                continue;
             }
-            if count == 0 {
+            // Where nobody shares the engine, tenants are names alone.
+            let of_tenant = if self.config.is_shared { of_tenant } else { 0 };
+            let counts = (of_tenant, groups.of(sequence.group));
+            if best.is_none_or(|(_, fewest)| counts < fewest) {
+                best = Some((turn, counts));
+            }
+            if counts == (0, 0) {
                 break;
             }
         }

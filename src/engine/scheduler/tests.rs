@@ -14,6 +14,7 @@ fn config(num_blocks: usize, chunked: bool) -> EngineConfig {
         enable_prefix_caching: true,
         enable_chunked_prefill: chunked,
         max_num_waiting_seqs: 100,
+        is_shared: false,
         speculative: Default::default(),
     }
 }
@@ -199,6 +200,35 @@ fn a_search_takes_one_turn_for_all_its_branches() {
     // One branch, then those who wait alone, then branches in the places that nobody else wants.
     assert_eq!(running, [0, 9, 10, 11, 1, 2]);
     assert_eq!(scheduler.snapshot().num_branches_running, 3);
+}
+
+#[test]
+fn tenants_take_turns_and_leave_places_to_others() {
+    let mut scheduler = Scheduler::new(EngineConfig {
+        is_shared: true,
+        ..config(90, true)
+    });
+    let add = |scheduler: &mut Scheduler, request, tenant| {
+        let sequence = sequence(scheduler, request, vec![request as u32; 3]);
+        scheduler.add(Sequence { tenant, ..sequence });
+    };
+    for request in 0..9 {
+        add(&mut scheduler, request, 1);
+    }
+    let batch = step(&mut scheduler);
+    commit(&mut scheduler, &batch, 1);
+    // Of six places one tenant leaves one, though nobody else wants it yet.
+    assert_eq!(requests(&scheduler), [0, 1, 2, 3, 4]);
+    add(&mut scheduler, 9, 2);
+    add(&mut scheduler, 10, 2);
+    let batch = step(&mut scheduler);
+    commit(&mut scheduler, &batch, 2);
+    assert_eq!(requests(&scheduler), [0, 1, 2, 3, 4, 9]);
+    // The next free place goes to whoever has fewer running, not to whoever has waited longest.
+    scheduler.remove(scheduler.sequences.running_id(0));
+    let batch = step(&mut scheduler);
+    commit(&mut scheduler, &batch, 3);
+    assert_eq!(requests(&scheduler), [1, 2, 3, 4, 9, 10]);
 }
 
 #[test]

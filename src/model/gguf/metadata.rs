@@ -26,10 +26,11 @@ pub struct Metadata {
 impl Metadata {
     pub(super) fn read(reader: &mut Reader<'_>, count: usize) -> Result<Self, GgufError> {
         let mut entries = HashMap::with_capacity(count);
+        let mut room = MAX_ELEMENTS;
         for _ in 0..count {
             let key = reader.string("a metadata key")?;
             let value_type = reader.u32("a metadata value")?;
-            let value = read_value(reader, value_type)?;
+            let value = read_value(reader, value_type, &mut room)?;
             if entries.insert(key.clone(), value).is_some() {
                 return Err(GgufError::DuplicateKey(key));
             }
@@ -98,7 +99,15 @@ impl Metadata {
 
 const WHAT: &str = "a metadata value";
 
-fn read_value(reader: &mut Reader<'_>, value_type: u32) -> Result<Value, GgufError> {
+/// Elements of all arrays together. They take up to 24 bytes of memory for one in the file; the largest vocabularies
+/// have two million with their types, scores and merges.
+const MAX_ELEMENTS: usize = 1 << 24;
+
+fn read_value(
+    reader: &mut Reader<'_>,
+    value_type: u32,
+    room: &mut usize,
+) -> Result<Value, GgufError> {
     Ok(match value_type {
         6 => Value::Float(f64::from(f32::from_le_bytes(reader.array(WHAT)?))),
         12 => Value::Float(f64::from_le_bytes(reader.array(WHAT)?)),
@@ -106,7 +115,7 @@ fn read_value(reader: &mut Reader<'_>, value_type: u32) -> Result<Value, GgufErr
         8 => Value::Str(reader.string(WHAT)?),
         9 => {
             let element_type = reader.u32(WHAT)?;
-            read_array(reader, element_type)?
+            read_array(reader, element_type, room)?
         }
         10 => Value::Int(i128::from(reader.u64(WHAT)?)),
         _ => Value::Int(i128::from(read_int(reader, value_type)?)),
@@ -127,7 +136,11 @@ fn read_int(reader: &mut Reader<'_>, value_type: u32) -> Result<i64, GgufError> 
     })
 }
 
-fn read_array(reader: &mut Reader<'_>, element_type: u32) -> Result<Value, GgufError> {
+fn read_array(
+    reader: &mut Reader<'_>,
+    element_type: u32,
+    room: &mut usize,
+) -> Result<Value, GgufError> {
     let smallest = match element_type {
         0 | 1 | 7 => 1,
         2 | 3 => 2,
@@ -137,6 +150,8 @@ fn read_array(reader: &mut Reader<'_>, element_type: u32) -> Result<Value, GgufE
         other => return Err(GgufError::UnknownValueType(other)),
     };
     let count = reader.count("a metadata array", smallest)?;
+    super::limited("a metadata array", count, *room)?;
+    *room -= count;
     Ok(match element_type {
         8 => Value::Strs(
             (0..count)

@@ -18,6 +18,10 @@ const MAGIC: [u8; 4] = *b"GGUF";
 const SUPPORTED_VERSIONS: std::ops::RangeInclusive<u32> = 2..=3;
 const DEFAULT_ALIGNMENT: u64 = 32;
 const MAX_DIMENSIONS: u32 = 4;
+/// Entries take more memory than bytes in the file, so their numbers are bounded by what models have: with every expert
+/// alone, some 60,000 tensors.
+const MAX_TENSORS: usize = 1 << 18;
+const MAX_ENTRIES: usize = 1 << 16;
 
 /// Why a file is not a GGUF file that Ponder can read.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +36,12 @@ pub enum GgufError {
     Truncated(&'static str),
     #[error("{what} claims {count} entries, more than the file has room for")]
     HugeCount { what: &'static str, count: u64 },
+    #[error("{what} has {count} entries, more than the {limit} that any model has")]
+    TooMany {
+        what: &'static str,
+        count: usize,
+        limit: usize,
+    },
     #[error("{0} is not valid UTF-8")]
     InvalidUtf8(&'static str),
     #[error("unknown metadata value type {0}")]
@@ -105,7 +115,8 @@ impl GgufFile {
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<(Metadata, HashMap<String, TensorInfo>), GgufError> {
+/// Metadata and directory of a file's bytes.
+pub fn parse(bytes: &[u8]) -> Result<(Metadata, HashMap<String, TensorInfo>), GgufError> {
     let mut reader = Reader::new(bytes);
     let magic = reader.array::<4>("the magic")?;
     if magic != MAGIC {
@@ -118,6 +129,8 @@ fn parse(bytes: &[u8]) -> Result<(Metadata, HashMap<String, TensorInfo>), GgufEr
     // A directory entry takes at least 24 bytes, a metadata entry at least 13.
     let num_tensors = reader.count("the tensor directory", 24)?;
     let num_entries = reader.count("the metadata", 13)?;
+    limited("the tensor directory", num_tensors, MAX_TENSORS)?;
+    limited("the metadata", num_entries, MAX_ENTRIES)?;
     let metadata = Metadata::read(&mut reader, num_entries)?;
     let alignment = metadata
         .get_u64("general.alignment")
@@ -149,6 +162,13 @@ fn parse(bytes: &[u8]) -> Result<(Metadata, HashMap<String, TensorInfo>), GgufEr
     }
     check_overlap(&tensors)?;
     Ok((metadata, tensors))
+}
+
+fn limited(what: &'static str, count: usize, limit: usize) -> Result<(), GgufError> {
+    match count <= limit {
+        true => Ok(()),
+        false => Err(GgufError::TooMany { what, count, limit }),
+    }
 }
 
 type Entry = (String, Vec<u64>, DType, u64);
@@ -306,6 +326,31 @@ mod tests {
             with(y + 4, &[0xff; 8]),
             GgufError::BadShape { .. }
         ));
+    }
+
+    /// A file may have room for the entries that it claims, and still take many times its size in memory.
+    #[test]
+    fn numbers_of_entries_that_no_model_has_are_refused() {
+        let header = |num_tensors: u64, num_entries: u64| {
+            let mut bytes = b"GGUF\x03\0\0\0".to_vec();
+            bytes.extend(num_tensors.to_le_bytes());
+            bytes.extend(num_entries.to_le_bytes());
+            bytes
+        };
+        let mut tensors = header(1 << 19, 0);
+        tensors.resize(tensors.len() + (24 << 19), 0);
+        let mut entries = header(0, 1 << 17);
+        entries.resize(entries.len() + (13 << 17), 0);
+        let mut array = header(0, 1);
+        array.extend(1_u64.to_le_bytes());
+        array.extend(b"k");
+        array.extend(9_u32.to_le_bytes());
+        array.extend(0_u32.to_le_bytes());
+        array.extend((17_u64 << 20).to_le_bytes());
+        array.resize(array.len() + (17 << 20), 0);
+        for bytes in [tensors, entries, array] {
+            assert!(matches!(parse(&bytes), Err(GgufError::TooMany { .. })));
+        }
     }
 
     proptest! {

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::model::config::ConfigError;
 use crate::model::families::{Family, SharedWidth};
+use crate::model::fields::{GgufFields, HfFields};
 use crate::model::gguf::GgufFile;
 
 /// Most groups of experts; DeepSeek-V3 has 8.
@@ -29,41 +30,46 @@ impl MoeConfig {
     ) -> Result<Option<Self>, ConfigError> {
         let metadata = file.metadata();
         let normalise = family.experts.is_some_and(|experts| experts.normalise);
+        let fields = GgufFields { metadata, name };
         let size = |part: &str| {
-            let value = metadata.get_u32(&format!("{name}.{part}"));
-            value.map(|value| value as usize).filter(|value| *value > 0)
+            let value = fields.size(part)?;
+            Ok::<_, ConfigError>(value.filter(|value| *value > 0))
         };
-        let Some(num_experts) = size("expert_count") else {
+        let Some(num_experts) = size("expert_count")? else {
             return Ok(None);
         };
         let missing = |part: &str| ConfigError::Missing(format!("{name}.{part}"));
         // Files disagree on the keys of widths; tensors cannot. Dimensions are innermost first.
-        let num_layers = size("block_count").unwrap_or(0).min(1024);
+        let num_layers = size("block_count")?.unwrap_or(0).min(1024);
         let width = |part: &str| {
             let tensor = |layer| file.tensor(&format!("blk.{layer}.{part}.weight"));
             let (info, _) = (0..num_layers).find_map(tensor)?;
             info.dimensions.get(1).copied()
         };
-        const SIGMOID: u32 = 2;
-        let scoring = match metadata.get_u32(&format!("{name}.expert_gating_func")) {
+        const SOFTMAX: usize = 1;
+        const SIGMOID: usize = 2;
+        let scoring = match size("expert_gating_func")? {
             Some(SIGMOID) => Scoring::Sigmoid,
-            _ => Scoring::Softmax,
+            None | Some(SOFTMAX) => Scoring::Softmax,
+            Some(other) => {
+                let what = format!("experts chosen by function {other}");
+                return Err(ConfigError::Unsupported(what));
+            }
         };
-        let groups = size("expert_group_count").filter(|count| *count > 1);
+        let groups = size("expert_group_count")?.filter(|count| *count > 1);
+        let num_chosen = size("expert_group_used_count")?;
         let groups = groups.map(|count| Groups {
             count,
-            num_chosen: size("expert_group_used_count").unwrap_or(count),
+            num_chosen: num_chosen.unwrap_or(count),
             score: group_score(scoring),
         });
         let gating = Gating {
-            num_experts_per_tok: size("expert_used_count")
+            num_experts_per_tok: size("expert_used_count")?
                 .ok_or_else(|| missing("expert_used_count"))?,
             scoring,
-            normalise: metadata
-                .get_bool(&format!("{name}.expert_weights_norm"))
-                .unwrap_or(normalise),
-            scale: metadata
-                .get_f32(&format!("{name}.expert_weights_scale"))
+            normalise: fields.flag("expert_weights_norm")?.unwrap_or(normalise),
+            scale: fields
+                .number("expert_weights_scale")?
                 .filter(|scale| *scale != 0.0)
                 .unwrap_or(1.0),
             groups,
@@ -83,50 +89,64 @@ impl MoeConfig {
         json: &Value,
         family: &Family,
     ) -> Result<Option<Self>, ConfigError> {
-        let size = |key: &str| {
-            let value = json.get(key).and_then(Value::as_u64);
-            value.and_then(|value| usize::try_from(value).ok())
-        };
-        let flag = |key: &str| json.get(key).and_then(Value::as_bool);
-        let text = |key: &str| json.get(key).and_then(Value::as_str);
-        let num_experts = ["num_experts", "num_local_experts", "n_routed_experts"];
-        let Some(num_experts) = num_experts.into_iter().find_map(size) else {
+        let fields = HfFields(json);
+        let mut num_experts = None;
+        for key in ["num_experts", "num_local_experts", "n_routed_experts"] {
+            num_experts = num_experts.or(fields.size(key)?);
+        }
+        let Some(num_experts) = num_experts else {
             return Ok(None);
         };
         let missing = |key: &str| ConfigError::Missing(key.to_owned());
-        let intermediate_size = size("moe_intermediate_size")
-            .or_else(|| size("intermediate_size"))
-            .ok_or_else(|| missing("moe_intermediate_size"))?;
-        let scoring = match text("scoring_func") {
-            Some("sigmoid") => Scoring::Sigmoid,
-            _ => Scoring::Softmax,
+        let intermediate_size = match fields.size("moe_intermediate_size")? {
+            Some(size) => Some(size),
+            None => fields.size("intermediate_size")?,
         };
-        let is_grouped = text("topk_method").is_none_or(|method| method != "greedy");
-        let groups = size("n_group").filter(|count| *count > 1 && is_grouped);
+        let intermediate_size =
+            intermediate_size.ok_or_else(|| missing("moe_intermediate_size"))?;
+        let unsupported = |what: String| Err(ConfigError::Unsupported(what));
+        let scoring = match fields.text("scoring_func")? {
+            None | Some("softmax") => Scoring::Softmax,
+            Some("sigmoid") => Scoring::Sigmoid,
+            Some(other) => return unsupported(format!("scoring_func {other:?}")),
+        };
+        let is_grouped = match fields.text("topk_method")? {
+            Some("greedy") => false,
+            None | Some("group_limited_greedy" | "noaux_tc") => true,
+            Some(other) => return unsupported(format!("topk_method {other:?}")),
+        };
+        let groups = fields
+            .size("n_group")?
+            .filter(|count| *count > 1 && is_grouped);
+        let num_chosen = fields.size("topk_group")?;
         let groups = groups.map(|count| Groups {
             count,
-            num_chosen: size("topk_group").unwrap_or(count),
+            num_chosen: num_chosen.unwrap_or(count),
             score: group_score(scoring),
         });
         let of_family = family.experts.as_ref();
         let normalise = of_family.is_some_and(|experts| experts.normalise);
         let is_key_ignored = scoring != Scoring::Sigmoid
             && of_family.is_some_and(|experts| experts.normalise_key_needs_sigmoid);
-        let scale = json.get("routed_scaling_factor").and_then(Value::as_f64);
+        let scale = fields.number("routed_scaling_factor")?;
         let gating = Gating {
-            num_experts_per_tok: size("num_experts_per_tok")
+            num_experts_per_tok: fields
+                .size("num_experts_per_tok")?
                 .ok_or_else(|| missing("num_experts_per_tok"))?,
             scoring,
-            normalise: flag("norm_topk_prob")
+            normalise: fields
+                .flag("norm_topk_prob")?
                 .filter(|_| !is_key_ignored)
                 .unwrap_or(normalise),
-            scale: scale.unwrap_or(1.0) as f32,
+            scale: scale.unwrap_or(1.0),
             groups,
         };
         let shared = match of_family.map(|experts| experts.shared) {
             None | Some(SharedWidth::None) => None,
-            Some(SharedWidth::Key(key)) => size(key),
-            Some(SharedWidth::Experts(key)) => size(key).map(|count| count * intermediate_size),
+            Some(SharedWidth::Key(key)) => fields.size(key)?,
+            Some(SharedWidth::Experts(key)) => fields
+                .size(key)?
+                .map(|count| count.saturating_mul(intermediate_size)),
         };
         let config = Self {
             num_experts,
@@ -144,7 +164,9 @@ impl MoeConfig {
             gating,
             ..
         } = &self;
-        if *num_experts > 1 << 16 || self.intermediate_size > 1 << 28 {
+        let shared = self.shared_intermediate_size.unwrap_or(1);
+        let widths = [self.intermediate_size, shared];
+        if *num_experts > 1 << 16 || widths.iter().any(|width| !(1..=1 << 28).contains(width)) {
             return invalid(format!(
                 "{num_experts} experts of {}",
                 self.intermediate_size

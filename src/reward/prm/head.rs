@@ -4,7 +4,7 @@ use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
 
-use crate::reward::value_head::{ValueHead, ValueHeadError, tensors};
+use crate::reward::value_head::{MAX_NUMBER, ValueHead, ValueHeadError, tensors};
 
 /// From a hidden state to a score in 0..=1.
 #[derive(Debug, Clone)]
@@ -104,6 +104,10 @@ impl Head {
             Self::Classifier(layers) => layers,
         };
         let mut x = state.to_vec();
+        // A state that is not finite has no score.
+        if !x.iter().all(|x| x.is_finite()) {
+            return 0.0;
+        }
         for (index, layer) in layers.iter().enumerate() {
             if index > 0 {
                 x.iter_mut().for_each(|x| *x = x.max(0.0));
@@ -182,11 +186,11 @@ fn floats(
             });
         }
     };
-    match values.iter().all(|value| value.is_finite()) {
+    match values.iter().all(|value| value.abs() <= MAX_NUMBER) {
         true => Ok(Some(values)),
         false => Err(ValueHeadError::Tensor {
             name: layer,
-            message: "holds numbers that are not finite".to_owned(),
+            message: format!("holds numbers that are not finite or above {MAX_NUMBER}"),
         }),
     }
 }

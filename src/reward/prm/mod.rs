@@ -118,7 +118,7 @@ impl Prm {
             written.collect()
         };
         let written = self.write(num_bytes, context, deadline, write).await?;
-        self.score(written, context.cache_salt, deadline).await
+        self.score(written, context, deadline).await
     }
 
     /// Scores texts that carry the format's step tags already.
@@ -134,7 +134,7 @@ impl Prm {
             written.collect()
         };
         let written = self.write(num_bytes, context, deadline, write).await?;
-        self.score(written, context.cache_salt, deadline).await
+        self.score(written, context, deadline).await
     }
 
     /// Writes prompts where that may take its time.
@@ -157,11 +157,14 @@ impl Prm {
     async fn score(
         &self,
         written: Vec<Written>,
-        cache_salt: u64,
+        context: &RewardContext,
         deadline: Option<Instant>,
     ) -> Result<Vec<Scored>, ReadError> {
         let num_tokens: Vec<usize> = written.iter().map(|w| w.token_ids.len()).collect();
-        let keys: Vec<Vec<u128>> = written.iter().map(|w| keys(w, cache_salt)).collect();
+        let keys: Vec<Vec<u128>> = written
+            .iter()
+            .map(|w| keys(w, context.cache_salt))
+            .collect();
         let mut scores: Vec<Vec<Option<f64>>> = keys.iter().map(|keys| self.recall(keys)).collect();
         let (mut prompts, mut of) = (Vec::new(), Vec::new());
         for (index, (written, scores)) in written.into_iter().zip(&scores).enumerate() {
@@ -183,7 +186,7 @@ impl Prm {
                 of.push((index, unknown));
             }
         }
-        let readings = read(self.engine.as_ref(), prompts, cache_salt, deadline).await?;
+        let readings = read(self.engine.as_ref(), prompts, context, deadline).await?;
         for ((index, unknown), readings) in of.into_iter().zip(readings) {
             for (at, reading) in unknown.into_iter().zip(&readings) {
                 let score = self.score_of(reading);

@@ -10,13 +10,17 @@ use super::foreign::Foreign;
 use super::sentencepiece::SPACE;
 use super::special::SpecialTokens;
 use super::{Encoder, Inner, TokenizerError, byte_level, end_of_generation};
+use crate::model::files::{MAX_JSON_BYTES, read_bounded};
+
+/// Ids may be so many more than there are tokens: tables by id have a place for each.
+const MAX_UNUSED_IDS: usize = 1 << 16;
 
 pub(super) fn load(folder: &Path) -> Result<Inner, TokenizerError> {
     let path = folder.join("tokenizer.json");
     if !path.exists() {
         return Err(TokenizerError::Missing("tokenizer.json"));
     }
-    let json = std::fs::read(path)
+    let json = read_bounded(&path, MAX_JSON_BYTES)
         .map_err(|error| TokenizerError::Invalid(format!("tokenizer.json: {error}")))?;
     parse(
         &json,
@@ -33,7 +37,7 @@ pub(super) fn parse(
 ) -> Result<Inner, TokenizerError> {
     let invalid = |error: tokenizers::Error| TokenizerError::Invalid(error.to_string());
     let mut tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(invalid)?;
-    let added = tokenizer.get_added_tokens_decoder();
+    let added: Added = tokenizer.get_added_tokens_decoder().into_iter().collect();
     let (mut control, mut user_defined) = (Vec::new(), Vec::new());
     for (id, token) in &added {
         let list = if token.special {
@@ -46,22 +50,7 @@ pub(super) fn parse(
     // Special tokens are split off before the encoder sees a text.
     tokenizer.set_encode_special_tokens(true);
     let vocab = tokenizer.get_vocab(true);
-    let size = vocab.values().max().map_or(0, |id| *id as usize + 1);
-    let is_byte_level = vocab.contains_key("\u{120}");
-    let alphabet = byte_level::alphabet();
-    let mut bytes = vec![Vec::new(); size];
-    let mut is_special = vec![false; size];
-    for (token, id) in &vocab {
-        let index = *id as usize;
-        let is_added = added.contains_key(id);
-        is_special[index] = added.get(id).is_some_and(|token| token.special);
-        bytes[index] = match (is_added, is_byte_level, byte_of(token)) {
-            (true, _, _) => token.as_bytes().to_vec(),
-            (false, true, _) => byte_level::token_bytes(token, &alphabet),
-            (false, false, Some(byte)) => vec![byte],
-            (false, false, None) => token.replace(SPACE, " ").into_bytes(),
-        };
-    }
+    let (bytes, is_special) = tables(&vocab, &added)?;
     let ids: HashMap<String, u32> = vocab.into_iter().collect();
     let named = |key: &str| {
         let token = &config[key];
@@ -74,9 +63,15 @@ pub(super) fn parse(
         one => vec![as_id(one)],
     };
     let special = SpecialTokens::new(control, user_defined)?;
-    let encoder = match known(json, &special)? {
+    let parsed: Value =
+        serde_json::from_slice(json).map_err(|error| TokenizerError::Invalid(error.to_string()))?;
+    let encoder = match known(&parsed, &special)? {
         Some(model) => Encoder::ByteBpe(Box::new(model)),
-        None => Encoder::Foreign(Box::new(Foreign::new(tokenizer)?)),
+        None => {
+            let has_patterns =
+                has_pattern(&parsed["pre_tokenizer"]) || has_pattern(&parsed["normalizer"]);
+            Encoder::Foreign(Box::new(Foreign::new(tokenizer, has_patterns)?))
+        }
     };
     Ok(Inner {
         encoder,
@@ -96,10 +91,49 @@ pub(super) fn parse(
     })
 }
 
+type Added = HashMap<u32, tokenizers::AddedToken>;
+
+/// By id: what a token stands for, and whether it is special.
+fn tables(
+    vocab: &HashMap<String, u32>,
+    added: &Added,
+) -> Result<(Vec<Vec<u8>>, Vec<bool>), TokenizerError> {
+    let size = vocab.values().max().map_or(0, |id| *id as usize + 1);
+    if size > vocab.len() + MAX_UNUSED_IDS {
+        let message = format!("{} tokens have ids up to {}", vocab.len(), size - 1);
+        return Err(TokenizerError::Invalid(message));
+    }
+    let is_byte_level = vocab.contains_key("\u{120}");
+    let alphabet = byte_level::alphabet();
+    let mut bytes = vec![Vec::new(); size];
+    let mut is_special = vec![false; size];
+    let mut is_taken = vec![false; size];
+    let is_added = |token: &str, id: &u32| added.get(id).is_some_and(|one| one.content == token);
+    for (token, id) in vocab {
+        let index = *id as usize;
+        let is_added = is_added(token, id);
+        // An added token may take the place of one of the model's.
+        let is_replaced = !is_added && added.contains_key(id);
+        if is_replaced {
+            continue;
+        }
+        if std::mem::replace(&mut is_taken[index], true) {
+            let message = format!("id {id} is that of {token:?} and of another token");
+            return Err(TokenizerError::Invalid(message));
+        }
+        is_special[index] = added.get(id).is_some_and(|token| token.special);
+        bytes[index] = match (is_added, is_byte_level, byte_of(token)) {
+            (true, _, _) => token.as_bytes().to_vec(),
+            (false, true, _) => byte_level::token_bytes(token, &alphabet),
+            (false, false, Some(byte)) => vec![byte],
+            (false, false, None) => token.replace(SPACE, " ").into_bytes(),
+        };
+    }
+    Ok((bytes, is_special))
+}
+
 /// The pipeline as our own byte-level encoder, when it is one that this is the same as.
-fn known(json: &[u8], special: &SpecialTokens) -> Result<Option<ByteBpe>, TokenizerError> {
-    let json: Value =
-        serde_json::from_slice(json).map_err(|error| TokenizerError::Invalid(error.to_string()))?;
+fn known(json: &Value, special: &SpecialTokens) -> Result<Option<ByteBpe>, TokenizerError> {
     let model = &json["model"];
     let composes = json["normalizer"]["type"] == "NFC";
     let is_plain = model["type"] == "BPE"
@@ -147,6 +181,17 @@ fn known(json: &[u8], special: &SpecialTokens) -> Result<Option<ByteBpe>, Tokeni
     .map(Some)
 }
 
+/// Whether a step of a pipeline splits by a regular expression of the file.
+fn has_pattern(step: &Value) -> bool {
+    match step {
+        Value::Object(fields) => fields
+            .iter()
+            .any(|(key, value)| key == "Regex" || has_pattern(value)),
+        Value::Array(steps) => steps.iter().any(has_pattern),
+        _ => false,
+    }
+}
+
 /// Whether no byte is unknown, so that it does not matter what unknown ones become.
 fn has_every_byte(vocabulary: &Value) -> bool {
     let mut characters = byte_level::alphabet().into_keys();
@@ -168,6 +213,7 @@ fn words_of(pre_tokenizer: &Value) -> Option<(Isolated, Pattern)> {
     let splits = last["use_regex"].as_bool().unwrap_or(true);
     match (before, splits) {
         ([], true) => Some((Isolated::Nothing, Pattern::Gpt2)),
+        ([], false) => Some((Isolated::Nothing, Pattern::Whole)),
         ([digits], true) if digits["type"] == "Digits" && digits["individual_digits"] == true => {
             Some((Isolated::Numeric, Pattern::Gpt2))
         }
@@ -188,7 +234,7 @@ fn as_id(value: &Value) -> Option<u32> {
 }
 
 fn read_json(path: &Path) -> Value {
-    let text = std::fs::read(path).unwrap_or_default();
+    let text = read_bounded(path, MAX_JSON_BYTES).unwrap_or_default();
     serde_json::from_slice(&text).unwrap_or(Value::Null)
 }
 

@@ -8,14 +8,17 @@ mod hf;
 mod sentencepiece;
 mod special;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod watch;
 mod weights;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::model::ModelFiles;
+use crate::model::gguf::Metadata;
 use byte_bpe::ByteBpe;
 use foreign::Foreign;
 use sentencepiece::SentencePiece;
@@ -95,13 +98,25 @@ const END_OF_GENERATION: [&str; 11] = [
 impl Tokenizer {
     /// The tokenizer of a GGUF file or of a folder's `tokenizer.json`.
     pub fn from_files(files: &ModelFiles) -> Result<Self, TokenizerError> {
-        let inner = match files {
-            ModelFiles::Gguf(file) => gguf::load(file.metadata())?,
-            ModelFiles::Safetensors(folder) => hf::load(folder.path())?,
-        };
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
+        match files {
+            ModelFiles::Gguf(file) => Self::from_metadata(file.metadata()),
+            ModelFiles::Safetensors(folder) => {
+                let inner = Arc::new(hf::load(folder.path())?);
+                Ok(Self { inner })
+            }
+        }
+    }
+
+    /// The tokenizer in the metadata of a GGUF file.
+    pub fn from_metadata(metadata: &Metadata) -> Result<Self, TokenizerError> {
+        let inner = Arc::new(gguf::load(metadata)?);
+        Ok(Self { inner })
+    }
+
+    /// The tokenizer in the bytes of a `tokenizer.json`, without the files beside it.
+    pub fn from_json(json: &[u8]) -> Result<Self, TokenizerError> {
+        let inner = Arc::new(hf::parse(json, &Value::Null, &Value::Null)?);
+        Ok(Self { inner })
     }
 
     /// Token ids of a text that is known to be short. `add_special` adds what the model puts around a text (BOS,

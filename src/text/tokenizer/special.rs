@@ -4,6 +4,10 @@ use regex::Regex;
 
 use super::TokenizerError;
 
+/// Special tokens of a model, and the bytes of all of them: a pattern is made of them. Gemma has 6,400.
+const MAX_TOKENS: usize = 1 << 16;
+const MAX_BYTES: usize = 2 << 20;
+
 /// A piece of a text.
 pub(super) enum Fragment<'a> {
     Text(&'a str),
@@ -25,6 +29,11 @@ struct Matcher {
 impl Matcher {
     fn new(mut tokens: Vec<(String, u32)>) -> Result<Self, TokenizerError> {
         tokens.retain(|(text, _)| !text.is_empty());
+        let num_bytes: usize = tokens.iter().map(|(text, _)| text.len()).sum();
+        if tokens.len() > MAX_TOKENS || num_bytes > MAX_BYTES {
+            let message = format!("{} special tokens of {num_bytes} bytes", tokens.len());
+            return Err(TokenizerError::Invalid(message));
+        }
         // Alternatives are tried in order, so the longest spelling wins.
         tokens.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then_with(|| a.0.cmp(&b.0)));
         let pattern: Vec<String> = tokens.iter().map(|(text, _)| regex::escape(text)).collect();

@@ -1,12 +1,12 @@
 //! Whole tokenizers with special tokens, of `tokenizer.json` and of SentencePiece's scores.
 
 use proptest::prelude::*;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::*;
 
 /// A byte-level `tokenizer.json`; `digits` and `word` are merged, `<|a|>` is special, `<b>` is not.
-fn byte_level_json() -> Value {
+pub(in crate::text) fn byte_level_json() -> Value {
     let mut vocabulary = serde_json::Map::new();
     let mut characters: Vec<(char, u8)> = byte_level::alphabet().into_iter().collect();
     characters.sort_by_key(|(_, byte)| *byte);
@@ -35,9 +35,7 @@ fn byte_level_json() -> Value {
 }
 
 fn load(json: &Value) -> Result<Tokenizer, TokenizerError> {
-    let inner = hf::parse(json.to_string().as_bytes(), &Value::Null, &Value::Null)?;
-    let inner = Arc::new(inner);
-    Ok(Tokenizer { inner })
+    Tokenizer::from_json(json.to_string().as_bytes())
 }
 
 /// The same tokenizer, run by the crate as a whole.
@@ -128,6 +126,57 @@ fn a_foreign_pipeline_refuses_by_bytes_before_any_work() {
     assert!(matches!(refused, Err(TokenizerError::TooLong { .. })));
     let stopped = tokenizer.encode_within("7", true, true, 9, &|| false);
     assert!(matches!(stopped, Err(TokenizerError::Stopped)));
+}
+
+#[test]
+fn ids_and_merges_that_do_not_fit_are_refused() {
+    let good = byte_level_json();
+    let with = |change: &dyn Fn(&mut Value)| {
+        let mut json = good.clone();
+        change(&mut json);
+        load(&json)
+    };
+    assert!(with(&|_| {}).is_ok());
+    let bad: [&dyn Fn(&mut Value); 6] = [
+        &|json| json["model"]["vocab"]["ab"] = json!(1_000_000_000),
+        &|json| json["model"]["vocab"]["ab"] = json!(u64::MAX),
+        &|json| json["model"]["vocab"]["ab"] = json!(-1),
+        &|json| json["model"]["vocab"]["ab"] = json!(97),
+        &|json| json["model"]["merges"] = json!(["a missing"]),
+        &|json| json["model"]["merges"] = json!([["a", "b", "c"]]),
+    ];
+    for (index, change) in bad.into_iter().enumerate() {
+        let result = with(change);
+        assert!(
+            matches!(result, Err(TokenizerError::Invalid(_))),
+            "number {index}: {result:?}"
+        );
+    }
+    let many: Vec<Value> = (0..70_000)
+        .map(|index| {
+            json!({"id": 260 + index, "content": format!("<{index}>"), "special": true,
+            "single_word": false, "lstrip": false, "rstrip": false, "normalized": false})
+        })
+        .collect();
+    let refused = with(&|json| json["added_tokens"] = json!(many));
+    assert!(matches!(refused, Err(TokenizerError::Invalid(_))));
+}
+
+/// A pattern that looks at each space of a run from each of it, and one that the regex engine gives up on.
+#[test]
+fn patterns_of_a_file_cannot_take_for_ever() {
+    let with = |pattern: &str| {
+        let mut json = byte_level_json();
+        json["pre_tokenizer"] = json!({"type": "Split", "pattern": {"Regex": pattern},
+            "behavior": "Isolated", "invert": false});
+        load(&json).unwrap()
+    };
+    let spaces = format!("{}x", " ".repeat(1 << 20));
+    let refused = with(r"\s+$").encode(&spaces, false, false);
+    assert!(matches!(refused, Err(TokenizerError::Encode(_))));
+    let powers = with(r"(?:a|b|ab)*(?:b|a|ba)*bc").encode(&"ab".repeat(1000), false, false);
+    assert!(matches!(powers, Err(TokenizerError::Encode(_))));
+    assert!(with(r"\s+$").encode("a  b ", false, false).is_ok());
 }
 
 /// The plain definition: the best pair first, the leftmost of equals, over and over.

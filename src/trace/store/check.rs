@@ -16,7 +16,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::columns::Columns;
 use super::job::Command;
-use super::scan::{Direction, Scanned, scan};
+use super::scan::{Direction, START, Scanned, scan};
 use super::{Inner, StoreError, lock, schema};
 
 /// Rows of one snapshot.
@@ -133,7 +133,7 @@ fn check(store: &Weak<Inner>, stop: &AtomicBool) -> Result<(), StoreError> {
     };
     let connection = schema::open_to_read(&path)?;
     let mut wrong: Vec<&'static str> = Vec::new();
-    let mut from = Some(0);
+    let mut from = Some(START);
     while let Some(at) = from {
         let started = Instant::now();
         if stop.load(Ordering::Acquire) {

@@ -15,9 +15,27 @@ use super::StoreError;
 const STEP: u64 = 1 << 16;
 const RESERVED: &str = "reserved_seq";
 
-/// The number of the latest write that is in the file.
+/// The number of the latest write that is in the file. There are three witnesses: a damaged counter hides no trace, and
+/// takes no number that is there.
 pub(super) fn last_seq(connection: &Connection) -> Result<u64, rusqlite::Error> {
-    counter(connection, "last_seq")
+    let largest = |sql: &str| -> Result<u64, rusqlite::Error> {
+        let largest: Option<i64> = connection
+            .prepare_cached(sql)?
+            .query_row([], |row| row.get(0))?;
+        Ok(largest.unwrap_or(0).max(0) as u64)
+    };
+    let witnesses = [
+        counter(connection, "last_seq"),
+        largest("SELECT max(seq) FROM traces"),
+        largest("SELECT max(number) FROM checks"),
+    ];
+    // One that cannot be read says nothing.
+    let larger = |a: Result<u64, _>, b: Result<u64, _>| match (a, b) {
+        (Ok(a), Ok(b)) => Ok(a.max(b)),
+        (Ok(number), Err(_)) | (Err(_), Ok(number)) => Ok(number),
+        (Err(error), Err(_)) => Err(error),
+    };
+    witnesses.into_iter().reduce(larger).unwrap_or(Ok(0))
 }
 
 fn counter(connection: &Connection, name: &str) -> Result<u64, rusqlite::Error> {
@@ -50,13 +68,9 @@ pub(super) struct Numbers {
 
 impl Numbers {
     pub fn open(connection: &Connection) -> Result<Self, rusqlite::Error> {
-        // A damaged counter must not take numbers that are there already.
-        let largest: Option<i64> =
-            connection.query_row("SELECT max(seq) FROM traces", [], |row| row.get(0))?;
-        let largest = largest.unwrap_or(0).max(0) as u64;
         let reserved = counter(connection, RESERVED)?;
         Ok(Self {
-            floor: last_seq(connection)?.max(reserved).max(largest),
+            floor: last_seq(connection)?.max(reserved),
             reserved,
         })
     }
@@ -113,7 +127,8 @@ impl Numbers {
     /// The end of an orderly close: the next opening goes on where this one stopped. In the log
     /// this follows all writes, so whoever finds it finds them too.
     pub fn release(&self, connection: &Connection) -> Result<(), rusqlite::Error> {
-        if self.reserved == 0 && self.floor == 0 {
+        let last = self.floor.max(last_seq(connection)?);
+        if counter(connection, RESERVED)? == last && counter(connection, "last_seq")? == last {
             return Ok(());
         }
         let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;

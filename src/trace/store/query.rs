@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension};
 use serde::Serialize;
 
 use super::columns::{Columns, Entry, NAMES};
-use super::scan::{Direction, Scanned, payload, scan};
+use super::scan::{Direction, START, Scanned, payload, scan};
 use super::{Owner, StoreError, numbers, payload as payloads};
 use crate::trace::record::TraceRecord;
 
@@ -177,7 +177,7 @@ pub(super) fn list(
         Order::NewestFirst => (Direction::Down, after.map_or(i64::MAX, |after| after - 1)),
         Order::OldestFirst => (
             Direction::Up,
-            after.map_or(0, |after| after.saturating_add(1)),
+            after.map_or(START, |after| after.saturating_add(1)),
         ),
     };
     let mut found = Listing::default();
@@ -220,7 +220,8 @@ pub(super) fn page(
     // Behind all intact rows that were looked at.
     let mut next = from;
     let mut is_cut = false;
-    scan(connection, Direction::Up, signed(from), |row| {
+    let bound = if from == 0 { START } else { signed(from) };
+    scan(connection, Direction::Up, bound, |row| {
         num_rows += 1;
         match row {
             Scanned::Damaged(seq) => {
@@ -348,7 +349,7 @@ pub(super) fn totals(connection: &Connection, oldest: u64) -> Result<Totals, rus
     let mut strategies: BTreeMap<String, u64> = BTreeMap::new();
     let (mut sum, mut num_told) = (0.0, 0_u64);
     let mut damaged = BTreeSet::new();
-    scan(connection, Direction::Up, 0, |row| {
+    scan(connection, Direction::Up, START, |row| {
         match row {
             Scanned::Damaged(seq) => {
                 damaged.insert(seq);

@@ -58,6 +58,9 @@ impl Direction {
     }
 }
 
+/// Where everything lies behind; a damaged number may be less than 0.
+pub(super) const START: i64 = i64::MIN;
+
 /// Gives each row from `bound` on (included) to `each`, until that breaks.
 pub(super) fn scan(
     connection: &Connection,
@@ -74,10 +77,11 @@ pub(super) fn scan(
         };
         tracing::debug!("the trace store cannot be read at {bound}: {error}");
         let last = numbers::last_seq(connection).map_or(i64::MAX, |last| last as i64);
-        if direction == Direction::Down {
-            // A reader may begin anywhere behind the end.
-            bound = bound.min(last);
-        }
+        // A reader may begin anywhere before the first number, or behind the last.
+        bound = match direction {
+            Direction::Up => bound.max(0),
+            Direction::Down => bound.min(last),
+        };
         let next = behind(&mut statement, direction, bound, last);
         let end = next.unwrap_or(match direction {
             Direction::Up => last.saturating_add(1),
@@ -113,7 +117,7 @@ fn read(
                 Scanned::Intact(entry)
             }
             // A row's key is read even where nothing else is.
-            None => Scanned::Damaged(row.get::<_, i64>(0).unwrap_or(*bound) as u64),
+            None => Scanned::Damaged(row.get::<_, i64>(0).unwrap_or(*bound).max(0) as u64),
         };
         if each(scanned).is_break() {
             return Ok(());

@@ -1,53 +1,14 @@
-use std::path::PathBuf;
+mod damage;
+mod indexes;
+mod numbers;
+mod pages;
+mod support;
+mod versions;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::trace::testing::{node, trace_of};
-
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        let name = format!("ponder-store-{}", uuid::Uuid::new_v4());
-        Self(std::env::temp_dir().join(name))
-    }
-
-    fn file(&self) -> PathBuf {
-        self.0.join("traces.db")
-    }
-
-    fn open(&self, options: StoreOptions) -> TraceStore {
-        TraceStore::open(&self.file(), options).unwrap()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// A trace that retention does not find old.
-fn trace(id: &str) -> TraceRecord {
-    TraceRecord {
-        id: id.to_owned(),
-        created: 4_000_000_000,
-        ..trace_of(vec![
-            node(None, "", None),
-            node(Some(0), "right", Some("stop")),
-            node(Some(0), "wrong", Some("stop")),
-        ])
-    }
-}
-
-fn ids(stored: &[Stored]) -> Vec<String> {
-    let ids = stored.iter().map(|stored| stored.record().unwrap().id);
-    ids.collect()
-}
-
-fn all(store: &TraceStore, from: u64) -> Vec<Stored> {
-    store.page(&Filter::default(), from).unwrap().traces
-}
+use support::{Folder, all, ids, trace};
 
 #[tokio::test]
 async fn traces_come_back_in_the_order_of_their_writes() {

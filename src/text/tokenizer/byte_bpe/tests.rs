@@ -14,7 +14,8 @@ use tokenizers::{PreTokenizerWrapper, normalizers::NFC};
 use super::words::{GPT2_PATTERN, LLAMA3_PATTERN, QWEN2_PATTERN};
 use super::*;
 
-const KINDS: [(Isolated, Pattern); 5] = [
+const KINDS: [(Isolated, Pattern); 6] = [
+    (Isolated::Nothing, Pattern::Whole),
     (Isolated::Nothing, Pattern::Gpt2),
     (Isolated::Nothing, Pattern::Llama3),
     (Isolated::Nothing, Pattern::Qwen2),
@@ -41,12 +42,13 @@ fn steps((isolated, pattern): (Isolated, Pattern)) -> Vec<PreTokenizerWrapper> {
         Isolated::Numbers => Some(split(r"\p{N}")),
         Isolated::Numeric => Some(Digits::new(true).into()),
     };
-    let second = split(match pattern {
-        Pattern::Gpt2 => GPT2_PATTERN,
-        Pattern::Llama3 => LLAMA3_PATTERN,
-        Pattern::Qwen2 => QWEN2_PATTERN,
-    });
-    first.into_iter().chain([second]).collect()
+    let second = match pattern {
+        Pattern::Gpt2 => Some(GPT2_PATTERN),
+        Pattern::Llama3 => Some(LLAMA3_PATTERN),
+        Pattern::Qwen2 => Some(QWEN2_PATTERN),
+        Pattern::Whole => None,
+    };
+    first.into_iter().chain(second.map(split)).collect()
 }
 
 fn reference_words(steps: &Sequence, text: &str) -> Vec<String> {

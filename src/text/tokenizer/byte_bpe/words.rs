@@ -19,6 +19,8 @@ pub(in super::super) enum Pattern {
     Llama3,
     /// [`QWEN2_PATTERN`]
     Qwen2,
+    /// The whole text is a word.
+    Whole,
 }
 
 impl Pattern {
@@ -90,6 +92,7 @@ impl<'a> Iterator for Words<'a> {
         }
         let len = match self.segment_len {
             0 => first.len_utf8(),
+            segment if self.pattern == Pattern::Whole => segment,
             segment => word_len(self.pattern, first, &self.rest[..segment]),
         };
         let (word, rest) = self.rest.split_at(len);
@@ -117,7 +120,7 @@ fn word_len(pattern: Pattern, first: char, text: &str) -> usize {
         }
         NUMBER => match pattern {
             Pattern::Gpt2 => with_first(run_len(after, NUMBER)),
-            Pattern::Qwen2 => first.len_utf8(),
+            Pattern::Qwen2 | Pattern::Whole => first.len_utf8(),
             Pattern::Llama3 => text
                 .chars()
                 .take(3)

@@ -1,0 +1,17 @@
+//! What the fuzz targets share: inputs of several parts, a mutator that knows JSON, the smallest
+//! model, and folders in memory.
+
+pub mod files;
+pub mod model;
+pub mod mutate;
+pub mod parts;
+pub mod server;
+#[path = "../../tests/integration/tiny.rs"]
+pub mod tiny;
+pub mod words;
+
+/// Where the first inputs of a target lie.
+pub fn seeds(target: &str) -> std::path::PathBuf {
+    let fuzz = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    fuzz.join("seeds").join(target)
+}
