@@ -23,6 +23,14 @@ pub(super) enum Ended {
     Failed(String),
 }
 
+/// A failure unless it holds.
+pub(super) fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), Ended> {
+    match holds {
+        true => Ok(()),
+        false => Err(Ended::Failed(what())),
+    }
+}
+
 /// What became of the requests of a kind.
 #[derive(Debug, Default)]
 pub(super) struct Tally {

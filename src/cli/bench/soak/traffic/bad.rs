@@ -3,11 +3,10 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::ensure;
 use super::plain::{CHAT, COMPLETIONS};
 use crate::cli::bench::soak::client::Client;
 use crate::cli::bench::soak::request::{Body, Key, Request};
-use crate::cli::bench::soak::tally::Ended;
+use crate::cli::bench::soak::tally::{Ended, ensure};
 
 /// Cases that are asked one after the other.
 const CASES_AT_ONCE: usize = 4;

@@ -1,11 +1,13 @@
 //! Branch sessions: whole ones, and ones that their client forgets.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
-use super::{ensure, prompts};
+use super::prompts;
 use crate::cli::bench::soak::client::Client;
 use crate::cli::bench::soak::request::{Answer, Key, Request};
-use crate::cli::bench::soak::tally::Ended;
+use crate::cli::bench::soak::tally::{Ended, ensure};
 
 /// A session's life without calls; forgotten ones are gone after that.
 const LEASE_SECONDS: u64 = 20;
@@ -45,14 +47,20 @@ pub(super) async fn session(client: &mut Client) -> Result<(), Ended> {
     let grown = post(client, &id, "generate", body).await?;
     let nodes: Vec<Value> = grown["data"].as_array().cloned().unwrap_or_default();
     ensure(nodes.len() == n, || format!("{n} samples are {grown}"))?;
-    let ids: Vec<u64> = nodes
+    let ids: BTreeSet<u64> = nodes
         .iter()
         .filter_map(|node| node["node"].as_u64())
         .collect();
-    let body = json!({"nodes": ids, "reward": {"kind": "likelihood"}});
+    // Who names a node often gets one score of it.
+    let times = if client.dice.chance(0.2) { 100 } else { 1 };
+    let named: Vec<u64> = std::iter::repeat_n(&ids, times)
+        .flatten()
+        .copied()
+        .collect();
+    let body = json!({"nodes": named, "reward": {"kind": "likelihood"}});
     let scored = post(client, &id, "score", body).await?;
-    let scores = scored["data"].as_array().map_or(0, Vec::len);
-    ensure(scores > 0 && scores <= n, || {
+    let num_scores = scored["data"].as_array().map_or(0, Vec::len);
+    ensure(num_scores == ids.len(), || {
         format!("{ids:?} are scored as {scored}")
     })?;
     let body = json!({"node": 0, "text": "The answer is"});

@@ -5,14 +5,15 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::plain::CHAT;
-use super::{ensure, prompts};
+use super::prompts;
 use crate::cli::bench::soak::client::Client;
 use crate::cli::bench::soak::request::Request;
-use crate::cli::bench::soak::tally::Ended;
+use crate::cli::bench::soak::tally::{Ended, ensure};
 
-/// No such request may take longer to be answered. The server's own budget is a second of processor
-/// time, at low priority on a machine that is full of clients.
-const LONGEST: Duration = Duration::from_secs(20);
+/// No such request may take longer to be answered. The server promises a second of processor time a
+/// piece, at low priority; this is what that may come to where all processors are busy and pieces of
+/// the same key wait before it.
+const LONGEST: Duration = Duration::from_secs(60);
 const PROGRAM_DEADLINE_MS: u64 = 5000;
 /// All that a client may get for such a request.
 const STATUSES: [u16; 5] = [200, 400, 408, 413, 422];
@@ -28,7 +29,7 @@ fn chat(content: String, fields: Value) -> Request {
 
 fn score(candidates: Value, reward: Value) -> Request {
     let messages = json!([{"role": "user", "content": "Hi"}]);
-    let body = json!({"messages": messages, "candidates": candidates, "reward": reward});
+    let body = json!({"reward": reward, "messages": messages, "candidates": candidates});
     Request::post("/v1/score", body)
 }
 

@@ -131,14 +131,6 @@ pub(super) fn chosen(only: &[String]) -> anyhow::Result<Vec<(Kind, u32)>> {
         .collect())
 }
 
-/// A failure unless it holds.
-fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), Ended> {
-    match holds {
-        true => Ok(()),
-        false => Err(Ended::Failed(what())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

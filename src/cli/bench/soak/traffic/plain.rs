@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::{ensure, prompts};
+use super::prompts;
 use crate::cli::bench::soak::answers::{Asked, Read, streamed, whole};
 use crate::cli::bench::soak::child::locked;
 use crate::cli::bench::soak::client::Client;
 use crate::cli::bench::soak::request::{Answer, Request, quoted};
-use crate::cli::bench::soak::tally::Ended;
+use crate::cli::bench::soak::tally::{Ended, ensure};
 
 pub(super) const CHAT: &str = "/v1/chat/completions";
 pub(super) const COMPLETIONS: &str = "/v1/completions";

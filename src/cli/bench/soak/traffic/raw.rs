@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::ensure;
 use crate::cli::bench::soak::child::{HEADER_TIMEOUT, KEYS};
 use crate::cli::bench::soak::client::Client;
-use crate::cli::bench::soak::tally::Ended;
+use crate::cli::bench::soak::tally::{Ended, ensure};
 
 /// Connections that say nothing, at once.
 const NUM_SILENT: usize = 200;

@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use super::plain::{CHAT, COMPLETIONS, ask, compare};
-use super::{ensure, prompts, rewards};
+use super::{prompts, rewards};
 use crate::cli::bench::soak::answers::Asked;
 use crate::cli::bench::soak::client::Client;
 use crate::cli::bench::soak::request::Request;
-use crate::cli::bench::soak::tally::Ended;
+use crate::cli::bench::soak::tally::{Ended, ensure};
 
 const MAX_TOKENS: u64 = 24;
 /// Tokens that a search may take at most; many end before.

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{ensure, prompts, rewards};
+use super::{prompts, rewards};
 use crate::cli::bench::soak::client::Client;
 use crate::cli::bench::soak::request::{Key, Request};
-use crate::cli::bench::soak::tally::Ended;
+use crate::cli::bench::soak::tally::{Ended, ensure};
 
 pub(super) async fn score(client: &mut Client) -> Result<(), Ended> {
     let candidates = [

@@ -2,11 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::ensure;
 use crate::cli::bench::soak::child::locked;
 use crate::cli::bench::soak::client::Client;
 use crate::cli::bench::soak::request::{Key, Request};
-use crate::cli::bench::soak::tally::Ended;
+use crate::cli::bench::soak::tally::{Ended, ensure};
 
 const FORMATS: [&str; 5] = ["sft", "step_values", "preferences", "linearised", "groups"];
 /// Rows of a stream that does not follow.
