@@ -107,7 +107,10 @@ impl From<SearchError> for ApiError {
         match error {
             SearchError::Engine(error) => error.into(),
             SearchError::Scorer(error) => error.into(),
-            SearchError::NoAnswer => Self::deadline(),
+            SearchError::NoAnswer => Self {
+                message: error.to_string(),
+                ..Self::deadline()
+            },
         }
     }
 }

@@ -16,6 +16,7 @@ mod api_speculative;
 mod api_traces;
 mod backends;
 mod bench_search;
+mod bench_soak;
 mod connections;
 mod constraint;
 mod engine;

@@ -5,6 +5,7 @@ mod engine;
 mod perplexity;
 mod search;
 mod serve;
+mod soak;
 mod speculative;
 mod statistics;
 mod swift;
@@ -18,6 +19,7 @@ use engine::BenchEngineArgs;
 use perplexity::BenchPerplexityArgs;
 use search::BenchSearchArgs;
 use serve::BenchServeArgs;
+use soak::BenchSoakArgs;
 use speculative::BenchSpeculativeArgs;
 use swift::BenchSwiftArgs;
 use traces::BenchTracesArgs;
@@ -43,6 +45,8 @@ pub enum BenchCommand {
     Traces(BenchTracesArgs),
     /// Any OpenAI server: TTFT, inter-token latency, throughput
     Serve(BenchServeArgs),
+    /// Hours of everything on a server of its own, which is killed meanwhile: nothing lost, leaked or stuck
+    Soak(BenchSoakArgs),
 }
 
 pub(super) fn run(command: &BenchCommand) -> anyhow::Result<()> {
@@ -56,5 +60,6 @@ pub(super) fn run(command: &BenchCommand) -> anyhow::Result<()> {
         BenchCommand::Speculative(args) => speculative::run(args),
         BenchCommand::Traces(args) => traces::run(args),
         BenchCommand::Serve(args) => serve::run(args),
+        BenchCommand::Soak(args) => soak::run(args),
     }
 }
