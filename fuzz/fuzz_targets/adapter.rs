@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use ponder::model::{LoraAdapter, ModelConfig};
-use ponder_fuzz::{files, mutate, parts, tiny, words::Words};
+use ponder_fuzz::{files, mutate, parts, tell, tiny, words::Words};
 
 static WORDS: LazyLock<Words> = LazyLock::new(|| Words::of_seeds("adapter", 0));
 static CONFIG: LazyLock<ModelConfig> = LazyLock::new(|| {
@@ -29,7 +29,9 @@ fuzz_target!(|data: &[u8]| {
     let values = if values.is_empty() { &[0] } else { values };
     let values: Vec<u8> = values.iter().cycle().take(num_bytes).copied().collect();
     let weights = files::safetensors(header, &values);
-    if let Ok(adapter) = LoraAdapter::parse(config, &weights, &CONFIG) {
+    let adapter = LoraAdapter::parse(config, &weights, &CONFIG);
+    tell(|| format!("{:?}", adapter.as_ref().map(|_| "an adapter")));
+    if let Ok(adapter) = adapter {
         let all = adapter.layers.iter().flat_map(|layer| layer.values());
         for low_rank in all {
             assert_eq!(low_rank.a.len(), low_rank.rank * low_rank.in_features);

@@ -5,13 +5,14 @@
 
 use libfuzzer_sys::fuzz_target;
 use ponder::model::ModelFiles;
-use ponder_fuzz::model;
+use ponder_fuzz::{model, tell};
 
 fuzz_target!(|data: &[u8]| {
     let folder = &*model::FOLDER;
     let path = folder.path().join("model.gguf");
     std::fs::write(&path, data).expect("memory takes files");
-    if let Ok(files) = ModelFiles::open(&path) {
-        model::use_all(&files);
+    match ModelFiles::open(&path) {
+        Ok(files) => model::use_all(&files),
+        Err(error) => tell(|| error.to_string()),
     }
 });

@@ -15,7 +15,7 @@ use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
-use ponder_fuzz::{files, mutate, parts, server, words::Words};
+use ponder_fuzz::{files, mutate, parts, server, tell, words::Words};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
@@ -129,6 +129,7 @@ async fn send(router: &Router, request: Request<Body>) -> Option<Value> {
         .ok()?
         .to_bytes();
     let text = String::from_utf8_lossy(&bytes);
+    tell(|| format!("{status} {text}"));
     assert_ne!(status, StatusCode::INTERNAL_SERVER_ERROR, "{text}");
     serde_json::from_slice(&bytes).ok()
 }

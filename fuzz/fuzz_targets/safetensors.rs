@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use ponder::model::ModelFiles;
-use ponder_fuzz::{files, model, mutate, parts, words::Words};
+use ponder_fuzz::{files, model, mutate, parts, tell, words::Words};
 
 static WORDS: LazyLock<Words> = LazyLock::new(|| Words::of_seeds("safetensors", 0));
 
@@ -23,7 +23,8 @@ fuzz_target!(|data: &[u8]| {
     std::fs::write(folder.join("config.json"), config).expect("memory takes files");
     let weights = files::safetensors(header, &zeros);
     std::fs::write(folder.join("model.safetensors"), weights).expect("memory takes files");
-    if let Ok(files) = ModelFiles::open(folder) {
-        model::use_all(&files);
+    match ModelFiles::open(folder) {
+        Ok(files) => model::use_all(&files),
+        Err(error) => tell(|| error.to_string()),
     }
 });

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use ponder::text::ChatTemplate;
-use ponder_fuzz::{mutate, parts, words::Words};
+use ponder_fuzz::{mutate, parts, tell, words::Words};
 use serde_json::Value;
 
 static WORDS: LazyLock<Words> = LazyLock::new(|| Words::of_seeds("template", 0));
@@ -19,8 +19,10 @@ fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
 fuzz_target!(|data: &[u8]| {
     let [source, messages, tools, variables] = parts::first(data);
     let source = String::from_utf8_lossy(source).into_owned();
-    let Ok(template) = ChatTemplate::new(source, "<s>".to_owned(), "</s>".to_owned()) else {
-        return;
+    let template = ChatTemplate::new(source, "<s>".to_owned(), "</s>".to_owned());
+    let template = match template {
+        Ok(template) => template,
+        Err(error) => return tell(|| error.to_string()),
     };
     let list = |part: &[u8]| match serde_json::from_slice(part) {
         Ok(Value::Array(items)) => Some(items),
@@ -31,5 +33,6 @@ fuzz_target!(|data: &[u8]| {
         _ => serde_json::Map::new(),
     };
     let messages = list(messages).unwrap_or_default();
-    let _ = template.render(&messages, list(tools).as_deref(), true, &variables);
+    let prompt = template.render(&messages, list(tools).as_deref(), true, &variables);
+    tell(|| format!("{prompt:?}"));
 });

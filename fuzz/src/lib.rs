@@ -15,3 +15,10 @@ pub fn seeds(target: &str) -> std::path::PathBuf {
     let fuzz = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     fuzz.join("seeds").join(target)
 }
+
+/// What came of an input, for whoever looks at one: told when the variable is set.
+pub fn tell(what: impl FnOnce() -> String) {
+    if std::env::var_os("PONDER_FUZZ_TELL").is_some() {
+        eprintln!("{}", what());
+    }
+}

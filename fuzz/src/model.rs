@@ -7,6 +7,8 @@ use ponder::text::{ChatTemplate, Tokenizer, TokenizerError};
 use ponder_kernels::ThreadPool;
 use tempfile::TempDir;
 
+use crate::tell;
+
 /// Where a target writes its files.
 pub static FOLDER: LazyLock<TempDir> = LazyLock::new(crate::files::folder);
 
@@ -38,20 +40,18 @@ pub fn read(tokenizer: &Tokenizer, text: &str) {
 
 /// Everything that a server does with a model's files, and one step of it.
 pub fn use_all(files: &ModelFiles) {
-    if let Ok(tokenizer) = Tokenizer::from_files(files) {
-        read(&tokenizer, TEXT);
-        if let Ok(Some(template)) = ChatTemplate::from_files(files, &tokenizer, None) {
-            let message = serde_json::json!({"role": "user", "content": "Hi"});
-            let _ = template.render(&[message], None, true, &serde_json::Map::new());
-        }
+    match Tokenizer::from_files(files) {
+        Ok(tokenizer) => use_texts(files, &tokenizer),
+        Err(error) => tell(|| error.to_string()),
     }
     let options = LoadOptions {
         pool: Some(Arc::clone(&POOL)),
         max_model_len: Some(BLOCK_SIZE),
         ..LoadOptions::default()
     };
-    let Ok(mut model) = model::load(files, options) else {
-        return;
+    let mut model = match model::load(files, options) {
+        Ok(model) => model,
+        Err(error) => return tell(|| error.to_string()),
     };
     let vocab_size = model.info().vocab_size;
     if model
@@ -78,7 +78,18 @@ pub fn use_all(files: &ModelFiles) {
         skip: None,
     };
     let mut logits = Vec::new();
-    if model.forward(&batch, &mut logits).is_ok() {
+    let result = model.forward(&batch, &mut logits);
+    tell(|| format!("a step: {result:?}"));
+    if result.is_ok() {
         assert_eq!(logits.len(), vocab_size);
+    }
+}
+
+fn use_texts(files: &ModelFiles, tokenizer: &Tokenizer) {
+    read(tokenizer, TEXT);
+    if let Ok(Some(template)) = ChatTemplate::from_files(files, tokenizer, None) {
+        let message = serde_json::json!({"role": "user", "content": "Hi"});
+        let prompt = template.render(&[message], None, true, &serde_json::Map::new());
+        tell(|| format!("a prompt: {prompt:?}"));
     }
 }

@@ -1,6 +1,7 @@
 //! `tokenizer.json` of a Hugging Face folder.
 
 use std::collections::HashMap;
+use std::panic::catch_unwind;
 use std::path::Path;
 
 use serde_json::Value;
@@ -35,8 +36,7 @@ pub(super) fn parse(
     config: &Value,
     generation: &Value,
 ) -> Result<Inner, TokenizerError> {
-    let invalid = |error: tokenizers::Error| TokenizerError::Invalid(error.to_string());
-    let mut tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(invalid)?;
+    let mut tokenizer = pipeline(json)?;
     let added: Added = tokenizer.get_added_tokens_decoder().into_iter().collect();
     let (mut control, mut user_defined) = (Vec::new(), Vec::new());
     for (id, token) in &added {
@@ -89,6 +89,14 @@ pub(super) fn parse(
         add_eos: config["add_eos_token"].as_bool().unwrap_or(false),
         ids,
     })
+}
+
+/// The file as the `tokenizers` crate reads it, which panics on parts that are not as it expects.
+fn pipeline(json: &[u8]) -> Result<tokenizers::Tokenizer, TokenizerError> {
+    let invalid = |why: String| TokenizerError::Invalid(format!("tokenizer.json: {why}"));
+    catch_unwind(|| tokenizers::Tokenizer::from_bytes(json))
+        .map_err(|_| invalid("one of its parts is broken".to_owned()))?
+        .map_err(|error| invalid(error.to_string()))
 }
 
 type Added = HashMap<u32, tokenizers::AddedToken>;
@@ -241,4 +249,28 @@ fn read_json(path: &Path) -> Value {
 fn byte_of(token: &str) -> Option<u8> {
     let hex = token.strip_prefix("<0x")?.strip_suffix('>')?;
     u8::from_str_radix(hex, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Found by the fuzz target: the crate's parser of decoders panics on what is no JSON, that of normalizers on
+    /// a `precompiled_charsmap` that is none.
+    #[test]
+    fn parts_on_which_the_crate_panics_are_errors() {
+        let whole = |part: &str| {
+            format!(r#"{{"version": "1.0", {part}, "model": {{"type": "BPE", "vocab": {{}}, "merges": []}}}}"#)
+        };
+        for part in [
+            r#""decoder": {"type": "ByteLevel", "trim_offsets": false, 4, "A": 65}"#,
+            r#""decoder": {"type": "#,
+            r#""normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}"#,
+        ] {
+            let refused = parse(whole(part).as_bytes(), &Value::Null, &Value::Null);
+            assert!(matches!(refused, Err(TokenizerError::Invalid(_))), "{part}");
+        }
+        let fair = whole(r#""decoder": null"#);
+        assert!(parse(fair.as_bytes(), &Value::Null, &Value::Null).is_ok());
+    }
 }
