@@ -103,15 +103,19 @@ def long_prompt(client):
 
 
 def fork(client):
-    opened = client.post("/v1/branches", {"prompt": "hi", "lease_seconds": 30})
-    session = "/v1/branches/" + str(opened.json().get("id"))
+    """A session with a long fork and nodes below it; given up where a call gets no answer."""
+    session = "/v1/branches/" + str(client.post("/v1/branches", {"prompt": "hi", "lease_seconds": 30}).json().get("id"))
     forked = client.post(session + "/fork", {"node": 0, "text": bodies.digits(bodies.FORK_BYTES)})
-    node = forked.json().get("node", 0)
+    node, children = forked.json().get("node", 0), []
     exact = {"kind": "verifier", "type": "exact", "answer": "1"}
     client.post(session + "/score", {"nodes": [node] * bodies.FORK_SCORES, "reward": exact})
-    children = [client.post(session + "/fork", {"node": node, "text": f" {n}"}).json().get("node", 0) for n in range(200)]
+    while len(children) < 200:
+        child = client.post(session + "/fork", {"node": node, "text": f" {len(children)}"})
+        if child.status != 200:
+            break
+        children.append(child.json()["node"])
     client.post(session + "/score", {"nodes": sorted(set(children)), "reward": exact})
-    call(client.port, "DELETE", session, None, client.key)
+    call(client.port, "DELETE", session, None, client.key, PATIENCE_SECONDS)
 
 
 def flood(client):

@@ -55,7 +55,7 @@ TEMPLATES = {
 
 def outcome_of(setup, model, args=(), memory_gib=8):
     """Starts a server with a file and asks for a chat: what came of it, in words, and whether the process lived or refused."""
-    server = Server(setup.binary, model, args, memory_gib=memory_gib, kv="64M", traces=False)
+    server = Server(setup.binary, model, args, memory_gib=memory_gib, kv="512M", traces=False)
     try:
         if not server.start(must=False):
             ending = server.ending() or "no start"
@@ -186,6 +186,9 @@ def odd_gguf(setup, folder):
     details, target = {}, folder / "odd.gguf"
     keys = {"llama.rope.freq_base": (0.0, -1.0, float("nan"), float("inf"))}
     keys["llama.attention.layer_norm_rms_epsilon"] = (-1.0, float("nan"))
+    said, _, _ = outcome_of(setup, source)
+    if said != "answers 200":
+        raise CannotRun(f"the default model is not served: {said}")
     for key, values in keys.items():
         for value in values:
             tiny_models.set_gguf_float(source, target, key, value)

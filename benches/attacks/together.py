@@ -110,9 +110,10 @@ def end_loops(started):
     for _, process in started:
         process.stdin.close()
         process.stdin = None
+    until = time.monotonic() + 3 * loops.PATIENCE_SECONDS
     for name, process in started:
         try:
-            text, _ = process.communicate(timeout=3 * loops.PATIENCE_SECONDS)
+            text, _ = process.communicate(timeout=max(0.1, until - time.monotonic()))
             counts.setdefault(name, Counter()).update(json.loads(text or "{}"))
         except (subprocess.TimeoutExpired, ValueError):
             process.kill()
@@ -190,7 +191,8 @@ def main():
     attack = phases["under attack"]
     ratios = [ratio(attack, idle, name) for name in ("first", "between")]
     held = attack["ended"] is None and all(value and value <= RATIO_LIMIT for value in ratios)
-    print(f"\n{'held' if held else 'fell'}: p99 within {RATIO_LIMIT}× of idle under attack, server alive")
+    held = held and set(attack["statuses"]) == {"200"}
+    print(f"\n{'held' if held else 'fell'}: p99 within {RATIO_LIMIT}× of idle under attack, every chat answered, server alive")
     if args.json:
         Path(args.json).write_text(json.dumps({"args": vars(args), "idle": idle, "phases": phases, "held": held}, indent=1))
 

@@ -1,6 +1,6 @@
 """The whole loop: search, stream, train, load the adapter, evaluate, and again with the adapter.
 
-    ponder serve qwen2.5-coder-0.5b --enable-lora
+    ponder serve qwen2.5-coder-0.5b --enable-lora --lora-root .
     python loop.py --model qwen2.5-coder-0.5b --base "$(ponder pull qwen2.5-coder-0.5b)" --iterations 2
 
 Each step is a command that can be run alone; the loop prints it. What is done is not done again: an interrupted loop goes
@@ -39,7 +39,7 @@ def unload(server, name):
     try:
         server.post("/unload_lora_adapter", body={"lora_name": name}, cast_to=object)
     except openai.PermissionDeniedError as error:
-        sys.exit(f"{server.base_url}: the server loads no adapters: start it with --enable-lora ({message(error)})")
+        sys.exit(f"{server.base_url}: the server loads no adapters: start it with --enable-lora --lora-root DIR ({message(error)})")
     except openai.NotFoundError:
         pass
 
@@ -54,7 +54,8 @@ def load(server, name, folder):
     except openai.APIStatusError as error:
         sys.exit(
             f"the server did not load {folder.resolve()} as {name}: {message(error)}\n"
-            "It must run on this machine (or see the same folder), with --enable-lora, and serve the model of --base."
+            "It must run on this machine (or see the same folder), with --enable-lora and a --lora-root above it, "
+            "and serve the model of --base."
         )
     print(f"\nloaded {folder} as {name}", flush=True)
 

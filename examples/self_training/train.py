@@ -3,7 +3,7 @@
     python train.py --base "$(ponder pull qwen2.5-coder-0.5b)" --rows rows-1.jsonl --out adapter-1
 
 --base is the .gguf file that is served (its weights are dequantised), or a folder of a Hugging Face model. --adapter goes
-on from an adapter instead of starting a new one. The result is a PEFT folder, as `ponder serve --enable-lora` loads it.
+on from an adapter instead of starting a new one. The result is a PEFT folder, as `ponder serve --enable-lora --lora-root DIR` loads it.
 """
 
 import argparse

@@ -34,7 +34,7 @@ fn explain(error: serde_path_to_error::Error<serde_json::Error>) -> ApiError {
 /// A request body with its length: what it causes depends on that.
 pub struct SizedBody<T>(pub T, pub usize);
 
-fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+fn value_of<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(explain)?;
     deserializer
@@ -51,19 +51,18 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<AppState> for SizedBody<T
         let deadline = Deadline::of(request.headers(), state.config().request_timeout)?;
         let tenant = request.extensions().get::<Tenant>();
         let tenant = tenant.copied().unwrap_or(Tenant(0));
-        let bytes = Bytes::from_request(request, state).await.map_err(
-            |error: BytesRejection| match error.status() {
-                StatusCode::PAYLOAD_TOO_LARGE => ApiError::body_too_large(limit),
-                _ => ApiError::bad_body(error.body_text()),
-            },
-        )?;
+        let read = deadline.limit(Bytes::from_request(request, state)).await?;
+        let bytes = read.map_err(|error: BytesRejection| match error.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => ApiError::body_too_large(limit),
+            _ => ApiError::bad_body(error.body_text()),
+        })?;
         let num_bytes = bytes.len();
         let work = Causes {
             tenant,
             deadline,
             num_bytes,
         };
-        let value = work.run(state, "reading the body", move |_| read(&bytes));
+        let value = work.run(state, "reading the body", move |_| value_of(&bytes));
         Ok(Self(value.await?, num_bytes))
     }
 }

@@ -40,7 +40,7 @@ pub use config::ServerConfig;
 pub use openai::adaptation::default_adaptation;
 pub use presets::strategy_names;
 pub use router::{document_json, router};
-pub use serve::serve;
+pub use serve::{listen, serve};
 pub use served::Served;
 pub use state::AppState;
 #[doc(hidden)]

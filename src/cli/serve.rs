@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ponder_sandbox::{Confined, ConfinedError, Limits, Sandbox};
-use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
 use super::args::ServeArgs;
@@ -15,7 +14,7 @@ use super::identity::hash;
 use super::traces::args::TraceArgs;
 use super::{prm, setup};
 use crate::api::config::{DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_LORA_BYTES};
-use crate::api::{AppState, Served, ServerConfig, default_adaptation, serve};
+use crate::api::{AppState, Served, ServerConfig, default_adaptation, listen, serve};
 use crate::engine::{Backend, Capability};
 use crate::reward::{Programs, PythonRunner, RewardServer, SchemaChecker, ValueHead};
 use crate::trace::TraceStore;
@@ -176,7 +175,7 @@ fn check_lora_roots(args: &ServeArgs) -> anyhow::Result<()> {
 async fn serve_model(args: &ServeArgs) -> anyhow::Result<()> {
     check_lora_roots(args)?;
     let address = format!("{}:{}", args.host, args.port);
-    let listener = TcpListener::bind(&address)
+    let listener = listen(&address)
         .await
         .with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr()?;

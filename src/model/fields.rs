@@ -8,12 +8,11 @@ use super::config::ConfigError;
 use super::gguf::{self, Metadata};
 
 fn unreadable(key: &str, value: impl Display) -> ConfigError {
-    let mut value = value.to_string();
-    value.truncate(value.floor_char_boundary(MAX_SHOWN));
+    let value: String = value.to_string().chars().take(MAX_SHOWN).collect();
     ConfigError::Invalid(format!("{key} is {value}"))
 }
 
-/// Bytes of a value that an error shows.
+/// Characters of a value that an error shows.
 const MAX_SHOWN: usize = 64;
 
 /// Numbers are read as f32, which they must fit.

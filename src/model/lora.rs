@@ -297,8 +297,7 @@ fn join(
     let scale = lora.scale(&module, rank) as f32;
     let mut b: Vec<f32> = b.values.iter().map(|value| value * scale).collect();
     for (half, values) in [("A", &a.values), ("B, scaled,", &b)] {
-        // Written so that NaN is too large.
-        if let Some(value) = values.iter().find(|v| !(v.abs() <= MAX_WEIGHT)) {
+        if let Some(value) = values.iter().find(|v| v.is_nan() || v.abs() > MAX_WEIGHT) {
             return Err(LoraError::Values {
                 name: module,
                 message: format!("{half} holds {value}; a weight is {MAX_WEIGHT} at most"),

@@ -10,6 +10,7 @@ pub mod decoder;
 pub mod families;
 mod fields;
 pub mod files;
+mod finite;
 pub mod gguf;
 mod layer_step;
 mod layers;

@@ -39,9 +39,9 @@ impl RopeScaling {
             return Ok(NONE);
         };
         let fields = HfFields(scaling);
-        let optional = |key: &str| fields.number(key).map(|number| number.map(f64::from));
         let number = |key: &str| {
-            optional(key)?.ok_or_else(|| ConfigError::Missing(format!("rope_scaling.{key}")))
+            let number = fields.number(key)?.map(f64::from);
+            number.ok_or_else(|| ConfigError::Missing(format!("rope_scaling.{key}")))
         };
         let kind = match fields.text("rope_type")? {
             Some(kind) => kind,
@@ -72,43 +72,53 @@ impl RopeScaling {
                     ..NONE
                 })
             }
-            "yarn" => {
-                let factor = stretch(number("factor")?)?;
-                let all_dims = optional("mscale_all_dim")?.filter(|scale| *scale != 0.0);
-                let heads = optional("mscale")?.filter(|scale| *scale != 0.0);
-                if let (Some(all_dims), Some(heads)) = (all_dims, heads)
-                    && all_dims != heads
-                {
-                    let message = format!("yarn with mscale {heads} and mscale_all_dim {all_dims}");
-                    return Err(ConfigError::UnsupportedRopeScaling(message));
-                }
-                let magnitude = magnitude(factor, all_dims.unwrap_or(1.0));
-                let named = optional("attention_factor")?;
-                if named.is_some_and(|named| (named - magnitude).abs() > MAGNITUDE_TOLERANCE) {
-                    let message = "yarn with an attention_factor of its own".to_owned();
-                    return Err(ConfigError::UnsupportedRopeScaling(message));
-                }
-                if fields.flag("truncate")? == Some(false) {
-                    let message = "yarn without truncate".to_owned();
-                    return Err(ConfigError::UnsupportedRopeScaling(message));
-                }
-                let yarn = Yarn {
-                    rotary_dim,
-                    theta,
-                    factor,
-                    original: number("original_max_position_embeddings")?,
-                    beta_fast: optional("beta_fast")?.unwrap_or(YARN_BETA_FAST),
-                    beta_slow: optional("beta_slow")?.unwrap_or(YARN_BETA_SLOW),
-                };
-                Ok(Self {
-                    linear: 1.0,
-                    factors: Some(yarn.factors()?),
-                    // DeepSeek scales all of q·k by `mscale_all_dim`; others rotate all dimensions, so that both are one.
-                    score_scale: magnitude.powi(2) as f32,
-                })
-            }
+            "yarn" => Self::yarn_of_hf(fields, rotary_dim, theta),
             other => Err(ConfigError::UnsupportedRopeScaling(other.to_owned())),
         }
+    }
+
+    fn yarn_of_hf(
+        fields: HfFields<'_>,
+        rotary_dim: usize,
+        theta: f32,
+    ) -> Result<Self, ConfigError> {
+        let optional = |key: &str| fields.number(key).map(|number| number.map(f64::from));
+        let number = |key: &str| {
+            optional(key)?.ok_or_else(|| ConfigError::Missing(format!("rope_scaling.{key}")))
+        };
+        let factor = stretch(number("factor")?)?;
+        let all_dims = optional("mscale_all_dim")?.filter(|scale| *scale != 0.0);
+        let heads = optional("mscale")?.filter(|scale| *scale != 0.0);
+        if let (Some(all_dims), Some(heads)) = (all_dims, heads)
+            && all_dims != heads
+        {
+            let message = format!("yarn with mscale {heads} and mscale_all_dim {all_dims}");
+            return Err(ConfigError::UnsupportedRopeScaling(message));
+        }
+        let magnitude = magnitude(factor, all_dims.unwrap_or(1.0));
+        let named = optional("attention_factor")?;
+        if named.is_some_and(|named| (named - magnitude).abs() > MAGNITUDE_TOLERANCE) {
+            let message = "yarn with an attention_factor of its own".to_owned();
+            return Err(ConfigError::UnsupportedRopeScaling(message));
+        }
+        if fields.flag("truncate")? == Some(false) {
+            let message = "yarn without truncate".to_owned();
+            return Err(ConfigError::UnsupportedRopeScaling(message));
+        }
+        let yarn = Yarn {
+            rotary_dim,
+            theta,
+            factor,
+            original: number("original_max_position_embeddings")?,
+            beta_fast: optional("beta_fast")?.unwrap_or(YARN_BETA_FAST),
+            beta_slow: optional("beta_slow")?.unwrap_or(YARN_BETA_SLOW),
+        };
+        Ok(Self {
+            linear: 1.0,
+            factors: Some(yarn.factors()?),
+            // DeepSeek scales all of q·k by `mscale_all_dim`; others rotate all dimensions, so that both are one.
+            score_scale: magnitude.powi(2) as f32,
+        })
     }
 
     /// Reads the metadata of architecture `name` and the factors some files carry as a tensor.

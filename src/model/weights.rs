@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use ponder_kernels::{DType, reference};
 
 use super::config::ConfigError;
+use super::finite::is_finite;
 use super::gguf::GgufFile;
 use super::ops::{Ops, OpsError};
 
@@ -154,6 +155,7 @@ impl<S: WeightSource + ?Sized, O: Ops> Weights<'_, S, O> {
         out_features: usize,
         in_features: usize,
     ) -> Result<O::Matrix, LoadError> {
+        check_finite(name, dtype, data)?;
         let packed = self.ops.matrix(dtype, data, [out_features, in_features]);
         self.source.release(name);
         packed.map_err(|source| failed(name, source))
@@ -173,6 +175,7 @@ impl<S: WeightSource + ?Sized, O: Ops> Weights<'_, S, O> {
     /// One matrix of every expert, `[num_experts, out_features, in_features]`.
     pub(super) fn experts(&self, name: &str, shape: [usize; 3]) -> Result<O::Experts, LoadError> {
         let tensor = self.tensor(name, &shape)?;
+        check_finite(name, tensor.dtype, &tensor.data)?;
         let packed = self.ops.experts(tensor.dtype, &tensor.data, shape);
         self.source.release(name);
         packed.map_err(|source| failed(name, source))
@@ -189,14 +192,18 @@ impl<S: WeightSource + ?Sized, O: Ops> Weights<'_, S, O> {
     /// A vector as f32.
     pub(super) fn vector(&self, name: &str, len: usize) -> Result<O::Vector, LoadError> {
         let tensor = self.tensor(name, &[len])?;
+        check_finite(name, tensor.dtype, &tensor.data)?;
         let mut values = vec![0.0; len];
         reference::dequantize(tensor.dtype, &tensor.data, &mut values);
-        // Norms, biases and routers' corrections: one bad number reaches every token.
-        if !values.iter().all(|value| value.is_finite()) {
-            return Err(LoadError::NotFinite(name.to_owned()));
-        }
         let vector = self.ops.vector(values);
         vector.map_err(|source| failed(name, source))
+    }
+}
+
+fn check_finite(name: &str, dtype: DType, data: &[u8]) -> Result<(), LoadError> {
+    match is_finite(dtype, data) {
+        true => Ok(()),
+        false => Err(LoadError::NotFinite(name.to_owned())),
     }
 }
 

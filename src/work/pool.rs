@@ -167,6 +167,11 @@ impl WorkPool {
         }
     }
 
+    /// Pieces that wait for a thread.
+    pub fn num_waiting(&self) -> usize {
+        self.owner.0.lock().queue.num_waiting()
+    }
+
     /// Does `job` on a thread of the pool when it is the tenant's turn. The job looks at its budget
     /// and gives up with the [`Stop`] that it found. Whoever drops the future ends the job. `what`
     /// names the work in errors, as "tokenising the prompt".

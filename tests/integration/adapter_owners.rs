@@ -164,7 +164,7 @@ fn requests_name_folders_inside_the_roots_and_learn_of_no_others() {
     let outside = tempfile::tempdir().unwrap();
     let there = adapter_folder(outside.path());
     let refused = |path: &Path| {
-        let body = json!({"lora_name": "refused", "lora_path": path});
+        let body = json!({"lora_name": "b", "lora_path": path});
         let (status, error) = post(&offline, "first", LOAD, &body);
         assert_eq!(
             (status, &error["error"]["param"]),

@@ -3,13 +3,12 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use ponder::api::{AppState, Served, ServerConfig, serve};
+use ponder::api::{AppState, Served, ServerConfig, listen, serve};
 use ponder::engine::{Engine, EngineHandle, EngineOptions};
 use ponder::reward::{Judge, RewardResources};
 use ponder::text::{ChatTemplate, Tokenizer};
 use ponder::trace::{StoreOptions, TraceStore};
 use serde_json::Value;
-use tokio::net::TcpListener;
 
 use crate::support::{default_files, install_tls, load_model};
 
@@ -62,7 +61,7 @@ pub fn start_with(
 pub fn start_served(config: ServerConfig, served: impl FnOnce() -> Served) -> Server {
     install_tls();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+    let listener = runtime.block_on(listen("127.0.0.1:0")).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     // Under the target folder: the server that all tests share is never dropped.
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();

@@ -231,6 +231,41 @@ fn no_key_takes_all_seats_of_the_stream() {
     assert_eq!(follow(ALICE).status(), 200);
 }
 
+/// What was exported before takes the place of what is damaged, also while a server runs.
+#[test]
+fn an_import_repairs_what_was_exported_before() {
+    let traces = Traces::start(&[]);
+    traces.keep(&["a", "b", "c"]);
+    let file = traces.folder.path().join("trees.jsonl");
+    let ponder = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ponder"));
+        let command = command.arg("traces").args(args);
+        let done = command
+            .arg("--trace-db")
+            .arg(traces.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8(done.stderr).unwrap();
+        assert!(done.status.success(), "{said}");
+        said
+    };
+    let path = file.to_str().unwrap();
+    ponder(&["export", "--format", "tree", "--out", path]);
+    traces.damage("UPDATE traces SET payload = x'00' WHERE id = 'b'");
+    assert_eq!(traces.json("/v1/traces/b").0, 500);
+    let said = ponder(&["import", path]);
+    assert!(said.contains("1 traces imported, 2 were there"), "{said}");
+    assert_eq!(traces.json("/v1/traces/b").0, 200);
+    // Both processes' numbers are different ones.
+    traces.keep(&["d"]);
+    let (_, text) = traces.get("/v1/traces/stream", &[]);
+    let ids: Vec<Value> = lines(&text)
+        .into_iter()
+        .map(|row| row["id"].clone())
+        .collect();
+    assert_eq!(ids, ["a", "c", "b", "d"]);
+}
+
 /// A tree whose rows together are far more than itself: one branch, each node of which ends an answer.
 #[test]
 fn rows_of_a_deep_tree_are_made_as_they_are_read() {

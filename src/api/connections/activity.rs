@@ -39,14 +39,24 @@ enum Phase {
     Busy,
 }
 
+/// How much of a request's body has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RequestBody {
+    /// Its reader waits for more.
+    Coming,
+    /// Nobody wants the rest.
+    Abandoned,
+    Whole,
+}
+
 #[derive(Debug)]
 struct Inner {
     phase: Phase,
     /// When the phase began.
     since: Instant,
     has_answered: bool,
-    /// The request of the phase `Busy` has come as a whole.
-    is_body_read: bool,
+    /// Of the last request.
+    body: RequestBody,
     /// The handler waits for the rest of the body.
     body_waits_since: Option<Instant>,
     /// The socket takes nothing.
@@ -70,7 +80,7 @@ impl Activity {
                 phase: Phase::Waiting,
                 since: now,
                 has_answered: false,
-                is_body_read: true,
+                body: RequestBody::Whole,
                 body_waits_since: None,
                 write_waits_since: None,
                 is_evicted: false,
@@ -100,7 +110,10 @@ impl Activity {
         let mut inner = self.lock();
         inner.phase = Phase::Busy;
         inner.since = now;
-        inner.is_body_read = !has_body;
+        inner.body = match has_body {
+            true => RequestBody::Coming,
+            false => RequestBody::Whole,
+        };
     }
 
     pub fn body_waits(&self, now: Instant) {
@@ -114,7 +127,16 @@ impl Activity {
     pub fn body_ended(&self) {
         let mut inner = self.lock();
         inner.body_waits_since = None;
-        inner.is_body_read = true;
+        inner.body = RequestBody::Whole;
+    }
+
+    /// Its reader is gone.
+    pub fn body_dropped(&self) {
+        let mut inner = self.lock();
+        inner.body_waits_since = None;
+        if inner.body == RequestBody::Coming {
+            inner.body = RequestBody::Abandoned;
+        }
     }
 
     /// The answer is complete or given up.
@@ -138,15 +160,17 @@ impl Activity {
         }
     }
 
-    /// A whole request is being answered: what the socket brings now is for later, or its end.
-    pub fn is_answering(&self) -> bool {
+    /// The body of the request that is being answered, unless somebody still reads it: what the
+    /// socket brings now is for later, or its end.
+    pub fn answering(&self) -> Option<RequestBody> {
         let inner = self.lock();
-        inner.phase == Phase::Busy && inner.is_body_read
+        let is_answering = inner.phase == Phase::Busy && inner.body != RequestBody::Coming;
+        is_answering.then_some(inner.body)
     }
 
     /// The client may still be sending the body of a request that is answered already.
     pub fn has_unread_body(&self) -> bool {
-        !self.lock().is_body_read
+        self.lock().body != RequestBody::Whole
     }
 
     /// When the client has kept this connection waiting for too long. `None` while the server works.
@@ -219,9 +243,10 @@ mod tests {
         }
         activity.begun(at(9), true);
         check(None);
-        assert!(!activity.is_answering() && activity.has_unread_body());
+        assert_eq!(activity.answering(), None);
+        assert!(activity.has_unread_body());
         activity.body_ended();
-        assert!(activity.is_answering());
+        assert_eq!(activity.answering(), Some(RequestBody::Whole));
         activity.write_waits(at(20));
         activity.write_waits(at(30));
         check(Some(320));

@@ -28,10 +28,10 @@ const LINGER_CHUNK: usize = 16 << 10;
 /// How a connection ended.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
-    /// By HTTP's rules.
+    /// By HTTP's rules, or by the socket.
     Finished,
-    /// By what was no HTTP, or by the socket.
-    Failed,
+    /// What came was no HTTP.
+    NoHttp,
     /// The client has left in the middle of an answer.
     Left,
     TimedOut,
@@ -57,7 +57,7 @@ pub(in crate::api) async fn attend<T>(
         place.places.timed_out();
     }
     let is_refused =
-        end == End::Failed || (end == End::Finished && place.activity.has_unread_body());
+        end == End::NoHttp || (end == End::Finished && place.activity.has_unread_body());
     if is_refused {
         tokio::select! {
             _ = timeout(LINGER, linger(socket)) => {}
@@ -96,7 +96,10 @@ where
             Pin::new(&mut connection).graceful_shutdown();
         }
         if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
-            return Poll::Ready(result.map_or(End::Failed, |()| End::Finished));
+            return Poll::Ready(match result {
+                Err(error) if error.is_parse() => End::NoHttp,
+                _ => End::Finished,
+            });
         }
         if socket.poll_left(cx).is_ready() {
             return Poll::Ready(End::Left);

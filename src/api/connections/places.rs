@@ -112,8 +112,8 @@ impl Places {
     /// Closes the connection that was awaited longest, if there is one: somebody needs what it holds.
     pub fn make_room(&self, now: Instant) {
         let mut table = self.lock();
-        let waiting = table.longest_waiting(false, now);
-        if let Some(id) = waiting {
+        let waiting = table.longest_waiting(true, now);
+        if let Some(id) = waiting.or_else(|| table.longest_waiting(false, now)) {
             self.evict(&mut table, id);
         }
     }

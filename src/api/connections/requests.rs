@@ -95,6 +95,12 @@ impl HttpBody for RequestBody {
     }
 }
 
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.activity.body_dropped();
+    }
+}
+
 /// Lives as long as a request is answered.
 pub(super) struct Answering(Arc<Activity>);
 

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::activity::Activity;
+use super::activity::{Activity, RequestBody};
 
 /// Bytes of later requests that a client may send while one is answered.
 pub(super) const MAX_PIPELINED_BYTES: usize = 64 << 10;
@@ -59,8 +59,9 @@ impl<T> Socket<T> {
 
 impl<T: AsyncRead + Unpin> Inner<T> {
     /// Keeps what comes for later. Ready when nothing more can come: the client has closed its side
-    /// or sends without end.
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// or sends one request after the other without end. The rest of a body that nobody wants may
+    /// be long: it waits in the network.
+    fn poll_end(&mut self, body: RequestBody, cx: &mut Context<'_>) -> Poll<()> {
         let mut chunk = [0; CHUNK];
         while self.pipelined.len() < MAX_PIPELINED_BYTES {
             let mut buffer = ReadBuf::new(&mut chunk);
@@ -71,7 +72,10 @@ impl<T: AsyncRead + Unpin> Inner<T> {
                 _ => return Poll::Ready(()),
             }
         }
-        Poll::Ready(())
+        match body {
+            RequestBody::Whole => Poll::Ready(()),
+            RequestBody::Coming | RequestBody::Abandoned => Poll::Pending,
+        }
     }
 
     /// Hands out what was kept. False when there is nothing.
@@ -94,9 +98,9 @@ impl<T: AsyncRead + Unpin> Inner<T> {
 impl<T: AsyncRead + Unpin> Socket<T> {
     /// Ready when the client has left while a whole request of its is being answered.
     pub fn poll_left(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.activity.is_answering() {
-            true => self.lock().poll_end(cx),
-            false => Poll::Pending,
+        match self.activity.answering() {
+            Some(body) => self.lock().poll_end(body, cx),
+            None => Poll::Pending,
         }
     }
 }
@@ -107,11 +111,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Socket<T> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let is_answering = self.activity.is_answering();
+        let answering = self.activity.answering();
         let mut inner = self.lock();
-        if is_answering {
+        if let Some(body) = answering {
             // Nothing in the buffer says that this was the end.
-            return inner.poll_end(cx).map(Ok);
+            return inner.poll_end(body, cx).map(Ok);
         }
         let before = buffer.filled().len();
         if !inner.take_pipelined(buffer) {

@@ -22,6 +22,7 @@ fn refresh_connections(metrics: &Metrics, state: &AppState) {
                 admission.requests.held(),
             ),
             ("ponder_http_body_bytes", admission.body_bytes.held()),
+            ("ponder_work_waiting", state.work().num_waiting()),
         ] {
             gauge!(name, own.clone()).set(value as f64);
         }

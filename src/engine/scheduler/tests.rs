@@ -225,7 +225,7 @@ fn tenants_take_turns_and_leave_places_to_others() {
     commit(&mut scheduler, &batch, 2);
     assert_eq!(requests(&scheduler), [0, 1, 2, 3, 4, 9]);
     // The next free place goes to whoever has fewer running, not to whoever has waited longest.
-    scheduler.remove(scheduler.sequences.running_id(0));
+    scheduler.remove(|sequence| sequence.request == RequestId(0));
     let batch = step(&mut scheduler);
     commit(&mut scheduler, &batch, 3);
     assert_eq!(requests(&scheduler), [1, 2, 3, 4, 9, 10]);

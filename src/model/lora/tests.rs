@@ -2,7 +2,7 @@ use super::*;
 
 /// An adapter of one matrix in a model of one layer, whose first weights are those.
 fn parse(changes: &[(&str, serde_json::Value)], a: f32, b: f32) -> Result<LoraAdapter, LoraError> {
-    let json = serde_json::json!({"model_type": "qwen2", "vocab_size": 8, "hidden_size": 4,
+    let json = serde_json::json!({"model_type": crate::model::families::FAMILIES[0].name, "vocab_size": 8, "hidden_size": 4,
         "intermediate_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1,
         "max_position_embeddings": 16});
     let config = ModelConfig::from_hf(&json).unwrap();

@@ -97,23 +97,21 @@ impl MoeConfig {
         let Some(num_experts) = num_experts else {
             return Ok(None);
         };
-        let missing = |key: &str| ConfigError::Missing(key.to_owned());
         let intermediate_size = match fields.size("moe_intermediate_size")? {
             Some(size) => Some(size),
             None => fields.size("intermediate_size")?,
         };
-        let intermediate_size =
-            intermediate_size.ok_or_else(|| missing("moe_intermediate_size"))?;
-        let unsupported = |what: String| Err(ConfigError::Unsupported(what));
+        let intermediate_size = intermediate_size
+            .ok_or_else(|| ConfigError::Missing("moe_intermediate_size".to_owned()))?;
         let scoring = match fields.text("scoring_func")? {
             None | Some("softmax") => Scoring::Softmax,
             Some("sigmoid") => Scoring::Sigmoid,
-            Some(other) => return unsupported(format!("scoring_func {other:?}")),
+            Some(other) => return Err(unknown("scoring_func", other)),
         };
         let is_grouped = match fields.text("topk_method")? {
             Some("greedy") => false,
             None | Some("group_limited_greedy" | "noaux_tc") => true,
-            Some(other) => return unsupported(format!("topk_method {other:?}")),
+            Some(other) => return Err(unknown("topk_method", other)),
         };
         let groups = fields
             .size("n_group")?
@@ -130,9 +128,7 @@ impl MoeConfig {
             && of_family.is_some_and(|experts| experts.normalise_key_needs_sigmoid);
         let scale = fields.number("routed_scaling_factor")?;
         let gating = Gating {
-            num_experts_per_tok: fields
-                .size("num_experts_per_tok")?
-                .ok_or_else(|| missing("num_experts_per_tok"))?,
+            num_experts_per_tok: fields.need_size("num_experts_per_tok")?,
             scoring,
             normalise: fields
                 .flag("norm_topk_prob")?
@@ -186,6 +182,10 @@ impl MoeConfig {
         }
         Ok(self)
     }
+}
+
+fn unknown(key: &str, value: &str) -> ConfigError {
+    ConfigError::Unsupported(format!("{key} {value:?}"))
 }
 
 fn group_score(scoring: Scoring) -> GroupScore {

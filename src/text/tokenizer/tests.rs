@@ -174,7 +174,8 @@ fn patterns_of_a_file_cannot_take_for_ever() {
     let spaces = format!("{}x", " ".repeat(1 << 20));
     let refused = with(r"\s+$").encode(&spaces, false, false);
     assert!(matches!(refused, Err(TokenizerError::Encode(_))));
-    let powers = with(r"(?:a|b|ab)*(?:b|a|ba)*bc").encode(&"ab".repeat(1000), false, false);
+    let text = format!("{}acbc", "ab".repeat(60));
+    let powers = with(r"(a|b|ab)*bc").encode(&text, false, false);
     assert!(matches!(powers, Err(TokenizerError::Encode(_))));
     assert!(with(r"\s+$").encode("a  b ", false, false).is_ok());
 }

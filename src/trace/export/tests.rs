@@ -176,3 +176,60 @@ fn short_texts_are_one_ngram() {
     assert_eq!(exporter.novelty("a b c d e f"), 1.0);
     assert_eq!(exporter.novelty("b c d e g"), 0.5);
 }
+
+proptest::proptest! {
+    /// What a damaged file may hold that still unpacks: no row, no drawing and no outcome of it panics or goes on for ever.
+    #[test]
+    fn any_record_that_unpacks_can_be_read(at in 0_usize..4096, byte: u8, format in 0_usize..6) {
+        let mut trace = trace();
+        trace.nodes.push(node(Some(1), "and more", Some("length")));
+        trace.chosen = vec![2, 1];
+        let mut json = serde_json::to_vec(&trace).unwrap();
+        let at = at % json.len();
+        json[at] = byte;
+        let stored = zstd::bulk::compress(&json, 1).unwrap();
+        if let Ok(mut record) = crate::trace::decode_stored(&stored) {
+            for level in [Level::Answer, Level::Step] {
+                let options = ExportOptions { level, ..ExportOptions::default() };
+                Exporter::new(Format::ALL[format], options).rows(&record);
+            }
+            crate::trace::render(&record);
+            let update = crate::trace::OutcomeUpdate {
+                outcome: Some(1.0),
+                ..crate::trace::OutcomeUpdate::default()
+            };
+            let _ = record.apply(&update);
+        }
+    }
+}
+
+/// Blank steps, and a mistake behind each: neither the walk nor its turns look at all of it again each time.
+#[test]
+fn blank_and_wide_trees_are_walked_in_linear_time() {
+    const NUM_STEPS: usize = 20_000;
+    let mut trace = chain(NUM_STEPS, "\n");
+    trace.nodes[NUM_STEPS].outcome = Some(1.0);
+    trace.nodes[NUM_STEPS].text = "right".to_owned();
+    for id in 0..NUM_STEPS - 1 {
+        trace.nodes.push(NodeRecord {
+            outcome: Some(0.0),
+            ..node(Some(id), "wrong", Some("stop"))
+        });
+    }
+    let started = std::time::Instant::now();
+    let options = ExportOptions {
+        max_wrong_branches: NUM_STEPS,
+        ..ExportOptions::default()
+    };
+    let rows = Exporter::new(Format::Linearised, options).rows(&trace);
+    assert_eq!(rows[0]["num_backtracks"], NUM_STEPS - 1);
+    // All wrong answers have the same steps above them: 400 MB of text in a group.
+    let mut exporter = Exporter::new(Format::Groups, ExportOptions::default());
+    assert!(exporter.rows(&trace).is_empty());
+    assert_eq!(exporter.num_too_large(), 1);
+    // Steps are planned without their texts.
+    let mut exporter = Exporter::new(Format::StepValues, ExportOptions::default());
+    let mut pending = exporter.begin(trace);
+    assert!(matches!(exporter.next(&mut pending), Made::Row(_)));
+    assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());
+}

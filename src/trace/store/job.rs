@@ -18,7 +18,10 @@ pub(super) enum Command {
     },
     /// The next revision of a trace, made by whoever asks: unpacking and packing a large one would
     /// keep everybody's traces waiting.
-    Revise { revision: Revision, done: Done<()> },
+    Revise {
+        revision: Box<Revision>,
+        done: Done<()>,
+    },
     Delete {
         id: String,
         owner: Owner,
@@ -86,7 +89,7 @@ impl Job<'_> {
                 owner,
                 done,
             } => (done, self.whole(|job| job.put(*record, owner))),
-            Command::Revise { revision, done } => (done, self.whole(|job| job.revise(revision))),
+            Command::Revise { revision, done } => (done, self.whole(|job| job.revise(*revision))),
             Command::Delete { id, owner, done } => (done, self.whole(|job| job.delete(&id, owner))),
             Command::Rebuild { indexes, done } => (done, self.whole(|job| job.rebuild(&indexes))),
         };

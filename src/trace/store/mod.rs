@@ -244,6 +244,7 @@ impl TraceStore {
 
     /// Writes what was prepared; [`StoreError::Changed`] if the trace was written by somebody else since.
     pub async fn revise(&self, revision: Revision) -> Result<(), StoreError> {
+        let revision = Box::new(revision);
         self.ask(|done| Command::Revise { revision, done }).await
     }
 
@@ -282,7 +283,7 @@ impl TraceStore {
 
     fn intact(&self, id: &str, found: Found) -> Result<(Entry, Stored), StoreError> {
         match found {
-            Found::Intact(entry, stored) => Ok((entry, stored)),
+            Found::Intact(entry, stored) => Ok((*entry, stored)),
             Found::Nothing => Err(StoreError::NotFound(id.to_owned())),
             Found::Damaged { seq, reason } => {
                 self.inner.damage.note(seq, &reason);

@@ -38,7 +38,12 @@ pub(super) fn unpack(payload: &[u8], max_bytes: usize) -> Result<Vec<u8>, String
 /// A stored record, or what is wrong with it. Takes any bytes.
 pub(super) fn decode(payload: &[u8]) -> Result<TraceRecord, String> {
     let json = unpack(payload, MAX_RECORD_BYTES)?;
-    serde_json::from_slice(&json).map_err(|error| error.to_string())
+    let record: TraceRecord = serde_json::from_slice(&json).map_err(|error| error.to_string())?;
+    // Whoever walks it relies on that.
+    match record.is_tree() {
+        true => Ok(record),
+        false => Err("its nodes are not a tree".to_owned()),
+    }
 }
 
 #[cfg(test)]

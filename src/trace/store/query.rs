@@ -263,7 +263,7 @@ pub(super) fn page(
 
 /// What there is under an id.
 pub(super) enum Found {
-    Intact(Entry, Stored),
+    Intact(Box<Entry>, Stored),
     Damaged { seq: u64, reason: String },
     Nothing,
 }
@@ -288,7 +288,7 @@ pub(super) fn load(connection: &Connection, place: Place) -> Result<Found, rusql
         return Ok(damaged("its columns have another checksum".to_owned()));
     };
     Ok(match payload(connection, &entry) {
-        Ok(payload) => Found::Intact(entry, Stored { seq, payload }),
+        Ok(payload) => Found::Intact(Box::new(entry), Stored { seq, payload }),
         Err(reason) => damaged(reason),
     })
 }

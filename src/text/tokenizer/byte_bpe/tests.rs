@@ -220,12 +220,13 @@ fn long_texts_are_refused_or_encoded_within_the_limit() {
     assert!(
         matches!(refused, TokenizerError::TooLong { max_tokens: 32_768, num_bytes } if num_bytes == digits.len())
     );
+    // A word of pairs: `aa` goes before `aaa`.
     let word = "a".repeat(1 << 18);
-    let ids = encode(&ours, &word, 1 << 16, PIECE_BYTES).unwrap();
-    assert_eq!(ids.len(), 1 << 16);
-    assert!(encode(&ours, &word, (1 << 16) - 1, PIECE_BYTES).is_err());
+    let ids = encode(&ours, &word, 1 << 17, PIECE_BYTES).unwrap();
+    assert_eq!(ids.len(), 1 << 17);
+    assert!(encode(&ours, &word, (1 << 17) - 1, PIECE_BYTES).is_err());
     let spaces = format!("{}x", " ".repeat(1 << 18));
-    assert!(encode(&ours, &spaces, 1 << 17, PIECE_BYTES).is_ok());
+    assert!(encode(&ours, &spaces, (1 << 17) + 16, PIECE_BYTES).is_ok());
 }
 
 #[test]
