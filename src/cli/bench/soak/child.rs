@@ -91,8 +91,9 @@ fn arguments(args: &BenchSoakArgs, folder: &Path, port: u16) -> Vec<String> {
         ("--trace-db", trace_db),
         ("--api-key", KEYS.join(",")),
         ("--trace-api-key", TRACE_KEY.to_owned()),
-        ("--max-model-len", "2048".to_owned()),
-        ("--kv-cache-memory", "128M".to_owned()),
+        ("--max-model-len", "1024".to_owned()),
+        // Small, so that all of it is in use soon: memory that is touched late looks like a leak.
+        ("--kv-cache-memory", "64M".to_owned()),
         ("--request-timeout", "120".to_owned()),
         ("--shutdown-timeout", SHUTDOWN_TIMEOUT.to_string()),
         ("--header-timeout", HEADER_TIMEOUT.to_string()),

@@ -2,8 +2,9 @@
 
 use super::sampler::Sample;
 
-/// Seconds that the judged part of a life must have: what a server fills once is full by then.
-const SHORTEST: f64 = 60.0;
+/// Seconds that the judged part of a life must have: over less, one buffer that grows once looks like
+/// a slope.
+const SHORTEST: f64 = 120.0;
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// The growth of the longest life, over its second half.

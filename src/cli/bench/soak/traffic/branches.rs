@@ -12,21 +12,30 @@ use crate::cli::bench::soak::tally::{Ended, ensure};
 /// A session's life without calls; forgotten ones are gone after that.
 const LEASE_SECONDS: u64 = 20;
 
-/// A call of a session. One of a server that is gone ends with it.
-async fn call(client: &mut Client, session: &str, request: Request) -> Result<Answer, Ended> {
-    let life = client.life;
+/// An open session. It ends with its server.
+struct Session {
+    id: String,
+    life: u64,
+}
+
+async fn call(client: &mut Client, session: &Session, request: Request) -> Result<Answer, Ended> {
     let request = Request {
-        path: format!("/v1/branches/{session}{}", request.path),
+        path: format!("/v1/branches/{}{}", session.id, request.path),
         ..request
     };
     let answer = client.ask(&request).await;
-    match answer {
-        Err(Ended::Failed(_)) if client.life != life => Err(Ended::Cut),
-        answer => answer,
+    match client.life == session.life {
+        true => answer,
+        false => Err(Ended::Cut),
     }
 }
 
-async fn post(client: &mut Client, session: &str, what: &str, body: Value) -> Result<Value, Ended> {
+async fn post(
+    client: &mut Client,
+    session: &Session,
+    what: &str,
+    body: Value,
+) -> Result<Value, Ended> {
     let request = client.temper(Request::post(format!("/{what}"), body));
     call(client, session, request).await?.json()
 }
@@ -41,10 +50,12 @@ pub(super) async fn session(client: &mut Client) -> Result<(), Ended> {
     ensure(!id.is_empty(), || {
         format!("a session without an id: {opened}")
     })?;
+    let life = client.life;
+    let session = Session { id, life };
     let n = 1 + client.dice.below(3);
     let step = json!({"max_tokens": 1 + client.dice.below(8)});
     let body = json!({"nodes": [0], "n": n, "step": step});
-    let grown = post(client, &id, "generate", body).await?;
+    let grown = post(client, &session, "generate", body).await?;
     let nodes: Vec<Value> = grown["data"].as_array().cloned().unwrap_or_default();
     ensure(nodes.len() == n, || format!("{n} samples are {grown}"))?;
     let ids: BTreeSet<u64> = nodes
@@ -58,20 +69,20 @@ pub(super) async fn session(client: &mut Client) -> Result<(), Ended> {
         .copied()
         .collect();
     let body = json!({"nodes": named, "reward": {"kind": "likelihood"}});
-    let scored = post(client, &id, "score", body).await?;
+    let scored = post(client, &session, "score", body).await?;
     let num_scores = scored["data"].as_array().map_or(0, Vec::len);
     ensure(num_scores == ids.len(), || {
         format!("{ids:?} are scored as {scored}")
     })?;
     let body = json!({"node": 0, "text": "The answer is"});
-    let forked = post(client, &id, "fork", body).await?;
+    let forked = post(client, &session, "fork", body).await?;
     let body = json!({"nodes": [forked["node"]], "n": 1});
-    let grown = post(client, &id, "generate", body).await?;
+    let grown = post(client, &session, "generate", body).await?;
     let last = grown["data"][0]["node"].clone();
     match client.dice.below(4) {
         // Its lease ends it.
         0 => Ok(()),
-        1 => delete(client, &id).await,
+        1 => delete(client, &session).await,
         2 => {
             // Another key has no such session.
             let foreign = Request::post(
@@ -79,14 +90,14 @@ pub(super) async fn session(client: &mut Client) -> Result<(), Ended> {
                 json!({"nodes": [0], "reward": {"kind": "likelihood"}}),
             );
             let foreign = foreign.of(Key::Other).expecting(&[404]);
-            call(client, &id, foreign).await?;
-            delete(client, &id).await
+            call(client, &session, foreign).await?;
+            delete(client, &session).await
         }
-        _ => commit(client, &id, last).await,
+        _ => commit(client, &session, last).await,
     }
 }
 
-async fn commit(client: &mut Client, session: &str, node: Value) -> Result<(), Ended> {
+async fn commit(client: &mut Client, session: &Session, node: Value) -> Result<(), Ended> {
     let request = Request::post("/commit", json!({"node": node}));
     let answer = call(client, session, request).await?.json()?;
     let text = answer["choices"][0]["message"]["content"].as_str();
@@ -96,7 +107,7 @@ async fn commit(client: &mut Client, session: &str, node: Value) -> Result<(), E
     call(client, session, again).await.map(|_| ())
 }
 
-async fn delete(client: &mut Client, session: &str) -> Result<(), Ended> {
+async fn delete(client: &mut Client, session: &Session) -> Result<(), Ended> {
     let request = Request::delete("").expecting(&[204]);
     call(client, session, request).await?;
     let again = Request::delete("").expecting(&[404]);
