@@ -42,7 +42,7 @@ pub const MAX_STOP_STRINGS: usize = 16;
 pub const MAX_STOP_STRING_BYTES: usize = 1024;
 pub const MAX_LOGIT_BIAS: usize = 1024;
 pub const MAX_STOP_TOKEN_IDS: usize = 1024;
-/// Ids that `/tokenize` answers with and `/detokenize` takes.
+/// Ids that `/tokenize` answers with.
 pub const MAX_TOKENIZED: usize = 1 << 20;
 /// Processor time of one piece of work of a request.
 pub const DEFAULT_MAX_WORK_TIME: Duration = Duration::from_secs(1);

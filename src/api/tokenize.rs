@@ -114,10 +114,6 @@ pub(super) async fn detokenize(
 ) -> Result<Json<Value>, ApiError> {
     let served = state.ready()?;
     state.check_model(request.model.as_deref())?;
-    if request.tokens.len() > MAX_TOKENIZED {
-        let message = format!("tokens takes at most {MAX_TOKENIZED} ids");
-        return Err(ApiError::invalid("tokens", message));
-    }
     let vocab_size = served.tokenizer.vocab_size();
     if let Some(bad) = request.tokens.iter().find(|id| **id as usize >= vocab_size) {
         let message = format!("token id {bad} is outside the vocabulary of {vocab_size}");

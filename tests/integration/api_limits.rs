@@ -105,8 +105,10 @@ fn tokenised() {
     let body = json!({"prompt": "7".repeat((1 << 20) + 1)});
     let refusal = Refusal(400, None, "1048576 tokens");
     assert_refused(&offline, "/tokenize", body, &refusal);
-    let body = json!({"tokens": vec![1; (1 << 20) + 1]});
-    let refusal = Refusal(400, None, "1048576 ids");
+    // The text of many ids is longer than what they are told by.
+    let id = offline.ask("/tokenize", json!({"prompt": "<|im_start|>"}))["tokens"][0].clone();
+    let body = json!({"tokens": vec![id; (1 << 20) + 1]});
+    let refusal = Refusal(413, Some("body_too_large"), "JSON values");
     assert_refused(&offline, "/detokenize", body, &refusal);
 }
 

@@ -260,7 +260,9 @@ mod tests {
     #[test]
     fn parts_on_which_the_crate_panics_are_errors() {
         let whole = |part: &str| {
-            format!(r#"{{"version": "1.0", {part}, "model": {{"type": "BPE", "vocab": {{}}, "merges": []}}}}"#)
+            format!(
+                r#"{{"version": "1.0", {part}, "model": {{"type": "BPE", "vocab": {{}}, "merges": []}}}}"#
+            )
         };
         for part in [
             r#""decoder": {"type": "ByteLevel", "trim_offsets": false, 4, "A": 65}"#,
