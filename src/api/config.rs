@@ -45,7 +45,7 @@ pub const MAX_STOP_TOKEN_IDS: usize = 1024;
 /// Ids that `/tokenize` answers with.
 pub const MAX_TOKENIZED: usize = 1 << 20;
 /// Processor time of one piece of work of a request.
-pub const DEFAULT_MAX_WORK_TIME: Duration = Duration::from_secs(1);
+pub const DEFAULT_MAX_WORK_TIME: Duration = Duration::from_millis(500);
 /// What all branch sessions may hold.
 pub const DEFAULT_MAX_BRANCH_BYTES: usize = 256 << 20;
 /// Prompts of one completions request.

@@ -15,7 +15,7 @@ use super::fair::FairQueue;
 /// Pieces of work that may wait for a thread, of all tenants together.
 pub const DEFAULT_MAX_QUEUED: usize = 1024;
 /// Processor time of one piece of work.
-const MAX_CPU: Duration = Duration::from_secs(1);
+const MAX_CPU: Duration = Duration::from_millis(500);
 /// Templates and parsers recurse on these threads.
 const STACK_BYTES: usize = 16 << 20;
 

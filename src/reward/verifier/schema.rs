@@ -72,7 +72,8 @@ pub(in crate::reward) enum SchemaError {
 impl SchemaChecker {
     /// What one check may use.
     pub const LIMITS: Limits = Limits {
-        wall: Duration::from_secs(10),
+        // Most checks take a few milliseconds.
+        wall: Duration::from_secs(1),
         cpu_seconds: 1,
         memory_bytes: 1 << 30,
         output_bytes: 64 << 10,
