@@ -333,6 +333,10 @@ def tokenizers():
                                     {"type": "Prepend", "prepend": "▁"},
                                     {"type": "Replace", "pattern": {"String": " "},
                                      "content": "▁"}]}), config, TEXT],
+        # Found: the crate that reads pipelines panics on such parts.
+        "broken_decoder": ['{"version": "1.0", "decoder": {"type": "ByteLevel", 4, "A": 65}}', "", ""],
+        "broken_normalizer": [whole(bpe(), normalizer={
+            "type": "Precompiled", "precompiled_charsmap": "AAAA"}), "", ""],
         "unigram": [whole({"type": "Unigram", "unk_id": 0, "byte_fallback": False, "vocab": [
             ["<unk>", 0.0], ["▁", -1.0], ["H", -2.0], ["e", -2.5], ["▁He", -3.0]]},
             pre_tokenizer={"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always",
@@ -399,6 +403,8 @@ def stored():
                        "format=linearised&max_wrong_branches=2&deduplicate=0"],
         "plain": [record(strategy="none", nodes=[tree[0], node(0, "x", end="stop")], chosen=[]),
                   "tag[]=a&min_margin=0.1&level=step&format=preferences&max_per_prompt=2"],
+        # Found: the number of the next revision overflowed.
+        "last_revision": [record(revision=2**64 - 1), ""],
         "redacted": [record(is_redacted=True, adaptation={"steps": 1}), "created_from=1&follow=1"],
         "packed": bytes.fromhex("28b52ffd0458210000" + "7b22616c6c") + b"}",
     })
