@@ -71,24 +71,25 @@ def requests():
         "chat_stream": post(chats, chat(stream=True, stream_options={"include_usage": True})),
         "chat_parts": post(chats, {"model": "m", "max_completion_tokens": 3, "messages": [
             {"role": "system", "content": "s"},
-            {"role": "user", "content": [{"type": "text", "text": "a"}, {
-                "type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]},
+            {"role": "user", "content": [{"type": "text", "text": "a"}]},
             {"role": "assistant", "content": None, "tool_calls": []}],
             "tools": [tool], "tool_choice": "auto", "chat_template_kwargs": {"a": 1},
             "reasoning_effort": "low", "cache_salt": "a"}),
+        "chat_image": post(chats, chat(messages=[{"role": "user", "content": [{
+            "type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}])),
         "chat_format": post(chats, chat(response_format={"type": "json_schema", "json_schema": {
             "name": "a", "schema": {"type": "object", "properties": {"a": {"type": "integer"}}}}})),
         "completion": post(completions, {"model": "m", "prompt": ["One", "Two"], "echo": True,
-                                         "logprobs": 1, "max_tokens": 3, "best_of": 2}),
+                                         "logprobs": 1, "max_tokens": 3, "n": 2}),
         "completion_ids": post(completions, {"model": "m", "prompt": [[65, 66], [67]],
                                              "max_tokens": 2, "prompt_logprobs": 1}),
-        "speculative": post(chats, chat(speculative={"method": "prompt_lookup"},
+        "speculative": post(chats, chat(speculative="prompt-lookup",
                                         prediction={"type": "content", "content": "aaa"})),
-        "adaptation": post(chats, chat(adaptation={"method": "hidden", "steps": 1})),
+        "adaptation": post(chats, chat(adaptation={"method": "slot", "steps": 1})),
         "best_of_n": search(strategy="best_of_n", n=3, reward={"kind": "likelihood"}),
         "votes": search(strategy="self_consistency", n=4, reward=[
             {"kind": "majority"}, {"kind": "judge", "instruction": "Right?", "weight": 0.5}]),
-        "beam": search(strategy="beam", n=2, beam_width=2, step=steps, reward={"kind": "prm"}),
+        "beam": search(strategy="beam", n=2, branch=2, step=steps, reward={"kind": "prm"}),
         "dvts": search(strategy="dvts", n=4, step={"regex": "[a-z]\\d|x$", "max_tokens": 4}),
         "mcts": search(strategy="mcts", budget={"tokens": 60, "ms": 50}, step=steps,
                        exploration=1.4, reward={"kind": "verifier", "type": "regex",
@@ -273,7 +274,7 @@ def safetensors():
     inputs = {
         "llama": [config("llama", **linear), tensors(layer_shapes("llama"))],
         "llama3": [config("llama", **llama3), tensors(layer_shapes("llama"))],
-        "qwen2": [config("qwen2", sliding_window=4, **yarn), tensors(layer_shapes("qwen2"))],
+        "qwen2": [config("qwen2", **yarn), tensors(layer_shapes("qwen2"))],
         "qwen3": [config("qwen3"), tensors(layer_shapes("qwen3"))],
     }
     # Sizes of families with experts and of multimodal files; their weights are not given.
@@ -282,7 +283,7 @@ def safetensors():
         if path.is_file():
             inputs[folder.name] = [json.loads(path.read_text()), "{}"]
     inputs["nested"] = [{"model_type": "gemma3", "vision_config": {}, "text_config": config(
-        "gemma3_text", final_logit_softcapping=30.0, query_pre_attn_scalar=4)}, "{}"]
+        "gemma3_text", hidden_act="gelu_pytorch_tanh", final_logit_softcapping=30.0, query_pre_attn_scalar=4)}, "{}"]
     write("safetensors", inputs)
 
 
@@ -298,7 +299,7 @@ def adapter():
             base + "mlp.down_proj.lora_B.weight": [4, 2]}
     values = struct.pack("<4f", 0.5, -1.0, 2.0, 0.25).replace(b"\0", b"\1")
     write("adapter", {"q": [config, tensors(q), values], "both": [config, tensors(q | down)],
-                      "plain": [{"r": 2, "lora_alpha": 1}, tensors(down), values]})
+                      "plain": [{"peft_type": "LORA", "r": 2, "lora_alpha": 1}, tensors(down), values]})
 
 
 def tokenizers():
@@ -332,6 +333,10 @@ def tokenizers():
                                     {"type": "Prepend", "prepend": "▁"},
                                     {"type": "Replace", "pattern": {"String": " "},
                                      "content": "▁"}]}), config, TEXT],
+        # Found: the crate that reads pipelines panics on such parts.
+        "broken_decoder": ['{"version": "1.0", "decoder": {"type": "ByteLevel", 4, "A": 65}}', "", ""],
+        "broken_normalizer": [whole(bpe(), normalizer={
+            "type": "Precompiled", "precompiled_charsmap": "AAAA"}), "", ""],
         "unigram": [whole({"type": "Unigram", "unk_id": 0, "byte_fallback": False, "vocab": [
             ["<unk>", 0.0], ["▁", -1.0], ["H", -2.0], ["e", -2.5], ["▁He", -3.0]]},
             pre_tokenizer={"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always",
@@ -398,6 +403,8 @@ def stored():
                        "format=linearised&max_wrong_branches=2&deduplicate=0"],
         "plain": [record(strategy="none", nodes=[tree[0], node(0, "x", end="stop")], chosen=[]),
                   "tag[]=a&min_margin=0.1&level=step&format=preferences&max_per_prompt=2"],
+        # Found: the number of the next revision overflowed.
+        "last_revision": [record(revision=2**64 - 1), ""],
         "redacted": [record(is_redacted=True, adaptation={"steps": 1}), "created_from=1&follow=1"],
         "packed": bytes.fromhex("28b52ffd0458210000" + "7b22616c6c") + b"}",
     })

@@ -17,7 +17,8 @@ import sys
 FUZZ = pathlib.Path(__file__).resolve().parent
 TRIPLE = subprocess.run(["rustc", "-vV"], capture_output=True, text=True,
                         check=True).stdout.split("host: ")[1].split()[0]
-LIMITS = ["-rss_limit_mb=2048", "-timeout=5", "-max_len=16384", "-print_final_stats=1"]
+# Seconds of the wall: the targets are built with checks and with little optimisation.
+LIMITS = ["-rss_limit_mb=2048", "-timeout=20", "-max_len=16384", "-print_final_stats=1"]
 
 
 def targets():
@@ -43,10 +44,11 @@ def run(target, seconds):
         code = subprocess.run(command, stdout=out, stderr=out, cwd=FUZZ).returncode
     text = log.read_text(errors="replace")
     number = lambda pattern: (re.findall(pattern, text) or ["-"])[-1]
-    print(f"{target:12} {number(r'number_of_executed_units: (\d+)'):>10} executions, "
-          f"{number(r'Done \d+ runs in (\d+)'):>4} s, {number(r'cov: (\d+)'):>6} edges, "
-          f"{number(r'peak_rss_mb: +(\d+)'):>5} MB, "
-          f"{'nothing found' if code == 0 else f'FOUND something: {log}'}", flush=True)
+    executions, seconds = number(r"number_of_executed_units: (\d+)"), number(r"Done \d+ runs in (\d+)")
+    edges, memory = number(r"cov: (\d+)"), number(r"peak_rss_mb: +(\d+)")
+    found = "nothing found" if code == 0 else f"FOUND something, see {log}"
+    print(f"{target:12} {executions:>10} executions, {seconds:>4} s, {edges:>6} edges, "
+          f"{memory:>5} MB, {found}", flush=True)
     return code
 
 

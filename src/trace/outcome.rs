@@ -93,7 +93,8 @@ impl TraceRecord {
         {
             self.correction = Some(correction.clone());
         }
-        self.revision += 1;
+        // An imported record brings any number.
+        self.revision = self.revision.saturating_add(1);
         self.infer();
         Ok(())
     }
@@ -152,6 +153,18 @@ mod tests {
             [value(0), value(1), value(2), value(3)],
             [Some(0.0), Some(0.5), Some(1.0), Some(0.25)]
         );
+    }
+
+    #[test]
+    fn the_last_revision_is_followed_by_itself() {
+        let mut trace = trace();
+        trace.revision = u64::MAX;
+        let update = OutcomeUpdate {
+            outcome: Some(1.0),
+            ..Default::default()
+        };
+        trace.apply(&update).unwrap();
+        assert_eq!((trace.revision, trace.outcome), (u64::MAX, Some(1.0)));
     }
 
     #[test]
