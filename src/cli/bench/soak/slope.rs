@@ -5,6 +5,8 @@ use super::sampler::Sample;
 /// Seconds that the judged part of a life must have: over less, one buffer that grows once looks like
 /// a slope.
 const SHORTEST: f64 = 120.0;
+/// What is held for moments is no growth: of so many seconds the least counts.
+const WINDOW: f64 = 10.0;
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// The growth of the longest life, over its second half.
@@ -46,17 +48,18 @@ pub(super) fn growth(samples: &[Sample]) -> Option<Growth> {
     }
     let from = life[0].seconds + judged;
     let judged = life.iter().filter(|sample| sample.seconds >= from);
-    let points: Vec<(f64, f64)> = judged
-        .filter_map(|sample| {
-            let process = sample.process?;
-            Some((sample.seconds / 60.0, process.rss_bytes as f64 / MIB))
-        })
+    let sizes = judged.filter_map(|sample| Some((sample.seconds, sample.process?.rss_bytes)));
+    let sizes: Vec<(f64, u64)> = sizes.collect();
+    let windows = sizes.chunk_by(|a, b| (a.0 / WINDOW).floor() == (b.0 / WINDOW).floor());
+    let least = windows.filter_map(|window| window.iter().min_by_key(|(_, bytes)| *bytes));
+    let points: Vec<(f64, f64)> = least
+        .map(|(seconds, bytes)| (seconds / 60.0, *bytes as f64 / MIB))
         .collect();
-    let (first, last) = (points.first()?, points.last()?);
+    let (first, last) = (sizes.first()?, sizes.last()?);
     Some(Growth {
         mib_per_minute: slope(&points),
         mib: points.iter().map(|point| point.1).sum::<f64>() / points.len() as f64,
-        seconds: (last.0 - first.0) * 60.0,
+        seconds: last.0 - first.0,
     })
 }
 
@@ -101,6 +104,16 @@ mod tests {
         assert!((growth.mib_per_minute - 3.0).abs() < 1e-3, "{growth:?}");
         assert!((growth.seconds - 149.0).abs() < 1.0, "{growth:?}");
         assert!((growth.mib - 206.0).abs() < 1.0, "{growth:?}");
+    }
+
+    #[test]
+    fn what_is_held_for_moments_is_no_growth() {
+        let all = samples(1, 0..400, |second| match second % 10.0 < 7.0 {
+            // Ever larger, and given back.
+            true => 100.0 + second,
+            false => 100.0,
+        });
+        assert_eq!(growth(&all).unwrap().mib_per_minute, 0.0);
     }
 
     #[test]
