@@ -60,6 +60,15 @@ impl GgufWriter {
         }
     }
 
+    pub fn f32s(&mut self, key: &str, values: &[f32]) {
+        self.key(key, 9);
+        self.entries.extend(6_u32.to_le_bytes());
+        self.entries.extend((values.len() as u64).to_le_bytes());
+        for value in values {
+            self.entries.extend(value.to_le_bytes());
+        }
+    }
+
     /// `dimensions` innermost first.
     pub fn f32_tensor(&mut self, name: &str, dimensions: &[usize], values: &[f32]) {
         assert_eq!(values.len(), dimensions.iter().product::<usize>());

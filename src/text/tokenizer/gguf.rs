@@ -51,6 +51,10 @@ pub(super) fn load(metadata: &Metadata) -> Result<Inner, TokenizerError> {
         .map(|id| matches!(type_of(id), TYPE_CONTROL | TYPE_UNKNOWN))
         .collect();
     let pre = metadata.get_str("tokenizer.ggml.pre").unwrap_or("default");
+    let id_of = |key: &str| {
+        let id = metadata.get_u32(&format!("tokenizer.ggml.{key}_token_id"));
+        id.filter(|id| (*id as usize) < tokens.len())
+    };
     let (encoder, bytes, adds_bos) = match model {
         "gpt2" => {
             let encoder = Encoder::ByteBpe(Box::new(byte_level_bpe(metadata, &ids, pre)?));
@@ -65,7 +69,7 @@ pub(super) fn load(metadata: &Metadata) -> Result<Inner, TokenizerError> {
             (encoder, bytes.collect(), pre == "llama-bpe")
         }
         "llama" => {
-            let model = sentencepiece(metadata, &ids)?;
+            let model = sentencepiece(metadata, &ids, id_of("unknown"))?;
             let bytes = tokens
                 .iter()
                 .enumerate()
@@ -80,10 +84,6 @@ pub(super) fn load(metadata: &Metadata) -> Result<Inner, TokenizerError> {
             )
         }
         other => return Err(TokenizerError::UnsupportedModel(other.to_owned())),
-    };
-    let id_of = |key: &str| {
-        let id = metadata.get_u32(&format!("tokenizer.ggml.{key}_token_id"));
-        id.filter(|id| (*id as usize) < tokens.len())
     };
     let flag = |key: &str| metadata.get_bool(&format!("tokenizer.ggml.{key}"));
     let eos_token_id = id_of("eos");
@@ -140,12 +140,12 @@ fn byte_level_bpe(
 fn sentencepiece(
     metadata: &Metadata,
     ids: &HashMap<String, u32>,
+    unknown_id: Option<u32>,
 ) -> Result<SentencePiece, TokenizerError> {
     let scores = metadata
         .get_f32_array("tokenizer.ggml.scores")
         .ok_or(TokenizerError::Missing("tokenizer.ggml.scores"))?;
     let byte_ids = std::array::from_fn(|byte| ids.get(&format!("<0x{byte:02X}>")).copied());
-    let unknown_id = metadata.get_u32("tokenizer.ggml.unknown_token_id");
     Ok(SentencePiece {
         weights: SentencePiece::weights(ids, &byte_ids, unknown_id),
         ids: ids.clone(),
@@ -162,4 +162,34 @@ fn sentencepiece(
 fn byte_of(token: &str) -> Option<u8> {
     let hex = token.strip_prefix("<0x")?.strip_suffix('>')?;
     u8::from_str_radix(hex, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ModelFiles;
+    use crate::model::testing::GgufWriter;
+    use crate::text::Tokenizer;
+
+    /// Found by the fuzz target: an unknown character became a token that is none.
+    #[test]
+    fn ids_outside_of_the_vocabulary_are_nobodys() {
+        let read = |unknown_id: u32| {
+            let mut writer = GgufWriter::new();
+            writer.string("tokenizer.ggml.model", "llama");
+            writer.strings("tokenizer.ggml.tokens", &["<unk>", "a", "\u{2581}"]);
+            writer.f32s("tokenizer.ggml.scores", &[0.0; 3]);
+            writer.u32("tokenizer.ggml.unknown_token_id", unknown_id);
+            writer.u32("tokenizer.ggml.bos_token_id", 63_232);
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("model.gguf");
+            std::fs::write(&path, writer.finish()).unwrap();
+            let files = ModelFiles::open(&path).unwrap();
+            let tokenizer = Tokenizer::from_files(&files).unwrap();
+            tokenizer.encode("aé", true, false)
+        };
+        // Two bytes that no token stands for.
+        assert_eq!(read(0).unwrap(), [2, 1, 0, 0]);
+        assert_eq!(read(63_232).unwrap(), [2, 1]);
+    }
 }
