@@ -228,6 +228,8 @@ def gguf():
               "ggml.eos_token_id": 258, "chat_template": TEMPLATE}
     write("gguf", {
         **{name: tiny_gguf(name, words, pieces) for name in ("llama", "gemma3", "qwen3")},
+        # Found: an unknown character became a token that is none.
+        "unknown_id": tiny_gguf("llama", words, pieces | {"ggml.unknown_token_id": 63232}),
         "qwen2": tiny_gguf("qwen2", letters[:256] + letters[256:], bytes_),
     })
 
