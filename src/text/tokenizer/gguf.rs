@@ -166,7 +166,6 @@ fn byte_of(token: &str) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::model::ModelFiles;
     use crate::model::testing::GgufWriter;
     use crate::text::Tokenizer;
