@@ -214,8 +214,8 @@ impl Policy for EnginePolicy {
         self.params.max_tokens
     }
 
-    fn charge(&self, num_tokens: u64) {
-        self.budget.charge(num_tokens);
+    fn charge(&self, num_tokens: u64) -> bool {
+        self.budget.charge(num_tokens)
     }
 
     fn deadline(&self) -> Option<Instant> {

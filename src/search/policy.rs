@@ -105,8 +105,8 @@ pub trait Policy: Send + Sync {
     /// Tokens of an answer at most.
     fn max_tokens(&self) -> usize;
 
-    /// Counts tokens that an earlier run of the same search generated.
-    fn charge(&self, num_tokens: u64);
+    /// Counts tokens that an earlier run of the same search generated. False, and none is counted, when fewer are left.
+    fn charge(&self, num_tokens: u64) -> bool;
 
     /// When its samples are cut, and its search waits for nothing any more.
     fn deadline(&self) -> Option<Instant> {

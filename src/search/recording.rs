@@ -162,8 +162,14 @@ impl Policy for ReplayPolicy<'_> {
                 return self.policy.start(expansions).await;
             };
             let len = |finished: &Finished| finished.continuation.token_ids.len();
-            self.policy
-                .charge(samples.iter().map(len).sum::<usize>() as u64);
+            // Where the budget ends inside of them, one run has them cut there, and which get how much is the
+            // model's to say: the earlier run may have come here with more tokens left.
+            if !self
+                .policy
+                .charge(samples.iter().map(len).sum::<usize>() as u64)
+            {
+                return self.policy.start(expansions).await;
+            }
             samples.sort_by_key(|finished| (len(finished), finished.expansion, finished.index));
             samples.reverse();
             let running: Box<dyn Running + '_> = Box::new(Replayed(samples));
@@ -184,8 +190,8 @@ impl Policy for ReplayPolicy<'_> {
         self.policy.max_tokens()
     }
 
-    fn charge(&self, num_tokens: u64) {
-        self.policy.charge(num_tokens);
+    fn charge(&self, num_tokens: u64) -> bool {
+        self.policy.charge(num_tokens)
     }
 
     fn deadline(&self) -> Option<Instant> {

@@ -123,10 +123,14 @@ impl Policy for ScriptedPolicy {
         MAX_TOKENS
     }
 
-    fn charge(&self, num_tokens: u64) {
+    fn charge(&self, num_tokens: u64) -> bool {
         let spent = self.spent.load(Ordering::Acquire);
-        let spent = spent.saturating_add(num_tokens).min(self.limit);
-        self.spent.store(spent, Ordering::Release);
+        let spent = spent.checked_add(num_tokens);
+        let spent = spent.filter(|spent| *spent <= self.limit);
+        if let Some(spent) = spent {
+            self.spent.store(spent, Ordering::Release);
+        }
+        spent.is_some()
     }
 
     fn deadline(&self) -> Option<Instant> {

@@ -457,7 +457,7 @@ fn reward_mistakes_are_named() {
 }
 
 /// A tree as a trace keeps it.
-fn record(tree: &Tree) -> Recording {
+pub fn record(tree: &Tree) -> Recording {
     let nodes = tree.nodes.iter().map(|node| RecordedNode {
         parent: node.parent,
         token_ids: node.token_ids.clone(),
@@ -472,7 +472,7 @@ fn record(tree: &Tree) -> Recording {
 }
 
 /// Everything of a tree but the log-probabilities of single tokens, of which a trace has the sum.
-fn outline(tree: &Tree) -> Vec<String> {
+pub fn outline(tree: &Tree) -> Vec<String> {
     let line = |node: &ponder::search::Node| {
         let ponder::search::Node {
             parent,

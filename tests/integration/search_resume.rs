@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use ponder::reward::Likelihood;
 use ponder::search::scripted::ScriptedPolicy;
-use ponder::search::{RecordedNode, Recording, ReplayPolicy, STRATEGIES, Search, Tree};
+use ponder::search::{
+    RecordedNode, Recording, ReplayPolicy, STRATEGIES, Search, SearchOutcome, SearchSpec, Tree,
+};
 use serde_json::json;
 
-use crate::search::{one, spec};
+use crate::search::{ByText, one, outline, record, spec};
 
 const NUM_NODES: usize = 60_000;
 const TEXT: &str = "a step of a hundred bytes, which is a little more than what most of the steps of an answer have .\n";
@@ -49,7 +51,7 @@ fn script() -> ScriptedPolicy {
     })
 }
 
-fn outline(tree: &Tree) -> Vec<(Vec<u32>, String, usize)> {
+fn places(tree: &Tree) -> Vec<(Vec<u32>, String, usize)> {
     let nodes = tree.nodes.iter();
     let line = |node: &ponder::search::Node| {
         (node.branch_path.clone(), node.text.clone(), node.num_tokens)
@@ -80,7 +82,7 @@ fn a_tree_of_one_long_branch_costs_what_it_is_long() {
             let resumed = futures::executor::block_on(search).unwrap();
             resumed.tree.check_invariants();
             if !token_ids.is_empty() {
-                assert_eq!(outline(&resumed.tree), outline(&whole.tree), "{strategy:?}");
+                assert_eq!(places(&resumed.tree), places(&whole.tree), "{strategy:?}");
             }
         }
     }
@@ -90,4 +92,66 @@ fn a_tree_of_one_long_branch_costs_what_it_is_long() {
         "{:?}",
         started.elapsed()
     );
+}
+
+/// One of a few lines, by what it continues and its place among the samples; some end the answer.
+fn lines(limit: Option<u64>) -> ScriptedPolicy {
+    ScriptedPolicy::new(limit, |prefix, path, is_whole| {
+        let seed = prefix.len() as u32 * 7;
+        let key = path.iter().fold(seed, |key, part| {
+            (key.rotate_left(5) ^ part).wrapping_mul(0x9E37_79B1)
+        });
+        let line = |key: u32| ["x = 1\n", "y\n", "z\n", "return\n"][(key >> 13) as usize % 4];
+        match is_whole {
+            true => ([line(key), line(key << 7)].concat(), true),
+            false => (
+                line(key).to_owned(),
+                key.is_multiple_of(5) || prefix.len() > 40,
+            ),
+        }
+    })
+}
+
+fn run(spec: &SearchSpec, limit: Option<u64>, known: Option<&Recording>) -> SearchOutcome {
+    let policy = lines(limit);
+    let score = |text: &str| (text.len() % 7) as f64 / 7.0;
+    let scorer = one(match spec.strategy.name() {
+        // They compare answers that have not ended.
+        "beam" | "dvts" => ByText::value_model(score),
+        _ => ByText::verifier(score),
+    });
+    let outcome = match known {
+        None => futures::executor::block_on(Search::new(&policy, Some(&scorer), spec, None).run()),
+        Some(recording) => {
+            let policy = ReplayPolicy {
+                recording,
+                policy: &policy,
+            };
+            let search = Search::new(&policy, Some(&scorer), spec, None);
+            futures::executor::block_on(search.with_recording(recording).run())
+        }
+    };
+    outcome.unwrap()
+}
+
+/// An earlier run may have come to an expansion with more tokens left than the run that goes on from it, since a smaller
+/// budget also leaves out what the larger one samples first. Here the record has all that there is.
+#[test]
+fn a_record_gives_no_more_than_the_budget_has() {
+    for strategy in STRATEGIES {
+        let of_limit = |limit: Option<u64>| {
+            spec(
+                json!({"strategy": strategy.name(), "n": 3, "branch": 3, "iterations": 6,
+                "budget": {"tokens": limit}, "reward": {"kind": "likelihood"}}),
+            )
+        };
+        let recording = record(&run(&of_limit(None), None, None).tree);
+        for limit in (1..250).map(Some) {
+            let spec = of_limit(limit);
+            let (whole, resumed) = (run(&spec, limit, None), run(&spec, limit, Some(&recording)));
+            let name = format!("{} with {limit:?} tokens", strategy.name());
+            assert_eq!(outline(&resumed.tree), outline(&whole.tree), "{name}");
+            assert_eq!(resumed.stats.num_tokens, whole.stats.num_tokens, "{name}");
+        }
+    }
 }

@@ -29,12 +29,15 @@ impl TokenBudget {
         self.limit - self.spent()
     }
 
-    /// Takes tokens that were generated elsewhere, as far as any are left.
-    pub fn charge(&self, num_tokens: u64) {
-        let charge = |spent: u64| Some(spent.saturating_add(num_tokens).min(self.limit));
-        let _ = self
-            .spent
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, charge);
+    /// Takes tokens that were generated elsewhere, all of them or, when fewer are left, none.
+    pub fn charge(&self, num_tokens: u64) -> bool {
+        let charge = |spent: u64| {
+            let spent = spent.checked_add(num_tokens)?;
+            (spent <= self.limit).then_some(spent)
+        };
+        self.spent
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, charge)
+            .is_ok()
     }
 
     /// Takes one token if one is left.
