@@ -24,8 +24,9 @@ pub struct RecordedNode {
     pub logprob: f64,
     pub score: Option<f64>,
     pub branch_path: Vec<u32>,
-    /// Paths of the samples that were merged into this node.
+    /// Paths of the samples that were merged into this node, and those of them that had other tokens.
     pub duplicate_paths: Vec<Vec<u32>>,
+    pub variant_paths: Vec<Vec<u32>>,
 }
 
 /// What an earlier run sampled and how it was scored. Its size is linear in that of its nodes, and the work of a sample in
@@ -65,6 +66,11 @@ impl Recording {
             } else {
                 samples.insert(node.branch_path.clone(), id);
             }
+        }
+        // What is not on record is sampled again: with a larger budget it may be the node into which others are merged,
+        // and what it cost counts.
+        for path in nodes.iter().flat_map(|node| &node.variant_paths) {
+            samples.remove(path);
         }
         Self {
             nodes,

@@ -50,8 +50,10 @@ pub struct Node {
     pub value: f64,
     pub value_sum: f64,
     pub visit_count: u64,
-    /// Branch paths of the samples that were identical to this one and merged into it.
+    /// Branch paths of the samples that say the same as this one and were merged into it.
     pub duplicate_paths: Vec<Vec<u32>>,
+    /// Those of them that have other tokens: another split of the text, or other white space at its end.
+    pub variant_paths: Vec<Vec<u32>>,
     /// Never selected again.
     pub is_pruned: bool,
     /// A whole answer sampled to value its parent: a candidate for the answer, never a place to search from.
@@ -106,6 +108,7 @@ impl Tree {
             value_sum: 0.0,
             visit_count: 0,
             duplicate_paths: Vec::new(),
+            variant_paths: Vec::new(),
             is_pruned: false,
             is_rollout: false,
             hidden_state: None,
@@ -132,7 +135,11 @@ impl Tree {
                 && !sibling.is_rollout
         });
         if let Some(twin) = twin {
-            self.nodes[twin].duplicate_paths.push(branch_path);
+            let node = &mut self.nodes[twin];
+            if node.token_ids != continuation.token_ids {
+                node.variant_paths.push(branch_path.clone());
+            }
+            node.duplicate_paths.push(branch_path);
             return (twin, false);
         }
         (self.push(parent, branch_path, continuation), true)
@@ -164,6 +171,7 @@ impl Tree {
             value_sum: 0.0,
             visit_count: 0,
             duplicate_paths: Vec::new(),
+            variant_paths: Vec::new(),
             is_pruned: false,
             is_rollout: false,
             hidden_state: continuation.hidden_state,

@@ -143,9 +143,12 @@ pub struct NodeRecord {
     pub visit_count: u64,
     pub is_pruned: bool,
     pub is_rollout: bool,
-    /// Keys of further samples that were the same.
+    /// Keys of further samples that said the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub duplicate_paths: Vec<Vec<u32>>,
+    /// Those of them whose tokens differ.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub variant_paths: Vec<Vec<u32>>,
     /// Key of the randomness beside the seed.
     pub branch_path: Vec<u32>,
 }

@@ -467,6 +467,7 @@ pub fn record(tree: &Tree) -> Recording {
         score: node.score,
         branch_path: node.branch_path.clone(),
         duplicate_paths: node.duplicate_paths.clone(),
+        variant_paths: node.variant_paths.clone(),
     });
     Recording::new(nodes.collect())
 }

@@ -40,6 +40,7 @@ fn chain(token_ids: &[u32]) -> Recording {
             ],
         },
         duplicate_paths: Vec::new(),
+        variant_paths: Vec::new(),
     };
     Recording::new((0..NUM_NODES).map(node).collect())
 }
@@ -94,14 +95,15 @@ fn a_tree_of_one_long_branch_costs_what_it_is_long() {
     );
 }
 
-/// One of a few lines, by what it continues and its place among the samples; some end the answer.
+/// One of a few lines, by what it continues and its place among the samples; some end the answer, and some
+/// differ from others in their last blank line alone.
 fn lines(limit: Option<u64>) -> ScriptedPolicy {
     ScriptedPolicy::new(limit, |prefix, path, is_whole| {
         let seed = prefix.len() as u32 * 7;
         let key = path.iter().fold(seed, |key, part| {
             (key.rotate_left(5) ^ part).wrapping_mul(0x9E37_79B1)
         });
-        let line = |key: u32| ["x = 1\n", "y\n", "z\n", "return\n"][(key >> 13) as usize % 4];
+        let line = |key: u32| ["x = 1\n", "y\n", "y\n\n", "return\n"][(key >> 13) as usize % 4];
         match is_whole {
             true => ([line(key), line(key << 7)].concat(), true),
             false => (

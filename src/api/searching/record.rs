@@ -90,6 +90,7 @@ fn node_record(node: &Node, is_outcome: bool) -> NodeRecord {
         is_pruned: node.is_pruned,
         is_rollout: node.is_rollout,
         duplicate_paths: node.duplicate_paths.clone(),
+        variant_paths: node.variant_paths.clone(),
         branch_path: node.branch_path.clone(),
     }
 }

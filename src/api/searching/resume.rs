@@ -154,5 +154,6 @@ fn recorded(node: NodeRecord) -> RecordedNode {
         score: node.score,
         branch_path: node.branch_path,
         duplicate_paths: node.duplicate_paths,
+        variant_paths: node.variant_paths,
     }
 }
