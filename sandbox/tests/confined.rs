@@ -88,7 +88,7 @@ fn each_limit_has_its_error() {
     for kind in ["spin", "sleep"] {
         let (error, took) = run(kind, wall);
         assert_eq!(error, Err(ConfinedError::TimedOut { wall }));
-        assert!(took < Duration::from_secs(1), "{took:?}");
+        assert!(took < WALL / 2, "{took:?}");
     }
 }
 
@@ -119,7 +119,7 @@ fn cancelling_ends_it_at_once() {
     let (result, ended) = run.join().unwrap();
     assert_eq!(result, Err(ConfinedError::Cancelled));
     let took = ended.saturating_duration_since(cancelled);
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(took < WALL / 2, "{took:?}");
 }
 
 #[test]

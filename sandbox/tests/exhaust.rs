@@ -209,7 +209,7 @@ fn a_flood_costs_the_server_nothing() {
 fn cancelling_ends_a_program_at_once() {
     let sandbox = sandbox();
     for code in [
-        "import time\ntime.sleep(60)",
+        "import time\ntime.sleep(600)",
         "while True: pass",
         "while True: print('x' * 999)",
     ] {
@@ -222,8 +222,9 @@ fn cancelling_ends_a_program_at_once() {
         drop(cancel.on_drop());
         let (report, ended) = run.join().unwrap();
         assert!(matches!(report, Err(RunError::Cancelled)), "{report:?}");
+        // Not a measurement: left alone the first would sleep on for minutes.
         let took = ended.saturating_duration_since(cancelled);
-        assert!(took < Duration::from_secs(1), "{took:?}");
+        assert!(took < Duration::from_secs(30), "{took:?}");
     }
 }
 
@@ -243,7 +244,8 @@ fn hosted(program: &str, temporary: &Path) -> (Host, String) {
     command.args(["host", program]).env("TMPDIR", temporary);
     let host = Host(command.stdout(Stdio::null()).spawn().unwrap());
     let children = format!("/proc/{0}/task/{0}/children", host.0.id());
-    for _ in 0..3000 {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < deadline {
         let found = fs::read_to_string(&children).unwrap_or_default();
         for pid in found.split_whitespace() {
             // The trial before it has a name of its own.
@@ -258,7 +260,7 @@ fn hosted(program: &str, temporary: &Path) -> (Host, String) {
 }
 
 const HOSTED: &str =
-    "import ctypes, time\nctypes.CDLL(None).prctl(15, b'hostile', 0, 0, 0)\ntime.sleep(60)";
+    "import ctypes, time\nctypes.CDLL(None).prctl(15, b'hostile', 0, 0, 0)\ntime.sleep(600)";
 
 #[test]
 fn programs_die_with_the_server_and_leave_nothing() {
@@ -272,7 +274,7 @@ fn programs_die_with_the_server_and_leave_nothing() {
         stat.contains("(hostile)") && !stat.contains("(hostile) Z") && !stat.contains("(hostile) X")
     };
     while is_alive() {
-        assert!(started.elapsed() < Duration::from_secs(5), "it lives on");
+        assert!(started.elapsed() < Duration::from_secs(60), "it lives on");
         std::thread::yield_now();
     }
     assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);

@@ -90,10 +90,10 @@ fn deadlines_reach_the_wait_for_a_scorer() {
             "{path}"
         );
     }
-    // A search gives what it has.
+    // A search gives what it has: by then it has answers, and waits for their judge.
     let search = json!({"strategy": "best_of_n", "n": 2, "reward": {"kind": "judge"}});
     let body = chat(json!({"search": search}));
-    let (status, answer) = late(&offline, CHAT, &body, "100");
+    let (status, answer) = late(&offline, CHAT, &body, "3000");
     let stopped = (status, &answer["search"]["stopped"]);
     assert_eq!(stopped, (200, &json!("budget")), "{answer}");
     // The session was not harmed.

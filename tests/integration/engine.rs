@@ -82,7 +82,7 @@ fn answers(engine: &EngineHandle, temperature: f32) -> Vec<Answer> {
 }
 
 pub fn wait_for(condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !condition() {
         assert!(Instant::now() < deadline, "the condition never held");
         std::thread::yield_now();

@@ -66,13 +66,18 @@ async fn who_leaves_ends_what_runs_and_what_waits() {
 #[tokio::test]
 async fn one_tenant_leaves_a_thread_and_places_to_others() {
     let pool = pool(2, 4);
-    let endless = || {
-        pool.run("spinning", 1, None, |budget| {
-            while budget.may_go_on() {}
-            budget.check()
-        })
+    let spin = |budget: &Budget| {
+        while budget.may_go_on() {}
+        budget.check()
     };
-    let mut running = Box::pin(endless());
+    let endless = || pool.run("spinning", 1, None, spin);
+    // Waiting takes no processor time: what runs first is there for as long as it is looked at.
+    let (go, gate) = mpsc::channel();
+    let gated = pool.run("spinning", 1, None, move |budget| {
+        let () = gate.recv().unwrap();
+        spin(budget)
+    });
+    let mut running = Box::pin(gated);
     let mut waiting: Vec<_> = (0..2).map(|_| Box::pin(endless())).collect();
     assert!(futures::poll!(&mut running).is_pending());
     while pool.owner.0.lock().queue.num_waiting() > 0 {
@@ -85,6 +90,7 @@ async fn one_tenant_leaves_a_thread_and_places_to_others() {
     let refused = endless().await.unwrap_err();
     assert_eq!(refused, WorkError::Full { max_queued: 4 });
     assert_eq!(pool.run("adding", 2, None, |_| Ok(2)).await, Ok(2));
+    go.send(()).unwrap();
     assert_eq!(
         running.await,
         Err(WorkError::Spent {
