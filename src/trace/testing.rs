@@ -1,8 +1,25 @@
 //! Small traces for tests.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::{NodeRecord, SCHEMA, TraceRecord};
+
+/// Processor time that the calling thread has used: what else the machine does is no part of it.
+#[cfg(unix)]
+pub fn thread_time() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+/// Where there is no such clock, the time that has passed.
+#[cfg(not(unix))]
+pub fn thread_time() -> Duration {
+    static START: std::sync::LazyLock<std::time::Instant> =
+        std::sync::LazyLock::new(std::time::Instant::now);
+    START.elapsed()
+}
 
 /// A node with one token.
 pub fn node(parent: Option<usize>, text: &str, end: Option<&str>) -> NodeRecord {

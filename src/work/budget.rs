@@ -76,9 +76,10 @@ impl Budget {
     }
 }
 
-/// Processor time that the calling thread has used.
+/// Processor time that the calling thread has used: unlike the time that passes, it does not depend on what else
+/// the machine does.
 #[cfg(unix)]
-pub(super) fn thread_time() -> Duration {
+pub fn thread_time() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     Duration::from_secs(seconds) + Duration::from_nanos(u64::try_from(now.tv_nsec).unwrap_or(0))
@@ -86,7 +87,7 @@ pub(super) fn thread_time() -> Duration {
 
 /// Where there is no such clock, the time that has passed.
 #[cfg(not(unix))]
-pub(super) fn thread_time() -> Duration {
+pub fn thread_time() -> Duration {
     static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
     START.elapsed()
 }

@@ -11,7 +11,7 @@ mod budget;
 mod fair;
 mod pool;
 
-pub use budget::{Budget, Stop};
+pub use budget::{Budget, Stop, thread_time};
 pub use pool::{DEFAULT_MAX_QUEUED, PoolOptions, WorkError, WorkPool, default_threads};
 
 /// Input of at most so many bytes is worked on at once, on the thread that has it: the wait for a

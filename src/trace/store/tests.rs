@@ -238,7 +238,7 @@ async fn old_traces_go_when_nothing_is_written() {
     now.store(1002, Ordering::Relaxed);
     let started = std::time::Instant::now();
     while count().unwrap() > 0 {
-        assert!(started.elapsed() < Duration::from_secs(20));
+        assert!(started.elapsed() < Duration::from_secs(60));
         std::thread::yield_now();
     }
 }
