@@ -21,6 +21,8 @@ pub struct EngineArgs {
     pub model: String,
     #[command(flatten)]
     pub backend: BackendArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Threads of the engine [default: all cores]
     #[arg(long, env = "PONDER_THREADS", help_heading = "Engine")]
     pub threads: Option<usize>,
@@ -30,16 +32,16 @@ pub struct EngineArgs {
     /// Sequences in one step
     #[arg(long, env = "PONDER_MAX_NUM_SEQS", default_value_t = sizes::DEFAULT_MAX_NUM_SEQS, help_heading = "Engine")]
     pub max_num_seqs: usize,
-    /// Rows (tokens) in one step
-    #[arg(long, env = "PONDER_MAX_NUM_BATCHED_TOKENS", default_value_t = sizes::DEFAULT_MAX_NUM_BATCHED_TOKENS, help_heading = "Engine")]
-    pub max_num_batched_tokens: usize,
+    /// Rows (tokens) in one step [default: 512, on a GPU 2048]
+    #[arg(long, env = "PONDER_MAX_NUM_BATCHED_TOKENS", help_heading = "Engine")]
+    pub max_num_batched_tokens: Option<usize>,
     /// Tokens per KV block (a multiple of 16)
     #[arg(long, env = "PONDER_BLOCK_SIZE", default_value_t = sizes::DEFAULT_BLOCK_SIZE, help_heading = "Engine")]
     pub block_size: usize,
     /// Seconds without progress, though something waits, after which the log and /health say so; 0 turns it off
     #[arg(long, env = "PONDER_WATCHDOG_TIMEOUT", default_value_t = 120, value_parser = value_parser!(u64).range(..=MAX_SECONDS), help_heading = "Engine")]
     pub watchdog_timeout: u64,
-    /// Memory of the KV cache, as 512M or 4G [default: a quarter of what is free]
+    /// Memory of the KV cache, as 512M or 4G [default: a quarter of what is free; on a GPU what --gpu-memory-utilization leaves]
     #[arg(long, env = "PONDER_KV_CACHE_MEMORY", value_parser = parse_bytes, help_heading = "Engine")]
     pub kv_cache_memory: Option<usize>,
     /// Compute every prompt anew
@@ -93,6 +95,50 @@ pub struct BackendArgs {
     pub isq: Option<String>,
 }
 
+/// Where the native engine runs.
+#[derive(Debug, Clone, Args)]
+pub struct DeviceArgs {
+    /// auto takes a GPU when one answers; cuda:1 is the second
+    #[arg(
+        long,
+        env = "PONDER_DEVICE",
+        value_parser = parse_device,
+        default_value = "cpu",
+        value_name = "auto|cpu|cuda[:N]",
+        help_heading = "Engine"
+    )]
+    pub device: DeviceArg,
+    /// Share of the GPU's memory for weights, KV cache and buffers together
+    #[arg(long, env = "PONDER_GPU_MEMORY_UTILIZATION", value_parser = parse_share, default_value_t = 0.9, help_heading = "Engine")]
+    pub gpu_memory_utilization: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceArg {
+    Auto,
+    Cpu,
+    Cuda(usize),
+}
+
+fn parse_device(text: &str) -> Result<DeviceArg, String> {
+    let unknown = || format!("{text:?} is none of auto, cpu, cuda and cuda:N");
+    match text.split_once(':') {
+        None if text == "auto" => Ok(DeviceArg::Auto),
+        None if text == "cpu" => Ok(DeviceArg::Cpu),
+        None if text == "cuda" => Ok(DeviceArg::Cuda(0)),
+        Some(("cuda", index)) => index.parse().map(DeviceArg::Cuda).map_err(|_| unknown()),
+        _ => Err(unknown()),
+    }
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    let share: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+    match share > 0.0 && share <= 1.0 {
+        true => Ok(share),
+        false => Err("it is more than 0 and at most 1".to_owned()),
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BackendArg {
     Auto,
@@ -144,6 +190,34 @@ impl SpeculativeArgs {
             prompt_lookup_min: self.prompt_lookup_min,
             skip_set,
             ignores_costs: self.speculative_ignore_cost,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_named() {
+        for (text, device) in [
+            ("auto", DeviceArg::Auto),
+            ("cpu", DeviceArg::Cpu),
+            ("cuda", DeviceArg::Cuda(0)),
+            ("cuda:3", DeviceArg::Cuda(3)),
+        ] {
+            assert_eq!(parse_device(text), Ok(device));
+        }
+        for text in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "rocm:0"] {
+            assert!(parse_device(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_share_is_a_part() {
+        assert_eq!(parse_share("0.5"), Ok(0.5));
+        for text in ["0", "-1", "1.01", "nan", "half"] {
+            assert!(parse_share(text).is_err(), "{text}");
         }
     }
 }

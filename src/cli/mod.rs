@@ -7,6 +7,7 @@ mod chat;
 mod chat_search;
 mod config_file;
 mod connection_args;
+mod device;
 mod engine_args;
 mod identity;
 mod models;

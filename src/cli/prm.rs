@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
-use super::engine_args::{BackendArg, BackendArgs, EngineArgs};
+use super::engine_args::{BackendArg, BackendArgs, DeviceArgs, EngineArgs};
 use super::setup;
 use super::values::parse_bytes;
 use crate::reward::prm::{Head, Prm, PrmFormat, PrmParts};
@@ -91,6 +91,11 @@ pub(super) fn start(args: &PrmArgs, policy: &EngineArgs) -> anyhow::Result<Optio
         backend: BackendArgs {
             backend: BackendArg::Native,
             isq: None,
+        },
+        device: DeviceArgs {
+            // Half of what the policy leaves of a GPU's memory.
+            gpu_memory_utilization: (1.0 + policy.device.gpu_memory_utilization) / 2.0,
+            ..policy.device.clone()
         },
         ..policy.clone()
     });

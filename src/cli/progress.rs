@@ -53,6 +53,16 @@ impl Counter {
         Self(bar)
     }
 
+    /// Whose number of steps [`Self::set`] tells.
+    pub(super) fn of_unknown(what: &str) -> Self {
+        Self::new(what, 0)
+    }
+
+    pub(super) fn set(&self, done: u64, total: u64) {
+        self.0.set_length(total);
+        self.0.set_position(done);
+    }
+
     pub(super) fn advance(&self) {
         self.0.inc(1);
     }

@@ -5,23 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use ponder_kernels::ThreadPool;
 
 use super::backend::{is_native, start_mistralrs};
-use super::engine_args::EngineArgs;
+use super::device::{Device, Weights};
+use super::engine_args::{DeviceArg, EngineArgs};
 use super::identity::identity;
 use super::progress::Bar;
 use crate::api::Served;
 use crate::engine::{
-    Backend, Engine, EngineHandle, EngineOptions, GenerateRequest, SamplingParams, StreamEvent,
+    Backend, Engine, EngineHandle, EngineOptions, Executor, GenerateRequest, SamplingParams,
+    StreamEvent,
 };
 use crate::model::catalogue::{self, Source};
-use crate::model::{CausalLm, LoadOptions, ModelFiles, OperatorTimes, SkipSet, load};
+use crate::model::{ModelFiles, OperatorTimes, RandomModel, SkipSet};
 use crate::reward::{Judge, RewardResources};
 use crate::text::{ChatTemplate, Tokenizer};
-
-/// KV memory when neither a flag nor the operating system says how much there is.
-const FALLBACK_KV_BYTES: usize = 1 << 30;
 
 /// A model's path, pulled first when it is not cached.
 pub(super) fn locate(model: &str) -> anyhow::Result<PathBuf> {
@@ -52,16 +50,6 @@ pub(super) fn model_name(model: &str) -> String {
         ),
         _ => model.to_owned(),
     }
-}
-
-/// A quarter of the memory that is free now.
-fn default_kv_bytes() -> usize {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<usize>().ok());
-    kib.map_or(FALLBACK_KV_BYTES, |kib| kib * 1024 / 4)
 }
 
 /// Pulls, loads, starts the engine and runs one token through it.
@@ -129,44 +117,71 @@ fn start_native(
     limit: usize,
     operator_times: Option<Arc<OperatorTimes>>,
 ) -> anyhow::Result<Engine> {
-    let options = EngineOptions {
-        max_model_len: args.max_model_len,
-        max_num_seqs: args.max_num_seqs,
-        max_num_batched_tokens: args.max_num_batched_tokens,
-        block_size: args.block_size,
-        kv_cache_bytes: args.kv_cache_memory.unwrap_or_else(default_kv_bytes),
-        enable_prefix_caching: !args.no_enable_prefix_caching,
-        enable_chunked_prefill: !args.no_enable_chunked_prefill,
-        max_num_waiting_seqs: args.max_num_queued_seqs,
-        is_shared: args.is_shared,
-        speculative: args.speculative.config(skip_set(args, path, files)?),
-    };
+    let device = Device::open(args)?;
+    let skip_set = skip_set(args, path, files)?;
+    let options = engine_options(args, &device, skip_set);
     let max_model_len = options.served_model_len(limit);
-    let load_options = LoadOptions {
-        num_threads: args.num_threads(),
-        max_model_len: Some(max_model_len),
-        operator_times,
-        ..LoadOptions::default()
-    };
-    let pool = load_options.pool();
-    let load_options = LoadOptions {
-        pool: Some(Arc::clone(&pool)),
-        ..load_options
-    };
-    let model = load(files, load_options)?;
-    let draft_model = match &args.speculative.draft_model {
+    let executor = device.load(Weights::Files(files), max_model_len, operator_times)?;
+    let draft_executor = match &args.speculative.draft_model {
         Some(name) => {
-            let loaded = draft_model(name, tokenizer, pool, max_model_len);
+            let loaded = draft_model(name, tokenizer, &device, max_model_len);
             Some(loaded.with_context(|| format!("--draft-model {name}"))?)
         }
         None => None,
     };
-    let mut info = model.info().clone();
+    start_engine(args, &device, options, executor, draft_executor)
+}
+
+/// A model of random weights in the native engine: for measurements.
+pub(super) fn start_random(args: &EngineArgs, model: &RandomModel) -> anyhow::Result<Engine> {
+    let device = Device::open(args)?;
+    let options = engine_options(args, &device, None);
+    let max_model_len = options.served_model_len(model.config()?.max_position_embeddings);
+    let executor = device.load(Weights::Random(model), max_model_len, None)?;
+    let engine = start_engine(args, &device, options, executor, None)?;
+    warm_up(engine.as_ref())?;
+    Ok(engine)
+}
+
+fn engine_options(args: &EngineArgs, device: &Device, skip_set: Option<SkipSet>) -> EngineOptions {
+    EngineOptions {
+        max_model_len: args.max_model_len,
+        max_num_seqs: args.max_num_seqs,
+        max_num_batched_tokens: (args.max_num_batched_tokens)
+            .unwrap_or_else(|| device.default_num_batched_tokens().max(args.max_num_seqs)),
+        block_size: args.block_size,
+        kv_cache_bytes: 0,
+        enable_prefix_caching: !args.no_enable_prefix_caching,
+        enable_chunked_prefill: !args.no_enable_chunked_prefill,
+        max_num_waiting_seqs: args.max_num_queued_seqs,
+        is_shared: args.is_shared,
+        speculative: args.speculative.config(skip_set),
+    }
+}
+
+/// Sizes the KV cache by what the loaded models leave, and starts the engine's thread.
+fn start_engine(
+    args: &EngineArgs,
+    device: &Device,
+    options: EngineOptions,
+    executor: Box<dyn Executor>,
+    draft_executor: Option<Box<dyn Executor>>,
+) -> anyhow::Result<Engine> {
+    let mut info = executor.info().clone();
     // A block holds the KV of both.
-    let draft_info = draft_model.as_ref().map(|model| model.info());
+    let draft_info = draft_executor.as_ref().map(|executor| executor.info());
     info.kv_bytes_per_token += draft_info.map_or(0, |info| info.kv_bytes_per_token);
+    let num_rows = options.max_num_batched_tokens;
+    let kv_cache_bytes = match args.kv_cache_memory {
+        Some(nbytes) => nbytes,
+        None => device.kv_cache_bytes(&*executor, num_rows)?,
+    };
+    let options = EngineOptions {
+        kv_cache_bytes,
+        ..options
+    };
     let config = options.resolve(&info)?;
-    let engine = EngineHandle::start_with(model, draft_model, config)?;
+    let engine = EngineHandle::start_executor(executor, draft_executor, config)?;
     check_drafter(&engine)?;
     if args.watchdog_timeout > 0 {
         engine.watch(Duration::from_secs(args.watchdog_timeout))?;
@@ -182,6 +197,10 @@ fn check_native_flags(args: &EngineArgs) -> anyhow::Result<()> {
         ("--skip-set", speculative.skip_set.is_some()),
         ("--speculative", speculative.speculative.names_drafter()),
         ("--kv-cache-memory", args.kv_cache_memory.is_some()),
+        (
+            "--device cuda",
+            matches!(args.device.device, DeviceArg::Cuda(_)),
+        ),
     ];
     match asked.iter().find(|(_, is_asked)| *is_asked) {
         Some((flag, _)) => {
@@ -242,9 +261,9 @@ fn skip_set_path(model: &Path) -> PathBuf {
 fn draft_model(
     name: &str,
     tokenizer: &Tokenizer,
-    pool: Arc<ThreadPool>,
+    device: &Device,
     max_model_len: usize,
-) -> anyhow::Result<Box<dyn CausalLm>> {
+) -> anyhow::Result<Box<dyn Executor>> {
     let files = ModelFiles::open(&locate(name)?)?;
     let own = Tokenizer::from_files(&files)?;
     let ids = 0..tokenizer.vocab_size().min(own.vocab_size()) as u32;
@@ -256,12 +275,7 @@ fn draft_model(
             tokenizer.token_text(id)
         );
     }
-    let options = LoadOptions {
-        max_model_len: Some(max_model_len),
-        pool: Some(pool),
-        ..LoadOptions::default()
-    };
-    Ok(load(&files, options)?)
+    device.load(Weights::Files(&files), max_model_len, None)
 }
 
 /// A drafter that is the default must be there.

@@ -7,6 +7,8 @@ use crate::model::ModelInfo;
 pub const DEFAULT_BLOCK_SIZE: usize = 16;
 pub const DEFAULT_MAX_NUM_SEQS: usize = 64;
 pub const DEFAULT_MAX_NUM_BATCHED_TOKENS: usize = 512;
+/// Rows of a step on a GPU, whose products want many.
+pub const DEFAULT_MAX_NUM_BATCHED_TOKENS_ON_GPU: usize = 2048;
 pub const DEFAULT_MAX_NUM_WAITING_SEQS: usize = 1024;
 /// Context served when the operator names none; longer ones cost RoPE tables and KV memory.
 pub const DEFAULT_MAX_MODEL_LEN: usize = 8192;

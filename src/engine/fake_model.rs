@@ -16,6 +16,8 @@ pub enum Fault {
     None,
     /// `forward` returns an error when this token is in the batch.
     ErrorOn(u32),
+    /// `forward` returns an error after which nothing works when this token is in the batch.
+    LoseOn(u32),
     /// `forward` panics when this token is in the batch.
     PanicOn(u32),
     /// All logits are NaN when this token is the row's.
@@ -102,6 +104,9 @@ impl FakeModel {
                 match self.fault {
                     Fault::ErrorOn(bad) if bad == *token_id => {
                         return Err(ForwardError::Internal("the fake model fails".to_owned()));
+                    }
+                    Fault::LoseOn(bad) if bad == *token_id => {
+                        return Err(ForwardError::DeviceLost("the fake device".to_owned()));
                     }
                     Fault::PanicOn(bad) => assert_ne!(bad, *token_id, "the fake model panics"),
                     _ => {}

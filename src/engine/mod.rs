@@ -35,7 +35,7 @@ mod watchdog;
 pub use backend::{Backend, Capability, Engine};
 pub use clock::Clock;
 pub use config::{ConfigError, EngineOptions};
-pub use executor::{Executor, ExecutorError, ModelExecutor};
+pub use executor::{CudaExecutor, Executor, ExecutorError, ModelExecutor};
 pub use handle::{EngineHandle, ForkParams};
 #[cfg(feature = "mistralrs")]
 pub use mistralrs::{MistralrsEngine, MistralrsError, MistralrsOptions};

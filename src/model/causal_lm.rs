@@ -86,6 +86,9 @@ pub enum ForwardError {
     Lacks(&'static str),
     #[error("{0}")]
     Internal(String),
+    /// Whatever is asked of the device from now on fails.
+    #[error("the device is lost: {0}")]
+    DeviceLost(String),
 }
 
 /// A causal language model that owns its KV cache. Lives on the engine's thread.

@@ -19,6 +19,7 @@ mod mla;
 mod moe;
 pub mod ops;
 pub mod profile;
+mod random;
 mod rope_scaling;
 pub mod safetensors;
 pub mod skip;
@@ -41,8 +42,9 @@ pub use files::{ModelFiles, OpenError};
 pub use lora::{LoraAdapter, LoraError};
 pub use mla::MlaConfig;
 pub use moe::{ExpertLoad, LayerRouting, MoeConfig};
-pub use ops::{CpuOps, Ops};
+pub use ops::{CpuOps, CudaOps, Ops, StepKey};
 pub use profile::{Operator, OperatorTimes};
+pub use random::RandomModel;
 pub use skip::{SkipSet, SubLayer};
 pub use skip_search::{Probe, SkipCosts};
 pub use steering::Steering;
@@ -59,7 +61,12 @@ pub struct LoadOptions {
     pub max_model_len: Option<usize>,
     /// Where to count the time of each operator.
     pub operator_times: Option<Arc<OperatorTimes>>,
+    /// Told how many layers are loaded, of how many.
+    pub progress: Option<LoadProgress>,
 }
+
+/// Hears `(done, total)` while a model is loaded.
+pub type LoadProgress = Arc<dyn Fn(usize, usize) + Send + Sync>;
 
 impl LoadOptions {
     /// The threads that were given, or new ones.
@@ -86,13 +93,11 @@ pub fn load_on<O: Ops>(
     options: LoadOptions,
 ) -> Result<Decoder<O>, LoadError> {
     let config = files.config()?;
-    let mut decoder = match files {
-        ModelFiles::Gguf(file) => Decoder::load(ops, config, file, options.max_model_len)?,
+    Ok(match files {
+        ModelFiles::Gguf(file) => Decoder::load(ops, config, file, &options)?,
         ModelFiles::Safetensors(folder) => {
             let source = safetensors::HfWeights::new(folder, config.family);
-            Decoder::load(ops, config, &source, options.max_model_len)?
+            Decoder::load(ops, config, &source, &options)?
         }
-    };
-    decoder.operator_times = options.operator_times;
-    Ok(decoder)
+    })
 }

@@ -302,10 +302,14 @@ fn failures_stay_with_their_request_or_end_the_engine_cleanly() {
     assert!(collect(failing.submit(request(&[7], 9, 0.0)).unwrap(), 1).is_err());
     assert!(failing.is_healthy());
 
-    let panicking = start(config(), Fault::PanicOn(7));
-    assert!(collect(panicking.submit(request(&[7], 9, 0.0)).unwrap(), 1).is_err());
-    wait_for(|| !panicking.is_healthy());
-    assert!(panicking.submit(request(&[1], 1, 0.0)).is_err());
+    for fault in [Fault::PanicOn(7), Fault::LoseOn(7)] {
+        let broken = start(config(), fault);
+        let beside = broken.submit(request(&[8], 40, 0.0)).unwrap();
+        assert!(collect(broken.submit(request(&[7], 9, 0.0)).unwrap(), 1).is_err());
+        assert!(collect(beside, 1).is_err(), "nobody hangs");
+        wait_for(|| !broken.is_healthy());
+        assert!(broken.submit(request(&[1], 1, 0.0)).is_err());
+    }
 }
 
 #[test]

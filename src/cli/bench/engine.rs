@@ -15,7 +15,7 @@ use crate::cli::setup;
 use crate::engine::{
     AdapterId, Backend, GenerateRequest, SamplingParams, Speculative, StreamEvent,
 };
-use crate::model::{LoraAdapter, Operator, OperatorTimes};
+use crate::model::{LoraAdapter, Operator, OperatorTimes, RandomModel};
 
 #[derive(Debug, Clone, Args)]
 pub struct BenchEngineArgs {
@@ -35,6 +35,9 @@ pub struct BenchEngineArgs {
     pub batch: Vec<usize>,
     #[arg(long, default_value_t = 3)]
     pub repeats: usize,
+    /// Measure a model of random weights instead of MODEL, as 8b:bf16 (0.5b, 1.5b, 8b; bf16, q8_0, q4_k_m)
+    #[arg(long, value_name = "SHAPE:TYPE")]
+    pub random: Option<RandomModel>,
     /// Decode with this adapter (a folder in PEFT's format)
     #[arg(long, value_name = "FOLDER")]
     pub lora: Option<PathBuf>,
@@ -52,21 +55,30 @@ pub(in crate::cli) fn run(args: &BenchEngineArgs) -> anyhow::Result<()> {
     engine_args.no_enable_prefix_caching = true;
     let started = Instant::now();
     let times = args.profile.then(|| Arc::new(OperatorTimes::default()));
-    let served = setup::start_with(&engine_args, times.clone())?;
+    let (engine, config, name) = match &args.random {
+        Some(model) => {
+            let engine = setup::start_random(&engine_args, model)?;
+            (engine, Some(model.config()?), format!("random {model:?}"))
+        }
+        None => {
+            let served = setup::start_with(&engine_args, times.clone())?;
+            let name = args.engine.model.clone();
+            (served.engine, served.model_config, name)
+        }
+    };
     let load_seconds = started.elapsed().as_secs_f64();
     let adapter = match &args.lora {
         Some(folder) => {
-            let config = served.model_config.as_ref();
-            let config = config.context("--lora needs --backend native")?;
+            let config = config.as_ref().context("--lora needs --backend native")?;
             let read = LoraAdapter::read(folder, config);
             let adapter = read.with_context(|| format!("--lora {}", folder.display()))?;
-            let loading = served.engine.load_adapter(adapter);
+            let loading = engine.load_adapter(adapter);
             Some(tokio::runtime::Runtime::new()?.block_on(loading)?)
         }
         None => None,
     };
     let bench = Bench {
-        engine: served.engine.as_ref(),
+        engine: engine.as_ref(),
         adapter,
         times: times.as_deref(),
     };
@@ -85,9 +97,10 @@ pub(in crate::cli) fn run(args: &BenchEngineArgs) -> anyhow::Result<()> {
             wanted.map(Measured::to_json).collect::<Vec<_>>()
         };
         let result = json!({
-            "model": args.engine.model,
+            "model": name,
             "threads": args.engine.num_threads(),
             "isa": ponder_kernels::isa(),
+            "device": format!("{:?}", args.engine.device.device).to_lowercase(),
             "load_seconds": load_seconds,
             "prefill": of(true).into_iter().next(),
             "decode": of(false),
@@ -96,8 +109,7 @@ pub(in crate::cli) fn run(args: &BenchEngineArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     println!(
-        "{}: {} threads ({}), loaded in {load_seconds:.1} s, tok/s median (min)",
-        args.engine.model,
+        "{name}: {} threads ({}), loaded in {load_seconds:.1} s, tok/s median (min)",
         args.engine.num_threads(),
         ponder_kernels::isa()
     );

@@ -4,9 +4,13 @@
 //! [`Executor::launch`] does not wait for a device, so that the engine handles what has arrived while the step runs.
 //! Masks come with [`Executor::finish`]: they are computed while the forward pass runs.
 
+mod batch;
+mod cuda;
+mod draw;
 mod model;
 mod step;
 
+pub use cuda::CudaExecutor;
 pub use model::ModelExecutor;
 pub use step::{
     Alternatives, PoolSpec, Pooled, SampleSpec, Sampled, ScoreSpec, StepInput, StepOutput,
@@ -33,6 +37,13 @@ pub enum ExecutorError {
     Lacks(&'static str),
 }
 
+impl ExecutorError {
+    /// Whether no later step can succeed.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, Self::Forward(ForwardError::DeviceLost(_)))
+    }
+}
+
 /// Runs steps in the order in which they are launched.
 ///
 /// A row's result depends on its own sequence alone: never on the other rows, on how a prompt was cut into chunks, or on the number of
@@ -47,6 +58,11 @@ pub trait Executor: Send {
         block_size: usize,
         max_num_rows: usize,
     ) -> Result<(), ExecutorError>;
+
+    /// Bytes of buffers for steps of that many rows, where they come out of the memory that the KV cache has too.
+    fn step_bytes(&self, _max_num_rows: usize) -> usize {
+        0
+    }
 
     /// Begins a step: copies blocks, writes K and V of all rows, computes the logits that are read. On a CPU it computes at once.
     fn launch(&mut self, step: StepInput) -> Result<Ticket, ExecutorError>;

@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
+use super::batch::BatchBuffers;
+use super::draw::draw;
 use super::{
-    Alternatives, Executor, ExecutorError, PoolSpec, Pooled, SampleSpec, Sampled, ScoreSpec,
-    StepInput, StepOutput, Ticket,
+    Executor, ExecutorError, PoolSpec, Pooled, SampleSpec, Sampled, ScoreSpec, StepInput,
+    StepOutput, Ticket,
 };
 use crate::engine::logprobs::token_logprobs;
-use crate::engine::request::{AdapterId, Steering, TokenMask};
-use crate::engine::sampler::{SampleError, Sampler, confidence};
-use crate::model::{
-    Adaptable, AdapterStore, CausalLm, ExpertLoad, ForwardBatch, ForwardError, ModelInfo,
-    SequenceRows,
-};
+use crate::engine::request::TokenMask;
+use crate::engine::sampler::Sampler;
+use crate::model::{Adaptable, AdapterStore, CausalLm, ExpertLoad, ForwardError, ModelInfo};
 
 /// Runs a [`CausalLm`] and samples on the calling thread.
 pub struct ModelExecutor {
@@ -22,9 +21,7 @@ pub struct ModelExecutor {
     logits: Vec<f32>,
     launched: Option<StepInput>,
     num_launched: u64,
-    /// Empty between steps; keep their memory.
-    sequences: Vec<SequenceRows<'static>>,
-    adapters: Vec<Option<AdapterId>>,
+    batch: BatchBuffers,
 }
 
 impl ModelExecutor {
@@ -35,8 +32,7 @@ impl ModelExecutor {
             logits: Vec::new(),
             launched: None,
             num_launched: 0,
-            sequences: Vec::new(),
-            adapters: Vec::new(),
+            batch: BatchBuffers::default(),
         }
     }
 
@@ -45,37 +41,8 @@ impl ModelExecutor {
     }
 
     fn forward(&mut self, step: &StepInput) -> Result<(), ForwardError> {
-        let mut sequences = recycle(std::mem::take(&mut self.sequences));
-        self.adapters.clear();
-        for rows in &step.sequences {
-            self.adapters.push(rows.adapter);
-            sequences.push(SequenceRows {
-                block_table: &step.block_tables[rows.block_table.clone()],
-                num_rows: rows.num_rows,
-                context_len: rows.context_len,
-                leaves: &step.leaf_positions[rows.leaves.clone()],
-            });
-        }
-        let is_steered = step.sequences.iter().any(|rows| rows.steering.is_some());
-        let steering: Vec<Option<&Steering>> = match is_steered {
-            true => (step.sequences.iter())
-                .map(|rows| rows.steering.as_deref())
-                .collect(),
-            false => Vec::new(),
-        };
-        let batch = ForwardBatch {
-            token_ids: &step.token_ids,
-            positions: &step.positions,
-            slot_mapping: &step.slot_mapping,
-            sequences: &sequences,
-            adapters: &self.adapters,
-            steering: &steering,
-            logits_rows: &step.logits_rows,
-            skip: step.skip.as_deref(),
-        };
-        let result = self.model.forward(&batch, &mut self.logits);
-        self.sequences = recycle(sequences);
-        result
+        let (model, logits) = (&mut self.model, &mut self.logits);
+        self.batch.with(step, |batch| model.forward(batch, logits))
     }
 
     fn row(&self, index: u32) -> &[f32] {
@@ -93,28 +60,9 @@ impl ModelExecutor {
         let vocab_size = self.model.info().vocab_size;
         let start = spec.row as usize * vocab_size;
         let row = &self.logits[start..start + vocab_size];
-        let mask = spec.mask.map(|index| &masks[index as usize]);
-        let token_id = match self.sampler.sample(spec, mask, row) {
-            Ok(token_id) => token_id,
-            Err(SampleError::NotFinite) => return Sampled::NotFinite,
-            Err(SampleError::NothingAllowed) => return Sampled::NothingAllowed,
-        };
-        let num_top = spec.num_logprobs;
-        let alternatives = spec.num_alternatives.map(|count| Alternatives {
-            probability: confidence(row, token_id),
-            others: (ponder_kernels::logits::top(row, 1 + count).into_iter())
-                .filter(|other| *other != token_id)
-                .map(|other| (other, confidence(row, other)))
-                .collect(),
-        });
-        Sampled::Token {
-            token_id,
-            logprobs: num_top.and_then(|num_top| token_logprobs(row, token_id, num_top)),
-            hidden_state: (spec.hidden_state)
-                .then(|| self.model.hidden_state(spec.row as usize))
-                .flatten(),
-            alternatives,
-        }
+        let model = &self.model;
+        let hidden_state = |row| model.hidden_state(row);
+        draw(&mut self.sampler, spec, masks, row, hidden_state)
     }
 
     fn pool(&self, spec: &PoolSpec) -> Pooled {
@@ -193,13 +141,4 @@ impl Executor for ModelExecutor {
     fn adaptation(&mut self) -> Option<&mut dyn Adaptable> {
         self.model.adaptation()
     }
-}
-
-/// An empty vector in the memory of another whose elements borrow from something else: collecting in place
-/// keeps the allocation.
-fn recycle<'b>(mut old: Vec<SequenceRows<'_>>) -> Vec<SequenceRows<'b>> {
-    old.clear();
-    old.into_iter()
-        .map(|_| unreachable!("the vector is empty"))
-        .collect()
 }

@@ -103,17 +103,23 @@ impl EngineCore {
         self.end_requests();
         self.drop_adapters();
         let step = catch_unwind(AssertUnwindSafe(|| self.step()));
-        if step.is_err() {
+        let is_whole = match &step {
+            Ok(is_whole) => *is_whole,
             // The model's state is unknown after a panic: fail everything and stop.
+            Err(_) => {
+                self.fail_all("the model panicked; the engine has stopped");
+                false
+            }
+        };
+        if !is_whole {
             self.shared.is_healthy.store(false, Ordering::Release);
-            self.fail_all("the model panicked; the engine has stopped");
         }
         self.publish();
-        step.is_ok()
+        is_whole
     }
 
-    /// One step of the engine.
-    fn step(&mut self) {
+    /// One step of the engine. False when no later one can succeed.
+    fn step(&mut self) -> bool {
         self.adapt();
         let (sequences, draft_runner) = (&self.scheduler.sequences, self.draft_runner.as_mut());
         self.speculator
@@ -122,16 +128,19 @@ impl EngineCore {
         self.speculator.plan(sequences, &self.shared.config);
         self.scheduler.schedule(&mut self.batch);
         if self.batch.rows.is_empty() {
-            return self.note_empty_step();
+            self.note_empty_step();
+            return true;
         }
         if let Err(error) = self.draft().and_then(|()| self.run_batch()) {
-            return self.fail_all(&error.to_string());
+            self.fail_all(&error.to_string());
+            return !error.is_fatal();
         }
         self.num_empty_steps = 0;
         self.scheduler.stats.num_steps += 1;
         self.scheduler.stats.drafts = self.speculator.counts;
         self.end_finished();
         self.audit();
+        true
     }
 
     /// Launches the batch, handles what arrives while it runs, and takes what came of it.

@@ -11,7 +11,7 @@ use crate::model::layer_step::{LayerStep, Scratch};
 use crate::model::layers::{FeedForward, Layer};
 use crate::model::lora::LoraAdapter;
 use crate::model::moe::{ExpertLoad, LayerRouting};
-use crate::model::ops::{KvShape, Ops, RowSet, Step};
+use crate::model::ops::{AttentionShape, KvShape, Ops, RowSet, Step};
 use crate::model::profile::{Operator, Stopwatch};
 use crate::model::skip::{SkipSet, SubLayer};
 use crate::model::skip_search::{Probe, SkipCosts};
@@ -44,9 +44,12 @@ impl<O: Ops> Decoder<O> {
     ) -> Result<(), ForwardError> {
         self.check(batch)?;
         self.adapters.plan(batch)?;
-        let (groups, num_kv_heads) = (&self.adapters.groups, self.config.num_kv_heads);
-        self.ops
-            .prepare(batch, groups, num_kv_heads, &mut self.inputs)?;
+        let shape = AttentionShape {
+            num_heads: self.config.num_heads,
+            cache: self.kv_shape.ok_or(ForwardError::NoKvCache)?,
+        };
+        let groups = &self.adapters.groups;
+        self.ops.prepare(batch, groups, shape, &mut self.inputs)?;
         Ok(())
     }
 
@@ -155,12 +158,8 @@ impl<O: Ops> Decoder<O> {
         }
     }
 
-    /// Final norm and head over the rows left in `x`.
-    fn project(
-        &mut self,
-        batch: &ForwardBatch<'_>,
-        logits: &mut Vec<f32>,
-    ) -> Result<(), ForwardError> {
+    /// Final norm and head over the rows left in `x`; the logits stay in the scratch.
+    fn project(&mut self, batch: &ForwardBatch<'_>) -> Result<(), ForwardError> {
         let (transform, eps) = (self.logits_transform(), self.config.rms_norm_eps);
         let step = Step {
             batch,
@@ -178,7 +177,33 @@ impl<O: Ops> Decoder<O> {
         self.ops
             .final_norm(step, x, &self.output_norm, eps, activations)?;
         self.ops.head(activations, head, &transform, rows)?;
-        self.ops.take(rows, logits)?;
+        Ok(())
+    }
+
+    /// Every operation of a batch that was prepared, up to its logits, which stay where the operations run.
+    pub(in crate::model) fn run(
+        &mut self,
+        batch: &ForwardBatch<'_>,
+        stopwatch: &mut Stopwatch<'_>,
+    ) -> Result<(), ForwardError> {
+        self.embed(batch)?;
+        stopwatch.mark(Operator::Embed);
+        let last_layer = self.layers.len() - 1;
+        for index in 0..self.layers.len() {
+            let left = match index == last_layer {
+                true => RowSet::Kept,
+                false => RowSet::All,
+            };
+            for sub_layer in [SubLayer::Attention(index), SubLayer::Mlp(index)] {
+                if batch.skip.is_none_or(|skip| !skip.skips(sub_layer)) {
+                    self.run_sub_layer(sub_layer, batch, left, stopwatch)?;
+                }
+            }
+        }
+        if !batch.logits_rows.is_empty() {
+            self.project(batch)?;
+            stopwatch.mark(Operator::Head);
+        }
         Ok(())
     }
 }
@@ -220,25 +245,10 @@ impl<O: Ops> CausalLm for Decoder<O> {
         let times = self.operator_times.clone();
         let mut stopwatch = Stopwatch::start(times.as_deref());
         self.prepare(batch)?;
-        self.embed(batch)?;
-        stopwatch.mark(Operator::Embed);
-        let last_layer = self.layers.len() - 1;
-        for index in 0..self.layers.len() {
-            let left = match index == last_layer {
-                true => RowSet::Kept,
-                false => RowSet::All,
-            };
-            for sub_layer in [SubLayer::Attention(index), SubLayer::Mlp(index)] {
-                if batch.skip.is_none_or(|skip| !skip.skips(sub_layer)) {
-                    self.run_sub_layer(sub_layer, batch, left, &mut stopwatch)?;
-                }
-            }
-        }
-        if batch.logits_rows.is_empty() {
-            logits.clear();
-        } else {
-            self.project(batch, logits)?;
-            stopwatch.mark(Operator::Head);
+        self.run(batch, &mut stopwatch)?;
+        match batch.logits_rows.is_empty() {
+            true => logits.clear(),
+            false => self.ops.take(&mut self.scratch.logits, logits)?,
         }
         Ok(())
     }

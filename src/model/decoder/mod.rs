@@ -1,10 +1,12 @@
 //! The forward pass: one static plan over the operations of a device.
 
 mod check;
+mod device;
 mod forward;
 
 use std::sync::Arc;
 
+use super::LoadOptions;
 use super::adapted::Adapters;
 use super::causal_lm::ModelInfo;
 use super::config::ModelConfig;
@@ -50,7 +52,7 @@ impl<O: Ops> Decoder<O> {
         ops: O,
         config: ModelConfig,
         source: &impl WeightSource,
-        max_model_len: Option<usize>,
+        options: &LoadOptions,
     ) -> Result<Self, LoadError> {
         let weights = Weights { source, ops: &ops };
         let (vocab_size, hidden) = (config.vocab_size, config.hidden_size);
@@ -60,11 +62,15 @@ impl<O: Ops> Decoder<O> {
         } else {
             None
         };
-        let layers = (0..config.num_layers)
-            .map(|index| Layer::load(&weights, &config, index))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut layers = Vec::with_capacity(config.num_layers);
+        for index in 0..config.num_layers {
+            layers.push(Layer::load(&weights, &config, index)?);
+            if let Some(progress) = &options.progress {
+                progress(index + 1, config.num_layers);
+            }
+        }
         let output_norm = weights.vector("output_norm.weight", hidden)?;
-        let num_positions = max_model_len.unwrap_or(config.max_position_embeddings);
+        let num_positions = (options.max_model_len).unwrap_or(config.max_position_embeddings);
         let (rope, local_rope) =
             rope_tables(&ops, &config, num_positions).map_err(|source| LoadError::Pack {
                 name: "rope".to_owned(),
@@ -90,7 +96,7 @@ impl<O: Ops> Decoder<O> {
             scratch: Scratch::default(),
             inputs: O::StepInputs::default(),
             adapters: Adapters::default(),
-            operator_times: None,
+            operator_times: options.operator_times.clone(),
             routing: None,
             expert_load: Arc::new(expert_load),
         };

@@ -13,6 +13,7 @@ mod qwen2;
 mod qwen2_moe;
 mod qwen3;
 mod qwen3_moe;
+pub(super) mod shapes;
 
 use ponder_kernels::Glu;
 use serde_json::Value;

@@ -36,6 +36,11 @@ impl ExpertLoad {
         }
     }
 
+    /// Layers up to the last one with experts.
+    pub(in crate::model) fn num_layers(&self) -> usize {
+        self.layers.last().map_or(0, |last| last + 1)
+    }
+
     /// `(layer, expert, tokens)` of every expert.
     pub fn counts(&self) -> impl Iterator<Item = (usize, usize, u64)> + '_ {
         let counts = self.counts.iter().enumerate();

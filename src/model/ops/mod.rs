@@ -15,6 +15,7 @@
 #[cfg(test)]
 mod conformance;
 pub mod cpu;
+pub mod cuda;
 mod experts;
 mod latent;
 mod layer;
@@ -25,6 +26,7 @@ mod types;
 use ponder_kernels::DType;
 
 pub use cpu::CpuOps;
+pub use cuda::{CudaOps, StepKey};
 pub use experts::ExpertOps;
 pub use latent::LatentOps;
 pub use layer::LayerOps;
@@ -103,7 +105,7 @@ pub trait Device: Send + Sized + 'static {
         &mut self,
         batch: &ForwardBatch<'_>,
         groups: &[AdapterRows],
-        num_kv_heads: usize,
+        shape: AttentionShape,
         inputs: &mut Self::StepInputs,
     ) -> Result<(), OpsError>;
 

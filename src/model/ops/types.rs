@@ -13,11 +13,17 @@ pub enum OpsError {
     /// What the device's driver says.
     #[error("the device failed: {0}")]
     Device(String),
+    /// The same, and the device is of no more use to this process.
+    #[error("the device is lost: {0}")]
+    DeviceLost(String),
 }
 
 impl From<OpsError> for ForwardError {
     fn from(error: OpsError) -> Self {
-        Self::Internal(error.to_string())
+        match error {
+            OpsError::DeviceLost(message) => Self::DeviceLost(message),
+            error => Self::Internal(error.to_string()),
+        }
     }
 }
 
@@ -72,6 +78,13 @@ pub struct KvShape {
     pub block_size: usize,
     pub num_kv_heads: usize,
     pub head_dim: usize,
+}
+
+/// What the attention of a step's layers reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionShape {
+    pub num_heads: usize,
+    pub cache: KvShape,
 }
 
 /// The rows of a step that use one adapter.

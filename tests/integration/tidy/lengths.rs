@@ -27,7 +27,13 @@ const LONG_FUNCTIONS: &[(&str, usize)] = &[
     ("kernels/src/cpu/amx/mod.rs: run", 103),
 ];
 
-const FOLDERS: [&str; 4] = ["src", "kernels/src", "sandbox/src", "simulation/src"];
+const FOLDERS: [&str; 5] = [
+    "src",
+    "kernels/src",
+    "kernels-cuda/src",
+    "sandbox/src",
+    "simulation/src",
+];
 
 /// What is longer than the limit and than its entry in the table, and entries that nothing needs.
 fn check(lengths: &[(String, usize)], max: usize, table: &[(&str, usize)]) -> Vec<String> {

@@ -7,7 +7,9 @@ use ponder_kernels::{AttentionParams, RopeKind};
 use super::{ROUNDED, assert_near, assert_same_bits, norm, random, rows};
 use crate::model::causal_lm::{BlockId, ForwardBatch, SequenceRows};
 use crate::model::ops::reference::ReferenceOps;
-use crate::model::ops::{KvShape, Ops, OpsError, RopeParams, Rotation, RowSet, Step};
+use crate::model::ops::{
+    AttentionShape, KvShape, Ops, OpsError, RopeParams, Rotation, RowSet, Step,
+};
 
 const LENGTHS: [usize; 3] = [37, 1, 21];
 const NUM_BLOCKS: u32 = 24;
@@ -161,6 +163,16 @@ fn run<O: Ops>(
 
 /// Runs steps over an empty cache; every sequence's results, token by token. `data` names the token whose values a token has;
 /// `moved` are blocks that the sequences' own are copied to before the last step, which reads those.
+fn cache_shape(setup: &Setup) -> KvShape {
+    KvShape {
+        num_layers: NUM_LAYERS,
+        num_blocks: NUM_BLOCKS as usize,
+        block_size: setup.block_size,
+        num_kv_heads: setup.params.num_kv_heads,
+        head_dim: setup.params.head_dim,
+    }
+}
+
 fn run_with<O: Ops>(
     ops: &mut O,
     setup: &Setup,
@@ -170,13 +182,7 @@ fn run_with<O: Ops>(
     moved: Option<&[Vec<BlockId>]>,
 ) -> Result<Vec<Vec<f32>>, OpsError> {
     let params = &setup.params;
-    let mut cache = ops.kv_cache(&KvShape {
-        num_layers: NUM_LAYERS,
-        num_blocks: NUM_BLOCKS as usize,
-        block_size: setup.block_size,
-        num_kv_heads: params.num_kv_heads,
-        head_dim: params.head_dim,
-    })?;
+    let mut cache = ops.kv_cache(&cache_shape(setup))?;
     let mut results = vec![Vec::new(); tables.len()];
     for (index, step) in steps.iter().enumerate() {
         let moved = moved.filter(|_| index + 1 == steps.len());
@@ -258,7 +264,11 @@ fn attend<O: Ops>(
         eps: EPS,
     };
     let mut inputs = O::StepInputs::default();
-    ops.prepare(batch, &[], setup.params.num_kv_heads, &mut inputs)?;
+    let shape = AttentionShape {
+        num_heads: setup.params.num_heads,
+        cache: cache_shape(setup),
+    };
+    ops.prepare(batch, &[], shape, &mut inputs)?;
     let step = Step {
         batch,
         groups: &[],

@@ -21,6 +21,25 @@ const FLOATS: f32 = 1e-5;
 /// Of the largest value: activations or weights may be rounded to 8 bits, keys and values to 16.
 const ROUNDED: f32 = 2e-2;
 
+/// How near results are, of the largest value.
+#[derive(Clone, Copy)]
+struct Bounds {
+    /// Products of bf16 weights.
+    products: f32,
+    /// Whole models: keys and values are 16-bit floats, and layers add up what that rounds.
+    models: f32,
+}
+
+const EXACT: Bounds = Bounds {
+    products: FLOATS,
+    models: 1e-2,
+};
+/// They read activations of 8 significant bits.
+const OF_TENSOR_CORES: Bounds = Bounds {
+    products: ROUNDED,
+    models: 3e-2,
+};
+
 /// Something that is computed from units (rows, or sequences of them) which do not know of each other.
 trait Case {
     fn num_units(&self) -> usize;
@@ -144,13 +163,13 @@ fn observe<O: Ops>(ops: &mut O, x: &O::Activations, width: usize) -> Result<Vec<
 
 /// The suite, over each implementation.
 macro_rules! conformance {
-    ($($implementation:ident: $new:expr;)*) => {$(
+    ($($implementation:ident: $new:expr, $bounds:expr;)*) => {$(
         mod $implementation {
             use super::*;
 
             #[test]
             fn products() {
-                products::check_all(&mut $new);
+                products::check_all(&mut $new, $bounds.products);
             }
 
             #[test]
@@ -175,7 +194,7 @@ macro_rules! conformance {
 
             #[test]
             fn models() {
-                models::check_all(|| $new);
+                models::check_all(|| $new, $bounds.models);
             }
         }
     )*};
@@ -185,13 +204,15 @@ mod implementations {
     use std::sync::Arc;
 
     use ponder_kernels::ThreadPool;
+    use ponder_kernels_cuda::Gpu;
 
     use super::*;
-    use crate::model::ops::CpuOps;
+    use crate::model::ops::{CpuOps, CudaOps};
 
     conformance! {
-        cpu_of_one_thread: CpuOps::new(Arc::new(ThreadPool::new(1)));
-        cpu_of_two_threads: CpuOps::new(Arc::new(ThreadPool::new(2)));
-        reference: ReferenceOps::default();
+        cpu_of_one_thread: CpuOps::new(Arc::new(ThreadPool::new(1))), EXACT;
+        cpu_of_two_threads: CpuOps::new(Arc::new(ThreadPool::new(2))), EXACT;
+        cuda: CudaOps::new(Gpu::for_tests()), OF_TENSOR_CORES;
+        reference: ReferenceOps::default(), EXACT;
     }
 }

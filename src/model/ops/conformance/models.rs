@@ -21,12 +21,11 @@ use crate::model::{
 
 const BLOCK_SIZE: usize = 16;
 const NUM_BLOCKS: u32 = 32;
-/// Of the largest logit: keys and values are 16-bit floats, and layers add up what that rounds.
-const TOLERANCE: f32 = 1e-2;
 const ADAPTER: AdapterId = AdapterId(7);
 const LENGTHS: [usize; 3] = [19, 1, 8];
 
-pub(super) fn check_all<O: Ops>(new: impl Fn() -> O) {
+/// `tolerance`: of the largest logit.
+pub(super) fn check_all<O: Ops>(new: impl Fn() -> O, tolerance: f32) {
     let models = models();
     for family in FAMILIES {
         let is_there = models.iter().any(|(_, name, _)| *name == family.name);
@@ -35,7 +34,7 @@ pub(super) fn check_all<O: Ops>(new: impl Fn() -> O) {
     for (place, name, files) in &models {
         let mut model = load(new(), files);
         assert_eq!(model.info().architecture, *name, "{place}");
-        check_model(place, &mut model, files);
+        check_model(place, &mut model, files, tolerance);
     }
 }
 
@@ -216,7 +215,7 @@ fn pieces(size: usize) -> Vec<Rows> {
     (0..LENGTHS[0].div_ceil(size)).map(step).collect()
 }
 
-fn check_model<O: Ops>(name: &str, model: &mut Decoder<O>, files: &ModelFiles) {
+fn check_model<O: Ops>(name: &str, model: &mut Decoder<O>, files: &ModelFiles, tolerance: f32) {
     let together = Run {
         steps: &[whole()],
         is_scattered: false,
@@ -230,13 +229,13 @@ fn check_model<O: Ops>(name: &str, model: &mut Decoder<O>, files: &ModelFiles) {
         name,
         &all,
         &together.logits(&mut reference).unwrap(),
-        TOLERANCE,
+        tolerance,
     );
     assert_near(
         name,
         &hidden,
         &reference.hidden_state(20).unwrap(),
-        TOLERANCE,
+        tolerance,
     );
     let alone: Vec<Rows> = whole().into_iter().map(|rows| vec![rows]).collect();
     for (steps, is_scattered) in [(alone, false), (pieces(5), true), (pieces(1), true)] {
@@ -254,7 +253,7 @@ fn check_model<O: Ops>(name: &str, model: &mut Decoder<O>, files: &ModelFiles) {
     let vocab_size = model.info().vocab_size;
     let ends = [19, 20, 28].map(|end| &all[(end - 1) * vocab_size..end * vocab_size]);
     assert_same_bits(name, &last.logits(model).unwrap(), &ends.concat());
-    check_skipping(name, model, &mut reference, together);
+    check_skipping(name, model, &mut reference, together, tolerance);
     check_refusals(name, model);
     assert_same_bits(name, &together.logits(model).unwrap(), &all);
 }
@@ -265,6 +264,7 @@ fn check_skipping<O: Ops>(
     model: &mut Decoder<O>,
     reference: &mut Decoder<ReferenceOps>,
     together: Run<'_>,
+    tolerance: f32,
 ) {
     let num_layers = model.info().num_layers;
     let skip = SkipSet::new(num_layers, [SubLayer::Attention(1), SubLayer::Mlp(1)]);
@@ -273,7 +273,7 @@ fn check_skipping<O: Ops>(
         ..together
     };
     let skipped = run.logits(model).unwrap();
-    assert_near(name, &skipped, &run.logits(reference).unwrap(), TOLERANCE);
+    assert_near(name, &skipped, &run.logits(reference).unwrap(), tolerance);
     // The probes' contexts: what the first sequence's first block holds.
     together.logits(model).unwrap();
     let probe = |token_id| Probe {

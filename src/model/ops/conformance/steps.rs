@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use super::{Case, FLOATS, assert_same_bits, check, floats, host, norm, observe, random, rows};
 use crate::model::causal_lm::{AdapterId, ForwardBatch, SequenceRows};
-use crate::model::ops::{AdaptedInput, AdapterRows, LowRankFactors, Ops, OpsError, RowSet, Step};
+use crate::model::ops::{
+    AdaptedInput, AdapterRows, AttentionShape, KvShape, LowRankFactors, Ops, OpsError, RowSet, Step,
+};
 use crate::model::steering::Steering;
 
 const WIDTH: usize = 33;
@@ -104,7 +106,17 @@ fn with_step<O: Ops, R>(
         skip: None,
     };
     let mut inputs = O::StepInputs::default();
-    ops.prepare(&batch, &groups, 1, &mut inputs)?;
+    let shape = AttentionShape {
+        num_heads: 1,
+        cache: KvShape {
+            num_layers: 1,
+            num_blocks: 1,
+            block_size: 64,
+            num_kv_heads: 1,
+            head_dim: 32,
+        },
+    };
+    ops.prepare(&batch, &groups, shape, &mut inputs)?;
     let step = Step {
         batch: &batch,
         groups: &groups,

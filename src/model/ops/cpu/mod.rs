@@ -11,7 +11,9 @@ use ponder_kernels::{
     Activations, AttentionPlan, DType, ExpertMatrix, KvCache, PackedMatrix, RopeTable, ThreadPool,
 };
 
-use super::{AdapterRows, Device, KvShape, Ops, OpsError, RopeParams, WeightMatrix};
+use super::{
+    AdapterRows, AttentionShape, Device, KvShape, Ops, OpsError, RopeParams, WeightMatrix,
+};
 use crate::model::causal_lm::Adaptable;
 use crate::model::causal_lm::{BlockId, ForwardBatch};
 use crate::model::decoder::Decoder;
@@ -168,10 +170,14 @@ impl Device for CpuOps {
         &mut self,
         batch: &ForwardBatch<'_>,
         _groups: &[AdapterRows],
-        num_kv_heads: usize,
+        shape: AttentionShape,
         inputs: &mut AttentionPlan,
     ) -> Result<(), OpsError> {
-        inputs.plan(batch.sequences, num_kv_heads, self.pool.num_threads());
+        inputs.plan(
+            batch.sequences,
+            shape.cache.num_kv_heads,
+            self.pool.num_threads(),
+        );
         Ok(())
     }
 

@@ -10,7 +10,9 @@ mod layer;
 use ponder_kernels::reference::dequantize;
 use ponder_kernels::{DType, Glu};
 
-use super::{AdapterRows, Device, KvShape, Ops, OpsError, RopeParams, RowSet, WeightMatrix};
+use super::{
+    AdapterRows, AttentionShape, Device, KvShape, Ops, OpsError, RopeParams, RowSet, WeightMatrix,
+};
 use crate::model::causal_lm::{BlockId, ForwardBatch, SequenceRows};
 use crate::model::steering::Steering;
 use attention::{Angles, Cache};
@@ -189,7 +191,7 @@ impl Device for ReferenceOps {
         &mut self,
         batch: &ForwardBatch<'_>,
         groups: &[AdapterRows],
-        _: usize,
+        _: AttentionShape,
         inputs: &mut Inputs,
     ) -> Result<(), OpsError> {
         self.run()?;

@@ -1,0 +1,149 @@
+//! `--device`: where the native engine runs. The only place that knows which devices there are.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use ponder_kernels::ThreadPool;
+use ponder_kernels_cuda::{CudaError, Gpu};
+
+use super::engine_args::{DeviceArg, EngineArgs};
+use super::progress::Counter;
+use crate::engine::{CudaExecutor, Executor, ModelExecutor, config};
+use crate::model::{
+    CpuOps, CudaOps, Decoder, LoadOptions, ModelFiles, OperatorTimes, Ops, RandomModel, catalogue,
+    load_on,
+};
+
+/// KV memory when neither a flag nor the operating system says how much there is.
+const FALLBACK_KV_BYTES: usize = 1 << 30;
+
+/// Where a model runs.
+pub(super) enum Device {
+    Cpu(Arc<ThreadPool>),
+    Cuda {
+        gpu: Gpu,
+        /// Share of its memory that Ponder may use.
+        utilization: f64,
+    },
+}
+
+/// Where a model's weights come from.
+#[derive(Clone, Copy)]
+pub(super) enum Weights<'a> {
+    Files(&'a ModelFiles),
+    Random(&'a RandomModel),
+}
+
+/// Compiled kernels lie beside the models.
+fn kernel_cache() -> Option<PathBuf> {
+    Some(catalogue::home().join("kernels"))
+}
+
+impl Device {
+    /// The device that the flags name. `auto` takes the processor where no GPU can be used, and logs why when there is one.
+    pub(super) fn open(args: &EngineArgs) -> anyhow::Result<Self> {
+        let index = match args.device.device {
+            DeviceArg::Cpu => return Ok(Self::cpu(args)),
+            DeviceArg::Auto => 0,
+            DeviceArg::Cuda(index) => index,
+        };
+        let opened = Gpu::open(index, kernel_cache().as_deref());
+        let utilization = args.device.gpu_memory_utilization;
+        match opened {
+            Ok(gpu) => {
+                tracing::info!("running on {}", gpu.properties().name);
+                Ok(Self::Cuda { gpu, utilization })
+            }
+            Err(CudaError::NoDriver | CudaError::NoDevice { .. })
+                if args.device.device == DeviceArg::Auto =>
+            {
+                Ok(Self::cpu(args))
+            }
+            Err(error) if args.device.device == DeviceArg::Auto => {
+                tracing::warn!("the GPU is not used: {error}");
+                Ok(Self::cpu(args))
+            }
+            Err(error) => Err(error).with_context(|| format!("--device cuda:{index}")),
+        }
+    }
+
+    fn cpu(args: &EngineArgs) -> Self {
+        Self::Cpu(Arc::new(ThreadPool::new(args.num_threads().max(1))))
+    }
+
+    pub(super) fn default_num_batched_tokens(&self) -> usize {
+        match self {
+            Self::Cpu(_) => config::DEFAULT_MAX_NUM_BATCHED_TOKENS,
+            Self::Cuda { .. } => config::DEFAULT_MAX_NUM_BATCHED_TOKENS_ON_GPU,
+        }
+    }
+
+    /// A model with what runs its steps.
+    pub(super) fn load(
+        &self,
+        weights: Weights<'_>,
+        max_model_len: usize,
+        operator_times: Option<Arc<OperatorTimes>>,
+    ) -> anyhow::Result<Box<dyn Executor>> {
+        Ok(match self {
+            Self::Cpu(pool) => {
+                let ops = CpuOps::new(Arc::clone(pool));
+                let model = decoder(ops, weights, max_model_len, operator_times)?;
+                Box::new(ModelExecutor::new(Box::new(model)))
+            }
+            Self::Cuda { gpu, .. } => {
+                let ops = CudaOps::new(gpu.clone());
+                let model = decoder(ops, weights, max_model_len, operator_times)?;
+                Box::new(CudaExecutor::new(model))
+            }
+        })
+    }
+
+    /// Bytes for the KV cache when no flag says: a quarter of the memory that is free; on a GPU all that its share leaves beside
+    /// weights and the buffers of a step of `max_num_rows` rows.
+    pub(super) fn kv_cache_bytes(
+        &self,
+        executor: &dyn Executor,
+        max_num_rows: usize,
+    ) -> anyhow::Result<usize> {
+        let Self::Cuda { gpu, utilization } = self else {
+            return Ok(free_memory().map_or(FALLBACK_KV_BYTES, |free| free / 4));
+        };
+        let (total, free) = (gpu.properties().total_memory, gpu.free_memory()?);
+        let kept_back = (total as f64 * (1.0 - utilization)) as usize;
+        let buffers = executor.step_bytes(max_num_rows);
+        Ok(free.saturating_sub(kept_back).saturating_sub(buffers))
+    }
+}
+
+fn decoder<O: Ops>(
+    ops: O,
+    weights: Weights<'_>,
+    max_model_len: usize,
+    operator_times: Option<Arc<OperatorTimes>>,
+) -> anyhow::Result<Decoder<O>> {
+    let bar = Counter::of_unknown("loading");
+    let options = LoadOptions {
+        max_model_len: Some(max_model_len),
+        operator_times,
+        progress: Some(Arc::new(move |done, total| {
+            bar.set(done as u64, total as u64)
+        })),
+        ..LoadOptions::default()
+    };
+    Ok(match weights {
+        Weights::Files(files) => load_on(ops, files, options)?,
+        Weights::Random(model) => model.load(ops, options)?,
+    })
+}
+
+/// Bytes of memory that are free now.
+fn free_memory() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: usize = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib * 1024)
+}
