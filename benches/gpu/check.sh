@@ -24,6 +24,7 @@ run() { # NAME SECONDS COMMAND...
 }
 : >"$logs/parts.jsonl"
 run kernels 120 "$bin/kernels" --test-threads 4 --skip emulator
+run warpgroups 90 "$bin/kernels" --ignored --nocapture --test-threads 1 wide_products_on_a_device
 run conformance 120 "$bin/tests" --test-threads 4 conformance::implementations::cuda executor::cuda
 if command -v compute-sanitizer >/dev/null; then
   run sanitizer 60 compute-sanitizer --error-exitcode 9 "$bin/kernels" --test-threads 1 rows::tests::norm attention::tests::rotate sample::tests::greedy

@@ -53,6 +53,7 @@ def main():
     print(json.dumps({
         "parts": json_lines(logs / "parts.jsonl"),
         "kernels": tests(logs / "kernels.log"),
+        "warpgroups": tests(logs / "warpgroups.log"),
         "conformance": tests(logs / "conformance.log"),
         "exactness": json.loads(exactness.read_text()) if exactness.exists() else None,
         "device": (logs / "device.log").read_text().splitlines() if (logs / "device.log").exists() else [],

@@ -124,7 +124,8 @@ fn run_all(
     Some(start.elapsed().as_secs_f64() * 1e6 / f64::from(NUM_RUNS))
 }
 
-fn check_shape(gpu: &Gpu, dtype: DType, shape_idx: usize) {
+/// How many kernels gave other bits than those for few rows.
+fn check_shape(gpu: &Gpu, dtype: DType, shape_idx: usize) -> usize {
     let (name, outs, width, is_pair) = SHAPES[shape_idx];
     let matrix = |out: &usize| {
         let bytes = random_blocks(dtype, out * width, *out as u64);
@@ -142,7 +143,7 @@ fn check_shape(gpu: &Gpu, dtype: DType, shape_idx: usize) {
         .map(|bytes| half::bf16::from_le_bytes(*bytes).to_f32())
         .collect();
     let weights: usize = outs.iter().map(|out| out * width).sum();
-    let mut expected = Vec::new();
+    let (mut expected, mut num_wrong) = (Vec::new(), 0);
     for num_rows in NUM_ROWS {
         let x = activations(gpu, &values[..num_rows * width], width);
         let kinds = Kind::ALL.into_iter().filter(|kind| {
@@ -159,6 +160,7 @@ fn check_shape(gpu: &Gpu, dtype: DType, shape_idx: usize) {
                 expected.clone_from(&bits);
             }
             let wrong = bits.iter().zip(&expected).position(|(a, b)| a != b);
+            num_wrong += usize::from(wrong.is_some());
             let kind = kind.map_or("few rows".to_owned(), |kind| format!("{kind:?}"));
             println!(
                 "{} {name:9} {num_rows:5} rows {kind:9} {time:8.1} us {flops:6.0} TFLOP/s{}",
@@ -167,15 +169,21 @@ fn check_shape(gpu: &Gpu, dtype: DType, shape_idx: usize) {
             );
         }
     }
+    num_wrong
 }
 
 #[test]
 #[ignore = "needs a device with wgmma"]
 fn wide_products_on_a_device() {
     let gpu = Gpu::open(0, None).unwrap();
+    let mut num_wrong = 0;
     for dtype in TYPES {
         for index in 0..SHAPES.len() {
-            check_shape(&gpu, dtype, index);
+            num_wrong += check_shape(&gpu, dtype, index);
         }
     }
+    assert_eq!(
+        num_wrong, 0,
+        "kernels with other bits than those for few rows"
+    );
 }
