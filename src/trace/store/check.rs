@@ -91,7 +91,10 @@ impl Checker {
     /// Ends the thread; `Drop` does it without waiting.
     pub fn close(&self) {
         self.stop.store(true, Ordering::Release);
-        lock(&self.suspicion).take();
+        // The writer may still hold the channel: it is word, not the channel's end, that wakes the thread.
+        if let Some(suspicion) = lock(&self.suspicion).take() {
+            suspicion.raise();
+        }
         let thread = lock(&self.thread).take();
         if let Some(thread) = thread {
             let _ = thread.join();

@@ -38,6 +38,15 @@ impl Snapshot {
     }
 }
 
+/// A store that nobody reads meanwhile. The thread that checks the indexes does, and a reader keeps part of the log out of a checkpoint: the
+/// file then has pages of frames that still lie in the log. SQLite has synced those before, so that no loss of power takes
+/// them, but a log that is cut anywhere would lack them.
+fn open_alone(folder: &Folder) -> TraceStore {
+    let store = folder.open(StoreOptions::default());
+    store.inner.checker.close();
+    store
+}
+
 fn newest(store: &TraceStore) -> u64 {
     let newest = list_all(store, Order::NewestFirst).0;
     newest.first().map_or(0, |newest| newest.seq)
@@ -46,7 +55,7 @@ fn newest(store: &TraceStore) -> u64 {
 #[test]
 fn no_number_comes_again_when_the_end_of_the_log_is_lost() {
     let folder = Folder::new();
-    let store = folder.open(StoreOptions::default());
+    let store = open_alone(&folder);
     fill(&store, &["a", "b", "c"], 0);
     let early = Snapshot::of(&folder);
     fill(&store, &["d", "e", "f", "g", "h"], 0);
@@ -153,7 +162,7 @@ proptest! {
     #[test]
     fn numbers_only_grow(acts in acts()) {
         let mut folder = Folder::new();
-        let mut store = folder.open(StoreOptions::default());
+        let mut store = open_alone(&folder);
         let (mut seen, mut names) = (0, 0);
         for act in acts {
             match act {
@@ -168,14 +177,14 @@ proptest! {
                 }
                 Act::Close => {
                     store.close();
-                    store = folder.open(StoreOptions::default());
+                    store = open_alone(&folder);
                 }
                 Act::Crash(percent) => {
                     let snapshot = Snapshot::of(&folder);
                     let lost = snapshot.restore(snapshot.log.len() * percent / 100);
                     store.close();
                     folder = lost;
-                    store = folder.open(StoreOptions::default());
+                    store = open_alone(&folder);
                 }
             }
         }
