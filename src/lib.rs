@@ -3,6 +3,7 @@
 pub mod api;
 pub mod cli;
 pub mod engine;
+pub mod grammar;
 pub mod model;
 pub mod reward;
 pub mod search;

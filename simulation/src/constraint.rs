@@ -1,6 +1,6 @@
 //! A constraint with a state, and a watcher: what they allow depends on all tokens before.
 
-use ponder::engine::{TokenConstraint, TokenId, TokenMask, TokenWatcher, Watch};
+use ponder::engine::{ConstraintError, TokenConstraint, TokenId, TokenMask, TokenWatcher, Watch};
 
 use crate::setup::VOCAB_SIZE;
 
@@ -27,9 +27,10 @@ impl Rotating {
 }
 
 impl TokenConstraint for Rotating {
-    fn mask(&mut self, mask: &mut TokenMask) {
+    fn mask(&mut self, mask: &mut TokenMask) -> Result<(), ConstraintError> {
         let allowed = (0..VOCAB_SIZE as TokenId).filter(|id| !self.forbids(*id));
         allowed.for_each(|id| mask.allow(id));
+        Ok(())
     }
 
     fn accept(&mut self, token_id: TokenId) -> bool {

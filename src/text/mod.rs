@@ -4,12 +4,14 @@ pub mod chat_template;
 pub mod detokenizer;
 #[cfg(test)]
 mod mutations;
+mod output;
 mod pattern;
 pub mod stop;
 pub mod tokenizer;
 
 pub use chat_template::{ChatTemplate, TemplateError};
 pub use detokenizer::Detokenizer;
+pub use output::{OutputFormat, OutputParser, OutputPiece, ReasoningFormat, ToolFormat};
 pub use pattern::{Automaton, Pattern, Place};
 pub use stop::{StopMatcher, StopOutcome};
 pub use tokenizer::{Tokenizer, TokenizerError};

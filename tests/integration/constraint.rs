@@ -2,9 +2,9 @@
 
 use ponder::engine::fake_model::{FakeModel, Fault};
 use ponder::engine::{
-    AllowedTokens, Backend, EngineConfig, EngineError, EngineHandle, FinishReason, GenerateRequest,
-    SamplingParams, Speculative, SpeculativeConfig, StreamEvent, TokenConstraint, TokenId,
-    TokenMask,
+    AllowedTokens, Backend, ConstraintError, EngineConfig, EngineError, EngineHandle, FinishReason,
+    GenerateRequest, SamplingParams, Speculative, SpeculativeConfig, StreamEvent, TokenConstraint,
+    TokenId, TokenMask,
 };
 
 const VOCAB_SIZE: usize = 40;
@@ -48,10 +48,11 @@ impl Cycle {
 }
 
 impl TokenConstraint for Cycle {
-    fn mask(&mut self, mask: &mut TokenMask) {
+    fn mask(&mut self, mask: &mut TokenMask) -> Result<(), ConstraintError> {
         for token_id in (0..self.len).filter(|id| self.allows(*id)) {
             mask.allow(token_id);
         }
+        Ok(())
     }
 
     fn accept(&mut self, token_id: TokenId) -> bool {

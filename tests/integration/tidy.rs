@@ -16,15 +16,16 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "api", "text", "train", "trace", "reward", "engine", "model", "work",
+            "api", "text", "train", "trace", "reward", "grammar", "engine", "model", "work",
         ],
     ),
     (
         "api",
         &[
-            "text", "search", "trace", "reward", "engine", "model", "work",
+            "text", "search", "trace", "reward", "grammar", "engine", "model", "work",
         ],
     ),
+    ("grammar", &["text", "engine", "work"]),
     ("train", &["trace", "reward", "engine"]),
     ("trace", &[]),
     ("search", &["text", "reward", "engine"]),

@@ -1,8 +1,7 @@
 //! What an answer is made of, whoever makes it and in whatever format it is sent.
 //!
-//! A kind of content that has no producer yet (tool calls, reasoning) is a variant of
-//! [`AnswerEvent`] to come: [`super::whole`] and each format of [`crate::api::wire`] match all of
-//! them, so that the compiler names every place that must know it.
+//! [`super::whole`] and each format of [`crate::api::wire`] match all kinds of content, so that the compiler names every place
+//! that must know a new one.
 
 use serde_json::Value;
 
@@ -29,12 +28,33 @@ pub(in crate::api) enum AnswerEvent {
     Done(Box<Summary>),
 }
 
-/// New text of a choice.
+/// What is new of a choice, in this order: thoughts, text, calls.
 #[derive(Debug, Clone, Default)]
 pub(in crate::api) struct Delta {
+    pub reasoning: String,
     pub text: String,
+    pub tool_calls: Vec<ToolCallDelta>,
     /// Of the tokens since the delta before; `None` when nobody asked.
     pub logprobs: Option<Vec<TokenLogprob>>,
+}
+
+/// More of a call of a tool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::api) struct ToolCallDelta {
+    /// Of the call in its choice.
+    pub index: usize,
+    /// In the first piece of a call.
+    pub head: Option<ToolCallHead>,
+    /// JSON text.
+    pub arguments: String,
+}
+
+/// What is known when a call begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::api) struct ToolCallHead {
+    /// `call_…`.
+    pub id: String,
+    pub name: String,
 }
 
 /// A token's log-probability and the likeliest others in its place, best first.
@@ -84,6 +104,7 @@ pub(in crate::api) struct ChoiceEnd {
 pub(in crate::api) enum EndReason {
     Stop,
     Length,
+    ToolCalls,
     Abort,
 }
 
@@ -93,6 +114,7 @@ impl EndReason {
         match self {
             Self::Stop => "stop",
             Self::Length => "length",
+            Self::ToolCalls => "tool_calls",
             Self::Abort => "abort",
         }
     }

@@ -218,6 +218,7 @@ impl PlainAnswer {
                     .map(|entry| token_logprob(tokenizer, entry))
                     .collect()
             }),
+            ..Delta::default()
         };
         match end {
             Some(end) => {
@@ -249,6 +250,7 @@ impl PlainAnswer {
             last: Delta {
                 logprobs: (self.wants_logprobs && !text.is_empty()).then(Vec::new),
                 text,
+                ..Delta::default()
             },
             end: end?,
         })

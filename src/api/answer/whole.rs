@@ -1,6 +1,8 @@
 //! An answer that is sent as a whole: its events, put together.
 
-use super::event::{AnswerEvent, ChoiceEnd, Delta, PromptReport, Summary, TokenLogprob};
+use super::event::{
+    AnswerEvent, ChoiceEnd, Delta, PromptReport, Summary, TokenLogprob, ToolCallDelta, ToolCallHead,
+};
 
 /// All of an answer.
 #[derive(Debug, Default)]
@@ -13,9 +15,19 @@ pub(in crate::api) struct Whole {
 /// All of a choice.
 #[derive(Debug, Default)]
 pub(in crate::api) struct WholeChoice {
+    pub reasoning: String,
     pub text: String,
+    pub tool_calls: Vec<ToolCall>,
     pub logprobs: Option<Vec<TokenLogprob>>,
     pub end: Option<ChoiceEnd>,
+}
+
+/// A call of a tool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::api) struct ToolCall {
+    pub head: ToolCallHead,
+    /// JSON text.
+    pub arguments: String,
 }
 
 impl Whole {
@@ -38,7 +50,22 @@ impl Whole {
             self.choices.resize_with(choice + 1, WholeChoice::default);
         }
         let whole = &mut self.choices[choice];
+        whole.reasoning.push_str(&delta.reasoning);
         whole.text.push_str(&delta.text);
+        for ToolCallDelta {
+            index,
+            head,
+            arguments,
+        } in delta.tool_calls
+        {
+            if let Some(head) = head {
+                let arguments = String::new();
+                whole.tool_calls.push(ToolCall { head, arguments });
+            }
+            if let Some(call) = whole.tool_calls.get_mut(index) {
+                call.arguments.push_str(&arguments);
+            }
+        }
         if let Some(logprobs) = delta.logprobs {
             whole.logprobs.get_or_insert_default().extend(logprobs);
         }

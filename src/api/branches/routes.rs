@@ -304,7 +304,7 @@ pub(in crate::api) async fn commit(
         choice: 0,
         last: Delta {
             text: work.tree.text(request.node),
-            logprobs: None,
+            ..Delta::default()
         },
         end: ChoiceEnd {
             reason: EndReason::from(node.end.unwrap_or(End::Stop)),

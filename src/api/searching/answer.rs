@@ -78,6 +78,7 @@ impl SearchAnswer {
                     let entries = answer.logprobs.iter().cloned();
                     entries.map(|it| token_logprob(tokenizer, it)).collect()
                 }),
+                ..Delta::default()
             },
             end: ChoiceEnd {
                 reason: EndReason::from(answer.end),
@@ -178,7 +179,11 @@ fn progress(run: &SearchRun, num_sent: &mut usize, event: SearchEvent) -> Option
         SearchEvent::Agreed { text } if run.n == 1 => {
             *num_sent += text.len();
             let logprobs = None;
-            let delta = Delta { text, logprobs };
+            let delta = Delta {
+                text,
+                logprobs,
+                ..Delta::default()
+            };
             Some(AnswerEvent::Delta { choice: 0, delta })
         }
         SearchEvent::Agreed { .. } => None,

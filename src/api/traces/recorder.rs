@@ -71,7 +71,8 @@ impl Recorder {
     pub fn end(&mut self, choice: usize, reason: EndReason) {
         let end = match reason {
             EndReason::Abort => "cut",
-            EndReason::Stop | EndReason::Length => reason.name(),
+            EndReason::Stop | EndReason::ToolCalls => EndReason::Stop.name(),
+            EndReason::Length => reason.name(),
         };
         self.answers[choice]
             .end

@@ -65,6 +65,7 @@ impl CompletionsFormat {
         let delta = Delta {
             text: choice.text,
             logprobs: choice.logprobs,
+            ..Delta::default()
         };
         let mut body = self.choice(index, delta, choice.end.as_ref());
         if let Some(value) = choice.end.and_then(|end| end.value) {

@@ -65,6 +65,11 @@ impl TokenMask {
     }
 }
 
+/// Why a constraint cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConstraintError(pub String);
+
 /// Decides which tokens may come next in one continuation, on the engine's thread.
 ///
 /// The engine asks for a mask before each token is sampled. A draft is followed with [`Self::accept`] token by token, so that every
@@ -72,13 +77,21 @@ impl TokenMask {
 /// accepts is then accepted for good.
 pub trait TokenConstraint: std::fmt::Debug + Send {
     /// Allows in `mask`, which allows nothing, the tokens that may come next: end-of-sequence tokens where the text may end.
-    fn mask(&mut self, mask: &mut TokenMask);
+    ///
+    /// # Errors
+    /// The constraint is of no more use, and its request ends.
+    fn mask(&mut self, mask: &mut TokenMask) -> Result<(), ConstraintError>;
 
     /// Takes the next token; false when it is not allowed, and nothing has changed then.
     fn accept(&mut self, token_id: TokenId) -> bool;
 
     /// Takes back the newest `num_tokens` accepted tokens.
     fn rollback(&mut self, num_tokens: usize);
+
+    /// Tokens that must come next, at most `most`: they are drafted. A guess is fine, since drafts are verified.
+    fn forced(&mut self, _most: usize) -> Vec<TokenId> {
+        Vec::new()
+    }
 
     /// A constraint in the same state, for a continuation that goes its own way from here.
     fn fork(&self) -> Box<dyn TokenConstraint>;
@@ -107,10 +120,11 @@ impl AllowedTokens {
 }
 
 impl TokenConstraint for AllowedTokens {
-    fn mask(&mut self, mask: &mut TokenMask) {
+    fn mask(&mut self, mask: &mut TokenMask) -> Result<(), ConstraintError> {
         for (word, allowed) in mask.words.iter_mut().zip(&self.mask.words) {
             *word |= allowed;
         }
+        Ok(())
     }
 
     fn accept(&mut self, token_id: TokenId) -> bool {

@@ -15,7 +15,7 @@ use super::speculative::Speculative;
 pub use super::stats::EngineStats;
 pub use crate::model::{AdaptationConfig, AdaptationReport, AdapterId, Steering};
 pub use budget::TokenBudget;
-pub use constraint::{AllowedTokens, TokenConstraint, TokenMask};
+pub use constraint::{AllowedTokens, ConstraintError, TokenConstraint, TokenMask};
 pub use error::EngineError;
 pub use event::{FinishReason, StreamEvent, TokenLogprobs};
 pub use sampling::SamplingParams;

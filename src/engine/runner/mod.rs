@@ -218,7 +218,9 @@ impl Runner {
     fn push_mask(&mut self, sequence: &mut Sequence) -> Option<u32> {
         let constraint = sequence.constraint.as_mut()?;
         let mut mask = TokenMask::none(self.executor.info().vocab_size);
-        constraint.mask(&mut mask);
+        if let Err(error) = constraint.mask(&mut mask) {
+            tracing::warn!("a constraint fails: {error}");
+        }
         self.masks.push(mask);
         Some(self.masks.len() as u32 - 1)
     }

@@ -55,7 +55,7 @@ fn entry(text: &str, logprob: f32, other: &str) -> TokenLogprob {
 fn delta(choice: usize, text: &str) -> AnswerEvent {
     let delta = Delta {
         text: text.to_owned(),
-        logprobs: None,
+        ..Delta::default()
     };
     AnswerEvent::Delta { choice, delta }
 }
@@ -65,7 +65,7 @@ fn end(choice: usize, text: &str, reason: EndReason, stop: Option<StopReason>) -
         choice,
         last: Delta {
             text: text.to_owned(),
-            logprobs: None,
+            ..Delta::default()
         },
         end: ChoiceEnd {
             reason,
@@ -141,6 +141,7 @@ fn echoed() -> Vec<AnswerEvent> {
     let part = |text: &str, entry| Delta {
         text: text.to_owned(),
         logprobs: some(vec![entry]),
+        ..Delta::default()
     };
     let first = entry("é", -0.5, "x");
     vec![
