@@ -135,6 +135,7 @@ impl Ask {
             stops: Vec::new(),
             include_stop: false,
             skip_special: true,
+            visible: Vec::new(),
             tenant: 0,
             cache_salt: 0,
             adapter: None,

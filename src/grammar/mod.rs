@@ -43,3 +43,20 @@ impl Grammars {
         )))
     }
 }
+
+/// Where a model thinks before it answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Thought {
+    pub start: Vec<u32>,
+    pub end: Vec<u32>,
+    pub is_open: bool,
+    pub max_tokens: Option<usize>,
+}
+
+pub fn after_thought(
+    _thought: Thought,
+    rest: Option<Box<dyn TokenConstraint>>,
+    _vocab_size: usize,
+) -> Box<dyn TokenConstraint> {
+    rest.unwrap_or_else(|| Box::new(crate::engine::AllowedTokens::new(0, [])))
+}

@@ -31,6 +31,8 @@ pub struct EnginePolicy {
     pub stops: Vec<String>,
     pub include_stop: bool,
     pub skip_special: bool,
+    /// Special tokens whose texts are shown all the same: marks of thoughts and calls.
+    pub visible: Vec<TokenId>,
     /// Who asks.
     pub tenant: u64,
     pub cache_salt: u64,
@@ -124,9 +126,18 @@ impl EnginePolicy {
     }
 
     fn watcher(&self, expansion: &Expansion, step: Option<(StepRule, Watch)>) -> StepWatcher {
-        let detokenizer = Detokenizer::new(&self.tokenizer, self.skip_special);
-        let stops = StopMatcher::new(self.stops.clone(), self.include_stop);
-        StepWatcher::new(detokenizer, stops, &expansion.prefix_text, step)
+        let stops = self.stops(expansion.prefix.len());
+        StepWatcher::new(self.detokenizer(), stops, &expansion.prefix_text, step)
+    }
+
+    fn detokenizer(&self) -> Detokenizer {
+        Detokenizer::with_visible(&self.tokenizer, self.skip_special, &self.visible)
+    }
+
+    /// Stop strings wait for `min_tokens`, those of the prefix among them.
+    fn stops(&self, num_prefix_tokens: usize) -> StopMatcher {
+        let num_waiting = self.params.min_tokens.saturating_sub(num_prefix_tokens + 1);
+        StopMatcher::new(self.stops.clone(), self.include_stop).after(num_waiting)
     }
 
     /// Enters the queue; when it is full, only the search's first samples are refused, and the others at the deadline.
@@ -147,11 +158,12 @@ impl EnginePolicy {
     }
 
     /// The text of a finished sample, and whether a stop string ended it.
-    fn text(&self, prefix_text: &str, token_ids: &[TokenId]) -> (String, bool) {
-        let mut detokenizer = Detokenizer::new(&self.tokenizer, self.skip_special);
-        let mut stops = StopMatcher::new(self.stops.clone(), self.include_stop);
-        let own = |text: &str| text.get(prefix_text.len()..).unwrap_or_default().to_owned();
-        let mut text = stops.push(prefix_text).text;
+    fn text(&self, source: &Expansion, token_ids: &[TokenId]) -> (String, bool) {
+        let mut detokenizer = self.detokenizer();
+        let mut stops = self.stops(source.prefix.len());
+        let start = source.prefix_text.len();
+        let own = |text: &str| text.get(start..).unwrap_or_default().to_owned();
+        let mut text = stops.pass(&source.prefix_text);
         for token_id in token_ids {
             let outcome = stops.push(&detokenizer.push(*token_id));
             text.push_str(&outcome.text);
@@ -202,7 +214,7 @@ impl Policy for EnginePolicy {
     }
 
     fn pieces(&self, token_ids: &[TokenId]) -> Vec<String> {
-        let mut detokenizer = Detokenizer::new(&self.tokenizer, self.skip_special);
+        let mut detokenizer = self.detokenizer();
         token_ids.iter().map(|id| detokenizer.push(*id)).collect()
     }
 
@@ -267,7 +279,7 @@ impl EngineRunning<'_> {
         let reason = sample.finished.unwrap_or(FinishReason::Abort);
         let (expansion, index) = (sample.expansion, sample.index);
         let source = &self.expansions[expansion];
-        let (text, hits_stop) = self.policy.text(&source.prefix_text, &token_ids);
+        let (text, hits_stop) = self.policy.text(source, &token_ids);
         let num_tokens = source.prefix.len() + token_ids.len();
         let end = match reason {
             FinishReason::Eos | FinishReason::StopToken(_) => End::Stop,

@@ -256,6 +256,7 @@ fn engine_policy(engine: &Engine, max_tokens: usize) -> EnginePolicy {
         stops: Vec::new(),
         include_stop: false,
         skip_special: true,
+        visible: Vec::new(),
         tenant: 0,
         cache_salt: 0,
         adapter: None,

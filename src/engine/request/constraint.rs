@@ -75,7 +75,7 @@ pub struct ConstraintError(pub String);
 /// The engine asks for a mask before each token is sampled. A draft is followed with [`Self::accept`] token by token, so that every
 /// one of its rows is sampled under its own mask, and taken back with [`Self::rollback`] before the step runs: what the step
 /// accepts is then accepted for good.
-pub trait TokenConstraint: std::fmt::Debug + Send {
+pub trait TokenConstraint: std::fmt::Debug + Send + Sync {
     /// Allows in `mask`, which allows nothing, the tokens that may come next: end-of-sequence tokens where the text may end.
     ///
     /// # Errors
