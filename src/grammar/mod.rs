@@ -3,9 +3,11 @@
 //! The parsers and the masks are llguidance's. This room builds its grammars, bounds their compilation, and gives the engine a
 //! [`crate::engine::TokenConstraint`] of each. It knows no HTTP.
 
+mod combined;
 mod spec;
 mod tools;
 
+pub use combined::{both, either};
 pub use spec::{Grammar, GrammarError};
 pub use tools::{ToolGrammar, ToolSpec};
 

@@ -130,7 +130,8 @@ impl EnginePolicy {
         StepWatcher::new(self.detokenizer(), stops, &expansion.prefix_text, step)
     }
 
-    fn detokenizer(&self) -> Detokenizer {
+    /// Turns the tokens of an answer into its text.
+    pub fn detokenizer(&self) -> Detokenizer {
         Detokenizer::with_visible(&self.tokenizer, self.skip_special, &self.visible)
     }
 

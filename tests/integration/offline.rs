@@ -14,10 +14,11 @@ use ponder::engine::{
     Backend, Capability, Engine, EngineConfig, EngineError, EngineHandle, EngineOptions,
     EngineStats, GenerateRequest, GroupId, RequestId, RequestStream,
 };
+use ponder::grammar::Grammars;
 use ponder::model::{AdapterId, CausalLm, LoraAdapter, ModelInfo};
 use ponder::reward::prm::{Prm, PrmFormat, PrmParts};
 use ponder::reward::{Judge, Programs, RewardResources, SchemaChecker};
-use ponder::text::{ChatTemplate, Tokenizer};
+use ponder::text::{ChatTemplate, OutputFormat, Tokenizer};
 use ponder_sandbox::{Confined, Limits};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -210,6 +211,8 @@ impl Offline {
             delimiter: None,
         });
         let served = Served {
+            grammars: Grammars::new(&tokenizer, engine.model_info().vocab_size).ok(),
+            output: OutputFormat::default(),
             engine,
             model_config: files.config().ok(),
             tokenizer,

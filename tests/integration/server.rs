@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use ponder::api::{AppState, Served, ServerConfig, listen, serve};
 use ponder::engine::{Engine, EngineHandle, EngineOptions};
+use ponder::grammar::Grammars;
 use ponder::reward::{Judge, RewardResources};
-use ponder::text::{ChatTemplate, Tokenizer};
+use ponder::text::{ChatTemplate, OutputFormat, Tokenizer};
 use ponder::trace::{StoreOptions, TraceStore};
 use serde_json::Value;
 
@@ -22,6 +23,8 @@ fn served(options: &EngineOptions, rewards: RewardResources) -> Served {
     let template = chat_template.clone().unwrap();
     let judge = Arc::new(Judge::new(Arc::clone(&engine), tokenizer.clone(), template));
     Served {
+        grammars: Grammars::new(&tokenizer, engine.model_info().vocab_size).ok(),
+        output: OutputFormat::default(),
         adaptation: None,
         model_config: files.config().ok(),
         engine,

@@ -7,5 +7,7 @@ pub(super) mod dispatch;
 pub(super) mod event;
 mod latency;
 pub(super) mod logprobs;
+mod outcome;
 mod plain;
+pub(super) mod reader;
 pub(super) mod whole;
