@@ -25,7 +25,7 @@ use crate::work::Budget;
 const DEFAULT_LEASE: u64 = 300;
 const MAX_LEASE: u64 = 3600;
 /// Fields of a request that mean nothing for a session.
-const REFUSED: [&str; 26] = [
+const REFUSED: [&str; 25] = [
     "search",
     "stream",
     "n",
