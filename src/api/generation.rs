@@ -11,8 +11,8 @@ use super::openai::params::SharedParams;
 use super::openai::speculation::Speculation;
 use super::tenant::Tenant;
 use super::wire::Wire;
-use crate::engine::{AdaptationConfig, Media, SamplingParams, TokenConstraint};
-use crate::search::SearchRequest;
+use crate::engine::{AdaptationConfig, Media, SamplingParams};
+use crate::search::{BranchConstraint, SearchRequest};
 
 /// A checked request, whatever format it came in.
 pub(super) struct Generation {
@@ -42,7 +42,7 @@ pub(super) struct Generation {
 /// What an answer must look like, and how its text is read.
 #[derive(Debug, Default)]
 pub(super) struct Shape {
-    pub constraint: Option<Box<dyn TokenConstraint>>,
+    pub constraint: Option<BranchConstraint>,
     /// What the request says of it: a search goes on only under the same. Null when it says nothing.
     pub asked: Value,
     pub reading: ReadingRules,

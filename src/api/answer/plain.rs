@@ -20,8 +20,8 @@ use crate::api::state::AppState;
 use crate::api::traces::keep;
 use crate::api::traces::recorder::Recorder;
 use crate::engine::{
-    AdaptationConfig, AdaptationReport, Backend, Engine, FinishReason, GenerateRequest, RequestId,
-    StreamEvent, TokenLogprobs,
+    AdaptationConfig, AdaptationReport, Backend, ConstraintError, Engine, EngineError,
+    FinishReason, GenerateRequest, RequestId, StreamEvent, TokenLogprobs,
 };
 use crate::text::{Detokenizer, StopMatcher, Tokenizer};
 
@@ -332,13 +332,15 @@ fn submit_all(
     let salt = generation.shared.cache_salt.as_deref();
     let (mut events, mut ids) = (SelectAll::new(), Vec::new());
     let max_model_len = engine.config().max_model_len;
+    let constraint = generation.shape.constraint.as_ref();
     for prompt in &generation.prompts {
+        let constraint = constraint.map(|constraint| constraint.after(&[]));
         let mut params = generation.params.clone();
         params.max_tokens = params.max_tokens.min(max_model_len);
         // A refused prompt drops the streams before it, which aborts them.
         let stream = engine.submit(GenerateRequest {
             n,
-            constraint: generation.shape.constraint.clone(),
+            constraint: constraint.transpose().map_err(refused)?,
             tenant: generation.tenant.0,
             cache_salt: generation.tenant.cache_salt(salt),
             adapter: generation.target.adapter_id(),
@@ -354,4 +356,8 @@ fn submit_all(
         events.push(stream.numbered(index));
     }
     Ok((events, ids))
+}
+
+fn refused(error: ConstraintError) -> ApiError {
+    EngineError::Constraint(error.0).into()
 }

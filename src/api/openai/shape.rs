@@ -11,6 +11,7 @@ use crate::api::generation::Shape;
 use crate::api::served::Served;
 use crate::engine::TokenConstraint;
 use crate::grammar::{Grammar, ToolGrammar, either};
+use crate::search::BranchConstraint;
 use crate::text::OutputFormat;
 use crate::work::Budget;
 
@@ -26,7 +27,7 @@ pub(super) fn of_completion(
     });
     let (constraint, asked) = compiled.transpose()?.unzip();
     Ok(Shape {
-        constraint,
+        constraint: constraint.map(BranchConstraint::new),
         asked: asked.unwrap_or_default(),
         ..Shape::default()
     })
@@ -49,8 +50,9 @@ pub(super) fn of_chat(
         reasoning: served.output.reasoning.clone(),
     };
     let may_call_again = |calls: &Calls| calls.grammar.is_parallel;
+    let constraint = reasoning.constraint(served, prompt, rest)?;
     Ok(Shape {
-        constraint: reasoning.constraint(served, prompt, rest)?,
+        constraint: constraint.map(BranchConstraint::new),
         asked,
         reading: ReadingRules {
             is_thinking: served.output.opens_thought(prompt),
