@@ -1,23 +1,20 @@
-//! Whether a request is searched or answered plainly.
+//! From a checked request to the answer that its client asked for.
 
 use axum::response::Response;
 
 use super::deliver::deliver;
-use super::outcome::Outcome;
-use super::plain::PlainAnswer;
+use super::producer::Producer;
 use crate::api::clock::unix_time;
 use crate::api::error::ApiError;
 use crate::api::generation::Generation;
-use crate::api::searching::answer::SearchAnswer;
 use crate::api::state::AppState;
 use crate::api::wire::envelope::Head;
 
 /// Answers as the client asked.
 pub(in crate::api) async fn answer(
     state: &AppState,
-    mut generation: Generation,
+    generation: Generation,
 ) -> Result<Response, ApiError> {
-    let searched = generation.search.take();
     let shared = &generation.shared;
     let is_stream = shared.stream;
     let wire = generation.wire;
@@ -32,14 +29,6 @@ pub(in crate::api) async fn answer(
         is_legacy: generation.shape.is_legacy,
     };
     let format = wire.format(head);
-    match searched {
-        Some(request) => {
-            let producer = SearchAnswer::start(state, generation, request).await?;
-            deliver(producer, format, is_stream, Outcome::pending(state)).await
-        }
-        None => {
-            let producer = PlainAnswer::start(state, generation)?;
-            deliver(producer, format, is_stream, Outcome::pending(state)).await
-        }
-    }
+    let producer = Producer::start(state, generation).await?;
+    deliver(producer, format, is_stream).await
 }

@@ -9,5 +9,6 @@ mod latency;
 pub(super) mod logprobs;
 mod outcome;
 mod plain;
+pub(super) mod producer;
 pub(super) mod reader;
 pub(super) mod whole;
