@@ -80,7 +80,7 @@ fn answers_keep_to_every_kind_of_grammar() {
         "{object}"
     );
     // What the model would say anyway, it says.
-    let own = "{\"name\":\"Bo\",\"age\":7}";
+    let own = "{\"name\": \"Bo\", \"age\": 7}";
     assert_eq!(
         text(server, &say(own, asking_for_a_person()[0].clone())),
         own
@@ -100,7 +100,7 @@ fn streams_choices_completions_and_searches_keep_to_it() {
     let said: String = said.collect();
     check_person(&said);
     assert_eq!(said, text(server, &body));
-    let script = ["Al", "Bo", "Cy"].map(|name| format!("{{\"name\":\"{name}\",\"age\":7}}"));
+    let script = ["Al", "Bo", "Cy"].map(|name| format!("{{\"name\": \"{name}\", \"age\": 7}}"));
     let mut many = say(&script.join(OR), person.clone());
     for (name, value) in [
         ("n", json!(6)),
@@ -125,7 +125,7 @@ fn streams_choices_completions_and_searches_keep_to_it() {
     for search in [
         json!({"strategy": "best_of_n", "n": 3, "reward": {"kind": "likelihood"}}),
         json!({"strategy": "self_consistency", "n": 3}),
-        json!({"strategy": "beam_search", "n": 4, "beam_width": 2, "reward": {"kind": "likelihood"},
+        json!({"strategy": "beam", "n": 4, "branch": 2, "reward": {"kind": "likelihood"},
             "step": {"delimiter": ","}}),
         json!({"strategy": "mcts", "n": 2, "iterations": 4, "reward": {"kind": "likelihood"},
             "step": {"delimiter": ","}}),
@@ -148,7 +148,7 @@ fn a_cut_answer_says_length() {
 fn thoughts_come_before_the_grammar() {
     let server = server();
     let person = asking_for_a_person()[0].clone();
-    let script = "<think>\nHm, {who}?\n</think>\n\n{\"name\":\"Bo\",\"age\":7}";
+    let script = "<think>\nHm, {who}?\n</think>{\"name\": \"Bo\", \"age\": 7}";
     let body = say(script, person.clone());
     let (_, answer) = server.post(CHAT, body.clone());
     let message = &answer["choices"][0]["message"];
@@ -207,7 +207,7 @@ fn tools_are_called_as_they_must_be() {
     let both = with(asking_for_a_person()[0].clone(), "tools", tools.clone());
     check_person(&text(
         server,
-        &say("{\"name\":\"Bo\",\"age\":7}", both.clone()),
+        &say("{\"name\": \"Bo\", \"age\": 7}", both.clone()),
     ));
     let script = "<tool_call>\n{\"name\": \"add_person\", \"arguments\": {\"name\": \"Bo\", \"age\": 7}}\n</tool_call>";
     let (_, answer) = server.post(CHAT, say(script, both));

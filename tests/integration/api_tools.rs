@@ -286,7 +286,7 @@ fn searches_see_and_tell_calls() {
     body["temperature"] = json!(1.0);
     body["seed"] = json!(3);
     body["search"] = json!({"strategy": "best_of_n", "n": 6,
-        "reward": {"kind": "regex", "pattern": "get_time"}});
+        "reward": {"kind": "verifier", "type": "regex", "pattern": "get_time"}});
     body["store"] = json!(true);
     let (status, answer) = server().post(CHAT, body.clone());
     assert_eq!(status, 200, "{answer}");
@@ -312,7 +312,7 @@ fn searches_see_and_tell_calls() {
 fn streams_of_searches_show_no_marks() {
     let mut body = say(&format!("Look:\n{OSLO}"), tools());
     body["temperature"] = json!(1.0);
-    body["search"] = json!({"strategy": "beam_search", "n": 2, "beam_width": 1,
+    body["search"] = json!({"strategy": "beam", "n": 2, "branch": 2, "reward": {"kind": "likelihood"},
         "step": {"delimiter": "\n"}});
     let streamed = streamed(server(), body);
     let message = &streamed["message"];

@@ -113,6 +113,8 @@ impl ScriptedModel {
             ] {
                 logits[token as usize] = logit;
             }
+            // It does not begin to think.
+            logits[encode("<think>")[0] as usize] = -1e9;
         } else {
             for (id, logit) in logits.iter_mut().enumerate() {
                 *logit = logit.max(-1000.0 - id as f32);
