@@ -321,6 +321,27 @@ fn streams_of_searches_show_no_marks() {
 }
 
 #[test]
+fn a_session_s_answer_is_told_as_calls() {
+    let mut body = say(OSLO, tools());
+    body["temperature"] = json!(1);
+    let (status, session) = server().post("/v1/branches", body);
+    assert_eq!(status, 200, "{session}");
+    let path = format!("/v1/branches/{}", session["id"].as_str().unwrap());
+    let expand = json!({"nodes": [session["root"]], "n": 1});
+    let (status, expanded) = server().post(&format!("{path}/expand"), expand);
+    assert_eq!(status, 200, "{expanded}");
+    let node = &expanded["nodes"][0];
+    assert_eq!(
+        node["text"], OSLO,
+        "clients that search see the model's own text"
+    );
+    let (_, answer) = server().post(&format!("{path}/commit"), json!({"node": node["node"]}));
+    let choice = &answer["choices"][0];
+    assert_eq!(calls(&choice["message"]), json!([oslo()]), "{answer}");
+    assert_eq!(choice["finish_reason"], "tool_calls");
+}
+
+#[test]
 fn what_cannot_be_is_refused() {
     let plain = start(OutputFormat::default(), ServerConfig::default());
     for (server, more, field) in [

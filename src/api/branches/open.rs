@@ -94,6 +94,7 @@ pub(in crate::api) async fn open(
     generation.params.hidden_state = served.rewards.value_head.is_some();
     let (question, wire) = (std::mem::take(&mut generation.question), generation.wire);
     let model = generation.target.name.clone();
+    let reading = generation.shape.reading.clone();
     let policy = policy_of(served, generation, None, None);
     let context = RewardContext {
         question,
@@ -112,6 +113,7 @@ pub(in crate::api) async fn open(
     let session = Session {
         context,
         wire,
+        reading,
         model,
         work: tokio::sync::Mutex::new(work),
     };
