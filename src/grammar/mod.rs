@@ -23,7 +23,7 @@ mod thought;
 mod tools;
 mod vocabulary;
 
-pub use combined::{both, either};
+pub use combined::either;
 pub use spec::{Grammar, GrammarError};
 pub use thought::{Thought, after_thought};
 pub use tools::{ToolGrammar, ToolSpec};

@@ -328,7 +328,7 @@ fn a_session_s_answer_is_told_as_calls() {
     assert_eq!(status, 200, "{session}");
     let path = format!("/v1/branches/{}", session["id"].as_str().unwrap());
     let expand = json!({"nodes": [session["root"]], "n": 1});
-    let (status, expanded) = server().post(&format!("{path}/expand"), expand);
+    let (status, expanded) = server().post(&format!("{path}/generate"), expand);
     assert_eq!(status, 200, "{expanded}");
     let node = &expanded["nodes"][0];
     assert_eq!(

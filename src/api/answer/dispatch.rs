@@ -19,7 +19,10 @@ pub(in crate::api) async fn answer(
     let is_stream = shared.stream;
     let wire = generation.wire;
     let head = Head {
-        id: wire.new_id(),
+        id: match &shared.request_id {
+            Some(id) => wire.id(id),
+            None => wire.new_id(),
+        },
         model: generation.target.name.clone(),
         created: unix_time(),
         n: usize::try_from(shared.n.unwrap_or(1)).unwrap_or(usize::MAX),
@@ -27,6 +30,8 @@ pub(in crate::api) async fn answer(
         tells_trace: shared.store == Some(true),
         shows_prompt_logprobs: shared.prompt_logprobs.is_some(),
         is_legacy: generation.shape.is_legacy,
+        shows_special: !shared.skip_special,
+        names_tokens_by_id: shared.tokens_as_ids,
     };
     let format = wire.format(head);
     let producer = Producer::start(state, generation).await?;
