@@ -168,6 +168,8 @@ fn types_and_ranges_name_their_field() {
         ("metadata", json!({"key": 5})),
         ("min_tokens", json!(13)),
         ("priority", json!(1)),
+        ("response_format", json!("json")),
+        ("grammar", json!(5)),
     ] {
         for route in [CHAT, COMPLETIONS] {
             let (status, error) = offline.post(route, with(route, name, &value));
