@@ -185,11 +185,6 @@ fn bad_input_names_the_parameter() {
         (status, &body["error"]["code"]),
         (400, &json!("context_length_exceeded"))
     );
-    let suffix = json!({"prompt": "a", "suffix": "b"});
-    assert_eq!(
-        server.post("/v1/completions", suffix).1["error"]["param"],
-        "suffix"
-    );
     for bad in ["", "{", "[1]", "{\"messages\": [{\"role\": \"\u{1}\"}]}"] {
         assert_eq!(
             server.post_with(CHAT, bad.to_owned(), &[]).0,

@@ -11,7 +11,7 @@ use super::field_rules::CHAT;
 use super::images;
 use super::known_fields::check_others;
 use super::messages::{check_messages, question};
-use super::params::{count, generation_request, logprobs};
+use super::params::{count, generation_request, logprobs, newer_limit};
 use super::prompts::{Truncation, encode_prompt};
 use super::reasoning::ReasoningFields;
 use super::shape::of_chat;
@@ -125,31 +125,17 @@ fn prepare(
     let tools = tools(&request).plan(served.output.tools)?;
     let reasoning = reasoning(&request).plan()?;
     request.reasoning_effort.clone_from(&reasoning.effort);
-    let max_tokens_name = unify_max_tokens(&mut request);
-    let top_logprobs = count("top_logprobs", request.top_logprobs, 0, MAX_LOGPROBS)?;
-    let wants_logprobs = request.logprobs.unwrap_or(false);
-    if request.top_logprobs.is_some() && !wants_logprobs {
-        return Err(ApiError::invalid(
-            "top_logprobs",
-            "top_logprobs needs logprobs: true",
-        ));
-    }
+    let limit = (request.max_tokens, request.max_completion_tokens);
+    let (max_tokens, max_tokens_name) = newer_limit(limit.0, limit.1)?;
+    request.max_tokens = max_tokens;
     let shared = request.shared();
-    let mut params = shared.sampling(
-        &served.tokenizer,
-        wants_logprobs.then_some(top_logprobs),
-        max_tokens_name,
-    )?;
+    let num_logprobs = num_logprobs(&request)?;
+    let mut params = shared.sampling(&served.tokenizer, num_logprobs, max_tokens_name)?;
     let speculation = Speculation::new(&shared, served, budget)?;
     let adaptation = adaptation(&shared, served)?;
     params.prompt_logprobs = logprobs("prompt_logprobs", request.prompt_logprobs)?;
     let truncation = Truncation::new(&shared, served)?;
-    let mut rendering = Rendering {
-        add_generation_prompt: request.add_generation_prompt,
-        continue_final_message: request.continue_final_message.unwrap_or(false),
-        documents: request.documents.take(),
-        variables: request.chat_template_kwargs.take().unwrap_or_default(),
-    };
+    let mut rendering = rendering(&mut request);
     if served.output.reasoning.is_some() {
         reasoning.tell(&mut rendering.variables);
     }
@@ -168,12 +154,7 @@ fn prepare(
         budget,
     )?;
     let question = question(&request.messages);
-    let mut source = json!({"messages": request.messages});
-    for (name, tools) in [("tools", request.tools), ("functions", request.functions)] {
-        if let Some(tools) = tools {
-            source[name] = tools.into();
-        }
-    }
+    let source = source(&mut request);
     // The template writes the model's own BOS where it belongs.
     let add_special = shared.add_special_tokens.unwrap_or(false);
     let prompt_token_ids = encode_prompt(served, &prompt, add_special, truncation, budget)?;
@@ -197,13 +178,39 @@ fn prepare(
     })
 }
 
-/// Takes the newer of two fields that mean the same, and says which one was given.
-fn unify_max_tokens(request: &mut ChatRequest) -> &'static str {
-    if request.max_completion_tokens.is_none() {
-        return "max_tokens";
+/// How many alternatives a token has among the log-probabilities; `None` without those.
+fn num_logprobs(request: &ChatRequest) -> Result<Option<usize>, ApiError> {
+    let top_logprobs = count("top_logprobs", request.top_logprobs, 0, MAX_LOGPROBS)?;
+    let wants_logprobs = request.logprobs.unwrap_or(false);
+    if request.top_logprobs.is_some() && !wants_logprobs {
+        let message = "top_logprobs needs logprobs: true";
+        return Err(ApiError::invalid("top_logprobs", message));
     }
-    request.max_tokens = request.max_completion_tokens;
-    "max_completion_tokens"
+    Ok(wants_logprobs.then_some(top_logprobs))
+}
+
+/// What a trace keeps of a request.
+fn source(request: &mut ChatRequest) -> Value {
+    let mut source = json!({"messages": std::mem::take(&mut request.messages)});
+    let tools = [
+        ("tools", request.tools.take()),
+        ("functions", request.functions.take()),
+    ];
+    for (name, tools) in tools {
+        if let Some(tools) = tools {
+            source[name] = tools.into();
+        }
+    }
+    source
+}
+
+fn rendering(request: &mut ChatRequest) -> Rendering {
+    Rendering {
+        add_generation_prompt: request.add_generation_prompt,
+        continue_final_message: request.continue_final_message.unwrap_or(false),
+        documents: request.documents.take(),
+        variables: request.chat_template_kwargs.take().unwrap_or_default(),
+    }
 }
 
 fn tools(request: &ChatRequest) -> ToolFields {

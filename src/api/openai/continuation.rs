@@ -7,6 +7,15 @@ use super::messages::render;
 use crate::api::error::ApiError;
 use crate::api::served::Served;
 
+/// Variables that are set for every template.
+const RESERVED: [&str; 5] = [
+    "messages",
+    "tools",
+    "add_generation_prompt",
+    "bos_token",
+    "eos_token",
+];
+
 /// How a conversation becomes a prompt.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Rendering {
@@ -28,6 +37,11 @@ pub(super) fn conversation(
     rendering: Rendering,
 ) -> Result<String, ApiError> {
     let mut variables = rendering.variables;
+    if let Some(name) = RESERVED.iter().find(|name| variables.contains_key(**name)) {
+        let param = format!("chat_template_kwargs.{name}");
+        let message = format!("{param} is the server's to set: use the request's own fields");
+        return Err(ApiError::invalid(&param, message));
+    }
     if let Some(documents) = rendering.documents.filter(|it| !it.is_empty()) {
         let template = served.chat_template.as_ref();
         if template.is_some_and(|template| !template.reads("documents")) {
