@@ -18,7 +18,9 @@ pub(super) fn argmax(mask: &TokenMask, row: &[f32], memory: &mut Vec<f32>) -> Op
         if mask.is_allowed(best.0 as u32) {
             return Some(best);
         }
-        select(mask, row, memory);
+        memory.clear();
+        memory.extend_from_slice(row);
+        mask.apply(memory);
         return logits::argmax(memory);
     }
     let mut best = None;
@@ -34,43 +36,6 @@ pub(super) fn argmax(mask: &TokenMask, row: &[f32], memory: &mut Vec<f32>) -> Op
         }
     }
     best.map(|index| (index, largest))
-}
-
-/// Writes the allowed logits to `target`, and negative infinity in the place of the others.
-pub(super) fn select(mask: &TokenMask, row: &[f32], target: &mut Vec<f32>) {
-    target.clear();
-    target.extend_from_slice(row);
-    forbid(mask, target);
-}
-
-/// Puts the logits of tokens that are not allowed out of reach.
-pub(super) fn forbid(mask: &TokenMask, logits: &mut [f32]) {
-    let mut chunks = logits.chunks_exact_mut(WORD);
-    let mut words = mask.words().iter();
-    for (logits, word) in chunks.by_ref().zip(words.by_ref()) {
-        match *word {
-            u32::MAX => {}
-            0 => logits.fill(f32::NEG_INFINITY),
-            word => {
-                // Without a branch the compiler handles several at once.
-                for (bit, logit) in logits.iter_mut().enumerate() {
-                    let is_allowed = word & (1 << bit) != 0;
-                    *logit = if is_allowed {
-                        *logit
-                    } else {
-                        f32::NEG_INFINITY
-                    };
-                }
-            }
-        }
-    }
-    if let Some(word) = words.next() {
-        for (bit, logit) in chunks.into_remainder().iter_mut().enumerate() {
-            if word & (1 << bit) == 0 {
-                *logit = f32::NEG_INFINITY;
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -117,8 +82,9 @@ mod tests {
                     expected,
                     "{len} {density}"
                 );
-                select(&mask, &row, &mut memory);
-                for (id, (got, logit)) in memory.iter().zip(&row).enumerate() {
+                let mut masked = row.clone();
+                mask.apply(&mut masked);
+                for (id, (got, logit)) in masked.iter().zip(&row).enumerate() {
                     let wanted = match mask.is_allowed(id as u32) {
                         true => *logit,
                         false => f32::NEG_INFINITY,

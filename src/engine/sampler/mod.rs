@@ -54,7 +54,7 @@ impl Sampler {
                     adjust(&mut self.logits, spec);
                 }
                 if let Some(mask) = mask {
-                    masked::forbid(mask, &mut self.logits);
+                    mask.apply(&mut self.logits);
                 }
                 (true, logits::argmax(&self.logits))
             }
