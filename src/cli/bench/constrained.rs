@@ -27,7 +27,7 @@ pub(super) struct Constrained {
 fn schema() -> Value {
     json!({
         "type": "array",
-        "minItems": 100_000,
+        "minItems": 1_000,
         "items": {
             "type": "object",
             "properties": {
