@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{BoxStream, SelectAll, StreamExt};
 
+use super::branch_constraint::BranchConstraint;
 use super::context::now;
 use super::outcome::SearchError;
 use super::policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, Running};
@@ -28,6 +29,8 @@ pub struct EnginePolicy {
     pub prompt_token_ids: Vec<TokenId>,
     /// `max_tokens` counts over a whole answer.
     pub params: SamplingParams,
+    /// Which tokens an answer may have, from its first one on.
+    pub constraint: Option<BranchConstraint>,
     pub stops: Vec<String>,
     pub include_stop: bool,
     pub skip_special: bool,
@@ -86,7 +89,11 @@ impl EnginePolicy {
         Ok(None)
     }
 
-    fn request(&self, expansion: &Expansion) -> GenerateRequest {
+    fn request(&self, expansion: &Expansion) -> Result<GenerateRequest, EngineError> {
+        let constraint = self.constraint.as_ref();
+        let constraint = constraint.map(|constraint| constraint.after(&expansion.prefix));
+        let constraint = constraint.transpose();
+        let constraint = constraint.map_err(|error| EngineError::Constraint(error.0))?;
         let end = expansion.step.clone().map(|rule| (rule, Watch::End));
         let tap = expansion.first_step.clone().map(|rule| (rule, Watch::Tap));
         let step = end.or(tap);
@@ -105,10 +112,11 @@ impl EnginePolicy {
             ..self.params.clone()
         };
         let prompt = [self.prompt_token_ids.as_slice(), &expansion.prefix].concat();
-        GenerateRequest {
+        Ok(GenerateRequest {
             n: expansion.n,
             branch_path: expansion.branch_path.clone(),
             watcher: Some(Box::new(watcher)),
+            constraint,
             budget: Some(Arc::clone(&self.budget)),
             tenant: self.tenant,
             cache_salt: self.cache_salt,
@@ -120,7 +128,7 @@ impl EnginePolicy {
             speculative: self.speculative,
             prediction: self.prediction.clone(),
             ..GenerateRequest::new(prompt, params)
-        }
+        })
     }
 
     fn watcher(&self, expansion: &Expansion, step: Option<(StepRule, Watch)>) -> StepWatcher {
@@ -177,7 +185,7 @@ impl Policy for EnginePolicy {
             let mut events = SelectAll::new();
             let mut samples = Vec::new();
             for (index, expansion) in expansions.iter().enumerate() {
-                let stream = self.submit(self.request(expansion)).await?;
+                let stream = self.submit(self.request(expansion)?).await?;
                 events.push(stream.numbered(index));
                 samples.extend((0..expansion.n).map(|sample| Sample {
                     expansion: index,

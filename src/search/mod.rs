@@ -3,6 +3,7 @@
 
 mod beam;
 mod best_of_n;
+mod branch_constraint;
 mod context;
 mod dvts;
 mod engine_policy;
@@ -23,6 +24,7 @@ mod text_hash;
 mod tree;
 mod vm_mcts;
 
+pub use branch_constraint::BranchConstraint;
 pub use context::Search;
 pub use engine_policy::EnginePolicy;
 pub use event::SearchEvent;

@@ -19,6 +19,7 @@ mod bench_search;
 mod bench_soak;
 mod connections;
 mod constraint;
+mod constraint_search;
 mod engine;
 mod goldens;
 mod guarantees;

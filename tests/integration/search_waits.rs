@@ -253,6 +253,7 @@ fn engine_policy(engine: &Engine, max_tokens: usize) -> EnginePolicy {
             seed: 3,
             ..SamplingParams::default()
         },
+        constraint: None,
         stops: Vec::new(),
         include_stop: false,
         skip_special: true,

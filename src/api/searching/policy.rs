@@ -48,6 +48,7 @@ pub(in crate::api) fn policy_of(
         tokenizer: served.tokenizer.clone(),
         prompt_token_ids,
         params,
+        constraint: None,
         stops,
         include_stop: shared.include_stop,
         skip_special: shared.skip_special,
