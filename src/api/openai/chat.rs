@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::adaptation::adaptation;
 use super::images;
-use super::messages::{check_messages, encode, question, render};
+use super::messages::{Conversation, check_messages, question, render};
 use super::params::{count, generation_request, logprobs};
 use super::speculation::Speculation;
 use crate::api::answer::dispatch::answer;
@@ -109,20 +109,20 @@ fn prepare(
         Some(Value::String(choice)) if choice == "none" => None,
         _ => request.tools.as_deref(),
     };
-    let prompt = render(
-        served,
-        &request.messages,
+    let conversation = Conversation {
+        messages: &request.messages,
         tools,
-        request.add_generation_prompt.unwrap_or(true),
-        &request.chat_template_kwargs.unwrap_or_default(),
-    )?;
+        add_generation_prompt: request.add_generation_prompt.unwrap_or(true),
+        variables: &request.chat_template_kwargs.unwrap_or_default(),
+        escapes: state.config().escape_special_tokens,
+    };
+    let prompt = render(served, &conversation)?;
     let question = question(&request.messages);
     let mut source = json!({"messages": request.messages});
     if let Some(tools) = request.tools {
         source["tools"] = tools.into();
     }
-    // The template writes the model's own BOS where it belongs.
-    let prompt_token_ids = encode(served, &prompt, (false, true), budget)?;
+    let prompt_token_ids = prompt.encode(served, budget)?;
     Ok(Generation {
         speculation,
         adaptation,
