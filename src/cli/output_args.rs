@@ -32,7 +32,7 @@ impl OutputArgs {
         template: Option<&ChatTemplate>,
         tokenizer: &Tokenizer,
     ) -> OutputFormat {
-        let detected = template.map(|it| OutputFormat::detect(&it.source(), tokenizer));
+        let detected = template.map(|it| OutputFormat::detect(it.source(), tokenizer));
         let mut format = detected.unwrap_or_default();
         if let Some(ToolCallParser(tools)) = &self.tool_call_parser {
             format.tools = *tools;

@@ -164,8 +164,8 @@ fn bad_input_names_the_parameter() {
         ("logit_bias", json!({"99999999": 1})),
         ("stop", json!(vec!["x"; 99])),
         ("top_logprobs", json!(50)),
-        ("response_format", json!({"type": "json_object"})),
-        ("tool_choice", json!("required")),
+        ("response_format", json!({"type": "yaml"})),
+        ("tool_choice", json!("sometimes")),
         ("speculative", json!("fastest")),
     ] {
         let field = key.split('[').next().unwrap();

@@ -12,7 +12,7 @@ use super::images;
 use super::known_fields::check_others;
 use super::messages::{check_messages, question};
 use super::params::{count, generation_request, logprobs, newer_limit};
-use super::prompts::{Truncation, encode_prompt};
+use super::prompts::{Truncation, encode_chat};
 use super::reasoning::ReasoningFields;
 use super::shape::of_chat;
 use super::speculation::Speculation;
@@ -135,7 +135,10 @@ fn prepare(
     let adaptation = adaptation(&shared, served)?;
     params.prompt_logprobs = logprobs("prompt_logprobs", request.prompt_logprobs)?;
     let truncation = Truncation::new(&shared, served)?;
-    let mut rendering = rendering(&mut request);
+    let mut rendering = Rendering {
+        escapes: state.config().escape_special_tokens,
+        ..rendering(&mut request)
+    };
     if served.output.reasoning.is_some() {
         reasoning.tell(&mut rendering.variables);
     }
@@ -147,7 +150,7 @@ fn prepare(
     let prompt = conversation(served, &request.messages, tools.shown.as_deref(), rendering)?;
     let shape = of_chat(
         (served, &shared),
-        &prompt,
+        &prompt.text,
         structured,
         tools,
         &reasoning,
@@ -155,9 +158,8 @@ fn prepare(
     )?;
     let question = question(&request.messages);
     let source = source(&mut request);
-    // The template writes the model's own BOS where it belongs.
     let add_special = shared.add_special_tokens.unwrap_or(false);
-    let prompt_token_ids = encode_prompt(served, &prompt, add_special, truncation, budget)?;
+    let prompt_token_ids = encode_chat(served, &prompt, add_special, truncation, budget)?;
     Ok(Generation {
         speculation,
         adaptation,
@@ -210,6 +212,7 @@ fn rendering(request: &mut ChatRequest) -> Rendering {
         continue_final_message: request.continue_final_message.unwrap_or(false),
         documents: request.documents.take(),
         variables: request.chat_template_kwargs.take().unwrap_or_default(),
+        ..Rendering::default()
     }
 }
 
