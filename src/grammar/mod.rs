@@ -21,6 +21,7 @@ mod tests;
 mod thought;
 mod tools;
 mod vocabulary;
+mod watch;
 
 pub use spec::{Grammar, GrammarError};
 pub use thought::{Thought, after_thought};
@@ -38,6 +39,7 @@ use crate::work::Budget;
 use cache::Cache;
 use compile::{Compiled, Slots};
 use vocabulary::Vocabulary;
+use watch::Watch;
 
 /// Compiles grammars for one tokenizer; cheap to clone.
 #[derive(Clone)]
@@ -50,6 +52,7 @@ struct Inner {
     factory: Arc<ParserFactory>,
     cache: Cache<Compiled>,
     slots: Slots,
+    watch: Watch,
 }
 
 impl std::fmt::Debug for Grammars {
@@ -79,6 +82,7 @@ impl Grammars {
             factory: Arc::new(factory),
             cache: Cache::new(limits::MAX_CACHED_GRAMMARS, limits::MAX_CACHED_BYTES),
             slots: Slots::default(),
+            watch: Watch::new(limits::MAX_MASK_TIME),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -99,6 +103,7 @@ impl Grammars {
             factory,
             cache,
             slots,
+            watch,
         } = &*self.inner;
         let key = source::key(grammar)?;
         let compiled = match cache.get(&key) {
@@ -111,7 +116,7 @@ impl Grammars {
                 compiled
             }
         };
-        Ok(Box::new(compiled.constraint(vocabulary)))
+        Ok(Box::new(compiled.constraint(vocabulary, watch)))
     }
 
     /// As [`after_thought`], where the thought's end may be tokenized in any way, and where a thought
