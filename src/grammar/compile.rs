@@ -14,6 +14,7 @@ use super::limits::{COMPILE_STACK_BYTES, MAX_COMPILE_TIME, MAX_COMPILING};
 use super::numbers::NumberScope;
 use super::source::source;
 use super::vocabulary::Vocabulary;
+use super::watch::Watch;
 use super::{Grammar, GrammarError};
 use crate::work::Budget;
 
@@ -42,12 +43,17 @@ pub(super) struct Compiled {
 impl Compiled {
     /// A copy with lexer caches of its own: requests do not wait for each other, and none of them
     /// pays for the states that another one has made.
-    pub(super) fn constraint(&self, vocabulary: &Arc<Vocabulary>) -> GrammarConstraint {
+    pub(super) fn constraint(
+        &self,
+        vocabulary: &Arc<Vocabulary>,
+        watch: &Watch,
+    ) -> GrammarConstraint {
         let matcher = self.matcher.lock().unwrap_or_else(PoisonError::into_inner);
         let matcher = matcher.deep_clone();
         GrammarConstraint::new(
             matcher,
             Arc::clone(vocabulary),
+            watch.clone(),
             &self.numbers,
             self.has_special,
         )
@@ -149,7 +155,7 @@ fn build(source: Source, factory: &ParserFactory) -> Result<Compiled, GrammarErr
         ));
     }
     let num_bytes = parser.parser.lexer_stats().num_bytes;
-    let mut matcher = Matcher::new(Ok(parser));
+    let mut matcher = Matcher::new(Ok(parser)).into_cancellable();
     // The first mask shows whether there is any text at all, and warms the lexer.
     matcher.compute_mask_or_eos().map_err(refuse)?;
     Ok(Compiled {
@@ -171,6 +177,7 @@ fn refusal(message: &str) -> GrammarError {
     ];
     let message = explain(message);
     match TOO_LARGE.iter().any(|words| message.contains(words)) {
+        true if message.starts_with("the grammar") => GrammarError::TooMuchWork(message),
         true => GrammarError::TooMuchWork(format!("the grammar is too complex: {message}")),
         false => GrammarError::Invalid(message),
     }

@@ -5,14 +5,17 @@ use std::sync::Arc;
 use llguidance::Matcher;
 use toktrie::SimpleVob;
 
+use super::limits::MAX_MASK_TIME;
 use super::numbers::{NumberLimit, NumberScope};
 use super::vocabulary::Vocabulary;
+use super::watch::{Watch, Watched};
 use crate::engine::{ConstraintError, TokenConstraint, TokenId, TokenMask};
 
 /// One text under one grammar.
 pub(super) struct GrammarConstraint {
     matcher: Matcher,
     vocabulary: Arc<Vocabulary>,
+    watch: Watch,
     numbers: Option<NumberLimit>,
     /// The grammar names special tokens.
     has_special: bool,
@@ -35,6 +38,7 @@ impl GrammarConstraint {
     pub(super) fn new(
         matcher: Matcher,
         vocabulary: Arc<Vocabulary>,
+        watch: Watch,
         numbers: &Arc<NumberScope>,
         has_special: bool,
     ) -> Self {
@@ -45,6 +49,7 @@ impl GrammarConstraint {
         Self {
             matcher,
             vocabulary,
+            watch,
             numbers,
             has_special,
             is_ended: false,
@@ -59,9 +64,17 @@ impl GrammarConstraint {
         failure
     }
 
+    /// Watches the matcher until the guard is dropped.
+    fn watched(&self) -> Option<Watched> {
+        let handle = self.matcher.cancellation_handle()?;
+        Some(self.watch.begin(handle))
+    }
+
     /// The tokens that the grammar allows, without the bound on digits.
     fn allowed(&mut self) -> Result<SimpleVob, ConstraintError> {
+        let watched = self.watched();
         let allowed = self.matcher.compute_mask_or_eos();
+        drop(watched);
         allowed.map_err(|error| self.fail(&error))
     }
 
@@ -119,7 +132,10 @@ impl TokenConstraint for GrammarConstraint {
         if !self.has_room(bytes) {
             return false;
         }
-        match self.matcher.try_consume_tokens(&[token_id]) {
+        let watched = self.watched();
+        let consumed = self.matcher.try_consume_tokens(&[token_id]);
+        drop(watched);
+        match consumed {
             Ok(num_accepted) => {
                 let is_accepted = num_accepted == 1;
                 if let Some(numbers) = self.numbers.as_mut().filter(|_| is_accepted) {
@@ -155,6 +171,7 @@ impl TokenConstraint for GrammarConstraint {
         if most == 0 || self.is_ended || self.failure.is_some() || self.matcher.is_stopped() {
             return Vec::new();
         }
+        let _watched = self.watched();
         // Forced bytes stay in the matcher, which masks do not mind; but its masks have no special
         // token behind forced bytes.
         let bytes = match self.has_special {
@@ -173,6 +190,7 @@ impl TokenConstraint for GrammarConstraint {
         Box::new(Self {
             matcher: self.matcher.clone(),
             vocabulary: Arc::clone(&self.vocabulary),
+            watch: self.watch.clone(),
             numbers: self.numbers.clone(),
             has_special: self.has_special,
             is_ended: self.is_ended,
@@ -183,26 +201,33 @@ impl TokenConstraint for GrammarConstraint {
 
 /// llguidance's messages in plain English, without the state and the stack behind them.
 pub(super) fn explain(message: &str) -> String {
-    let end = ["\n<", "<state>", "<backtrace>", "<non-verbose/>"]
-        .iter()
-        .filter_map(|mark| message.find(mark))
-        .min();
+    let ends = ["\n<", "<state>", "<backtrace>", "<non-verbose/>"];
+    let end = ends.iter().filter_map(|mark| message.find(mark)).min();
     let message = message[..end.unwrap_or(message.len())].trim();
-    const TOO_MUCH: [&str; 8] = [
+    let message = ["lexer error: ", "parser error: "]
+        .iter()
+        .fold(message, |message, prefix| {
+            message.strip_prefix(prefix).unwrap_or(message)
+        });
+    if message == "operation cancelled" {
+        return format!("the grammar needs too much work here (more than {MAX_MASK_TIME:?})");
+    }
+    const TOO_MUCH: [&str; 5] = [
         "Too many items",
-        "LexerTooComplex",
-        "ParserTooComplex",
+        "TooComplex",
         "fuel",
-        "too many states",
-        "too big",
+        "too many ",
         "Current row has",
-        "lexer too large",
     ];
     if message.starts_with("panic") {
         return "the grammar cannot be followed any further".to_owned();
     }
     if message == "NoExtensionBias" {
         return "the grammar allows no token of the vocabulary here".to_owned();
+    }
+    if message.contains("Unable to determine if regex is empty") {
+        return "a pattern with its bounds on length, or with another pattern, needs too much work"
+            .to_owned();
     }
     if TOO_MUCH.iter().any(|words| message.contains(words)) {
         return format!("the grammar needs too much work here ({message})");

@@ -26,6 +26,8 @@ pub const MAX_TOOLS: usize = 128;
 pub const MAX_TAGS: usize = 256;
 /// Names of properties by pattern in one schema: each pair of them is compared.
 pub const MAX_PATTERN_PROPERTIES: usize = 16;
+/// Schemas inside of a schema that has several names by pattern.
+pub const MAX_PATTERNED_SCHEMAS: usize = 1000;
 /// Repetitions and lengths that a schema or grammar may count: `maxItems`, `maxLength`, `{m,n}`.
 pub const MAX_REPETITIONS: u64 = 10_000;
 /// Digits in a row of a number in JSON: each integer of 64 bits that is not negative can be written.
@@ -34,6 +36,8 @@ pub const MAX_DIGITS: usize = 19;
 pub const MAX_EXPONENT_DIGITS: usize = 2;
 /// Time to compile one grammar, beside the request's own budget.
 pub const MAX_COMPILE_TIME: Duration = Duration::from_secs(10);
+/// Time of one mask, or of taking one token, if neither fuel nor items end it before.
+pub const MAX_MASK_TIME: Duration = Duration::from_millis(300);
 /// Grammars that compile at once.
 pub const MAX_COMPILING: usize = 4;
 /// Compiled grammars that are kept, and the bytes of all of them.

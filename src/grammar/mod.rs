@@ -22,6 +22,7 @@ mod tests;
 mod thought;
 mod tools;
 mod vocabulary;
+mod watch;
 
 pub use combined::either;
 pub use spec::{Grammar, GrammarError};
@@ -40,6 +41,7 @@ use crate::work::Budget;
 use cache::Cache;
 use compile::{Compiled, Slots};
 use vocabulary::Vocabulary;
+use watch::Watch;
 
 /// Compiles grammars for one tokenizer; cheap to clone.
 #[derive(Clone)]
@@ -52,6 +54,7 @@ struct Inner {
     factory: Arc<ParserFactory>,
     cache: Cache<Compiled>,
     slots: Slots,
+    watch: Watch,
 }
 
 impl std::fmt::Debug for Grammars {
@@ -81,6 +84,7 @@ impl Grammars {
             factory: Arc::new(factory),
             cache: Cache::new(limits::MAX_CACHED_GRAMMARS, limits::MAX_CACHED_BYTES),
             slots: Slots::default(),
+            watch: Watch::new(limits::MAX_MASK_TIME),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -101,6 +105,7 @@ impl Grammars {
             factory,
             cache,
             slots,
+            watch,
         } = &*self.inner;
         let key = source::key(grammar)?;
         let compiled = match cache.get(&key) {
@@ -113,7 +118,7 @@ impl Grammars {
                 compiled
             }
         };
-        Ok(Box::new(compiled.constraint(vocabulary)))
+        Ok(Box::new(compiled.constraint(vocabulary, watch)))
     }
 
     /// As [`after_thought`], where the thought's end may be tokenized in any way, and where a thought

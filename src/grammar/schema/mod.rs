@@ -9,7 +9,7 @@ mod keywords;
 use serde_json::{Map, Value, json};
 
 use super::GrammarError;
-use super::limits::{MAX_DEPTH, MAX_PATTERN_PROPERTIES, MAX_PROPERTIES};
+use super::limits::{MAX_DEPTH, MAX_PATTERN_PROPERTIES, MAX_PATTERNED_SCHEMAS, MAX_PROPERTIES};
 
 /// Schemas under these keywords: one, a list, or one by name.
 const ONE: [&str; 6] = [
@@ -44,12 +44,18 @@ pub(super) fn prepare(schema: &Value, strict: bool) -> Result<Value, GrammarErro
     let mut walk = Walk {
         strict,
         num_patterns: 0,
+        num_schemas: 0,
         has_control: false,
         has_ids: has_ids(&schema),
         depth: 0,
         path: Vec::new(),
     };
     walk.schema(&mut schema)?;
+    if walk.num_patterns > 1 && walk.num_schemas > MAX_PATTERNED_SCHEMAS {
+        return Err(GrammarError::TooMuchWork(format!(
+            "the schema has more than {MAX_PATTERNED_SCHEMAS} schemas inside beside several patterns in patternProperties"
+        )));
+    }
     depth::check(&schema)?;
     finite::check(&schema)?;
     let Value::Object(root) = &mut schema else {
@@ -102,6 +108,7 @@ pub(super) fn pointer(path: &[String]) -> String {
 struct Walk {
     strict: bool,
     num_patterns: usize,
+    num_schemas: usize,
     /// Strings that the schema names have control characters.
     has_control: bool,
     has_ids: bool,
@@ -115,6 +122,7 @@ impl Walk {
     }
 
     fn schema(&mut self, schema: &mut Value) -> Result<(), GrammarError> {
+        self.num_schemas += 1;
         if self.depth > MAX_DEPTH {
             let message = format!("the schema nests more than {MAX_DEPTH} levels deep");
             return Err(GrammarError::TooMuchWork(message));

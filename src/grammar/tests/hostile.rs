@@ -238,6 +238,36 @@ fn ambiguous_grammars_end_their_own_text() {
     assert!(small().accepts(&Grammar::JsonObject, "{\"a\": 1}"));
 }
 
+/// The limits of one text: its own constraint fails, in words, and forks of it do.
+#[test]
+fn a_text_that_needs_too_much_fails_alone() {
+    let grammar = Grammar::Lark("start: s\ns: s s s | s s | /./".to_owned());
+    let mut constraint = small().compile(&grammar).unwrap();
+    let mut rng = Rng(11);
+    let letters: Vec<u32> = "abcxyz"
+        .bytes()
+        .map(|byte| u32::from(byte - b'!'))
+        .collect();
+    let failure = (0..2000).find_map(|_| {
+        let mut mask = TokenMask::none(small().vocab_size);
+        let error = constraint.mask(&mut mask).err();
+        error.or_else(|| {
+            assert!(constraint.accept(letters[rng.below(letters.len())]));
+            None
+        })
+    });
+    let failure = failure.expect("ambiguity is limited");
+    assert!(failure.0.contains("too much work"), "{failure}");
+    assert!(!constraint.accept(letters[0]) && constraint.forced(3).is_empty());
+    constraint.rollback(5);
+    let mut fork = constraint.fork();
+    let mut mask = TokenMask::none(small().vocab_size);
+    assert_eq!(fork.mask(&mut mask), Err(failure));
+    // The same grammar begins anew.
+    let mut other = small().compile(&grammar).unwrap();
+    assert!(other.mask(&mut mask).is_ok());
+}
+
 #[test]
 fn a_spent_budget_stops_the_wait() {
     let slow = schema(
