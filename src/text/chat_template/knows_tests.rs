@@ -49,14 +49,14 @@ fn roles() {
         {{ raise_exception('must be first') }}{% endif %}{{ m.content }}{% endfor %}";
     let knows = *template(first_alone).knows();
     assert_eq!((knows.system, knows.several_systems), (true, false));
-    let more =
-        format!("{PLAIN}{{% if m.role == 'tool' or m.role == \"developer\" %}}{{% endif %}}");
+    let more = "{% for m in messages %}{{ m.content }}\
+        {% if m.role == 'tool' or m.role == \"developer\" %}{% endif %}{% endfor %}";
     let expected = Knowledge {
         developer: true,
         tool_role: true,
         ..NOTHING
     };
-    assert_eq!(*template(&more).knows(), expected);
+    assert_eq!(*template(more).knows(), expected);
 }
 
 #[test]

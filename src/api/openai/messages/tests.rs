@@ -38,12 +38,17 @@ fn call(id: &str, arguments: Value) -> Value {
     json!({"id": id, "type": "function", "function": {"name": "f", "arguments": arguments}})
 }
 
+fn check_refused(cases: &[(Value, &str)]) {
+    for (message, field) in cases {
+        let param = format!("messages[0]{field}");
+        assert_eq!(refused(TOOLS, message.clone()), param, "{message}");
+    }
+}
+
 #[test]
 fn what_is_wrong_is_named() {
     let user = |content: Value| json!({"role": "user", "content": content});
-    let calls = |calls: Value| json!({"role": "assistant", "content": null, "tool_calls": calls});
-    let at = |rest: &str| format!("messages[0]{rest}");
-    for (message, param) in [
+    check_refused(&[
         (json!("hi"), ""),
         (json!({"content": "x"}), ".role"),
         (json!({"role": "sytem", "content": "x"}), ".role"),
@@ -79,6 +84,16 @@ fn what_is_wrong_is_named() {
             json!({"role": "assistant", "content": "x", "audio": {"id": "a"}}),
             ".audio",
         ),
+    ]);
+    let roles = check_messages(&[json!({"role": "bot"})]).unwrap_err();
+    assert!(roles.message.contains("developer"), "{}", roles.message);
+    assert!(check_messages(&[]).is_err());
+}
+
+#[test]
+fn what_is_wrong_with_calls_is_named() {
+    let calls = |calls: Value| json!({"role": "assistant", "content": null, "tool_calls": calls});
+    check_refused(&[
         (
             json!({"role": "user", "content": "x", "tool_calls": [call("a", json!("{}"))]}),
             ".tool_calls",
@@ -118,12 +133,7 @@ fn what_is_wrong_is_named() {
             json!({"role": "assistant", "content": null, "function_call": {"name": "f", "arguments": "x"}}),
             ".function_call.arguments",
         ),
-    ] {
-        assert_eq!(refused(TOOLS, message.clone()), at(param), "{message}");
-    }
-    let roles = check_messages(&[json!({"role": "bot"})]).unwrap_err();
-    assert!(roles.message.contains("developer"), "{}", roles.message);
-    assert!(check_messages(&[]).is_err());
+    ]);
 }
 
 /// Arguments are read only here: their values must be bounded here, too.

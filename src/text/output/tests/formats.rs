@@ -113,6 +113,11 @@ fn deepseek() {
             ("f", arguments.to_owned())
         );
     }
+}
+
+#[test]
+fn deepseek_in_parts() {
+    let parser = parser(ToolFormat::DeepSeek);
     for (text, args) in [
         (format!("{CALL}f{SEP}{CALL_END}"), "{}"),
         (format!("{CALL}f{SEP}{{}}{CALL_END}"), "{}"),
