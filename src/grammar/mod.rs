@@ -12,6 +12,7 @@ mod constraint;
 mod gbnf;
 mod lark;
 pub mod limits;
+mod marked;
 mod numbers;
 mod schema;
 mod source;
@@ -25,6 +26,7 @@ mod vocabulary;
 mod watch;
 
 pub use combined::either;
+pub use marked::with_mark;
 pub use spec::{Grammar, GrammarError};
 pub use thought::{Thought, after_thought};
 pub use tools::{ToolGrammar, ToolSpec};
