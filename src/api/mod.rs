@@ -25,6 +25,7 @@ mod metrics;
 mod openai;
 mod pooling;
 mod presets;
+mod responses;
 mod router;
 mod score;
 mod searching;

@@ -8,4 +8,5 @@ pub(super) mod event;
 mod latency;
 pub(super) mod logprobs;
 mod plain;
+pub(super) mod producer;
 pub(super) mod whole;

@@ -5,6 +5,7 @@ mod chat;
 mod completions;
 pub(super) mod envelope;
 pub(super) mod format;
+pub(super) mod responses;
 #[cfg(test)]
 mod tests;
 
