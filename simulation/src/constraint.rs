@@ -2,32 +2,76 @@
 
 use ponder::engine::{ConstraintError, TokenConstraint, TokenId, TokenMask, TokenWatcher, Watch};
 
+use crate::random::Random;
 use crate::setup::VOCAB_SIZE;
 
-/// Allows the tokens that are not a given rest of three, which moves with every token.
+/// Allows the tokens that are not a given rest of three, which moves with every token; now and then a single token.
 #[derive(Debug, Clone)]
 pub struct Rotating {
     accepted: Vec<TokenId>,
     start: u32,
+    /// Its mask cannot be made after so many tokens.
+    fails_at: Option<usize>,
+    is_cheap: bool,
 }
 
 impl Rotating {
-    /// After `output` of a continuation.
-    pub fn after(start: u32, output: &[TokenId]) -> Self {
+    /// One that never fails.
+    pub fn random(random: &mut Random) -> Self {
         Self {
-            accepted: output.to_vec(),
-            start,
+            accepted: Vec::new(),
+            start: random.below(3) as u32,
+            fails_at: None,
+            is_cheap: random.one_in(3),
         }
     }
 
+    /// The same, failing now and then.
+    pub fn failing(random: &mut Random) -> Self {
+        let fails_at = random.one_in(4).then(|| random.below(30));
+        Self {
+            fails_at,
+            ..Self::random(random)
+        }
+    }
+
+    /// The same behind `output` of a continuation.
+    pub fn after(&self, output: &[TokenId]) -> Self {
+        Self {
+            accepted: output.to_vec(),
+            ..self.clone()
+        }
+    }
+
+    fn sum(&self) -> u32 {
+        self.accepted.iter().sum::<u32>() + self.start
+    }
+
+    /// The only token that may come.
+    fn single(&self) -> Option<TokenId> {
+        let sum = self.sum();
+        let is_forced = sum.is_multiple_of(3) || sum.is_multiple_of(4);
+        is_forced.then_some(sum * 7 % VOCAB_SIZE as u32)
+    }
+
     fn forbids(&self, token_id: TokenId) -> bool {
-        let sum: u32 = self.accepted.iter().sum::<u32>() + self.start;
-        (token_id + sum + self.accepted.len() as u32).is_multiple_of(3)
+        let rest = token_id + self.sum() + self.accepted.len() as u32;
+        match self.single() {
+            Some(single) => token_id != single,
+            None => rest.is_multiple_of(3),
+        }
     }
 }
 
 impl TokenConstraint for Rotating {
     fn mask(&mut self, mask: &mut TokenMask) -> Result<(), ConstraintError> {
+        // Jobs end in any order.
+        for _ in 0..self.sum() % 5 {
+            std::thread::yield_now();
+        }
+        if self.fails_at == Some(self.accepted.len()) {
+            return Err(ConstraintError("it fails here".to_owned()));
+        }
         let allowed = (0..VOCAB_SIZE as TokenId).filter(|id| !self.forbids(*id));
         allowed.for_each(|id| mask.allow(id));
         Ok(())
@@ -44,6 +88,25 @@ impl TokenConstraint for Rotating {
     fn rollback(&mut self, num_tokens: usize) {
         let kept = self.accepted.len() - num_tokens;
         self.accepted.truncate(kept);
+    }
+
+    /// What must come, then a guess that is wrong two times out of three.
+    fn forced(&mut self, most: usize) -> Vec<TokenId> {
+        let mut state = self.clone();
+        let mut forced = Vec::new();
+        while let Some(single) = state.single().filter(|_| forced.len() < most) {
+            state.accepted.push(single);
+            forced.push(single);
+        }
+        if !forced.is_empty() {
+            forced.extend([3, 1]);
+        }
+        forced.truncate(most);
+        forced
+    }
+
+    fn has_cheap_masks(&self) -> bool {
+        self.is_cheap
     }
 
     fn fork(&self) -> Box<dyn TokenConstraint> {

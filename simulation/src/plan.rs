@@ -23,8 +23,8 @@ const MOST_STEPS_ALONE: usize = 5_000;
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub request: GenerateRequest,
-    /// Of its constraint: where it starts, and the length of the prompt that it began behind.
-    pub constraint: Option<(u32, usize)>,
+    /// Its constraint at the beginning, and the length of the prompt before it.
+    pub constraint: Option<(Rotating, usize)>,
 }
 
 fn params(random: &mut Random, max_model_len: usize) -> SamplingParams {
@@ -82,8 +82,8 @@ impl Plan {
         let mut params = params(random, setup.config.max_model_len);
         params.prompt_logprobs = random.one_in(8).then(|| random.below(3));
         let constraint = random
-            .one_in(4)
-            .then(|| (random.below(3) as u32, prompt.len()));
+            .one_in(3)
+            .then(|| (Rotating::failing(random), prompt.len()));
         let speculatives = [
             Speculative::Off,
             Speculative::PromptLookup,
@@ -99,7 +99,8 @@ impl Plan {
                 let ends_at = random.between(5, 40) as u32;
                 Box::new(SumWatcher { sum: 1, ends_at }) as _
             }),
-            constraint: constraint.map(|(start, _)| Box::new(Rotating::after(start, &[])) as _),
+            constraint: (constraint.as_ref())
+                .map(|(constraint, _)| Box::new(constraint.clone()) as _),
             tenant: random.below(3) as u64,
             cache_salt: random.below(2) as u64,
             adapter,
@@ -147,10 +148,8 @@ impl Plan {
         params: SamplingParams,
     ) -> Self {
         let prompt = [self.request.prompt_token_ids.as_slice(), output].concat();
-        let constraint = self.constraint.map(|(start, origin)| {
-            let constraint = Rotating::after(start, &prompt[origin..]);
-            Box::new(constraint) as _
-        });
+        let constraint = (self.constraint.as_ref())
+            .map(|(constraint, origin)| Box::new(constraint.after(&prompt[*origin..])) as _);
         let request = GenerateRequest {
             n,
             branch_path: [self.request.branch_path.as_slice(), &[index as u32]].concat(),
@@ -160,7 +159,7 @@ impl Plan {
         };
         Self {
             request,
-            constraint: self.constraint,
+            constraint: self.constraint.clone(),
         }
     }
 

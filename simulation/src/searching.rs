@@ -11,9 +11,12 @@ use ponder::engine::{
     TokenId,
 };
 use ponder::reward::{Candidate, Scorer, ScorerError, Weighted};
-use ponder::search::{EnginePolicy, Search, SearchError, SearchRequest, SearchSpec};
+use ponder::search::{
+    BranchConstraint, EnginePolicy, Search, SearchError, SearchRequest, SearchSpec,
+};
 use serde_json::json;
 
+use crate::constraint::Rotating;
 use crate::random::Random;
 use crate::setup::Setup;
 use crate::text::tokenizer;
@@ -36,6 +39,7 @@ pub struct Ask {
     prompt: Vec<TokenId>,
     params: SamplingParams,
     speculative: Speculative,
+    constraint: Option<Rotating>,
 }
 
 /// What came of it.
@@ -107,6 +111,7 @@ impl Ask {
         Ok(Self {
             spec: spec.map_err(|error| error.to_string())?,
             prompt,
+            constraint: random.one_in(2).then(|| Rotating::random(random)),
             params: SamplingParams {
                 max_tokens: random.between(1, 30),
                 temperature: *random.choose(&[0.7, 1.0]),
@@ -132,9 +137,12 @@ impl Ask {
             tokenizer: tokenizer()?,
             prompt_token_ids: self.prompt.clone(),
             params: self.params.clone(),
+            constraint: (self.constraint.clone())
+                .map(|constraint| BranchConstraint::new(Box::new(constraint))),
             stops: Vec::new(),
             include_stop: false,
             skip_special: true,
+            visible: Vec::new(),
             tenant: 0,
             cache_salt: 0,
             adapter: None,

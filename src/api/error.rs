@@ -15,6 +15,8 @@ use crate::search::SpecError;
 
 /// Seconds after which an overloaded server may be tried again.
 const RETRY_AFTER_SECONDS: &str = "1";
+/// The code of an answer that a shutdown cut.
+const ABORTED: &str = "aborted";
 
 /// An error as the client sees it.
 #[derive(Debug, Clone)]
@@ -105,6 +107,19 @@ impl ApiError {
 
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
+
+    /// The server shuts down while an answer is written.
+    pub fn aborted() -> Self {
+        Self {
+            code: Some(ABORTED),
+            ..Self::unavailable("the server shut down before the answer was whole: ask again")
+        }
+    }
+
+    /// Whether this is [`Self::aborted`].
+    pub fn is_abort(&self) -> bool {
+        self.code == Some(ABORTED)
     }
 
     pub fn unauthorized() -> Self {

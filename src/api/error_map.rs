@@ -45,6 +45,10 @@ impl From<EngineError> for ApiError {
                 code: Some("nothing_allowed"),
                 ..Self::new(StatusCode::BAD_REQUEST, message)
             },
+            EngineError::Constraint(_) => Self {
+                code: Some("constraint_failed"),
+                ..Self::new(StatusCode::BAD_REQUEST, message)
+            },
             EngineError::PoolingPositions { .. }
             | EngineError::Model(_)
             | EngineError::Invariant(_) => Self::internal(message),

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::adapters::registry::TargetModel;
+use super::answer::reader::ReadingRules;
 use super::deadline::Deadline;
 use super::openai::params::SharedParams;
 use super::openai::speculation::Speculation;
 use super::tenant::Tenant;
 use super::wire::Wire;
 use crate::engine::{AdaptationConfig, Media, SamplingParams};
-use crate::search::SearchRequest;
+use crate::search::{BranchConstraint, SearchRequest};
 
 /// A checked request, whatever format it came in.
 pub(super) struct Generation {
@@ -23,6 +24,7 @@ pub(super) struct Generation {
     pub speculation: Speculation,
     pub adaptation: Option<Arc<AdaptationConfig>>,
     pub shared: SharedParams,
+    pub shape: Shape,
     pub search: Option<SearchRequest>,
     /// The prompts' texts when they are to be echoed.
     pub echo: Vec<String>,
@@ -35,4 +37,15 @@ pub(super) struct Generation {
     pub source: Value,
     pub tenant: Tenant,
     pub deadline: Deadline,
+}
+
+/// What an answer must look like, and how its text is read.
+#[derive(Debug, Default)]
+pub(super) struct Shape {
+    pub constraint: Option<BranchConstraint>,
+    /// What the request says of it: a search goes on only under the same. Null when it says nothing.
+    pub asked: Value,
+    pub reading: ReadingRules,
+    /// See [`super::wire::envelope::Head::is_legacy`].
+    pub is_legacy: bool,
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use crate::engine::{AdaptationConfig, Engine};
+use crate::grammar::Grammars;
 use crate::model::ModelConfig;
 use crate::reward::RewardResources;
-use crate::text::{ChatTemplate, Tokenizer};
+use crate::text::{ChatTemplate, OutputFormat, Tokenizer};
 use crate::trace::Identity;
 
 /// A loaded model.
@@ -15,6 +16,10 @@ pub struct Served {
     pub model_config: Option<ModelConfig>,
     pub tokenizer: Tokenizer,
     pub chat_template: Option<ChatTemplate>,
+    /// Compiles what answers must look like; `None` where the engine or the tokenizer does not allow constraints.
+    pub grammars: Option<Grammars>,
+    /// How the model marks its thoughts and calls.
+    pub output: OutputFormat,
     pub rewards: RewardResources,
     /// How requests that say nothing of it adapt ([`crate::api::default_adaptation`]).
     pub adaptation: Option<Arc<AdaptationConfig>>,

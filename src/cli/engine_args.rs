@@ -5,6 +5,7 @@ use std::thread::available_parallelism;
 
 use clap::{Args, ValueEnum, value_parser};
 
+use super::output_args::OutputArgs;
 use super::values::{MAX_SECONDS, parse_bytes, parse_speculative};
 use crate::engine::config as sizes;
 use crate::engine::{
@@ -65,6 +66,8 @@ pub struct EngineArgs {
         help_heading = "Engine"
     )]
     pub chat_template: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: OutputArgs,
     #[command(flatten)]
     pub speculative: SpeculativeArgs,
     /// Whether several keys share the engine: `serve` says so.

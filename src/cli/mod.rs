@@ -11,6 +11,7 @@ mod device;
 mod engine_args;
 mod identity;
 mod models;
+mod output_args;
 mod prm;
 mod progress;
 mod serve;

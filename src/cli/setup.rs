@@ -13,9 +13,10 @@ use super::identity::identity;
 use super::progress::Bar;
 use crate::api::Served;
 use crate::engine::{
-    Backend, Engine, EngineHandle, EngineOptions, Executor, GenerateRequest, SamplingParams,
-    StreamEvent,
+    Backend, Capability, Engine, EngineHandle, EngineOptions, Executor, GenerateRequest,
+    SamplingParams, StreamEvent,
 };
+use crate::grammar::{GrammarError, Grammars};
 use crate::model::catalogue::{self, Source};
 use crate::model::{ModelFiles, OperatorTimes, RandomModel, SkipSet};
 use crate::reward::{Judge, RewardResources};
@@ -96,6 +97,8 @@ pub(super) fn start_with(
         ))
     });
     Ok(Served {
+        grammars: grammars(engine.as_ref(), &tokenizer),
+        output: args.output.format(chat_template.as_ref(), &tokenizer),
         adaptation: None,
         model_config,
         engine,
@@ -107,6 +110,14 @@ pub(super) fn start_with(
             ..RewardResources::default()
         },
     })
+}
+
+/// `None` where answers cannot be constrained: requests that ask for it are refused then.
+fn grammars(engine: &dyn Backend, tokenizer: &Tokenizer) -> Option<Grammars> {
+    engine.demand(Capability::Constraints).ok()?;
+    let grammars = Grammars::new(tokenizer, engine.model_info().vocab_size);
+    let warn = |error: &GrammarError| tracing::warn!("structured output is off: {error}");
+    grammars.inspect_err(warn).ok()
 }
 
 /// Loads the model and its drafter into the native engine.

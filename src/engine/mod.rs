@@ -9,6 +9,7 @@ mod batch;
 mod block_manager;
 mod clock;
 pub mod config;
+mod constrained;
 pub mod executor;
 #[doc(hidden)]
 pub mod fake_model;
@@ -35,6 +36,7 @@ mod watchdog;
 pub use backend::{Backend, Capability, Engine};
 pub use clock::Clock;
 pub use config::{ConfigError, EngineOptions};
+pub use constrained::constraint_after;
 pub use executor::{CudaExecutor, Executor, ExecutorError, ModelExecutor};
 pub use handle::{EngineHandle, ForkParams};
 #[cfg(feature = "mistralrs")]

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::adaptation::Adaptation;
+use super::constrained::Constrained;
 use super::executor::SampleSpec;
 use super::prefix_cache::PrefixHash;
 use super::request::{
-    FinishReason, GenerateRequest, GroupId, PoolingParams, RequestId, SamplingParams, TokenBudget,
-    TokenConstraint, TokenId, TokenLogprobs, TokenWatcher, Watch,
+    ConstraintError, FinishReason, GenerateRequest, GroupId, PoolingParams, RequestId,
+    SamplingParams, TokenBudget, TokenId, TokenLogprobs, TokenWatcher, Watch,
 };
 use super::rng;
 use super::sampler::has_penalties;
@@ -28,14 +29,14 @@ pub(super) enum Group {
 pub(super) struct SeqId(pub u64);
 
 /// What came of a sampled token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Appended {
     /// It is the sequence's newest token; `is_tapped`: the state that it was sampled from is asked for.
     Token { is_tapped: bool },
     /// The budget has no token left.
     OutOfBudget,
-    /// The constraint does not allow it, though its mask did.
-    Refused,
+    /// The constraint does not allow it, though its mask did: it cannot go on, or it breaks its own rules.
+    Refused(Option<ConstraintError>),
 }
 
 /// Tokens, their place in the KV cache, and what is needed to sample the next one.
@@ -81,7 +82,8 @@ pub(super) struct Sequence {
     pub tenant: u64,
     pub deadline: Option<Instant>,
     pub watcher: Option<Box<dyn TokenWatcher>>,
-    pub constraint: Option<Box<dyn TokenConstraint>>,
+    /// Away while a step's masks are made.
+    pub constraint: Option<Constrained>,
     pub budget: Option<Arc<TokenBudget>>,
     /// What it is expected to go on with.
     pub draft: Draft,
@@ -119,7 +121,7 @@ impl Sequence {
             tenant: request.tenant,
             deadline: request.deadline,
             watcher: request.watcher,
-            constraint: request.constraint,
+            constraint: request.constraint.map(Constrained::new),
             budget: request.budget,
             draft: Draft::default(),
             ended: None,
@@ -193,9 +195,10 @@ impl Sequence {
             self.ended = Some(FinishReason::Budget);
             return Appended::OutOfBudget;
         }
-        let constraint = self.constraint.as_mut();
-        if constraint.is_some_and(|constraint| !constraint.accept(token_id)) {
-            return Appended::Refused;
+        if let Some(constraint) = &mut self.constraint
+            && !constraint.accept(token_id)
+        {
+            return Appended::Refused(constraint.failure());
         }
         self.token_ids.push(token_id);
         let watcher = self.watcher.as_mut();
@@ -206,6 +209,19 @@ impl Sequence {
         let is_tapped = self.params.hidden_state
             && (watch == Watch::Tap || self.finish_reason(max_model_len).is_some());
         Appended::Token { is_tapped }
+    }
+
+    /// Whether its constraint takes a token that may be taken back.
+    pub(super) fn accept(&mut self, token_id: TokenId) -> bool {
+        let constraint = self.constraint.as_mut();
+        constraint.is_none_or(|constraint| constraint.accept(token_id))
+    }
+
+    /// Takes back tokens that its constraint accepted.
+    pub(super) fn rollback(&mut self, num_tokens: usize) {
+        if let Some(constraint) = &mut self.constraint {
+            constraint.rollback(num_tokens);
+        }
     }
 
     pub(super) fn num_output_tokens(&self) -> usize {
@@ -301,8 +317,11 @@ impl Sequence {
         }
         let token_id = *self.token_ids.last()?;
         let params = &self.params;
-        if self.num_output_tokens() >= params.min_tokens {
-            if !params.ignore_eos && params.eos_token_ids.contains(&token_id) {
+        // Under a constraint an end is drawn only where it counts: its masks leave out the others.
+        let is_constrained = self.constraint.is_some();
+        if is_constrained || self.num_output_tokens() >= params.min_tokens {
+            let counts_eos = is_constrained || !params.ignore_eos;
+            if counts_eos && params.eos_token_ids.contains(&token_id) {
                 return Some(FinishReason::Eos);
             }
             if params.stop_token_ids.contains(&token_id) {

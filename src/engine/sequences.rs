@@ -42,6 +42,10 @@ impl Sequences {
         self.by_id.get(&id)
     }
 
+    pub fn get_mut(&mut self, id: SeqId) -> Option<&mut Sequence> {
+        self.by_id.get_mut(&id)
+    }
+
     /// Adds a sequence that waits, behind all others.
     pub fn push_waiting(&mut self, sequence: Sequence) {
         self.waiting.push_back(sequence.id);

@@ -3,9 +3,11 @@
 //! The parsers and the masks are llguidance's. This room builds its grammars, bounds their compilation, and gives the engine a
 //! [`crate::engine::TokenConstraint`] of each. It knows no HTTP.
 
+mod combined;
 mod spec;
 mod tools;
 
+pub use combined::{both, either};
 pub use spec::{Grammar, GrammarError};
 pub use tools::{ToolGrammar, ToolSpec};
 
@@ -42,4 +44,21 @@ impl Grammars {
             self.vocab_size
         )))
     }
+}
+
+/// Where a model thinks before it answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Thought {
+    pub start: Vec<u32>,
+    pub end: Vec<u32>,
+    pub is_open: bool,
+    pub max_tokens: Option<usize>,
+}
+
+pub fn after_thought(
+    _thought: Thought,
+    rest: Option<Box<dyn TokenConstraint>>,
+    _vocab_size: usize,
+) -> Box<dyn TokenConstraint> {
+    rest.unwrap_or_else(|| Box::new(crate::engine::AllowedTokens::new(0, [])))
 }

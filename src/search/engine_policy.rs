@@ -7,16 +7,17 @@ use std::time::{Duration, Instant};
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{BoxStream, SelectAll, StreamExt};
 
+use super::branch_constraint::BranchConstraint;
 use super::context::now;
 use super::outcome::SearchError;
 use super::policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, Running};
-use super::step::{StepRule, StepWatcher};
+use super::step::StepRule;
 use crate::engine::{
     AdaptationConfig, AdaptationReport, AdapterId, Engine, EngineError, FinishReason,
     GenerateRequest, GroupId, RequestStream, SamplingParams, SharedDrafts, Speculative, Steering,
     StreamEvent, TokenBudget, TokenId, TokenLogprobs, TokenWatcher, Watch,
 };
-use crate::text::{Detokenizer, StopMatcher, Tokenizer};
+use crate::text::Tokenizer;
 
 /// How long an expansion waits before it tries again to enter a full queue.
 const RETRY: Duration = Duration::from_millis(20);
@@ -28,9 +29,13 @@ pub struct EnginePolicy {
     pub prompt_token_ids: Vec<TokenId>,
     /// `max_tokens` counts over a whole answer.
     pub params: SamplingParams,
+    /// Which tokens an answer may have, from its first one on.
+    pub constraint: Option<BranchConstraint>,
     pub stops: Vec<String>,
     pub include_stop: bool,
     pub skip_special: bool,
+    /// Special tokens whose texts are shown all the same: marks of thoughts and calls.
+    pub visible: Vec<TokenId>,
     /// Who asks.
     pub tenant: u64,
     pub cache_salt: u64,
@@ -86,7 +91,11 @@ impl EnginePolicy {
         Ok(None)
     }
 
-    fn request(&self, expansion: &Expansion) -> GenerateRequest {
+    fn request(&self, expansion: &Expansion) -> Result<GenerateRequest, EngineError> {
+        let constraint = self.constraint.as_ref();
+        let constraint = constraint.map(|constraint| constraint.after(&expansion.prefix));
+        let constraint = constraint.transpose();
+        let constraint = constraint.map_err(|error| EngineError::Constraint(error.0))?;
         let end = expansion.step.clone().map(|rule| (rule, Watch::End));
         let tap = expansion.first_step.clone().map(|rule| (rule, Watch::Tap));
         let step = end.or(tap);
@@ -105,10 +114,11 @@ impl EnginePolicy {
             ..self.params.clone()
         };
         let prompt = [self.prompt_token_ids.as_slice(), &expansion.prefix].concat();
-        GenerateRequest {
+        Ok(GenerateRequest {
             n: expansion.n,
             branch_path: expansion.branch_path.clone(),
             watcher: Some(Box::new(watcher)),
+            constraint,
             budget: Some(Arc::clone(&self.budget)),
             tenant: self.tenant,
             cache_salt: self.cache_salt,
@@ -120,13 +130,7 @@ impl EnginePolicy {
             speculative: self.speculative,
             prediction: self.prediction.clone(),
             ..GenerateRequest::new(prompt, params)
-        }
-    }
-
-    fn watcher(&self, expansion: &Expansion, step: Option<(StepRule, Watch)>) -> StepWatcher {
-        let detokenizer = Detokenizer::new(&self.tokenizer, self.skip_special);
-        let stops = StopMatcher::new(self.stops.clone(), self.include_stop);
-        StepWatcher::new(detokenizer, stops, &expansion.prefix_text, step)
+        })
     }
 
     /// Enters the queue; when it is full, only the search's first samples are refused, and the others at the deadline.
@@ -145,27 +149,6 @@ impl EnginePolicy {
     fn is_late(&self) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= now())
     }
-
-    /// The text of a finished sample, and whether a stop string ended it.
-    fn text(&self, prefix_text: &str, token_ids: &[TokenId]) -> (String, bool) {
-        let mut detokenizer = Detokenizer::new(&self.tokenizer, self.skip_special);
-        let mut stops = StopMatcher::new(self.stops.clone(), self.include_stop);
-        let own = |text: &str| text.get(prefix_text.len()..).unwrap_or_default().to_owned();
-        let mut text = stops.push(prefix_text).text;
-        for token_id in token_ids {
-            let outcome = stops.push(&detokenizer.push(*token_id));
-            text.push_str(&outcome.text);
-            if outcome.stopped.is_some() {
-                return (own(&text), true);
-            }
-        }
-        let rest = stops.push(&detokenizer.finish());
-        text.push_str(&rest.text);
-        if rest.stopped.is_none() {
-            text.push_str(&stops.finish());
-        }
-        (own(&text), rest.stopped.is_some())
-    }
 }
 
 impl Policy for EnginePolicy {
@@ -177,7 +160,7 @@ impl Policy for EnginePolicy {
             let mut events = SelectAll::new();
             let mut samples = Vec::new();
             for (index, expansion) in expansions.iter().enumerate() {
-                let stream = self.submit(self.request(expansion)).await?;
+                let stream = self.submit(self.request(expansion)?).await?;
                 events.push(stream.numbered(index));
                 samples.extend((0..expansion.n).map(|sample| Sample {
                     expansion: index,
@@ -202,7 +185,7 @@ impl Policy for EnginePolicy {
     }
 
     fn pieces(&self, token_ids: &[TokenId]) -> Vec<String> {
-        let mut detokenizer = Detokenizer::new(&self.tokenizer, self.skip_special);
+        let mut detokenizer = self.detokenizer();
         token_ids.iter().map(|id| detokenizer.push(*id)).collect()
     }
 
@@ -267,7 +250,7 @@ impl EngineRunning<'_> {
         let reason = sample.finished.unwrap_or(FinishReason::Abort);
         let (expansion, index) = (sample.expansion, sample.index);
         let source = &self.expansions[expansion];
-        let (text, hits_stop) = self.policy.text(&source.prefix_text, &token_ids);
+        let (text, hits_stop) = self.policy.text(source, &token_ids);
         let num_tokens = source.prefix.len() + token_ids.len();
         let end = match reason {
             FinishReason::Eos | FinishReason::StopToken(_) => End::Stop,

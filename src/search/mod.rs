@@ -3,9 +3,11 @@
 
 mod beam;
 mod best_of_n;
+mod branch_constraint;
 mod context;
 mod dvts;
 mod engine_policy;
+mod engine_text;
 mod event;
 mod mcts;
 mod outcome;
@@ -23,6 +25,7 @@ mod text_hash;
 mod tree;
 mod vm_mcts;
 
+pub use branch_constraint::BranchConstraint;
 pub use context::Search;
 pub use engine_policy::EnginePolicy;
 pub use event::SearchEvent;

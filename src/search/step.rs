@@ -98,7 +98,7 @@ impl StepWatcher {
         prefix_text: &str,
         step: Option<(StepRule, Watch)>,
     ) -> Self {
-        stops.push(prefix_text);
+        stops.pass(prefix_text);
         Self {
             detokenizer,
             stops,

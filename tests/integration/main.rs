@@ -9,6 +9,7 @@ mod api_branches;
 mod api_faults;
 mod api_formats;
 mod api_limits;
+mod api_responses;
 mod api_resume;
 mod api_routes;
 mod api_search;

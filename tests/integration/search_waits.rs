@@ -253,9 +253,11 @@ fn engine_policy(engine: &Engine, max_tokens: usize) -> EnginePolicy {
             seed: 3,
             ..SamplingParams::default()
         },
+        constraint: None,
         stops: Vec::new(),
         include_stop: false,
         skip_special: true,
+        visible: Vec::new(),
         tenant: 0,
         cache_salt: 0,
         adapter: None,

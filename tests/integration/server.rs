@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use ponder::api::{AppState, Served, ServerConfig, listen, serve};
 use ponder::engine::{Engine, EngineHandle, EngineOptions};
+use ponder::grammar::Grammars;
 use ponder::reward::{Judge, RewardResources};
-use ponder::text::{ChatTemplate, Tokenizer};
+use ponder::text::{ChatTemplate, OutputFormat, Tokenizer};
 use ponder::trace::{StoreOptions, TraceStore};
 use serde_json::Value;
 
@@ -22,6 +23,8 @@ fn served(options: &EngineOptions, rewards: RewardResources) -> Served {
     let template = chat_template.clone().unwrap();
     let judge = Arc::new(Judge::new(Arc::clone(&engine), tokenizer.clone(), template));
     Served {
+        grammars: Grammars::new(&tokenizer, engine.model_info().vocab_size).ok(),
+        output: OutputFormat::default(),
         adaptation: None,
         model_config: files.config().ok(),
         engine,
@@ -59,31 +62,10 @@ pub fn start_with(
 
 /// A server of any model, which is made once the server listens.
 pub fn start_served(config: ServerConfig, served: impl FnOnce() -> Served) -> Server {
-    install_tls();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let listener = runtime.block_on(listen("127.0.0.1:0")).unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
     // Under the target folder: the server that all tests share is never dropped.
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let store = TraceStore::open(&folder.path().join("traces.db"), StoreOptions::default());
-    let config = ServerConfig {
-        served_model_names: vec!["m".to_owned()],
-        ..config
-    };
-    let state = AppState::with_store(config, Some(store.unwrap()));
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let shutdown = async move {
-        let _ = stopped.await;
-    };
-    let task = runtime.spawn(serve(listener, state.clone(), shutdown));
-    let server = Server {
-        url,
-        state,
-        runtime,
-        stop: Some(stop),
-        task: Some(task),
-        _folder: folder,
-    };
+    let server = start_stored(config, Some(store.unwrap()), folder);
     assert_eq!(
         server.get("/ready").0,
         503,
@@ -91,6 +73,36 @@ pub fn start_served(config: ServerConfig, served: impl FnOnce() -> Served) -> Se
     );
     server.state.set_served(served());
     server
+}
+
+/// A server without a model. The folder lives as long.
+pub fn start_stored(
+    config: ServerConfig,
+    store: Option<TraceStore>,
+    folder: tempfile::TempDir,
+) -> Server {
+    install_tls();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let listener = runtime.block_on(listen("127.0.0.1:0")).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let config = ServerConfig {
+        served_model_names: vec!["m".to_owned()],
+        ..config
+    };
+    let state = AppState::with_store(config, store);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let shutdown = async move {
+        let _ = stopped.await;
+    };
+    let task = runtime.spawn(serve(listener, state.clone(), shutdown));
+    Server {
+        url,
+        state,
+        runtime,
+        stop: Some(stop),
+        task: Some(task),
+        _folder: folder,
+    }
 }
 
 pub fn options() -> EngineOptions {

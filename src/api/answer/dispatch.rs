@@ -3,6 +3,7 @@
 use axum::response::Response;
 
 use super::deliver::deliver;
+use super::outcome::Outcome;
 use super::plain::PlainAnswer;
 use crate::api::clock::unix_time;
 use crate::api::error::ApiError;
@@ -28,16 +29,17 @@ pub(in crate::api) async fn answer(
         include_usage: shared.include_usage,
         tells_trace: shared.store == Some(true),
         shows_prompt_logprobs: shared.prompt_logprobs.is_some(),
+        is_legacy: generation.shape.is_legacy,
     };
     let format = wire.format(head);
     match searched {
         Some(request) => {
             let producer = SearchAnswer::start(state, generation, request).await?;
-            deliver(producer, format, is_stream).await
+            deliver(producer, format, is_stream, Outcome::pending(state)).await
         }
         None => {
             let producer = PlainAnswer::start(state, generation)?;
-            deliver(producer, format, is_stream).await
+            deliver(producer, format, is_stream, Outcome::pending(state)).await
         }
     }
 }

@@ -38,6 +38,43 @@ pub(in crate::api) struct Delta {
     pub logprobs: Option<Vec<TokenLogprob>>,
 }
 
+impl Delta {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.reasoning.is_empty()
+            && self.text.is_empty()
+            && self.tool_calls.is_empty()
+            && self.logprobs.is_none()
+    }
+
+    /// Adds what comes next of the same choice.
+    pub fn append(&mut self, next: Self) {
+        self.reasoning.push_str(&next.reasoning);
+        self.text.push_str(&next.text);
+        for call in next.tool_calls {
+            match call.head {
+                Some(_) => self.tool_calls.push(call),
+                None => self.add_arguments(call.index, call.arguments),
+            }
+        }
+        if let Some(logprobs) = next.logprobs {
+            self.logprobs.get_or_insert_default().extend(logprobs);
+        }
+    }
+
+    /// More of the arguments of a call.
+    pub fn add_arguments(&mut self, index: usize, arguments: String) {
+        match self.tool_calls.last_mut() {
+            Some(last) if last.index == index => last.arguments.push_str(&arguments),
+            _ => self.tool_calls.push(ToolCallDelta {
+                index,
+                head: None,
+                arguments,
+            }),
+        }
+    }
+}
+
 /// More of a call of a tool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::api) struct ToolCallDelta {
@@ -99,12 +136,13 @@ pub(in crate::api) struct ChoiceEnd {
     pub value: Option<f64>,
 }
 
-/// OpenAI's finish reasons.
+/// OpenAI's finish reasons, and one that no client sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::api) enum EndReason {
     Stop,
     Length,
     ToolCalls,
+    /// The server ended it: the answer fails then.
     Abort,
 }
 
@@ -166,7 +204,7 @@ pub(in crate::api) struct Usage {
     pub num_cached_tokens: usize,
     /// All that were generated, those of discarded branches too.
     pub num_completion_tokens: usize,
-    /// Generated tokens that are in no answer.
+    /// Generated tokens that are thoughts, and those that are in no answer: of a search's discarded branches.
     pub num_reasoning_tokens: usize,
     pub drafts: DraftCounts,
 }

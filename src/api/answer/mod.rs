@@ -7,6 +7,8 @@ pub(super) mod dispatch;
 pub(super) mod event;
 mod latency;
 pub(super) mod logprobs;
+mod outcome;
 mod plain;
 pub(super) mod producer;
+pub(super) mod reader;
 pub(super) mod whole;

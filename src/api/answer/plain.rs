@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 use super::choice::ChoiceText;
 use super::deliver::{Produce, Sink};
-use super::event::{AnswerEvent, Delta, EndReason, PromptReport, Summary, Usage};
+use super::event::{AnswerEvent, ChoiceEnd, Delta, EndReason, PromptReport, Summary, Usage};
 use super::latency::{Latency, TokenTimes};
 use super::logprobs::{token, token_logprob};
+use super::reader::Reader;
 use crate::api::error::ApiError;
 use crate::api::generation::Generation;
 use crate::api::openai::adaptation::phase_json;
@@ -19,8 +20,8 @@ use crate::api::state::AppState;
 use crate::api::traces::keep;
 use crate::api::traces::recorder::Recorder;
 use crate::engine::{
-    AdaptationConfig, AdaptationReport, Backend, Engine, FinishReason, GenerateRequest, RequestId,
-    StreamEvent, TokenLogprobs,
+    AdaptationConfig, AdaptationReport, Backend, ConstraintError, Engine, EngineError,
+    FinishReason, GenerateRequest, RequestId, StreamEvent, TokenLogprobs,
 };
 use crate::text::{Detokenizer, StopMatcher, Tokenizer};
 
@@ -53,8 +54,18 @@ pub(super) struct PlainAnswer {
 
 struct Choice {
     text: ChoiceText,
+    reader: Reader,
     num_tokens: usize,
     is_started: bool,
+}
+
+impl Choice {
+    /// The choice's end, when it has come; what was held back of the text is added to its last part.
+    fn end(&mut self, last: &mut Delta) -> Option<ChoiceEnd> {
+        let end = self.text.end()?.clone();
+        last.append(self.reader.finish());
+        Some(self.reader.end(end))
+    }
 }
 
 /// The adaptation that was asked for, and its phases.
@@ -84,15 +95,19 @@ impl PlainAnswer {
         let (events, request_ids) = submit_all(served.engine.as_ref(), &generation, n)?;
         let num_choices = n * generation.prompts.len();
         let shared = &generation.shared;
+        let params = &generation.params;
+        let reading = &generation.shape.reading;
+        let (tokenizer, skip_special) = (&served.tokenizer, shared.skip_special);
         let new_choice = |_| Choice {
             text: ChoiceText::new(
-                Detokenizer::new(&served.tokenizer, shared.skip_special),
-                StopMatcher::new(generation.stops.clone(), shared.include_stop),
+                Detokenizer::with_visible(tokenizer, skip_special, &reading.visible),
+                StopMatcher::new(generation.stops.clone(), shared.include_stop)
+                    .after(params.min_tokens.saturating_sub(1)),
             ),
+            reader: Reader::new(reading),
             num_tokens: 0,
             is_started: false,
         };
-        let params = &generation.params;
         let eos = params.eos_token_ids.iter().filter(|_| !params.ignore_eos);
         Ok(Self {
             choices: (0..num_choices).map(new_choice).collect(),
@@ -140,10 +155,15 @@ impl PlainAnswer {
                 drafts,
             } => {
                 self.usage.drafts += drafts;
-                if reason == FinishReason::Deadline {
-                    return Err(ApiError::deadline());
+                let at = prompt * self.n + index;
+                match reason {
+                    FinishReason::Deadline => Err(ApiError::deadline()),
+                    // A choice that had not ended before.
+                    FinishReason::Abort if self.choices[at].text.end().is_none() => {
+                        Err(ApiError::aborted())
+                    }
+                    _ => Ok(self.finish(at, reason)),
                 }
-                Ok(self.finish(prompt * self.n + index, reason))
             }
             StreamEvent::Adapted { index, report, .. } => {
                 self.adapted(&report, prompt * self.n + index);
@@ -205,21 +225,14 @@ impl PlainAnswer {
             recorder.token(at, token_id, logprob);
             recorder.text(at, &text);
         }
-        let logprobs = logprobs.filter(|_| self.wants_logprobs);
+        let mut delta = choice.reader.token(&text);
         let is_first = !std::mem::replace(&mut choice.is_started, true);
-        let has_news = !text.is_empty() || logprobs.is_some();
-        let end = choice.text.end().cloned();
-        let tokenizer = &self.tokenizer;
-        let delta = Delta {
-            text,
-            logprobs: (self.wants_logprobs && has_news).then(|| {
-                let entries = logprobs.into_iter();
-                entries
-                    .map(|entry| token_logprob(tokenizer, entry))
-                    .collect()
-            }),
-            ..Delta::default()
-        };
+        let end = choice.end(&mut delta);
+        let logprobs = logprobs.filter(|_| self.wants_logprobs);
+        let has_news = !delta.is_empty() || logprobs.is_some();
+        let entries = logprobs.into_iter();
+        let entries = entries.map(|entry| token_logprob(&self.tokenizer, entry));
+        delta.logprobs = (self.wants_logprobs && has_news).then(|| entries.collect());
         match end {
             Some(end) => {
                 self.engine.abort_choice(self.request_ids[prompt], index);
@@ -235,7 +248,8 @@ impl PlainAnswer {
     fn finish(&mut self, at: usize, reason: FinishReason) -> Option<AnswerEvent> {
         let choice = &mut self.choices[at];
         let rest = choice.text.finish(reason);
-        let end = choice.text.end().cloned();
+        let mut last = choice.reader.push(rest.as_deref().unwrap_or_default());
+        let end = choice.end(&mut last);
         let name = end.as_ref().map_or(EndReason::Stop, |end| end.reason);
         if let Some(recorder) = &mut self.recorder {
             recorder.text(at, rest.as_deref().unwrap_or_default());
@@ -244,15 +258,14 @@ impl PlainAnswer {
         let elapsed = self.times.elapsed();
         let metrics = self.state.metrics();
         metrics.finished(name.name(), choice.num_tokens, elapsed);
-        let text = rest?;
+        // Otherwise a stop string had ended it.
+        rest?;
+        last.logprobs = (self.wants_logprobs && !last.is_empty()).then(Vec::new);
+        let end = end?;
         Some(AnswerEvent::End {
             choice: at,
-            last: Delta {
-                logprobs: (self.wants_logprobs && !text.is_empty()).then(Vec::new),
-                text,
-                ..Delta::default()
-            },
-            end: end?,
+            last,
+            end,
         })
     }
 
@@ -275,6 +288,8 @@ impl PlainAnswer {
         }
         let completion = self.choices.iter().map(|choice| choice.num_tokens).sum();
         self.usage.num_completion_tokens = completion;
+        let readers = self.choices.iter().map(|choice| &choice.reader);
+        self.usage.num_reasoning_tokens = readers.map(Reader::num_thought_tokens).sum();
         let adaptation = self
             .adaptation
             .map(|it| json!({"config": *it.config, "phases": it.phases}));
@@ -317,12 +332,15 @@ fn submit_all(
     let salt = generation.shared.cache_salt.as_deref();
     let (mut events, mut ids) = (SelectAll::new(), Vec::new());
     let max_model_len = engine.config().max_model_len;
+    let constraint = generation.shape.constraint.as_ref();
     for prompt in &generation.prompts {
+        let constraint = constraint.map(|constraint| constraint.after(&[]));
         let mut params = generation.params.clone();
         params.max_tokens = params.max_tokens.min(max_model_len);
         // A refused prompt drops the streams before it, which aborts them.
         let stream = engine.submit(GenerateRequest {
             n,
+            constraint: constraint.transpose().map_err(refused)?,
             tenant: generation.tenant.0,
             cache_salt: generation.tenant.cache_salt(salt),
             adapter: generation.target.adapter_id(),
@@ -338,4 +356,8 @@ fn submit_all(
         events.push(stream.numbered(index));
     }
     Ok((events, ids))
+}
+
+fn refused(error: ConstraintError) -> ApiError {
+    EngineError::Constraint(error.0).into()
 }

@@ -25,7 +25,7 @@ use crate::work::Budget;
 const DEFAULT_LEASE: u64 = 300;
 const MAX_LEASE: u64 = 3600;
 /// Fields of a request that mean nothing for a session.
-const REFUSED: [&str; 7] = [
+const REFUSED: [&str; 25] = [
     "search",
     "stream",
     "n",
@@ -33,6 +33,24 @@ const REFUSED: [&str; 7] = [
     "prompt_logprobs",
     "adaptation",
     "router_adaptation",
+    "response_format",
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "guided_json_object",
+    "grammar",
+    "json_schema",
+    "guided_decoding_backend",
+    "guided_whitespace_pattern",
+    "tool_choice",
+    "parallel_tool_calls",
+    "functions",
+    "function_call",
+    "include_reasoning",
+    "thinking_token_budget",
+    "reasoning",
 ];
 
 /// Opens a session: the body of a chat or completion request, without `search`, `stream` or `n`.

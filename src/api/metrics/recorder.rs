@@ -159,9 +159,15 @@ impl Metrics {
         self.observe(Measure::MaxTokens, max_tokens as f64);
     }
 
+    /// A choice came to its end.
     pub(in crate::api) fn finished(&self, reason: &str, tokens: usize, elapsed: Duration) {
         self.observe(Measure::GenerationTokens, tokens as f64);
         self.observe(Measure::Latency, elapsed.as_secs_f64());
+        self.cut_short(reason);
+    }
+
+    /// Counts what ended: a choice, or a request whose answer did not come to its end (`abort`, `error`, `timeout`).
+    pub(in crate::api) fn cut_short(&self, reason: &str) {
         let mut labels = self.labels.clone();
         labels.push(Label::new("finished_reason", reason.to_owned()));
         with_local_recorder(&self.recorder, || {

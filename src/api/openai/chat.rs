@@ -9,7 +9,10 @@ use super::adaptation::adaptation;
 use super::images;
 use super::messages::{check_messages, encode, question, render};
 use super::params::{count, generation_request, logprobs};
+use super::reasoning::ReasoningFields;
+use super::shape::of_chat;
 use super::speculation::Speculation;
+use super::tools::ToolFields;
 use crate::api::answer::dispatch::answer;
 use crate::api::body::SizedBody;
 use crate::api::causes::Causes;
@@ -35,8 +38,20 @@ generation_request! {
         tools: Option<Vec<Value>>,
         #[schema(value_type = Option<Object>)]
         tool_choice: Option<Value>,
+        /// Several calls in one answer.
+        parallel_tool_calls: Option<bool>,
+        /// What OpenAI had before `tools`.
+        #[schema(value_type = Option<Vec<Object>>)]
+        functions: Option<Vec<Value>>,
         #[schema(value_type = Option<Object>)]
-        response_format: Option<Value>,
+        function_call: Option<Value>,
+        /// Send what the model thinks.
+        include_reasoning: Option<bool>,
+        /// Tokens of a thought; -1 is no limit.
+        thinking_token_budget: Option<i64>,
+        /// OpenRouter's: `{"effort": …, "max_tokens": …, "exclude": …, "enabled": …}`.
+        #[schema(value_type = Option<Object>)]
+        reasoning: Option<Value>,
         add_generation_prompt: Option<bool>,
         /// More variables for the chat template.
         #[schema(value_type = Option<Object>)]
@@ -70,6 +85,15 @@ pub(in crate::api) async fn prepare_sized(
 ) -> Result<Generation, ApiError> {
     let own = state.clone();
     let (tenant, deadline) = (work.tenant, work.deadline);
+    // What a grammar takes, its length does not say.
+    let has_grammar =
+        request.has_grammar() || request.tools.is_some() || request.functions.is_some();
+    let num_bytes = if has_grammar {
+        usize::MAX
+    } else {
+        work.num_bytes
+    };
+    let work = Causes { num_bytes, ..work };
     let prepare = move |budget: &Budget| prepare(&own, request, tenant, deadline, budget);
     work.run(state, "reading the messages", prepare).await
 }
@@ -86,7 +110,10 @@ fn prepare(
     let target = state.target(tenant, request.model.as_deref())?;
     let media = images::take(&mut request.messages, served.engine.as_ref())?;
     check_messages(&request.messages)?;
-    check_format(&request)?;
+    let structured = request.structured().read()?;
+    let tools = tools(&request).plan(served.output.tools)?;
+    let reasoning = reasoning(&request).plan()?;
+    request.reasoning_effort.clone_from(&reasoning.effort);
     let max_tokens_name = unify_max_tokens(&mut request);
     let top_logprobs = count("top_logprobs", request.top_logprobs, 0, MAX_LOGPROBS)?;
     let wants_logprobs = request.logprobs.unwrap_or(false);
@@ -105,21 +132,24 @@ fn prepare(
     let speculation = Speculation::new(&shared, served, budget)?;
     let adaptation = adaptation(&shared, served)?;
     params.prompt_logprobs = logprobs("prompt_logprobs", request.prompt_logprobs)?;
-    let tools = match &request.tool_choice {
-        Some(Value::String(choice)) if choice == "none" => None,
-        _ => request.tools.as_deref(),
-    };
+    let mut variables = request.chat_template_kwargs.take().unwrap_or_default();
+    if served.output.reasoning.is_some() {
+        reasoning.tell(&mut variables);
+    }
     let prompt = render(
         served,
         &request.messages,
-        tools,
+        tools.shown.as_deref(),
         request.add_generation_prompt.unwrap_or(true),
-        &request.chat_template_kwargs.unwrap_or_default(),
+        &variables,
     )?;
+    let shape = of_chat(served, &prompt, structured, tools, &reasoning, budget)?;
     let question = question(&request.messages);
     let mut source = json!({"messages": request.messages});
-    if let Some(tools) = request.tools {
-        source["tools"] = tools.into();
+    for (name, tools) in [("tools", request.tools), ("functions", request.functions)] {
+        if let Some(tools) = tools {
+            source[name] = tools.into();
+        }
     }
     // The template writes the model's own BOS where it belongs.
     let prompt_token_ids = encode(served, &prompt, (false, true), budget)?;
@@ -132,6 +162,7 @@ fn prepare(
         stops: shared.stops()?,
         search: presets::requested(&shared)?,
         shared,
+        shape,
         echo: Vec::new(),
         wire: Wire::Chat,
         question,
@@ -151,25 +182,21 @@ fn unify_max_tokens(request: &mut ChatRequest) -> &'static str {
     "max_completion_tokens"
 }
 
-fn check_format(request: &ChatRequest) -> Result<(), ApiError> {
-    match request
-        .response_format
-        .as_ref()
-        .map(|format| &format["type"])
-    {
-        None | Some(Value::Null) => {}
-        Some(Value::String(kind)) if kind == "text" => {}
-        Some(kind) => {
-            let message = format!("response_format {kind} is not available in this build");
-            return Err(ApiError::invalid("response_format", message));
-        }
+fn tools(request: &ChatRequest) -> ToolFields {
+    ToolFields {
+        tools: request.tools.clone(),
+        tool_choice: request.tool_choice.clone(),
+        parallel_tool_calls: request.parallel_tool_calls,
+        functions: request.functions.clone(),
+        function_call: request.function_call.clone(),
     }
-    match &request.tool_choice {
-        None | Some(Value::Null) => Ok(()),
-        Some(Value::String(choice)) if matches!(choice.as_str(), "none" | "auto") => Ok(()),
-        Some(choice) => {
-            let message = format!("tool_choice {choice} is not available in this build");
-            Err(ApiError::invalid("tool_choice", message))
-        }
+}
+
+fn reasoning(request: &ChatRequest) -> ReasoningFields {
+    ReasoningFields {
+        include_reasoning: request.include_reasoning,
+        thinking_token_budget: request.thinking_token_budget,
+        reasoning: request.reasoning.clone(),
+        reasoning_effort: request.reasoning_effort.clone(),
     }
 }

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::adaptation::adaptation;
 use super::messages::encode;
 use super::params::{generation_request, logprobs};
+use super::shape::of_completion;
 use super::speculation::Speculation;
 use crate::api::answer::dispatch::answer;
 use crate::api::body::SizedBody;
@@ -81,6 +82,11 @@ pub(in crate::api) async fn prepare_sized(
 ) -> Result<Generation, ApiError> {
     let own = state.clone();
     let (tenant, deadline) = (work.tenant, work.deadline);
+    let num_bytes = match request.has_grammar() {
+        true => usize::MAX,
+        false => work.num_bytes,
+    };
+    let work = Causes { num_bytes, ..work };
     let prepare = move |budget: &Budget| prepare(&own, request, tenant, deadline, budget);
     work.run(state, "reading the prompt", prepare).await
 }
@@ -114,6 +120,7 @@ fn prepare(
             "best_of is not supported; use n",
         ));
     }
+    let shape = of_completion(served, request.structured().read()?, budget)?;
     let num_logprobs = logprobs("logprobs", request.logprobs)?;
     request.max_tokens = request.max_tokens.or(Some(DEFAULT_MAX_TOKENS));
     let shared = request.shared();
@@ -146,6 +153,7 @@ fn prepare(
         stops: shared.stops()?,
         search: presets::requested(&shared)?,
         shared,
+        shape,
         echo,
         wire: Wire::Completions,
         question,

@@ -7,4 +7,10 @@ mod images;
 pub(super) mod messages;
 pub(super) mod models;
 pub(super) mod params;
+mod reasoning;
+mod shape;
 pub(super) mod speculation;
+pub(super) mod structured;
+#[cfg(test)]
+mod tests;
+mod tools;

@@ -87,6 +87,32 @@ macro_rules! generation_request {
             /// Text that the answer is expected to repeat: `{"type": "content", "content": "…"}`.
             #[schema(value_type = Option<Object>)]
             pub prediction: Option<serde_json::Value>,
+            /// `{"type": "text"}`, `json_object`, `{"type": "json_schema", "json_schema": {…}}` or a `structural_tag`.
+            #[schema(value_type = Option<Object>)]
+            pub response_format: Option<serde_json::Value>,
+            /// vLLM's: one of `json`, `regex`, `choice`, `grammar`, `json_object` and `structural_tag`.
+            #[schema(value_type = Option<Object>)]
+            pub structured_outputs: Option<serde_json::Value>,
+            /// The answer is JSON of this schema.
+            #[schema(value_type = Option<Object>)]
+            pub guided_json: Option<serde_json::Value>,
+            /// The whole answer matches this pattern.
+            pub guided_regex: Option<String>,
+            /// The answer is one of these texts.
+            pub guided_choice: Option<Vec<String>>,
+            /// A grammar in Lark's or GBNF's notation.
+            pub guided_grammar: Option<String>,
+            /// The answer is a JSON object.
+            pub guided_json_object: Option<bool>,
+            /// `auto` or `guidance`.
+            pub guided_decoding_backend: Option<String>,
+            #[schema(ignore)]
+            pub guided_whitespace_pattern: Option<String>,
+            /// llama.cpp's: a grammar in GBNF.
+            pub grammar: Option<String>,
+            /// llama.cpp's: the answer is JSON of this schema.
+            #[schema(value_type = Option<Object>)]
+            pub json_schema: Option<serde_json::Value>,
             /// Adapt the routers of a mixture-of-experts model to the context: `true`, or an object (docs/adaptation.md).
             #[schema(value_type = Option<Object>)]
             pub router_adaptation: Option<serde_json::Value>,
@@ -96,6 +122,38 @@ macro_rules! generation_request {
         }
 
         impl $name {
+            /// Whether a grammar may have to be compiled: its length says nothing of the work.
+            pub(crate) fn has_grammar(&self) -> bool {
+                let values = [
+                    &self.response_format,
+                    &self.structured_outputs,
+                    &self.guided_json,
+                    &self.json_schema,
+                ];
+                let texts = [&self.guided_regex, &self.guided_grammar, &self.grammar];
+                values.iter().any(|value| value.is_some())
+                    || texts.iter().any(|text| text.is_some())
+                    || self.guided_choice.is_some()
+                    || self.guided_json_object.is_some()
+            }
+
+            /// What the answer must look like.
+            pub(crate) fn structured(&self) -> $crate::api::openai::structured::StructuredFields {
+                $crate::api::openai::structured::StructuredFields {
+                    response_format: self.response_format.clone(),
+                    structured_outputs: self.structured_outputs.clone(),
+                    guided_json: self.guided_json.clone(),
+                    guided_regex: self.guided_regex.clone(),
+                    guided_choice: self.guided_choice.clone(),
+                    guided_grammar: self.guided_grammar.clone(),
+                    guided_json_object: self.guided_json_object,
+                    guided_decoding_backend: self.guided_decoding_backend.clone(),
+                    guided_whitespace_pattern: self.guided_whitespace_pattern.clone(),
+                    grammar: self.grammar.clone(),
+                    json_schema: self.json_schema.clone(),
+                }
+            }
+
             /// The shared fields.
             pub(crate) fn shared(&self) -> $crate::api::openai::params::SharedParams {
                 $crate::api::openai::params::SharedParams {

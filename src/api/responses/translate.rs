@@ -10,6 +10,9 @@ use crate::api::body::parse;
 use crate::api::error::ApiError;
 use crate::api::openai::chat::ChatRequest;
 
+/// What `reasoning` has here and not in chats.
+const OWN_REASONING: [&str; 4] = ["summary", "generate_summary", "context", "mode"];
+
 /// A request in the words of a chat.
 pub(super) struct Translated {
     /// Every field but the messages.
@@ -76,9 +79,10 @@ fn fields(request: &ResponsesRequest) -> Result<Map<String, Value>, ApiError> {
         set("response_format", json!(format));
         set("verbosity", json!(verbosity));
     }
-    if let Some(reasoning) = &request.reasoning {
-        set("reasoning_effort", reasoning["effort"].clone());
-        set("thinking_token_budget", reasoning["max_tokens"].clone());
+    if let Some(Value::Object(reasoning)) = &request.reasoning {
+        let mut reasoning = reasoning.clone();
+        reasoning.retain(|name, _| !OWN_REASONING.contains(&name.as_str()));
+        set("reasoning", reasoning.into());
     }
     set("metadata", json!(request.metadata));
     set("store", json!(request.store));

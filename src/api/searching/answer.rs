@@ -6,8 +6,9 @@ use tokio::sync::mpsc;
 use super::resume;
 use super::run::SearchRun;
 use crate::api::answer::deliver::{Produce, Sink};
-use crate::api::answer::event::{AnswerEvent, ChoiceEnd, Delta, EndReason, Summary, Usage};
+use crate::api::answer::event::{AnswerEvent, ChoiceEnd, EndReason, Summary, Usage};
 use crate::api::answer::logprobs::token_logprob;
+use crate::api::answer::reader::{Reader, num_thought_tokens};
 use crate::api::error::ApiError;
 use crate::api::generation::Generation;
 use crate::api::state::AppState;
@@ -18,8 +19,16 @@ use crate::search::{Ranked, SearchEvent, SearchOutcome, SearchRequest};
 pub(in crate::api) struct SearchAnswer {
     state: AppState,
     run: SearchRun,
-    /// Bytes of the first choice that were sent while it was searched for.
-    num_sent: usize,
+    first: FirstChoice,
+    /// How the first choice ended.
+    ended: Option<EndReason>,
+}
+
+/// The first choice while it is searched for.
+struct FirstChoice {
+    /// Bytes of it that were read, and sent.
+    num_read: usize,
+    reader: Reader,
 }
 
 impl SearchAnswer {
@@ -31,10 +40,15 @@ impl SearchAnswer {
     ) -> Result<Self, ApiError> {
         let found = resume::find(state, generation.tenant, &mut request);
         generation.deadline.limit(found).await??;
+        let run = SearchRun::new(state, generation, request).await?;
         Ok(Self {
-            run: SearchRun::new(state, generation, request).await?,
+            first: FirstChoice {
+                num_read: 0,
+                reader: Reader::new(&run.reading),
+            },
+            run,
             state: state.clone(),
-            num_sent: 0,
+            ended: None,
         })
     }
 
@@ -50,7 +64,7 @@ impl SearchAnswer {
             tokio::select! {
                 biased;
                 Some(event) = events.recv() => {
-                    if let Some(event) = progress(&self.run, &mut self.num_sent, event) {
+                    if let Some(event) = progress(&self.run, &mut self.first, event) {
                         sink.send(event).await;
                     }
                 }
@@ -58,7 +72,7 @@ impl SearchAnswer {
             }
         };
         while let Ok(event) = events.try_recv() {
-            if let Some(event) = progress(&self.run, &mut self.num_sent, event) {
+            if let Some(event) = progress(&self.run, &mut self.first, event) {
                 sink.send(event).await;
             }
         }
@@ -66,25 +80,29 @@ impl SearchAnswer {
     }
 
     /// The end of a choice, with what was not sent of it.
-    fn end(&self, index: usize, answer: &Ranked) -> AnswerEvent {
-        let sent = if index == 0 { self.num_sent } else { 0 };
+    fn end(&mut self, index: usize, answer: &Ranked) -> AnswerEvent {
+        let mut own = Reader::new(&self.run.reading);
+        let (reader, num_read) = match index {
+            0 => (&mut self.first.reader, self.first.num_read),
+            _ => (&mut own, 0),
+        };
+        let mut last = reader.push(answer.text.get(num_read..).unwrap_or_default());
+        last.append(reader.finish());
+        let end = reader.end(ChoiceEnd {
+            reason: EndReason::from(answer.end),
+            stop: None,
+            value: Some(answer.value),
+        });
+        self.ended.get_or_insert(end.reason);
         let tokenizer = &self.run.policy.tokenizer;
-        let wants_logprobs = self.run.policy.params.logprobs.is_some();
+        last.logprobs = self.run.policy.params.logprobs.is_some().then(|| {
+            let entries = answer.logprobs.iter().cloned();
+            entries.map(|it| token_logprob(tokenizer, it)).collect()
+        });
         AnswerEvent::End {
             choice: index,
-            last: Delta {
-                text: answer.text.get(sent..).unwrap_or_default().to_owned(),
-                logprobs: wants_logprobs.then(|| {
-                    let entries = answer.logprobs.iter().cloned();
-                    entries.map(|it| token_logprob(tokenizer, it)).collect()
-                }),
-                ..Delta::default()
-            },
-            end: ChoiceEnd {
-                reason: EndReason::from(answer.end),
-                stop: None,
-                value: Some(answer.value),
-            },
+            last,
+            end,
         }
     }
 
@@ -96,11 +114,16 @@ impl SearchAnswer {
 
     fn usage(&self, outcome: &SearchOutcome) -> Usage {
         let all = outcome.stats.num_tokens as usize;
+        let (run, returned) = (&self.run, self.run.returned(outcome));
+        let thoughts = returned.iter().map(|answer| {
+            num_thought_tokens(&run.reading, run.policy.detokenizer(), &answer.token_ids)
+        });
+        let thoughts: usize = thoughts.sum();
         Usage {
             num_prompt_tokens: self.run.policy.prompt_token_ids.len(),
             num_cached_tokens: self.run.num_cached_tokens(),
             num_completion_tokens: all,
-            num_reasoning_tokens: all.saturating_sub(self.num_kept(outcome)),
+            num_reasoning_tokens: all.saturating_sub(self.num_kept(outcome)) + thoughts,
             drafts: self.run.policy.drafts.total(),
         }
     }
@@ -139,8 +162,7 @@ impl SearchAnswer {
 
     fn count(&self, outcome: &SearchOutcome) {
         let kept = self.num_kept(outcome);
-        let first = self.run.returned(outcome).first();
-        let reason = first.map_or(EndReason::Stop, |answer| EndReason::from(answer.end));
+        let reason = self.ended.unwrap_or(EndReason::Stop);
         let metrics = self.state.metrics();
         metrics.finished(reason.name(), kept, self.run.started.elapsed());
         metrics.searched(
@@ -158,8 +180,9 @@ impl SearchAnswer {
 impl Produce for SearchAnswer {
     async fn run(mut self, sink: &mut Sink<'_>) -> Result<(), ApiError> {
         let outcome = self.search(sink).await?;
-        for (index, answer) in self.run.returned(&outcome).iter().enumerate() {
-            sink.send(self.end(index, answer)).await;
+        for index in 0..self.run.returned(&outcome).len() {
+            let end = self.end(index, &outcome.answers[index]);
+            sink.send(end).await;
         }
         let summary = Summary {
             usage: self.usage(&outcome),
@@ -172,19 +195,14 @@ impl Produce for SearchAnswer {
     }
 }
 
-/// What a search's event is to those who watch. `num_sent` counts the bytes of the answer among it.
-fn progress(run: &SearchRun, num_sent: &mut usize, event: SearchEvent) -> Option<AnswerEvent> {
+/// What a search's event is to those who watch.
+fn progress(run: &SearchRun, first: &mut FirstChoice, event: SearchEvent) -> Option<AnswerEvent> {
     match event {
         // With one choice, what all branches share is part of the answer already.
         SearchEvent::Agreed { text } if run.n == 1 => {
-            *num_sent += text.len();
-            let logprobs = None;
-            let delta = Delta {
-                text,
-                logprobs,
-                ..Delta::default()
-            };
-            Some(AnswerEvent::Delta { choice: 0, delta })
+            first.num_read += text.len();
+            let delta = first.reader.push(&text);
+            (!delta.is_empty()).then_some(AnswerEvent::Delta { choice: 0, delta })
         }
         SearchEvent::Agreed { .. } => None,
         event if run.spec.stream_events => Some(AnswerEvent::Search(event)),

@@ -33,6 +33,9 @@ pub(super) fn identity(request: &SearchRequest, generation: &Generation) -> (Val
         // The search's own default.
         sampling["temperature"] = Value::Null;
     }
+    if !generation.shape.asked.is_null() {
+        sampling["structure"] = generation.shape.asked.clone();
+    }
     if let Some(adaptation) = &generation.adaptation {
         sampling["adaptation"] = json!(**adaptation);
     }

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::policy::policy_of;
 use super::resume;
 use crate::api::adapters::registry::TargetModel;
+use crate::api::answer::reader::ReadingRules;
 use crate::api::causes::Causes;
 use crate::api::clock::unix_time;
 use crate::api::deadline::Deadline;
@@ -32,6 +33,8 @@ pub(super) struct SearchRun {
     pub policy: EnginePolicy,
     pub scorer: Option<Weighted>,
     pub spec: SearchSpec,
+    /// How the text of an answer is read.
+    pub reading: ReadingRules,
     adaptation: Option<Arc<AdaptationConfig>>,
     /// What it did, once it is over.
     pub adapted: OnceLock<Value>,
@@ -95,6 +98,7 @@ impl SearchRun {
         let source = std::mem::take(&mut generation.source);
         let target = generation.target.clone();
         let adaptation = generation.adaptation.clone();
+        let reading = generation.shape.reading.clone();
         let budget = spec.budget.ms.map(Duration::from_millis);
         let budget = budget.and_then(|budget| Deadline::after(budget).instant());
         let mut policy = policy_of(served, generation, budget, spec.budget.tokens);
@@ -109,6 +113,7 @@ impl SearchRun {
             policy,
             scorer,
             spec,
+            reading,
             adaptation,
             adapted: OnceLock::new(),
             identity,

@@ -4,8 +4,10 @@ use serde_json::{Map, Value, json};
 
 use super::envelope::{Head, prompt_logprobs};
 use super::format::{Format, Frame};
-use crate::api::answer::event::{AnswerEvent, ChoiceEnd, Delta, Token, TokenLogprob};
-use crate::api::answer::whole::{Whole, WholeChoice};
+use crate::api::answer::event::{
+    AnswerEvent, ChoiceEnd, Delta, EndReason, Token, TokenLogprob, ToolCallDelta,
+};
+use crate::api::answer::whole::{ToolCall, Whole, WholeChoice};
 
 pub(super) const ID_PREFIX: &str = "chatcmpl";
 const BODY: &str = "chat.completion";
@@ -46,19 +48,69 @@ impl ChatFormat {
             let role = json!({"role": "assistant", "content": ""});
             frames.push(self.chunk(index, role, Value::Null, None));
         }
-        if !delta.text.is_empty() || delta.logprobs.is_some() {
-            let mut content = Map::new();
-            if !delta.text.is_empty() {
-                content.insert("content".to_owned(), delta.text.into());
-            }
-            let logprobs = logprobs(delta.logprobs);
-            frames.push(self.chunk(index, content.into(), logprobs, None));
+        let mut logprobs = delta.logprobs.is_some().then(|| logprobs(delta.logprobs));
+        let mut parts = Vec::new();
+        if !delta.reasoning.is_empty() {
+            parts.push(thought(&delta.reasoning));
+        }
+        if !delta.text.is_empty() {
+            parts.push(json!({"content": delta.text}));
+        }
+        for call in delta.tool_calls {
+            parts.extend(call_parts(call, self.head.is_legacy));
+        }
+        if parts.is_empty() && logprobs.is_some() {
+            parts.push(json!({}));
+        }
+        for part in parts {
+            // Log-probabilities come with the first part of what their tokens say.
+            let logprobs = logprobs.take().unwrap_or_default();
+            frames.push(self.chunk(index, part, logprobs, None));
         }
         if let Some(end) = end {
-            let reason = Some(end.reason.name());
+            let reason = Some(reason(end, self.head.is_legacy));
             frames.push(self.chunk(index, json!({}), Value::Null, reason));
         }
         frames
+    }
+}
+
+/// A thought, under the names that DeepSeek's and vLLM's clients read.
+fn thought(text: &str) -> Value {
+    json!({"reasoning_content": text, "reasoning": text})
+}
+
+/// A call begins with its name and no arguments.
+fn call_parts(call: ToolCallDelta, is_legacy: bool) -> Vec<Value> {
+    let ToolCallDelta {
+        index,
+        head,
+        arguments,
+    } = call;
+    let mut parts = Vec::new();
+    if let Some(head) = head {
+        let function = json!({"name": head.name, "arguments": ""});
+        parts.push(match is_legacy {
+            true => json!({"function_call": function}),
+            false => json!({"tool_calls": [{
+                "index": index, "id": head.id, "type": "function", "function": function,
+            }]}),
+        });
+    }
+    if !arguments.is_empty() {
+        let function = json!({"arguments": arguments});
+        parts.push(match is_legacy {
+            true => json!({"function_call": function}),
+            false => json!({"tool_calls": [{"index": index, "function": function}]}),
+        });
+    }
+    parts
+}
+
+fn reason(end: &ChoiceEnd, is_legacy: bool) -> &'static str {
+    match end.reason {
+        EndReason::ToolCalls if is_legacy => "function_call",
+        reason => reason.name(),
     }
 }
 
@@ -66,7 +118,8 @@ impl Format for ChatFormat {
     fn body(&mut self, whole: Whole) -> Value {
         let prompt_logprobs = prompt_logprobs(whole.prompt(0));
         let choices = whole.choices.into_iter().enumerate();
-        let choices = choices.map(|(index, choice)| body_choice(index, choice));
+        let is_legacy = self.head.is_legacy;
+        let choices = choices.map(|(index, choice)| body_choice(index, choice, is_legacy));
         let mut body = self.head.envelope(BODY, choices.collect());
         if self.head.shows_prompt_logprobs {
             body["prompt_logprobs"] = prompt_logprobs;
@@ -87,17 +140,44 @@ impl Format for ChatFormat {
     }
 }
 
-fn body_choice(index: usize, choice: WholeChoice) -> Value {
+fn body_choice(index: usize, choice: WholeChoice, is_legacy: bool) -> Value {
+    let end = choice.end.as_ref();
     let mut body = json!({
         "index": index,
-        "message": {"role": "assistant", "content": choice.text, "refusal": null},
+        "message": message(choice.text, &choice.reasoning, choice.tool_calls, is_legacy),
         "logprobs": logprobs(choice.logprobs),
-        "finish_reason": choice.end.as_ref().map(|end| end.reason.name()),
+        "finish_reason": end.map(|end| reason(end, is_legacy)),
     });
     if let Some(value) = choice.end.and_then(|end| end.value) {
         body["value"] = value.into();
     }
     body
+}
+
+/// A message without text is null where it calls.
+fn message(text: String, reasoning: &str, calls: Vec<ToolCall>, is_legacy: bool) -> Value {
+    let content = match text.is_empty() && !calls.is_empty() {
+        true => Value::Null,
+        false => text.into(),
+    };
+    let mut message = json!({"role": "assistant", "content": content, "refusal": null});
+    if !reasoning.is_empty() {
+        message["reasoning_content"] = reasoning.into();
+        message["reasoning"] = reasoning.into();
+    }
+    let mut calls = calls.into_iter().peekable();
+    if calls.peek().is_none() {
+        return message;
+    }
+    let function = |call: &ToolCall| json!({"name": call.head.name, "arguments": call.arguments});
+    if is_legacy {
+        message["function_call"] = calls.next().as_ref().map(function).into();
+        return message;
+    }
+    let calls = calls
+        .map(|call| json!({"id": call.head.id, "type": "function", "function": function(&call)}));
+    message["tool_calls"] = calls.collect();
+    message
 }
 
 /// OpenAI's `logprobs` object.

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::engine::request::{
-    AdapterId, PoolingParams, SamplingParams, Steering, TokenId, TokenLogprobs,
+    AdapterId, ConstraintError, PoolingParams, SamplingParams, Steering, TokenId, TokenLogprobs,
 };
 use crate::model::{BlockId, SkipSet};
 
@@ -62,7 +62,7 @@ pub struct SampleSpec {
     pub params: Arc<SamplingParams>,
     /// In `0..1`, drawn from the counter-based generator; only read when the temperature is above 0.
     pub uniform: f64,
-    /// End-of-sequence and stop tokens are out of reach ([`SamplingParams::min_tokens`]).
+    /// End-of-sequence and stop tokens are out of reach ([`SamplingParams::min_tokens`]). A spec with a mask has none: its mask says so.
     pub masks_ends: bool,
     /// Tokens of the prompt and the output so far, and how often the output has them; empty without penalties.
     pub counts: Vec<(TokenId, u32)>,
@@ -92,6 +92,8 @@ pub enum Sampled {
     NotFinite,
     /// Masks leave no token.
     NothingAllowed,
+    /// Its constraint gives no mask. Executors never say this.
+    Unmasked(ConstraintError),
 }
 
 /// How sure the model is of a token, and what else it might have been.
@@ -232,6 +234,17 @@ impl SampleSpec {
             num_logprobs: None,
             hidden_state: false,
             num_alternatives: None,
+        }
+    }
+}
+
+impl SampleSpec {
+    /// The same under one of the step's masks, if it has one.
+    pub fn masked(self, mask: Option<u32>) -> Self {
+        Self {
+            mask,
+            masks_ends: self.masks_ends && mask.is_none(),
+            ..self
         }
     }
 }

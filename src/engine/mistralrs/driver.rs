@@ -342,7 +342,7 @@ impl Driver {
             }
             Appended::OutOfBudget => finish(&mut state, FinishReason::Budget),
             // The backend takes no constraints.
-            Appended::Refused => finish(&mut state, FinishReason::Abort),
+            Appended::Refused(_) => finish(&mut state, FinishReason::Abort),
         }
     }
 }

@@ -44,6 +44,43 @@ impl TokenMask {
         self.words.fill(u32::MAX);
     }
 
+    /// Allows nothing any more.
+    pub fn clear(&mut self) {
+        self.words.fill(0);
+    }
+
+    /// Whether every token of the vocabulary is allowed.
+    pub fn allows_all(&self) -> bool {
+        let mut words = self.words.iter().enumerate();
+        words.all(|(index, word)| !word & self.known_bits(index) == 0)
+    }
+
+    /// Whether no token of the vocabulary is allowed.
+    pub fn allows_nothing(&self) -> bool {
+        let mut words = self.words.iter().enumerate();
+        words.all(|(index, word)| word & self.known_bits(index) == 0)
+    }
+
+    /// Forbids tokens, unless nothing else is allowed.
+    pub fn forbid_if_others(&mut self, token_ids: impl IntoIterator<Item = TokenId>) {
+        let is_allowed = |id: &TokenId| self.is_allowed(*id);
+        let token_ids: Vec<TokenId> = token_ids.into_iter().filter(is_allowed).collect();
+        for id in &token_ids {
+            self.words[*id as usize / WORD_BITS] &= !(1 << (*id as usize % WORD_BITS));
+        }
+        if !token_ids.is_empty() && self.allows_nothing() {
+            token_ids.into_iter().for_each(|id| self.allow(id));
+        }
+    }
+
+    /// The bits of a word that stand for tokens.
+    fn known_bits(&self, word: usize) -> u32 {
+        match self.vocab_size.saturating_sub(word * WORD_BITS) {
+            left if left >= WORD_BITS => u32::MAX,
+            left => (1 << left) - 1,
+        }
+    }
+
     pub fn is_allowed(&self, token_id: TokenId) -> bool {
         let token_id = token_id as usize;
         token_id < self.vocab_size
@@ -70,11 +107,12 @@ impl TokenMask {
 #[error("{0}")]
 pub struct ConstraintError(pub String);
 
-/// Decides which tokens may come next in one continuation, on the engine's thread.
+/// Decides which tokens may come next in one continuation.
 ///
-/// The engine asks for a mask before each token is sampled. A draft is followed with [`Self::accept`] token by token, so that every
-/// one of its rows is sampled under its own mask, and taken back with [`Self::rollback`] before the step runs: what the step
-/// accepts is then accepted for good.
+/// The engine asks for a mask for each token that it samples, on a thread of its own while the model computes the token's logits.
+/// The engine follows a draft with [`Self::accept`] token by token, so that each of its rows has its own mask, and takes the draft
+/// back with [`Self::rollback`]. Tokens that are sampled are then accepted for good. A constraint that fails or panics ends its own
+/// request ([`super::EngineError::Constraint`]) and no other.
 pub trait TokenConstraint: std::fmt::Debug + Send {
     /// Allows in `mask`, which allows nothing, the tokens that may come next: end-of-sequence tokens where the text may end.
     ///
@@ -91,6 +129,11 @@ pub trait TokenConstraint: std::fmt::Debug + Send {
     /// Tokens that must come next, at most `most`: they are drafted. A guess is fine, since drafts are verified.
     fn forced(&mut self, _most: usize) -> Vec<TokenId> {
         Vec::new()
+    }
+
+    /// Whether a mask costs so little that the engine's thread may make it.
+    fn has_cheap_masks(&self) -> bool {
+        false
     }
 
     /// A constraint in the same state, for a continuation that goes its own way from here.
@@ -133,6 +176,10 @@ impl TokenConstraint for AllowedTokens {
 
     fn rollback(&mut self, _: usize) {}
 
+    fn has_cheap_masks(&self) -> bool {
+        true
+    }
+
     fn fork(&self) -> Box<dyn TokenConstraint> {
         Box::new(self.clone())
     }
@@ -154,7 +201,35 @@ mod tests {
         mask.apply(&mut logits);
         let kept: Vec<usize> = (0..40).filter(|id| logits[*id] == 1.0).collect();
         assert_eq!(kept, [0, 31, 32, 39]);
+        assert!(!mask.allows_all() && !mask.allows_nothing());
         mask.allow_all();
         assert!(mask.is_allowed(39) && !mask.is_allowed(40));
+        assert!(mask.allows_all());
+        mask.forbid_if_others([39]);
+        assert!(!mask.allows_all() && !mask.is_allowed(39));
+    }
+
+    #[test]
+    fn bits_past_the_vocabulary_are_no_tokens() {
+        let mut mask = TokenMask::none(40);
+        mask.words_mut()[1] = 0xFFFF_FF00;
+        assert!(mask.allows_nothing());
+        mask.words_mut().copy_from_slice(&[u32::MAX, 0xFF]);
+        assert!(mask.allows_all());
+        mask.clear();
+        assert!(mask.allows_nothing() && TokenMask::none(0).allows_all());
+    }
+
+    #[test]
+    fn tokens_are_forbidden_only_beside_others() {
+        let mut mask = TokenMask::none(40);
+        [3, 33].into_iter().for_each(|id| mask.allow(id));
+        let only = mask.clone();
+        mask.forbid_if_others([3, 33, 7, 3, 900]);
+        assert_eq!(mask, only, "nothing else is left");
+        mask.allow(5);
+        mask.forbid_if_others([3, 33, 7]);
+        let allowed: Vec<u32> = (0..40).filter(|id| mask.is_allowed(*id)).collect();
+        assert_eq!(allowed, [5]);
     }
 }

@@ -54,6 +54,8 @@ pub enum EngineError {
     Model(String),
     #[error("no token is allowed next: the constraint, min_tokens and stop_token_ids leave none")]
     NothingAllowed,
+    #[error("the constraint on the answer cannot go on: {0}")]
+    Constraint(String),
     #[error("the engine broke its own rules, and ended this request: {0}")]
     Invariant(String),
 }

@@ -1,5 +1,6 @@
 //! An executor and the steps that it is given.
 
+mod masks;
 mod measure;
 mod plan;
 
@@ -12,7 +13,7 @@ pub(super) use plan::PlannedRows;
 use super::executor::{
     Executor, ExecutorError, SampleSpec, Sampled, StepInput, StepOutput, StepSequence, Ticket,
 };
-use super::request::{EngineConfig, TokenMask};
+use super::request::EngineConfig;
 use super::sequence::{SeqId, Sequence};
 use super::sequences::Sequences;
 use super::speculative::skip_search::{Scratch, Window, matchness, time_rows};
@@ -20,6 +21,7 @@ use crate::model::{
     AdaptationPhase, AdapterId, BlockId, ForwardBatch, ForwardError, LoraAdapter, SequenceRows,
     SkipSet,
 };
+use masks::Masks;
 
 /// An executor and the buffers of a step.
 pub(super) struct Runner {
@@ -31,7 +33,7 @@ pub(super) struct Runner {
     max_model_len: usize,
     /// Empty between steps; keeps its memory.
     input: StepInput,
-    masks: Vec<TokenMask>,
+    masks: Masks,
     planned: Vec<PlannedRows>,
 }
 
@@ -57,12 +59,12 @@ pub(super) struct DraftBy<'a> {
 impl Runner {
     pub(super) fn new(executor: Box<dyn Executor>, config: &EngineConfig) -> Self {
         Self {
+            masks: Masks::new(executor.info().vocab_size),
             executor,
             block_size: config.block_size,
             first_scratch_block: config.num_blocks,
             max_model_len: config.max_model_len,
             input: StepInput::default(),
-            masks: Vec::new(),
             planned: Vec::new(),
         }
     }
@@ -72,9 +74,16 @@ impl Runner {
         self.executor.launch(std::mem::take(&mut self.input))
     }
 
-    /// Waits for it.
+    /// Waits for the masks of the step that was planned. Until then its sequences lack their constraints.
+    pub(super) fn gather_masks(&mut self, sequences: &mut Sequences) {
+        self.masks.gather(sequences);
+    }
+
+    /// Waits for a step.
     pub(super) fn finish(&mut self, ticket: Ticket) -> Result<StepOutput, ExecutorError> {
-        self.executor.finish(ticket, &self.masks)
+        let mut output = self.executor.finish(ticket, self.masks.as_slice())?;
+        self.masks.check(&output.input.samples, &mut output.samples);
+        Ok(output)
     }
 
     /// Takes back the memory of a step that is over.
@@ -109,17 +118,19 @@ impl Runner {
             self.push_draft_rows(*rows, sequence, by.is_other_model);
             if rows.end == sequence.token_ids.len() {
                 let row = self.input.read_row(self.input.num_rows() - 1);
+                let mask = self.masks.plan(sequence, &[], &[]);
                 let spec = SampleSpec {
-                    mask: self.push_mask(sequence),
                     num_logprobs: None,
                     hidden_state: false,
                     num_alternatives: Some(by.num_alternatives),
-                    ..sequence.sample_spec(row, &[])
+                    ..sequence.sample_spec(row, &[]).masked(mask)
                 };
                 self.input.samples.push(spec);
             }
         }
-        let mut output = self.run()?;
+        let launched = self.launch();
+        self.gather_masks(sequences);
+        let mut output = self.finish(launched?)?;
         let samples = std::mem::take(&mut output.samples);
         self.recycle(output, Vec::new());
         Ok(samples)
@@ -212,17 +223,6 @@ impl Runner {
             self.input.positions.push(position as u32);
             self.input.slot_mapping.push(slot as u32);
         }
-    }
-
-    /// Which of the step's masks its constraint puts on the next token.
-    fn push_mask(&mut self, sequence: &mut Sequence) -> Option<u32> {
-        let constraint = sequence.constraint.as_mut()?;
-        let mut mask = TokenMask::none(self.executor.info().vocab_size);
-        if let Err(error) = constraint.mask(&mut mask) {
-            tracing::warn!("a constraint fails: {error}");
-        }
-        self.masks.push(mask);
-        Some(self.masks.len() as u32 - 1)
     }
 
     pub(super) fn num_layers(&self) -> usize {

@@ -5,7 +5,6 @@ use std::ops::Range;
 use super::*;
 use crate::engine::batch::{ScheduledBatch, ScheduledRows};
 use crate::engine::executor::{PoolSpec, ScoreSpec};
-use crate::engine::request::TokenId;
 
 /// What a step does for one sequence. Ranges lie in the step's own lists.
 #[derive(Debug, Clone)]
@@ -15,10 +14,10 @@ pub(in crate::engine) struct PlannedRows {
     pub num_own: usize,
     /// Rows of its draft, leaves included.
     pub num_drafted: usize,
-    /// Its next token, and the token after each of its draft as far as its constraint allows them.
+    /// Its next token, and the token after each of its draft.
     pub chain: Range<usize>,
-    /// The token after each leaf of its draft; `None` where its constraint does not allow the leaf.
-    pub leaves: Vec<Option<usize>>,
+    /// The token after each leaf of its draft.
+    pub leaves: Range<usize>,
     /// The first tokens of the siblings that it forks now.
     pub siblings: Range<usize>,
     pub scores: Range<usize>,
@@ -54,7 +53,7 @@ impl Runner {
             num_own,
             num_drafted: rows.num_rows - num_own,
             chain: 0..0,
-            leaves: Vec::new(),
+            leaves: 0..0,
             siblings: 0..0,
             scores: 0..0,
             pools: self.plan_pools(sequence, start..end, first_row),
@@ -123,66 +122,34 @@ impl Runner {
     /// What is drawn from the row of a sequence's newest token, the first of `row`s, and from those of its draft after it.
     fn plan_samples(&mut self, sequence: &mut Sequence, row: u32, planned: &mut PlannedRows) {
         let drafted = std::mem::take(&mut sequence.draft.token_ids);
-        let leaves = sequence.draft.leaves.clone();
-        planned.leaves = vec![None; leaves.len()];
-        let first = self.input.samples.len() as u32;
-        let mut of_leaves = Vec::new();
-        let mut num_accepted = 0;
+        let leaves = std::mem::take(&mut sequence.draft.leaves);
+        let mask = self.masks.plan(sequence, &drafted, &leaves);
+        let mask_at = |index: usize| mask.map(|first| first + index as u32);
+        let first = self.input.samples.len();
         for depth in 0..=drafted.len() {
-            let spec = SampleSpec {
-                after: (depth > 0).then(|| (first + depth as u32 - 1, drafted[depth - 1])),
-                mask: self.push_mask(sequence),
-                ..sequence.sample_spec(row + depth as u32, &drafted[..depth])
-            };
-            self.input.samples.push(spec);
-            for (index, leaf) in leaves.iter().enumerate() {
-                if leaf.depth == depth && sequence.accept(leaf.token_id) {
-                    let path = [&drafted[..depth], &[leaf.token_id]].concat();
-                    let row = row + 1 + (drafted.len() + index) as u32;
-                    let spec = SampleSpec {
-                        after: Some((first + depth as u32, leaf.token_id)),
-                        mask: self.push_mask(sequence),
-                        ..sequence.sample_spec(row, &path)
-                    };
-                    sequence.rollback(1);
-                    of_leaves.push((index, spec));
-                }
-            }
-            match drafted.get(depth) {
-                Some(token_id) if sequence.accept(*token_id) => num_accepted += 1,
-                _ => break,
-            }
+            let spec = sequence.sample_spec(row + depth as u32, &drafted[..depth]);
+            self.input.samples.push(SampleSpec {
+                after: (depth > 0).then(|| ((first + depth) as u32 - 1, drafted[depth - 1])),
+                ..spec.masked(mask_at(depth))
+            });
         }
-        sequence.rollback(num_accepted);
-        planned.chain = first as usize..self.input.samples.len();
-        for (index, spec) in of_leaves {
-            planned.leaves[index] = Some(self.input.samples.len());
-            self.input.samples.push(spec);
+        planned.chain = first..self.input.samples.len();
+        for (index, leaf) in (planned.chain.len()..).zip(&leaves) {
+            let path = [&drafted[..leaf.depth], &[leaf.token_id]].concat();
+            let spec = sequence.sample_spec(row + index as u32, &path);
+            self.input.samples.push(SampleSpec {
+                after: Some(((first + leaf.depth) as u32, leaf.token_id)),
+                ..spec.masked(mask_at(index))
+            });
         }
+        planned.leaves = planned.chain.end..self.input.samples.len();
         sequence.draft.token_ids = drafted;
+        sequence.draft.leaves = leaves;
         // Siblings begin where it is.
-        let mask = self.input.samples[planned.chain.start].mask;
         let first = self.input.samples.len();
         let siblings = 1..=sequence.num_pending_forks;
-        self.input.samples.extend(siblings.map(|index| SampleSpec {
-            mask,
-            ..sequence.sibling_spec(row, index)
-        }));
+        let specs = siblings.map(|index| sequence.sibling_spec(row, index).masked(mask));
+        self.input.samples.extend(specs);
         planned.siblings = first..self.input.samples.len();
-    }
-}
-
-impl Sequence {
-    /// Whether its constraint takes a token that may be taken back.
-    pub(in crate::engine) fn accept(&mut self, token_id: TokenId) -> bool {
-        let constraint = self.constraint.as_mut();
-        constraint.is_none_or(|constraint| constraint.accept(token_id))
-    }
-
-    /// Takes back tokens that its constraint accepted.
-    pub(in crate::engine) fn rollback(&mut self, num_tokens: usize) {
-        if let Some(constraint) = self.constraint.as_mut().filter(|_| num_tokens > 0) {
-            constraint.rollback(num_tokens);
-        }
     }
 }

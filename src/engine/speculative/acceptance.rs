@@ -41,6 +41,11 @@ impl AcceptanceTable {
         Self::with_prior(|kind| (1.0 - 0.8_f32.powi(kind as i32)).min(0.9))
     }
 
+    /// Before anything is known of a forced token: the model may only cut the same text into tokens otherwise.
+    pub(super) fn prior_of_forced() -> Self {
+        Self::with_prior(|_| 0.95)
+    }
+
     /// Before anything is known of a model's draft: it is as likely as the model says, or a little less.
     pub(super) fn prior_of_confidence() -> Self {
         Self::with_prior(|kind| 0.1 + 0.8 * (kind as f32 + 0.5) / NUM_KINDS as f32)

@@ -59,6 +59,7 @@ impl Speculative {
     pub(in crate::engine) fn allows(self, drafter: Drafter) -> bool {
         match self {
             Self::Off => false,
+            _ if drafter == Drafter::Forced => true,
             // SWIFT has not been the fastest on any model measured so far (docs/benchmarks.md).
             Self::Auto => drafter != Drafter::Swift,
             Self::PromptLookup => drafter == Drafter::PromptLookup,
@@ -101,16 +102,24 @@ pub enum Drafter {
     PromptLookup,
     Swift,
     DraftModel,
+    /// The constraint on the answer, where only one text may come next. It drafts before all others.
+    Forced,
 }
 
 impl Drafter {
-    pub const ALL: [Self; 3] = [Self::PromptLookup, Self::Swift, Self::DraftModel];
+    pub const ALL: [Self; 4] = [
+        Self::PromptLookup,
+        Self::Swift,
+        Self::DraftModel,
+        Self::Forced,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::PromptLookup => "prompt-lookup",
             Self::Swift => "swift",
             Self::DraftModel => "draft-model",
+            Self::Forced => "forced",
         }
     }
 }

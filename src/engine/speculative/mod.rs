@@ -70,7 +70,11 @@ impl Speculator {
             draft_costs,
             swift: None,
             is_measured: false,
-            acceptance: [AcceptanceTable::prior_of_matches(), sure, sure],
+            acceptance: Drafter::ALL.map(|drafter| match drafter {
+                Drafter::PromptLookup => AcceptanceTable::prior_of_matches(),
+                Drafter::Swift | Drafter::DraftModel => sure,
+                Drafter::Forced => AcceptanceTable::prior_of_forced(),
+            }),
             leaf_acceptance: sure,
             candidates: Vec::new(),
             counts: Default::default(),

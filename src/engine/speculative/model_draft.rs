@@ -281,7 +281,7 @@ fn planned(drafter: Drafter, sequences: &mut Sequences, batch: &ScheduledBatch) 
         }
         let start = match drafter {
             Drafter::DraftModel => sequence.draft.num_computed_tokens,
-            Drafter::Swift | Drafter::PromptLookup => sequence.num_computed_tokens,
+            _ => sequence.num_computed_tokens,
         };
         all.push(Drafting {
             seq: rows.seq,

@@ -2,7 +2,7 @@
 
 use super::prompt_lookup::{longest_match, predicted};
 use super::{Drafter, Speculative, Speculator};
-use crate::engine::request::EngineConfig;
+use crate::engine::request::{EngineConfig, TokenId};
 use crate::engine::sequence::{SeqId, Sequence};
 use crate::engine::sequences::Sequences;
 
@@ -90,7 +90,8 @@ impl Speculator {
             may_draft = true;
             let most = self.config.num_speculative_tokens.min(room / num_decoding);
             let most = most.min(most_useful(sequence, config.max_model_len));
-            if sequence.draft.speculative.allows(Drafter::PromptLookup) {
+            let is_forced = self.draft_forced(sequence, most);
+            if !is_forced && sequence.draft.speculative.allows(Drafter::PromptLookup) {
                 self.look_up(sequence, most);
             }
         });
@@ -135,7 +136,7 @@ impl Speculator {
         let draft_seconds = draft_costs.seconds(num_drafting);
         let num_behind = match drafter {
             Drafter::DraftModel => sequence.token_ids.len() - sequence.draft.num_computed_tokens,
-            Drafter::Swift | Drafter::PromptLookup => 1,
+            Drafter::Swift | Drafter::PromptLookup | Drafter::Forced => 1,
         };
         let catch_up = draft_costs.seconds(num_behind) - draft_costs.seconds(1);
         // A draft model that has fallen behind must first compute what was looked up meanwhile. That pays if it is needed for a
@@ -169,6 +170,38 @@ impl Speculator {
         })
     }
 
+    /// Drafts the tokens that the sequence's constraint leaves no choice about, at most `most`; false where there are none.
+    fn draft_forced(&mut self, sequence: &mut Sequence, most: usize) -> bool {
+        let constraint = sequence.constraint.as_mut().filter(|_| most > 0);
+        let token_ids = constraint.map_or_else(Vec::new, |constraint| constraint.forced(most));
+        if token_ids.is_empty() {
+            return false;
+        }
+        self.propose(sequence, Drafter::Forced, token_ids, |offset| offset);
+        true
+    }
+
+    /// Makes tokens the draft of a sequence. `kind` says what speaks for each.
+    fn propose(
+        &mut self,
+        sequence: &mut Sequence,
+        drafter: Drafter,
+        token_ids: Vec<TokenId>,
+        kind: impl Fn(usize) -> usize,
+    ) {
+        let mut probability = 1.0;
+        for kind in (0..token_ids.len()).map(kind) {
+            probability *= self.probability(&sequence.draft, drafter, kind);
+            sequence.draft.kinds.push(kind);
+            self.candidates.push(Candidate {
+                seq: sequence.id,
+                probability,
+            });
+        }
+        sequence.draft.drafter = Some(drafter);
+        sequence.draft.token_ids = token_ids;
+    }
+
     /// Drafts at most `most` tokens that followed the sequence's newest ones before.
     fn look_up(&mut self, sequence: &mut Sequence, most: usize) {
         let least = self.config.prompt_lookup_min;
@@ -194,18 +227,10 @@ impl Speculator {
         if token_ids.is_empty() {
             return;
         }
-        let mut probability = 1.0;
-        for offset in 0..token_ids.len() {
-            let kind = found.len + offset;
-            probability *= self.probability(&sequence.draft, Drafter::PromptLookup, kind);
-            sequence.draft.kinds.push(kind);
-            self.candidates.push(Candidate {
-                seq: sequence.id,
-                probability,
-            });
-        }
-        sequence.draft.drafter = Some(Drafter::PromptLookup);
-        sequence.draft.token_ids = token_ids;
+        let len = found.len;
+        self.propose(sequence, Drafter::PromptLookup, token_ids, |offset| {
+            len + offset
+        });
     }
 
     /// Shortens looked-up drafts to the likeliest tokens that make the step yield most tokens a second.

@@ -129,6 +129,10 @@ impl EngineCore {
                 self.fail(request_id, EngineError::NothingAllowed);
                 return false;
             }
+            Sampled::Unmasked(error) => {
+                self.fail(request_id, EngineError::Constraint(error.0));
+                return false;
+            }
             Sampled::Skipped => {
                 self.refuse(seq, "each row that counts is sampled");
                 return false;
@@ -141,7 +145,11 @@ impl EngineCore {
         let is_tapped = match sequence.append(token_id, self.shared.config.max_model_len) {
             Appended::Token { is_tapped } => is_tapped,
             Appended::OutOfBudget => return false,
-            Appended::Refused => {
+            Appended::Refused(Some(error)) => {
+                self.fail(request_id, EngineError::Constraint(error.0));
+                return false;
+            }
+            Appended::Refused(None) => {
                 self.refuse(seq, "a constraint accepts what its mask allows");
                 return false;
             }

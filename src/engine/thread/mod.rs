@@ -149,7 +149,10 @@ impl EngineCore {
         let started = self.clock.now();
         let sequences = &mut self.scheduler.sequences;
         self.runner.plan(&self.batch, sequences);
-        let ticket = self.runner.launch()?;
+        let launched = self.runner.launch();
+        // Whatever arrives finds sequences with their constraints.
+        self.runner.gather_masks(sequences);
+        let ticket = launched?;
         if let Some(runner) = &mut self.draft_runner {
             Speculator::follow_prompts(runner, sequences, &self.batch)?;
         }

@@ -79,8 +79,8 @@ impl EngineCore {
             }
         }
         let leaf = verdict.leaf.filter(|_| !verdict.is_ended);
-        if let Some(at) = leaf.and_then(|leaf| rows.leaves[leaf]) {
-            self.append_token(seq, take(at));
+        if let Some(leaf) = leaf {
+            self.append_token(seq, take(rows.leaves.start + leaf));
         }
         if rows.num_drafted > 0 {
             self.settle(seq, verdict);

@@ -152,6 +152,12 @@ impl ChatTemplate {
         })
     }
 
+    /// The template's text.
+    pub fn source(&self) -> String {
+        let template = self.environment.get_template(NAME);
+        template.map_or_else(|_| String::new(), |template| template.source().to_owned())
+    }
+
     /// [`Self::render_within`] the default number of bytes.
     pub fn render(
         &self,

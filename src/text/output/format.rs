@@ -32,3 +32,25 @@ pub struct OutputFormat {
     pub tools: Option<ToolFormat>,
     pub reasoning: Option<ReasoningFormat>,
 }
+
+impl ToolFormat {
+    pub const NAMES: [&str; 1] = ["hermes"];
+
+    pub fn by_name(name: &str) -> Option<Self> {
+        (name == "hermes").then_some(Self::Hermes)
+    }
+}
+
+impl OutputFormat {
+    pub fn detect(_template: &str, _tokenizer: &crate::text::Tokenizer) -> Self {
+        Self::default()
+    }
+
+    pub fn marks(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    pub fn opens_thought(&self, _prompt: &str) -> bool {
+        false
+    }
+}

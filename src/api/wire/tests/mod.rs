@@ -2,6 +2,7 @@
 
 mod chat;
 mod completions;
+mod tools;
 
 use serde_json::{Value, json};
 

@@ -1,0 +1,182 @@
+//! The text of a choice on its way to the client, told apart: thoughts, calls of tools, the answer itself. What a
+//! choice's end is called, and how many of its tokens were thoughts, is decided here for every producer.
+
+use super::event::{ChoiceEnd, Delta, EndReason, StopReason, ToolCallDelta, ToolCallHead};
+use crate::text::{Detokenizer, OutputFormat, OutputParser, OutputPiece, Tokenizer, ToolFormat};
+
+/// Letters and digits of a call's id behind `call_`.
+const CALL_ID_LEN: usize = 24;
+/// All of a call's id that Mistral's templates take.
+const MISTRAL_ID_LEN: usize = 9;
+
+/// How the text of an answer is read.
+#[derive(Debug, Clone)]
+pub(in crate::api) struct ReadingRules {
+    /// The marks that are looked for; by default none, and the text is all content.
+    pub format: OutputFormat,
+    /// The end of the prompt has opened a thought.
+    pub is_thinking: bool,
+    /// Thoughts are sent.
+    pub shows_reasoning: bool,
+    /// Calls that are sent at most.
+    pub max_calls: usize,
+    /// The one call was named by the client. OpenAI's finish reason is `stop` then.
+    pub is_named: bool,
+    /// Marks that are special tokens: the detokenizer must show them.
+    pub visible: Vec<u32>,
+}
+
+impl Default for ReadingRules {
+    fn default() -> Self {
+        Self {
+            format: OutputFormat::default(),
+            is_thinking: false,
+            shows_reasoning: true,
+            max_calls: usize::MAX,
+            is_named: false,
+            visible: Vec::new(),
+        }
+    }
+}
+
+impl ReadingRules {
+    /// Rules for a format whose marks this tokenizer may know as special tokens.
+    pub fn of(format: OutputFormat, tokenizer: &Tokenizer) -> Self {
+        let marks = format.marks();
+        let ids = marks.iter().filter_map(|mark| tokenizer.token_to_id(mark));
+        Self {
+            visible: ids.filter(|id| tokenizer.is_special(*id)).collect(),
+            format,
+            ..Self::default()
+        }
+    }
+}
+
+/// Reads the text of one choice.
+#[derive(Debug)]
+pub(in crate::api) struct Reader {
+    parser: Option<OutputParser>,
+    tools: Option<ToolFormat>,
+    shows_reasoning: bool,
+    max_calls: usize,
+    is_named: bool,
+    is_thinking: bool,
+    num_thought_tokens: usize,
+    num_calls: usize,
+}
+
+impl Reader {
+    pub fn new(rules: &ReadingRules) -> Self {
+        let format = &rules.format;
+        let is_read = format.tools.is_some() || format.reasoning.is_some();
+        Self {
+            parser: is_read.then(|| OutputParser::new(format.clone(), rules.is_thinking)),
+            tools: format.tools,
+            shows_reasoning: rules.shows_reasoning,
+            max_calls: rules.max_calls,
+            is_named: rules.is_named,
+            is_thinking: rules.is_thinking && format.reasoning.is_some(),
+            num_thought_tokens: 0,
+            num_calls: 0,
+        }
+    }
+
+    /// What a token's text adds; the text may be empty.
+    pub fn token(&mut self, text: &str) -> Delta {
+        let delta = self.push(text);
+        self.num_thought_tokens += usize::from(self.is_thinking);
+        delta
+    }
+
+    /// What more text adds.
+    pub fn push(&mut self, text: &str) -> Delta {
+        let pieces = match &mut self.parser {
+            None => {
+                return Delta {
+                    text: text.to_owned(),
+                    ..Delta::default()
+                };
+            }
+            Some(_) if text.is_empty() => Vec::new(),
+            Some(parser) => parser.push(text),
+        };
+        self.delta(pieces)
+    }
+
+    /// The text ends: what was held back. Nothing is read after that.
+    pub fn finish(&mut self) -> Delta {
+        let pieces = self.parser.take().map(|mut parser| parser.finish());
+        self.delta(pieces.unwrap_or_default())
+    }
+
+    /// Tokens that were thoughts so far.
+    pub fn num_thought_tokens(&self) -> usize {
+        self.num_thought_tokens
+    }
+
+    /// The end as clients are told of it, once the text is read.
+    pub fn end(&self, end: ChoiceEnd) -> ChoiceEnd {
+        // A stop string cuts; the model itself ends with its calls.
+        let is_cut = matches!(end.stop, Some(StopReason::Text(_)));
+        let has_called = self.num_calls > 0 && !self.is_named && !is_cut;
+        match end.reason {
+            EndReason::Stop if has_called => ChoiceEnd {
+                reason: EndReason::ToolCalls,
+                ..end
+            },
+            _ => end,
+        }
+    }
+
+    fn delta(&mut self, pieces: Vec<OutputPiece>) -> Delta {
+        let mut delta = Delta::default();
+        for piece in pieces {
+            self.is_thinking = matches!(piece, OutputPiece::Reasoning(_));
+            match piece {
+                OutputPiece::Content(text) => delta.text.push_str(&text),
+                OutputPiece::Reasoning(text) if self.shows_reasoning => {
+                    delta.reasoning.push_str(&text);
+                }
+                OutputPiece::Reasoning(_) => {}
+                OutputPiece::Call { index, name } if index < self.max_calls => {
+                    self.num_calls = self.num_calls.max(index + 1);
+                    let id = new_call_id(self.tools);
+                    delta.tool_calls.push(ToolCallDelta {
+                        index,
+                        head: Some(ToolCallHead { id, name }),
+                        arguments: String::new(),
+                    });
+                }
+                OutputPiece::Arguments { index, text } if index < self.max_calls => {
+                    delta.add_arguments(index, text);
+                }
+                OutputPiece::Call { .. } | OutputPiece::Arguments { .. } => {}
+            }
+        }
+        delta
+    }
+}
+
+/// Tokens of a whole answer that are thoughts.
+pub(in crate::api) fn num_thought_tokens(
+    rules: &ReadingRules,
+    mut detokenizer: Detokenizer,
+    token_ids: &[u32],
+) -> usize {
+    if rules.format.reasoning.is_none() {
+        return 0;
+    }
+    let mut reader = Reader::new(rules);
+    for token_id in token_ids {
+        reader.token(&detokenizer.push(*token_id));
+    }
+    reader.num_thought_tokens()
+}
+
+fn new_call_id(tools: Option<ToolFormat>) -> String {
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    match tools {
+        Some(ToolFormat::Mistral) => random[..MISTRAL_ID_LEN].to_owned(),
+        _ => format!("call_{}", &random[..CALL_ID_LEN]),
+    }
+}

@@ -1,0 +1,136 @@
+//! From the fields about an answer's form to what the engine and the reader of its text are told.
+
+use serde_json::{Value, json};
+
+use super::reasoning::ReasoningPlan;
+use super::structured::{Structured, compile};
+use super::tools::{Calls, ToolPlan};
+use crate::api::answer::reader::ReadingRules;
+use crate::api::error::ApiError;
+use crate::api::generation::Shape;
+use crate::api::served::Served;
+use crate::engine::TokenConstraint;
+use crate::grammar::{Grammar, ToolGrammar, either};
+use crate::search::BranchConstraint;
+use crate::text::OutputFormat;
+use crate::work::Budget;
+
+/// The shape of a completion: its text is sent as it is.
+pub(super) fn of_completion(
+    served: &Served,
+    structured: Option<Structured>,
+    budget: &Budget,
+) -> Result<Shape, ApiError> {
+    let compiled = structured.map(|structured| {
+        let compiled = compile(served, &structured.grammar, &structured.field, budget);
+        compiled.map(|constraint| (constraint, structured.asked))
+    });
+    let (constraint, asked) = compiled.transpose()?.unzip();
+    Ok(Shape {
+        constraint: constraint.map(BranchConstraint::new),
+        asked: asked.unwrap_or_default(),
+        ..Shape::default()
+    })
+}
+
+/// The shape of a chat's answer to `prompt`.
+pub(super) fn of_chat(
+    served: &Served,
+    prompt: &str,
+    structured: Option<Structured>,
+    tools: ToolPlan,
+    reasoning: &ReasoningPlan,
+    budget: &Budget,
+) -> Result<Shape, ApiError> {
+    let calls = tools.calls;
+    let asked = asked(structured.as_ref(), calls.as_ref(), reasoning);
+    let rest = constraint(served, structured, calls.as_ref(), budget)?;
+    let format = OutputFormat {
+        tools: calls.as_ref().map(|calls| calls.grammar.format),
+        reasoning: served.output.reasoning.clone(),
+    };
+    let may_call_again = |calls: &Calls| calls.grammar.is_parallel;
+    let constraint = reasoning.constraint(served, prompt, rest)?;
+    Ok(Shape {
+        constraint: constraint.map(BranchConstraint::new),
+        asked,
+        reading: ReadingRules {
+            is_thinking: served.output.opens_thought(prompt),
+            shows_reasoning: reasoning.is_shown,
+            max_calls: match calls.as_ref().is_none_or(may_call_again) {
+                true => usize::MAX,
+                false => 1,
+            },
+            is_named: calls.as_ref().is_some_and(|calls| calls.is_named),
+            ..ReadingRules::of(format, &served.tokenizer)
+        },
+        is_legacy: tools.is_legacy,
+    })
+}
+
+/// What the answer must look like once the model has thought.
+fn constraint(
+    served: &Served,
+    structured: Option<Structured>,
+    calls: Option<&Calls>,
+    budget: &Budget,
+) -> Result<Option<Box<dyn TokenConstraint>>, ApiError> {
+    let compile_calls = |calls: &Calls, grammar: ToolGrammar| {
+        compile(served, &Grammar::Tools(grammar), calls.field, budget)
+    };
+    match (structured, calls) {
+        (None, None) => Ok(None),
+        // A call is not the text that the format is for.
+        (_, Some(calls)) if calls.grammar.is_required => {
+            compile_calls(calls, calls.grammar.clone()).map(Some)
+        }
+        (None, Some(calls)) if calls.is_enforced && can_enforce(served, calls) => {
+            compile_calls(calls, calls.grammar.clone()).map(Some)
+        }
+        (None, Some(_)) => Ok(None),
+        (Some(structured), calls) => {
+            let text = compile(served, &structured.grammar, &structured.field, budget)?;
+            let Some(calls) = calls else {
+                return Ok(Some(text));
+            };
+            // The model chooses between a call and an answer in its form.
+            let grammar = ToolGrammar {
+                is_required: true,
+                ..calls.grammar.clone()
+            };
+            Ok(Some(either(compile_calls(calls, grammar)?, text)))
+        }
+    }
+}
+
+/// Only one call of several is kept without a grammar; what tools may be called, and how, needs one.
+fn can_enforce(served: &Served, calls: &Calls) -> bool {
+    let is_strict = calls.grammar.tools.iter().any(|tool| tool.strict);
+    served.grammars.is_some() || is_strict || calls.field != "tools"
+}
+
+/// What a resumed search must ask for again.
+fn asked(
+    structured: Option<&Structured>,
+    calls: Option<&Calls>,
+    reasoning: &ReasoningPlan,
+) -> Value {
+    let mut asked = structured.map_or(Value::Null, |structured| structured.asked.clone());
+    if let Some(calls) = calls.filter(|calls| calls.is_enforced) {
+        let grammar = &calls.grammar;
+        let names: Vec<&str> = grammar
+            .tools
+            .iter()
+            .map(|tool| tool.name.as_str())
+            .collect();
+        asked["calls"] = json!({"tools": names, "is_required": grammar.is_required,
+            "is_parallel": grammar.is_parallel});
+    }
+    if let Some((tokens, _)) = reasoning.budget {
+        asked["thinking_token_budget"] = tokens.into();
+    }
+    if reasoning.is_off {
+        asked["is_thinking"] = false.into();
+    }
+    asked
+}

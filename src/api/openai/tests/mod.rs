@@ -1,0 +1,5 @@
+//! What the fields of requests mean, without a server.
+
+mod reasoning;
+mod structured;
+mod tools;

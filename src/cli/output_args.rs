@@ -1,0 +1,103 @@
+//! Flags about the marks in a model's text: thoughts and calls.
+
+use clap::Args;
+
+use crate::text::{ChatTemplate, OutputFormat, ReasoningFormat, Tokenizer, ToolFormat};
+
+/// Names of vLLM's reasoning parsers, with the marks that they read.
+const REASONING_PARSERS: [(&str, &str, &str); 8] = [
+    ("deepseek_r1", THINK.0, THINK.1),
+    ("deepseek_v3", THINK.0, THINK.1),
+    ("glm45", THINK.0, THINK.1),
+    ("granite", THINK.0, THINK.1),
+    ("holo2", THINK.0, THINK.1),
+    ("qwen3", THINK.0, THINK.1),
+    ("mistral", "[THINK]", "[/THINK]"),
+    ("seed_oss", "<seed:think>", "</seed:think>"),
+];
+const THINK: (&str, &str) = ("<think>", "</think>");
+/// Reads nothing, whatever the template says.
+const OFF: &str = "off";
+
+#[derive(Debug, Clone, Default, Args)]
+pub struct OutputArgs {
+    /// How the model writes calls of tools, by vLLM's name (hermes, llama3_json, mistral, ...); off leaves them in the text [default: as the chat template has it]
+    #[arg(long, env = "PONDER_TOOL_CALL_PARSER", value_parser = parse_tool_parser, value_name = "NAME", help_heading = "Engine")]
+    pub tool_call_parser: Option<ToolCallParser>,
+    /// How the model marks its thoughts, by vLLM's name (deepseek_r1, qwen3, ...); off leaves them in the text [default: as the chat template has it]
+    #[arg(long, env = "PONDER_REASONING_PARSER", value_parser = parse_reasoning_parser, value_name = "NAME", help_heading = "Engine")]
+    pub reasoning_parser: Option<ReasoningParser>,
+}
+
+/// `None` is off.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolCallParser(Option<ToolFormat>);
+
+/// `None` is off.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReasoningParser(Option<ReasoningFormat>);
+
+impl OutputArgs {
+    /// What the model's template says, and the flags in its place.
+    pub(super) fn format(
+        &self,
+        template: Option<&ChatTemplate>,
+        tokenizer: &Tokenizer,
+    ) -> OutputFormat {
+        let detected = template.map(|it| OutputFormat::detect(&it.source(), tokenizer));
+        let mut format = detected.unwrap_or_default();
+        if let Some(ToolCallParser(tools)) = &self.tool_call_parser {
+            format.tools = *tools;
+        }
+        if let Some(ReasoningParser(reasoning)) = &self.reasoning_parser {
+            format.reasoning.clone_from(reasoning);
+        }
+        format
+    }
+}
+
+fn parse_tool_parser(text: &str) -> Result<ToolCallParser, String> {
+    match ToolFormat::by_name(text) {
+        None if text == OFF => Ok(ToolCallParser(None)),
+        None => Err(unknown(text, &ToolFormat::NAMES)),
+        format => Ok(ToolCallParser(format)),
+    }
+}
+
+fn parse_reasoning_parser(text: &str) -> Result<ReasoningParser, String> {
+    if text == OFF {
+        return Ok(ReasoningParser(None));
+    }
+    match REASONING_PARSERS.iter().find(|(name, _, _)| *name == text) {
+        None => Err(unknown(text, &REASONING_PARSERS.map(|(name, _, _)| name))),
+        Some((_, start, end)) => Ok(ReasoningParser(Some(ReasoningFormat {
+            start: (*start).to_owned(),
+            end: (*end).to_owned(),
+        }))),
+    }
+}
+
+fn unknown(text: &str, names: &[&str]) -> String {
+    format!("{text:?} is none of {OFF}, {}", names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parsers_have_vllm_s_names() {
+        assert_eq!(
+            parse_tool_parser("hermes"),
+            Ok(ToolCallParser(Some(ToolFormat::Hermes)))
+        );
+        assert_eq!(parse_tool_parser("off"), Ok(ToolCallParser(None)));
+        assert_eq!(parse_reasoning_parser("off"), Ok(ReasoningParser(None)));
+        let qwen = parse_reasoning_parser("qwen3").unwrap().0.unwrap();
+        assert_eq!((qwen.start.as_str(), qwen.end.as_str()), THINK);
+        for name in ["", "Hermes", "nobody"] {
+            assert!(parse_tool_parser(name).unwrap_err().contains("hermes"));
+            assert!(parse_reasoning_parser(name).unwrap_err().contains("qwen3"));
+        }
+    }
+}
