@@ -68,11 +68,12 @@ async fn replay(running: &Running, starting_after: Option<u64>, frames: mpsc::Se
 
 fn sse(receiver: mpsc::Receiver<Frame>) -> Response {
     let events = ReceiverStream::new(receiver).map(|Frame { name, data }| {
-        let event = Event::default().data(data);
-        Ok::<_, Infallible>(match name {
+        let event = Event::default();
+        let event = match name {
             Some(name) => event.event(name),
             None => event,
-        })
+        };
+        Ok::<_, Infallible>(event.data(data))
     });
     Sse::new(events)
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))

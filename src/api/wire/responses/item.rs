@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-use super::{ResponseHead, output_id};
+use super::head::{ResponseHead, output_id};
 use crate::api::answer::event::{Token, TokenLogprob, ToolCallHead};
 
 /// Before the text of a thought in an `encrypted_content`.
@@ -204,7 +204,7 @@ fn long_logprobs(tokens: &[TokenLogprob]) -> Value {
 }
 
 /// Those of an event, which have no bytes.
-pub(in crate::api) fn short_logprobs(tokens: &[TokenLogprob]) -> Value {
+pub(super) fn short_logprobs(tokens: &[TokenLogprob]) -> Value {
     logprobs_json(tokens, false)
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::ResponseHead;
+use super::head::ResponseHead;
 use crate::api::answer::event::{Summary, Usage};
 use crate::api::clock::unix_time;
 use crate::api::error::ApiError;
