@@ -18,7 +18,7 @@ use super::branches::routes as branches;
 use super::config::ServerConfig;
 use super::metrics::scrape;
 use super::openai::{chat, completions, models};
-use super::responses::{create as responses, routes as stored_responses};
+use super::responses::{count as input_tokens, create as responses, routes as stored_responses};
 use super::state::AppState;
 use super::traces::{routes as traces, stream};
 use super::{auth, error, health, pooling, score, tokenize};
@@ -35,6 +35,7 @@ fn described() -> OpenApiRouter<AppState> {
         .routes(routes!(chat::create))
         .routes(routes!(completions::create))
         .routes(routes!(responses::create))
+        .routes(routes!(input_tokens::count))
         .routes(routes!(
             stored_responses::retrieve,
             stored_responses::delete

@@ -11,10 +11,11 @@ use crate::offline::{Offline, adapter_folder, chat, completion};
 /// A route and what it must do.
 type Case = (&'static str, &'static str, fn(&Offline));
 
-const CASES: [Case; 30] = [
+const CASES: [Case; 31] = [
     ("post", "/v1/chat/completions", chats),
     ("post", "/v1/completions", completions),
     ("post", "/v1/responses", responds),
+    ("post", "/v1/responses/input_tokens", counts_input_tokens),
     ("get", "/v1/responses/{id}", retrieves_responses),
     ("delete", "/v1/responses/{id}", deletes_responses),
     ("post", "/v1/responses/{id}/cancel", cancels_responses),
@@ -114,6 +115,14 @@ fn responds(offline: &Offline) {
     let response = response(offline, json!({}));
     assert_eq!(response["object"], "response");
     assert_eq!(response["output"][0]["content"][0]["type"], "output_text");
+}
+
+fn counts_input_tokens(offline: &Offline) {
+    let response = response(offline, json!({"instructions": "Be brief."}));
+    let body = json!({"model": "m", "input": "1 + 1?", "instructions": "Be brief."});
+    let counted = offline.ask("/v1/responses/input_tokens", body);
+    assert_eq!(counted["object"], "response.input_tokens");
+    assert_eq!(counted["input_tokens"], response["usage"]["input_tokens"]);
 }
 
 fn retrieves_responses(offline: &Offline) {

@@ -5,18 +5,14 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use serde_json::Value;
 
 use super::deliver;
 use super::echo::echo;
-use super::fit;
-use super::history::{self, Resolved};
-use super::items::{self, Item};
 use super::names::renamed;
+use super::prepare::{Prepared, prepare};
 use super::request::ResponsesRequest;
 use super::run::Answering;
 use super::stored::{self, Keeper};
-use super::translate::Translated;
 use crate::api::admission::quota::Hold;
 use crate::api::answer::producer::Producer;
 use crate::api::body::SizedBody;
@@ -28,7 +24,6 @@ use crate::api::generation::Generation;
 use crate::api::state::AppState;
 use crate::api::tenant::Tenant;
 use crate::api::wire::responses::{ResponseHead, ResponseWriter};
-use crate::work::Budget;
 
 /// Answers a conversation with a response.
 #[utoipa::path(post, path = "/v1/responses", tag = "openai", request_body = ResponsesRequest,
@@ -44,10 +39,13 @@ pub async fn create(
         deadline,
         num_bytes,
     };
-    request.check()?;
     let is_kept = is_kept(&state, &request)?;
     let hex = uuid::Uuid::new_v4().simple().to_string();
-    let (request, generation, input) = prepare(&state, request, &hex, work).await?;
+    let Prepared {
+        request,
+        generation,
+        input,
+    } = prepare(&state, request, &hex, work).await?;
     let head = ResponseHead {
         hex,
         created: unix_time(),
@@ -84,37 +82,6 @@ fn is_kept(state: &AppState, request: &ResponsesRequest) -> Result<bool, ApiErro
         });
     }
     Ok(is_kept)
-}
-
-/// The request as a generation, and the items of its own input.
-async fn prepare(
-    state: &AppState,
-    mut request: ResponsesRequest,
-    hex: &str,
-    work: Causes,
-) -> Result<(ResponsesRequest, Generation, Vec<Value>), ApiError> {
-    state.ready()?;
-    let (input, own_hex) = (request.input.take(), hex.to_owned());
-    let read = move |_: &Budget| items::read(input, &own_hex);
-    let items = work.run(state, "reading the input", read).await?;
-    let previous = request.previous_response_id.clone();
-    let resolved = history::resolve(state, previous, items, work).await?;
-    let work = Causes {
-        num_bytes: work.num_bytes.saturating_add(resolved.num_bytes),
-        ..work
-    };
-    let translate = move |_: &Budget| {
-        let Resolved { before, own, .. } = resolved;
-        let all = [before, own.clone()].concat();
-        let translated = Translated::new(&request, &all)?;
-        Ok((request, translated, own))
-    };
-    let translated = work.run(state, "reading the input", translate);
-    let (request, translated, own) = translated.await?;
-    let (most, drops_oldest) = (request.max_output_tokens, request.drops_oldest());
-    let generation = fit::prepare(state, translated, most, drops_oldest, work).await?;
-    let input = own.into_iter().map(|Item { value, .. }| value);
-    Ok((request, generation, input.collect()))
 }
 
 /// Makes the response as the client asked.

@@ -42,17 +42,22 @@ pub(super) async fn prepare(
         return whole;
     }
     let cuts = translated.conversation.cuts();
-    let (mut low, mut high) = (0, cuts.len());
     // The longest that fits, else the shortest that was tried.
     let (mut fitting, mut shortest) = (None, whole);
+    // From the end, ever more at once: what is tried costs its length, and most of it is too long.
+    let (mut low, mut high, mut distance) = (0, cuts.len(), 1);
+    let mut is_near = true;
     while low < high {
-        let middle = low + (high - low) / 2;
+        let middle = match is_near {
+            true => high.saturating_sub(distance).max(low),
+            false => low + (high - low) / 2,
+        };
         let tried = attempt(state, &translated, Some(cuts[middle]), work).await;
         if fits(&tried) {
-            high = middle;
+            (high, distance) = (middle, distance * 2);
             fitting = Some(tried);
         } else {
-            low = middle + 1;
+            (low, is_near) = (middle + 1, false);
             shortest = tried;
         }
     }

@@ -4,6 +4,7 @@
 //! answer becomes a response object. What a response is remembered by is in the trace store.
 
 pub(super) mod background;
+pub(super) mod count;
 pub(super) mod create;
 mod deliver;
 mod echo;
@@ -13,6 +14,7 @@ mod items;
 mod messages;
 mod names;
 mod parts;
+mod prepare;
 mod query;
 mod request;
 pub(super) mod routes;

@@ -69,8 +69,11 @@ pub struct ResponsesRequest {
     pub rest: Map<String, Value>,
 }
 
+/// Of more answers than one.
+pub(super) const ONE_ANSWER: &str = "must be 1: a response has one answer; use search";
+
 /// Fields that this API does not take, and what to do instead. `null` is taken.
-const REFUSED: [(&str, &str); 27] = [
+const REFUSED: [(&str, &str); 26] = [
     ("conversation", "is not supported: use previous_response_id"),
     (
         "prompt",
@@ -130,6 +133,10 @@ const REFUSED: [(&str, &str); 27] = [
         "has no place in a response: use /v1/completions",
     ),
     (
+        "request_id",
+        "has no place in a response: the server makes its id",
+    ),
+    (
         "return_token_ids",
         "has no place in a response: use /v1/chat/completions",
     ),
@@ -137,11 +144,6 @@ const REFUSED: [(&str, &str); 27] = [
         "return_tokens_as_token_ids",
         "has no place in a response: use /v1/chat/completions",
     ),
-    (
-        "echo",
-        "has no place in a response: use /v1/chat/completions",
-    ),
-    ("best_of", "has no place in a response: use search"),
     ("suffix", "has no place in a response"),
     ("enable_response_messages", "is not supported"),
     ("previous_input_messages", "is not supported: use input"),
@@ -209,7 +211,7 @@ impl ResponsesRequest {
         }
         if let Some(n) = self.rest.get("n") {
             let is_one = n.is_null() || *n == 1;
-            refuse_if(!is_one, "n", "must be 1: a response has one answer")?;
+            refuse_if(!is_one, "n", ONE_ANSWER)?;
         }
         if let Some(include) = &self.include {
             check_include(include)?;

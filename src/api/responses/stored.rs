@@ -20,7 +20,7 @@ use crate::work::Budget;
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What to do about a server that keeps nothing.
 const NO_STORE: &str = "this server keeps no responses: start it with --trace-db FILE, and without \
-    --trace-redact";
+    --redact-traces";
 
 /// A response and the items that it was asked with.
 #[derive(Debug, Clone, Serialize, Deserialize)]
