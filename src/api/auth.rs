@@ -12,21 +12,26 @@ use super::tenant::{KeyHolder, Tenant, TraceScope};
 /// Where the traces are.
 const TRACES: &str = "/v1/traces";
 
+/// Headers that carry a key alone: of Anthropic's clients and of Azure's.
+const KEY_HEADERS: [&str; 2] = ["x-api-key", "api-key"];
+
+/// The key that a request shows: `Authorization: Bearer KEY`, whatever the scheme's case, or one of
+/// [`KEY_HEADERS`].
 fn presented_key(headers: &HeaderMap) -> Option<&str> {
-    let bearer = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok());
-    bearer
-        .and_then(|value| {
-            value
-                .strip_prefix("Bearer ")
-                .or(value.strip_prefix("bearer "))
-        })
-        .or_else(|| {
-            headers
-                .get("x-api-key")
-                .and_then(|value| value.to_str().ok())
-        })
+    let authorization = headers.get(header::AUTHORIZATION);
+    let bearer = authorization.and_then(|value| bearer_key(value.to_str().ok()?));
+    bearer.or_else(|| {
+        let mut values = KEY_HEADERS.iter().filter_map(|name| headers.get(*name));
+        values.find_map(|value| value.to_str().ok())
+    })
+}
+
+/// The key behind the scheme, which is case-insensitive (RFC 9110).
+fn bearer_key(value: &str) -> Option<&str> {
+    let (scheme, key) = value.trim().split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| key.trim_start())
 }
 
 /// Answered to everybody, whatever the server is busy with: they cost nothing and read no body.
@@ -70,4 +75,34 @@ pub(super) async fn require_key(
     extensions.insert(TraceScope(scope));
     extensions.insert(KeyHolder(holder.map(|tenant| tenant.0)));
     next.run(request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_come_in_any_of_their_headers() {
+        let key = |name: &'static str, value: &str| {
+            let headers = HeaderMap::from_iter([(
+                axum::http::HeaderName::from_static(name),
+                value.parse().unwrap(),
+            )]);
+            presented_key(&headers).map(str::to_owned)
+        };
+        for value in [
+            "Bearer k",
+            "bearer k",
+            "BEARER k",
+            "bEaReR   k",
+            " Bearer k ",
+        ] {
+            assert_eq!(key("authorization", value).as_deref(), Some("k"), "{value}");
+        }
+        for value in ["Basic k", "k", "Bearer", "Bearerk", "Bear er k"] {
+            assert_eq!(key("authorization", value), None, "{value}");
+        }
+        assert_eq!(key("x-api-key", "k").as_deref(), Some("k"));
+        assert_eq!(key("api-key", "k").as_deref(), Some("k"));
+    }
 }

@@ -24,7 +24,20 @@ pub(super) fn parse<T: DeserializeOwned>(body: &Value) -> Result<T, ApiError> {
 fn explain(error: serde_path_to_error::Error<serde_json::Error>) -> ApiError {
     let param = error.path().to_string();
     let message = error.inner().to_string();
-    if param == "." {
+    // A field that is missing or there twice is named by the message alone.
+    let named = ["missing field `", "duplicate field `"];
+    let named = named.iter().find_map(|start| message.strip_prefix(start));
+    if let Some((field, _)) = named.and_then(|rest| rest.split_once('`')) {
+        let param = match param.as_str() {
+            "." => field.to_owned(),
+            path if path.ends_with(field) => path.to_owned(),
+            path => format!("{path}.{field}"),
+        };
+        ApiError::invalid(
+            &param,
+            format!("the body is not a valid request: {message}"),
+        )
+    } else if param == "." {
         ApiError::bad_body(format!("the body is not a valid request: {message}"))
     } else {
         ApiError::invalid(&param, format!("{param}: {message}"))

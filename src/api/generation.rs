@@ -19,6 +19,7 @@ pub(super) struct Generation {
     pub prompts: Vec<Vec<u32>>,
     /// What the one prompt of a chat shows.
     pub media: Option<Arc<Media>>,
+    /// `max_tokens` of 0 reads the prompts and samples nothing.
     pub params: SamplingParams,
     pub stops: Vec<String>,
     pub speculation: Speculation,

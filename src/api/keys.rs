@@ -27,13 +27,15 @@ impl KeyRing {
         self.hashes.is_empty()
     }
 
-    /// Compares with every key, all of them always, in constant time each.
+    /// Compares with every key, all of them always, in constant time each. No key is known by an
+    /// empty text: that is what a request without a key shows.
     pub fn knows(&self, presented: &str) -> bool {
+        let is_empty = presented.is_empty();
         let presented = hash(presented);
         let found = self.hashes.iter().fold(Choice::from(0), |found, key| {
             found | presented.as_slice().ct_eq(key)
         });
-        found.into()
+        bool::from(found) && !is_empty
     }
 }
 
@@ -57,6 +59,7 @@ mod tests {
             assert!(!keys.knows(wrong), "{wrong:?}");
         }
         assert!(!KeyRing::default().knows(""));
+        assert!(!KeyRing::new(&[String::new()]).knows(""));
         // Whatever its length, what is compared has one length.
         assert_eq!(hash("a").len(), hash(&"a".repeat(5000)).len());
     }

@@ -6,6 +6,7 @@
 
 mod adapters;
 mod admission;
+mod aliases;
 mod answer;
 mod auth;
 mod body;
@@ -25,6 +26,7 @@ mod metrics;
 mod openai;
 mod pooling;
 mod presets;
+mod request_id;
 mod responses;
 mod router;
 mod score;
@@ -39,6 +41,8 @@ mod wire;
 
 pub use config::ServerConfig;
 pub use openai::adaptation::default_adaptation;
+pub use openai::field_rules::{CHAT, COMPLETIONS, KnownField, Rule};
+pub use openai::known_fields::known_fields;
 pub use presets::strategy_names;
 pub use router::{document_json, router};
 pub use serve::{listen, serve};

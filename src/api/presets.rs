@@ -10,13 +10,14 @@ use crate::search::{PLAIN, STRATEGIES, SearchRequest, Strategy, find};
 /// Separates a model's name from a strategy's.
 const SEPARATOR: char = ':';
 /// What `reasoning_effort` asks for: samples of [`VOTES`], or a plain answer.
-const EFFORTS: [(&str, Option<usize>); 6] = [
+const EFFORTS: [(&str, Option<usize>); 7] = [
     ("none", None),
     ("minimal", None),
     ("low", None),
     ("medium", Some(4)),
     ("high", Some(16)),
     ("xhigh", Some(16)),
+    ("max", Some(16)),
 ];
 /// The strategy behind them: it needs to know nothing of the task, and where no two answers agree the likeliest is left.
 const VOTES: &str = "self_consistency";
@@ -134,7 +135,7 @@ mod tests {
             assert_eq!(found.is_some(), n.is_some(), "{effort}");
         }
         let error = by_effort("most").unwrap_err().message;
-        let names = "none, minimal, low, medium, high or xhigh";
+        let names = "none, minimal, low, medium, high, xhigh or max";
         assert!(error.contains(names), "{error}");
     }
 

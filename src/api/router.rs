@@ -1,11 +1,13 @@
 //! Every route, each with its place in the OpenAPI document: none is served that is not described.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderValue, Method};
+use axum::http::{HeaderValue, Method, header};
 use axum::middleware;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -21,7 +23,10 @@ use super::openai::{chat, completions, models};
 use super::responses::{count as input_tokens, create as responses, routes as stored_responses};
 use super::state::AppState;
 use super::traces::{routes as traces, stream};
-use super::{auth, error, health, pooling, score, tokenize};
+use super::{aliases, auth, error, health, pooling, request_id, score, tokenize};
+
+/// How long a browser may remember what a preflight request allowed.
+const PREFLIGHT_AGE: Duration = Duration::from_secs(600);
 
 #[derive(OpenApi)]
 #[openapi(info(
@@ -58,6 +63,7 @@ fn described() -> OpenApiRouter<AppState> {
         .routes(routes!(adapters::unload))
         .routes(routes!(models::list))
         .routes(routes!(models::retrieve))
+        .routes(routes!(models::retrieve_of))
         .routes(routes!(tokenize::tokenize))
         .routes(routes!(tokenize::detokenize))
         .routes(routes!(health::health))
@@ -107,7 +113,15 @@ pub fn router(state: AppState) -> Router {
     if let Some(layer) = cors(&config) {
         router = router.layer(layer);
     }
-    router.with_state(state)
+    let router = router
+        .layer(middleware::from_fn(request_id::tell))
+        .with_state(state);
+    // A layer runs behind the choice of the route: paths are rewritten around the whole router.
+    Router::new()
+        .fallback_service(router)
+        .layer(middleware::map_request(async |request| {
+            aliases::rewrite(request)
+        }))
 }
 
 /// `None` when no other origin is allowed.
@@ -122,9 +136,12 @@ fn cors(config: &ServerConfig) -> Option<CorsLayer> {
         let origins = origins.iter();
         AllowOrigin::list(origins.filter_map(|origin| HeaderValue::from_str(origin).ok()))
     };
+    // `*` would not cover Authorization: what a browser asks for is allowed by name.
     let layer = CorsLayer::new()
         .allow_origin(allowed)
-        .allow_methods([Method::GET, Method::POST, Method::DELETE])
-        .allow_headers(tower_http::cors::Any);
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([request_id::HEADER, header::RETRY_AFTER])
+        .max_age(PREFLIGHT_AGE);
     Some(layer)
 }

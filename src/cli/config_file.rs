@@ -54,6 +54,11 @@ fn with_file(mut command: Command, path: &Path) -> Result<Command, Error> {
                 format!("{key} must be a value or a list of values"),
             );
         };
+        // No value would be no key, where the key is a secret.
+        if values.is_empty() {
+            let message = format!("{key} is an empty list: give it a value, or leave it out");
+            return fail(&mut command, message);
+        }
         let mut is_known = false;
         command = set_defaults(command, &id, &values, &mut is_known);
         if !is_known {

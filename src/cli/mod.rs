@@ -14,6 +14,7 @@ mod models;
 mod output_args;
 mod prm;
 mod progress;
+mod secrets;
 mod serve;
 mod setup;
 mod traces;

@@ -12,7 +12,7 @@ use super::args::ServeArgs;
 use super::engine_args::EngineArgs;
 use super::identity::hash;
 use super::traces::args::TraceArgs;
-use super::{prm, setup};
+use super::{prm, secrets, setup};
 use crate::api::config::{DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_LORA_BYTES};
 use crate::api::{AppState, Served, ServerConfig, default_adaptation, listen, serve};
 use crate::engine::{Backend, Capability};
@@ -20,6 +20,10 @@ use crate::reward::{Programs, PythonRunner, RewardServer, SchemaChecker, ValueHe
 use crate::trace::TraceStore;
 
 pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
+    let trace_keys = &args.traces.trace_api_key;
+    secrets::check("--api-key", "PONDER_API_KEY", &args.api_key)?;
+    secrets::check("--trace-api-key", "PONDER_TRACE_API_KEY", trace_keys)?;
+    secrets::check_apart(&args.api_key, trace_keys)?;
     // On every CPU mistralrs warns that it has no paged attention there.
     let quiet = format!("mistralrs_core::pipeline::gguf=error,{}", args.log_level);
     let filter = EnvFilter::try_new(quiet).context("--log-level")?;
@@ -39,7 +43,7 @@ fn server_config(args: &ServeArgs) -> ServerConfig {
     }
     ServerConfig {
         served_model_names: names,
-        api_keys: keys(&args.api_key),
+        api_keys: args.api_key.clone(),
         metrics_need_key: !args.metrics_without_auth,
         max_body_bytes: args.max_body_bytes.unwrap_or(DEFAULT_MAX_BODY_BYTES),
         request_timeout: args.request_timeout(),
@@ -52,16 +56,12 @@ fn server_config(args: &ServeArgs) -> ServerConfig {
             .max_lora_bytes
             .map_or(DEFAULT_MAX_LORA_BYTES, |bytes| bytes as u64),
         trace_all: args.traces.trace_all,
-        trace_keys: keys(&args.traces.trace_api_key),
+        trace_keys: args.traces.trace_api_key.clone(),
         work_threads: args.work.work_threads,
         max_queued_work: args.work.max_queued_work,
         max_work_time: Duration::from_millis(args.work.max_work_ms),
         max_branch_bytes: args.work.max_branch_bytes,
     }
-}
-
-fn keys(keys: &[String]) -> Vec<String> {
-    keys.iter().filter(|key| !key.is_empty()).cloned().collect()
 }
 
 /// The store of traces. Only one that was asked for must open.
@@ -82,7 +82,7 @@ fn open_store(args: &TraceArgs) -> anyhow::Result<Option<TraceStore>> {
 /// The model and what rewards need.
 fn load(args: &ServeArgs) -> anyhow::Result<Served> {
     // What can fail fast is checked before the model loads.
-    let is_shared = keys(&args.api_key).len() > 1;
+    let is_shared = args.api_key.len() > 1;
     let programs = Programs::new(args.work.max_running_programs, is_shared);
     let schemas = schema_checker(programs.clone())?;
     let python = args.allow_code_execution;

@@ -1,64 +1,6 @@
-//! Constraints made of two.
+//! A choice between two constraints.
 
 use crate::engine::{ConstraintError, TokenConstraint, TokenId, TokenMask};
-
-/// Tokens that both constraints allow.
-#[derive(Debug, Clone)]
-struct Both {
-    parts: [Box<dyn TokenConstraint>; 2],
-}
-
-/// Both constraints hold, where there are two.
-pub fn both(
-    a: Option<Box<dyn TokenConstraint>>,
-    b: Option<Box<dyn TokenConstraint>>,
-) -> Option<Box<dyn TokenConstraint>> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(Box::new(Both { parts: [a, b] })),
-        (a, b) => a.or(b),
-    }
-}
-
-impl TokenConstraint for Both {
-    fn mask(&mut self, mask: &mut TokenMask) -> Result<(), ConstraintError> {
-        let mut other = TokenMask::none(mask.vocab_size());
-        self.parts[0].mask(mask)?;
-        self.parts[1].mask(&mut other)?;
-        for (word, other) in mask.words_mut().iter_mut().zip(other.words()) {
-            *word &= other;
-        }
-        Ok(())
-    }
-
-    fn accept(&mut self, token_id: TokenId) -> bool {
-        let [a, b] = &mut self.parts;
-        if !a.accept(token_id) {
-            return false;
-        }
-        let is_accepted = b.accept(token_id);
-        if !is_accepted {
-            a.rollback(1);
-        }
-        is_accepted
-    }
-
-    fn rollback(&mut self, num_tokens: usize) {
-        for part in &mut self.parts {
-            part.rollback(num_tokens);
-        }
-    }
-
-    fn forced(&mut self, most: usize) -> Vec<TokenId> {
-        let [a, b] = &mut self.parts;
-        let (a, b) = (a.forced(most), b.forced(most));
-        // They are guesses: the longer one is worth more.
-        if a.len() >= b.len() { a } else { b }
-    }
-
-    fn fork(&self) -> Box<dyn TokenConstraint> {
-        Box::new(self.clone())
-    }
-}
 
 /// An answer that keeps to one of two constraints. A constraint is out at the first token that it does not allow.
 #[derive(Debug, Clone)]
@@ -154,7 +96,6 @@ impl TokenConstraint for Either {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::AllowedTokens;
 
     /// Allows one text of tokens.
     #[derive(Debug, Clone)]
@@ -202,24 +143,6 @@ mod tests {
         let mut mask = TokenMask::none(40);
         constraint.mask(&mut mask).unwrap();
         (0..40).filter(|id| mask.is_allowed(*id)).collect()
-    }
-
-    #[test]
-    fn both_hold() {
-        let some = AllowedTokens::new(40, [1, 2, 35]);
-        let mut both = both(Some(script(&[35, 3])), Some(Box::new(some))).unwrap();
-        assert_eq!(allowed(&mut *both), [35]);
-        assert!(!both.accept(1), "the script does not allow it");
-        assert!(both.accept(35));
-        assert_eq!(allowed(&mut *both), [0; 0]);
-        assert!(!both.accept(3), "the list does not");
-        both.rollback(1);
-        assert_eq!(
-            allowed(&mut *both),
-            [35],
-            "what was refused changed nothing"
-        );
-        assert_eq!(both.forced(9), [35, 3]);
     }
 
     #[test]

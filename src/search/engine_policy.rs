@@ -11,7 +11,6 @@ use super::branch_constraint::BranchConstraint;
 use super::context::now;
 use super::outcome::SearchError;
 use super::policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, Running};
-use super::step::StepRule;
 use crate::engine::{
     AdaptationConfig, AdaptationReport, AdapterId, Engine, EngineError, FinishReason,
     GenerateRequest, GroupId, RequestStream, SamplingParams, SharedDrafts, Speculative, Steering,

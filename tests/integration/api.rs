@@ -153,7 +153,7 @@ fn bad_input_names_the_parameter() {
         ),
         ("temperature", json!("hot")),
         ("temperature", json!(9)),
-        ("top_p", json!(0)),
+        ("top_p", json!(-1)),
         ("n", json!(0)),
         ("n", json!(100_000)),
         ("n", json!(-1)),

@@ -11,7 +11,7 @@ use crate::offline::{Offline, adapter_folder, chat, completion};
 /// A route and what it must do.
 type Case = (&'static str, &'static str, fn(&Offline));
 
-const CASES: [Case; 31] = [
+const CASES: [Case; 32] = [
     ("post", "/v1/chat/completions", chats),
     ("post", "/v1/completions", completions),
     ("post", "/v1/responses", responds),
@@ -37,6 +37,7 @@ const CASES: [Case; 31] = [
     ("post", "/v1/unload_lora_adapter", unloads_adapters),
     ("get", "/v1/models", lists_models),
     ("get", "/v1/models/{id}", retrieves_models),
+    ("get", "/v1/models/{id}/{name}", retrieves_models_of),
     ("post", "/tokenize", tokenizes),
     ("post", "/detokenize", detokenizes),
     ("get", "/health", is_healthy),
@@ -291,6 +292,12 @@ fn lists_models(offline: &Offline) {
 fn retrieves_models(offline: &Offline) {
     assert_eq!(offline.get("/v1/models/m")["max_model_len"], 512);
     assert_eq!(offline.server.get("/v1/models/other").0, 404);
+}
+
+fn retrieves_models_of(offline: &Offline) {
+    let (status, error) = offline.server.get("/v1/models/org/name");
+    assert_eq!(status, 404);
+    assert!(error.contains("`org/name`"), "{error}");
 }
 
 fn tokenizes(offline: &Offline) {

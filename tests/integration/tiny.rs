@@ -27,12 +27,13 @@ fn byte_character(byte: u8) -> char {
     }
 }
 
-fn tokenizer_json() -> Value {
+/// A tokenizer of single bytes and these; those that begin with `<` are special.
+pub fn tokenizer_json(more: &[&str]) -> Value {
     let mut vocab: BTreeMap<String, usize> = (0..=255_u8)
         .map(|byte| (byte_character(byte).to_string(), usize::from(byte)))
         .collect();
     let mut added = Vec::new();
-    for (index, token) in MORE_TOKENS.iter().enumerate() {
+    for (index, token) in more.iter().enumerate() {
         let id = 256 + index;
         vocab.insert((*token).to_owned(), id);
         if token.starts_with('<') {
@@ -55,7 +56,7 @@ pub fn model_files(folder: &Path) -> ModelFiles {
     let write = |name: &str, value: Value| {
         std::fs::write(folder.join(name), value.to_string()).unwrap();
     };
-    write("tokenizer.json", tokenizer_json());
+    write("tokenizer.json", tokenizer_json(&MORE_TOKENS));
     write("tokenizer_config.json", json!({"eos_token": EOS}));
     write(
         "config.json",

@@ -11,7 +11,6 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::event::AnswerEvent;
-use super::outcome::Outcome;
 use super::whole::Whole;
 use crate::api::error::ApiError;
 use crate::api::wire::format::{Format, Frame};
@@ -85,39 +84,26 @@ impl FrameSender {
 }
 
 /// Answers as the client asked.
-pub(super) async fn deliver(
+pub(in crate::api) async fn deliver(
     producer: impl Produce,
     mut format: Box<dyn Format>,
     is_stream: bool,
-    outcome: Outcome,
 ) -> Result<Response, ApiError> {
     if is_stream {
-        return Ok(stream(producer, format, outcome));
+        return Ok(stream(producer, format));
     }
     let mut whole = Whole::default();
-    produce(producer, &mut Sink::Whole(&mut whole), outcome).await?;
+    producer.run(&mut Sink::Whole(&mut whole)).await?;
     Ok(Json(format.body(whole)).into_response())
 }
 
-/// Makes the answer and counts what became of it.
-async fn produce(
-    producer: impl Produce,
-    sink: &mut Sink<'_>,
-    outcome: Outcome,
-) -> Result<(), ApiError> {
-    let result = producer.run(sink).await;
-    outcome.known(result.as_ref().map(|()| ()));
-    result
-}
-
-fn stream(producer: impl Produce, format: Box<dyn Format>, outcome: Outcome) -> Response {
+fn stream(producer: impl Produce, format: Box<dyn Format>) -> Response {
     let (frames, receiver) = mpsc::channel(FRAME_BUFFER);
     tokio::spawn(async move {
         let reader = frames.clone();
         let answer = async move {
             let mut sender = FrameSender { format, frames };
-            let mut sink = Sink::Stream(&mut sender);
-            if let Err(error) = produce(producer, &mut sink, outcome).await {
+            if let Err(error) = producer.run(&mut Sink::Stream(&mut sender)).await {
                 let frames = sender.format.error(&error);
                 sender.write(frames).await;
             }

@@ -107,6 +107,8 @@ pub(in crate::api) struct TokenLogprob {
 pub(in crate::api) struct Token {
     pub id: u32,
     pub bytes: Vec<u8>,
+    /// Texts leave the token out unless the client asks for special tokens.
+    pub is_special: bool,
 }
 
 impl Token {

@@ -9,6 +9,7 @@ pub(super) fn token(tokenizer: &Tokenizer, id: u32) -> Token {
     Token {
         id,
         bytes: tokenizer.token_bytes(id).to_vec(),
+        is_special: tokenizer.is_special(id),
     }
 }
 

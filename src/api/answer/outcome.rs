@@ -20,9 +20,9 @@ impl Outcome {
     }
 
     /// The answer is over.
-    pub fn known(mut self, result: Result<(), &ApiError>) {
+    pub fn known(mut self, error: Option<&ApiError>) {
         self.is_known = true;
-        if let Err(error) = result {
+        if let Some(error) = error {
             self.state.metrics().cut_short(reason(error));
         }
     }

@@ -43,6 +43,8 @@ pub(super) struct PlainAnswer {
     n: usize,
     /// Whether the client asked for logprobs: a trace has them always.
     wants_logprobs: bool,
+    /// The prompts are read, and nothing is sampled.
+    is_reading: bool,
     /// Tokens that end a choice.
     end_token_ids: Vec<u32>,
     choices: Vec<Choice>,
@@ -78,11 +80,7 @@ impl PlainAnswer {
     /// Submits every prompt or none.
     pub fn start(state: &AppState, mut generation: Generation) -> Result<Self, ApiError> {
         let served = state.ready()?;
-        let limit = served.engine.config().max_num_seqs_of_one();
-        let n = count("n", generation.shared.n, 1, limit)?;
-        if n == 0 {
-            return Err(ApiError::invalid("n", "n must be at least 1"));
-        }
+        let n = Self::check_n(state, "n", generation.shared.n)?;
         let num_prompt_tokens = generation.prompts.iter().map(Vec::len).sum();
         let max_tokens = generation.params.max_tokens.min(1 << 20);
         state.metrics().started(num_prompt_tokens, n, max_tokens);
@@ -121,6 +119,7 @@ impl PlainAnswer {
             echo: generation.echo,
             n,
             wants_logprobs,
+            is_reading: generation.params.max_tokens == 0,
             times: TokenTimes::new(Instant::now(), num_choices),
             usage: Usage::default(),
             adaptation: generation.adaptation.map(|config| Adaptation {
@@ -129,6 +128,18 @@ impl PlainAnswer {
             }),
             recorder,
         })
+    }
+
+    /// How many choices a prompt may have.
+    pub fn check_n(state: &AppState, name: &str, n: Option<u64>) -> Result<usize, ApiError> {
+        let limit = state.ready()?.engine.config().max_num_seqs_of_one();
+        match count(name, n, 1, limit)? {
+            0 => Err(ApiError::invalid(
+                name,
+                format!("{name} must be at least 1"),
+            )),
+            n => Ok(n),
+        }
     }
 
     /// What an engine's event adds to the answer.
@@ -205,6 +216,10 @@ impl PlainAnswer {
         token_id: u32,
         logprobs: Option<TokenLogprobs>,
     ) -> Option<AnswerEvent> {
+        // The engine samples one token behind each prompt.
+        if self.is_reading {
+            return None;
+        }
         let at = prompt * self.n + index;
         match self.times.token(at, Instant::now()) {
             Some(Latency::First(elapsed)) => self.state.metrics().first_token(elapsed),
@@ -245,7 +260,10 @@ impl PlainAnswer {
     }
 
     /// The engine says that a choice is over.
-    fn finish(&mut self, at: usize, reason: FinishReason) -> Option<AnswerEvent> {
+    fn finish(&mut self, at: usize, mut reason: FinishReason) -> Option<AnswerEvent> {
+        if self.is_reading && reason != FinishReason::Abort {
+            reason = FinishReason::Length;
+        }
         let choice = &mut self.choices[at];
         let rest = choice.text.finish(reason);
         let mut last = choice.reader.push(rest.as_deref().unwrap_or_default());
@@ -260,7 +278,8 @@ impl PlainAnswer {
         metrics.finished(name.name(), choice.num_tokens, elapsed);
         // Otherwise a stop string had ended it.
         rest?;
-        last.logprobs = (self.wants_logprobs && !last.is_empty()).then(Vec::new);
+        let has_news = self.is_reading || !last.is_empty();
+        last.logprobs = (self.wants_logprobs && has_news).then(Vec::new);
         let end = end?;
         Some(AnswerEvent::End {
             choice: at,
@@ -336,7 +355,7 @@ fn submit_all(
     for prompt in &generation.prompts {
         let constraint = constraint.map(|constraint| constraint.after(&[]));
         let mut params = generation.params.clone();
-        params.max_tokens = params.max_tokens.min(max_model_len);
+        params.max_tokens = params.max_tokens.clamp(1, max_model_len.max(1));
         // A refused prompt drops the streams before it, which aborts them.
         let stream = engine.submit(GenerateRequest {
             n,

@@ -11,6 +11,7 @@ use crate::api::body::{self, SizedBody};
 use crate::api::causes::Causes;
 use crate::api::deadline::Deadline;
 use crate::api::error::ApiError;
+use crate::api::generation::Generation;
 use crate::api::openai::chat::{self, ChatRequest};
 use crate::api::openai::completions::{self, CompletionRequest};
 use crate::api::searching::policy::policy_of;
@@ -25,10 +26,12 @@ use crate::work::Budget;
 const DEFAULT_LEASE: u64 = 300;
 const MAX_LEASE: u64 = 3600;
 /// Fields of a request that mean nothing for a session.
-const REFUSED: [&str; 25] = [
+const REFUSED: [&str; 29] = [
     "search",
     "stream",
     "n",
+    "n_cmpl",
+    "best_of",
     "echo",
     "prompt_logprobs",
     "adaptation",
@@ -44,6 +47,8 @@ const REFUSED: [&str; 25] = [
     "json_schema",
     "guided_decoding_backend",
     "guided_whitespace_pattern",
+    "allowed_token_ids",
+    "bad_words",
     "tool_choice",
     "parallel_tool_calls",
     "functions",
@@ -88,12 +93,11 @@ pub(in crate::api) async fn open(
         let request = work.run(&state, "reading the body", parse).await?;
         completions::prepare_sized(&state, request, work).await?
     };
-    if generation.prompts.len() != 1 {
-        return Err(ApiError::invalid("prompt", "a session has one prompt"));
-    }
+    check(&generation)?;
     generation.params.hidden_state = served.rewards.value_head.is_some();
     let (question, wire) = (std::mem::take(&mut generation.question), generation.wire);
     let model = generation.target.name.clone();
+    let reading = generation.shape.reading.clone();
     let policy = policy_of(served, generation, None, None);
     let context = RewardContext {
         question,
@@ -112,6 +116,7 @@ pub(in crate::api) async fn open(
     let session = Session {
         context,
         wire,
+        reading,
         model,
         work: tokio::sync::Mutex::new(work),
     };
@@ -123,6 +128,18 @@ pub(in crate::api) async fn open(
         "id": id, "object": "branches", "root": Tree::ROOT,
         "prompt_tokens": num_prompt_tokens, "lease_seconds": lease.as_secs(),
     })))
+}
+
+/// What a session cannot do.
+fn check(generation: &Generation) -> Result<(), ApiError> {
+    if generation.prompts.len() != 1 {
+        return Err(ApiError::invalid("prompt", "a session has one prompt"));
+    }
+    if generation.params.max_tokens == 0 {
+        let message = "a session needs max_tokens of at least 1";
+        return Err(ApiError::invalid("max_tokens", message));
+    }
+    Ok(())
 }
 
 /// What a session holds before it has nodes.

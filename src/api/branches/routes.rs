@@ -12,7 +12,8 @@ use utoipa::ToSchema;
 
 use super::nodes::{check_nodes, node_json};
 use super::session::Work;
-use crate::api::answer::event::{AnswerEvent, ChoiceEnd, Delta, EndReason};
+use crate::api::answer::event::{AnswerEvent, ChoiceEnd, EndReason};
+use crate::api::answer::reader::Reader;
 use crate::api::answer::whole::Whole;
 use crate::api::body::{Body, SizedBody};
 use crate::api::causes::Causes;
@@ -299,19 +300,17 @@ pub(in crate::api) async fn commit(
     // Nothing is waited for from here on: who ends the session also tells its answer.
     state.branches().close(tenant, &id, Instant::now())?;
     let node = work.tree.node(request.node);
-    let mut whole = Whole::default();
-    whole.take(AnswerEvent::End {
-        choice: 0,
-        last: Delta {
-            text: work.tree.text(request.node),
-            ..Delta::default()
-        },
-        end: ChoiceEnd {
-            reason: EndReason::from(node.end.unwrap_or(End::Stop)),
-            stop: None,
-            value: None,
-        },
+    let mut reader = Reader::new(&session.reading);
+    let mut last = reader.push(&work.tree.text(request.node));
+    last.append(reader.finish());
+    let end = reader.end(ChoiceEnd {
+        reason: EndReason::from(node.end.unwrap_or(End::Stop)),
+        stop: None,
+        value: None,
     });
+    let choice = 0;
+    let mut whole = Whole::default();
+    whole.take(AnswerEvent::End { choice, last, end });
     let head = Head {
         id,
         model: session.model.clone(),

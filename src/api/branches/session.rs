@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::ledger::Account;
 use crate::api::admission::quota::Quota;
+use crate::api::answer::reader::ReadingRules;
 use crate::api::error::ApiError;
 use crate::api::tenant::Tenant;
 use crate::api::wire::Wire;
@@ -24,6 +25,8 @@ const MAX_SESSIONS: usize = 64;
 pub(in crate::api) struct Session {
     pub context: RewardContext,
     pub wire: Wire,
+    /// How the text of the answer is read.
+    pub reading: ReadingRules,
     /// The model's name in the answer.
     pub model: String,
     pub work: tokio::sync::Mutex<Work>,

@@ -6,9 +6,13 @@ use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use super::adaptation::adaptation;
+use super::continuation::{Rendering, conversation};
+use super::field_rules::CHAT;
 use super::images;
-use super::messages::{check_messages, encode, question, render};
+use super::known_fields::check_others;
+use super::messages::{check_messages, question};
 use super::params::{count, generation_request, logprobs};
+use super::prompts::{Truncation, encode_prompt};
 use super::reasoning::ReasoningFields;
 use super::shape::of_chat;
 use super::speculation::Speculation;
@@ -48,11 +52,17 @@ generation_request! {
         /// Send what the model thinks.
         include_reasoning: Option<bool>,
         /// Tokens of a thought; -1 is no limit.
+        #[serde(alias = "reasoning_budget_tokens", alias = "thinking_budget_tokens")]
         thinking_token_budget: Option<i64>,
         /// OpenRouter's: `{"effort": …, "max_tokens": …, "exclude": …, "enabled": …}`.
         #[schema(value_type = Option<Object>)]
         reasoning: Option<Value>,
         add_generation_prompt: Option<bool>,
+        /// Go on where the last message, which is the assistant's, ends.
+        continue_final_message: Option<bool>,
+        /// Documents for chat templates that read them.
+        #[schema(value_type = Option<Vec<Object>>)]
+        documents: Option<Vec<Value>>,
         /// More variables for the chat template.
         #[schema(value_type = Option<Object>)]
         chat_template_kwargs: Option<Map<String, Value>>,
@@ -108,6 +118,7 @@ fn prepare(
 ) -> Result<Generation, ApiError> {
     let served = state.ready()?;
     let target = state.target(tenant, request.model.as_deref())?;
+    check_others(CHAT, &request.others)?;
     let media = images::take(&mut request.messages, served.engine.as_ref())?;
     check_messages(&request.messages)?;
     let structured = request.structured().read()?;
@@ -132,18 +143,30 @@ fn prepare(
     let speculation = Speculation::new(&shared, served, budget)?;
     let adaptation = adaptation(&shared, served)?;
     params.prompt_logprobs = logprobs("prompt_logprobs", request.prompt_logprobs)?;
-    let mut variables = request.chat_template_kwargs.take().unwrap_or_default();
+    let truncation = Truncation::new(&shared, served)?;
+    let mut rendering = Rendering {
+        add_generation_prompt: request.add_generation_prompt,
+        continue_final_message: request.continue_final_message.unwrap_or(false),
+        documents: request.documents.take(),
+        variables: request.chat_template_kwargs.take().unwrap_or_default(),
+    };
     if served.output.reasoning.is_some() {
-        reasoning.tell(&mut variables);
+        reasoning.tell(&mut rendering.variables);
     }
-    let prompt = render(
-        served,
-        &request.messages,
-        tools.shown.as_deref(),
-        request.add_generation_prompt.unwrap_or(true),
-        &variables,
+    if media.is_some() && (truncation.is_some() || rendering.continue_final_message) {
+        let message = "images cannot be combined with truncate_prompt_tokens or \
+            continue_final_message";
+        return Err(ApiError::invalid("messages", message));
+    }
+    let prompt = conversation(served, &request.messages, tools.shown.as_deref(), rendering)?;
+    let shape = of_chat(
+        (served, &shared),
+        &prompt,
+        structured,
+        tools,
+        &reasoning,
+        budget,
     )?;
-    let shape = of_chat(served, &prompt, structured, tools, &reasoning, budget)?;
     let question = question(&request.messages);
     let mut source = json!({"messages": request.messages});
     for (name, tools) in [("tools", request.tools), ("functions", request.functions)] {
@@ -152,7 +175,8 @@ fn prepare(
         }
     }
     // The template writes the model's own BOS where it belongs.
-    let prompt_token_ids = encode(served, &prompt, (false, true), budget)?;
+    let add_special = shared.add_special_tokens.unwrap_or(false);
+    let prompt_token_ids = encode_prompt(served, &prompt, add_special, truncation, budget)?;
     Ok(Generation {
         speculation,
         adaptation,

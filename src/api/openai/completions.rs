@@ -8,8 +8,11 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::adaptation::adaptation;
-use super::messages::encode;
-use super::params::{generation_request, logprobs};
+use super::field_rules::COMPLETIONS;
+use super::fill::Filling;
+use super::known_fields::check_others;
+use super::params::{SharedParams, generation_request, logprobs};
+use super::prompts::{Truncation, encode_prompt};
 use super::shape::of_completion;
 use super::speculation::Speculation;
 use crate::api::answer::dispatch::answer;
@@ -43,16 +46,29 @@ pub enum Prompt {
     TokenLists(Vec<Vec<u32>>),
 }
 
+impl Prompt {
+    fn count(&self) -> usize {
+        match self {
+            Self::Text(_) | Self::Tokens(_) => 1,
+            Self::Texts(texts) => texts.len(),
+            Self::TokenLists(lists) => lists.len(),
+        }
+    }
+}
+
 generation_request! {
     /// A completion request.
     CompletionRequest {
         prompt: Prompt,
         /// Return the prompt before the completion.
         echo: Option<bool>,
+        /// The text behind the completion, for models that fill the middle of a text.
         suffix: Option<String>,
+        /// Sample so many completions, and return the `n` likeliest by token.
         best_of: Option<u64>,
         /// Report this many alternatives a token.
         logprobs: Option<u64>,
+        max_completion_tokens: Option<i64>,
     }
 }
 
@@ -101,30 +117,16 @@ fn prepare(
 ) -> Result<Generation, ApiError> {
     let served = state.ready()?;
     let target = state.target(tenant, request.model.as_deref())?;
-    if request
-        .suffix
-        .as_ref()
-        .is_some_and(|suffix| !suffix.is_empty())
-    {
-        return Err(ApiError::invalid(
-            "suffix",
-            "suffix is not supported; leave it out",
-        ));
-    }
-    if request
-        .best_of
-        .is_some_and(|best_of| best_of != request.n.unwrap_or(1))
-    {
-        return Err(ApiError::invalid(
-            "best_of",
-            "best_of is not supported; use n",
-        ));
-    }
-    let shape = of_completion(served, request.structured().read()?, budget)?;
+    check_others(COMPLETIONS, &request.others)?;
     let num_logprobs = logprobs("logprobs", request.logprobs)?;
-    request.max_tokens = request.max_tokens.or(Some(DEFAULT_MAX_TOKENS));
-    let shared = request.shared();
-    let mut params = shared.sampling(&served.tokenizer, num_logprobs, "max_tokens")?;
+    let max_tokens_name = unify_max_tokens(&mut request);
+    let shared = SharedParams {
+        best_of: best_of(&request)?,
+        // None scores the prompt.
+        allows_no_tokens: true,
+        ..request.shared()
+    };
+    let mut params = shared.sampling(&served.tokenizer, num_logprobs, max_tokens_name)?;
     let speculation = Speculation::new(&shared, served, budget)?;
     let adaptation = adaptation(&shared, served)?;
     params.prompt_logprobs = logprobs("prompt_logprobs", request.prompt_logprobs)?;
@@ -132,14 +134,13 @@ fn prepare(
     if echo && num_logprobs.is_some() && params.prompt_logprobs.is_none() {
         params.prompt_logprobs = num_logprobs;
     }
-    let prompts = tokenize(served, request.prompt, budget)?;
-    let echo = if echo {
-        prompts
-            .iter()
-            .map(|ids| served.tokenizer.decode(ids, shared.skip_special))
-            .collect()
-    } else {
-        Vec::new()
+    let structured = request.structured().read()?;
+    let shape = of_completion(served, &shared, structured, budget)?;
+    let prompts = prompts(served, &request, &shared, budget)?;
+    let decode = |ids: &Vec<u32>| served.tokenizer.decode(ids, shared.skip_special);
+    let echo = match echo {
+        true => prompts.iter().map(decode).collect(),
+        false => Vec::new(),
     };
     let question = prompts
         .first()
@@ -164,32 +165,88 @@ fn prepare(
     })
 }
 
+/// Takes the one of two fields that mean the same that was given, or OpenAI's default.
+fn unify_max_tokens(request: &mut CompletionRequest) -> &'static str {
+    let own = request.max_completion_tokens;
+    let name = match own {
+        Some(_) => "max_completion_tokens",
+        None => "max_tokens",
+    };
+    request.max_tokens = own.or(request.max_tokens).or(Some(DEFAULT_MAX_TOKENS));
+    name
+}
+
+/// How many completions are sampled, where those are more than are returned.
+fn best_of(request: &CompletionRequest) -> Result<Option<u64>, ApiError> {
+    let n = request.n.unwrap_or(1);
+    match request.best_of {
+        None => Ok(None),
+        Some(best_of) if best_of < n.max(1) => {
+            let message = format!("best_of must be at least n ({n}), not {best_of}");
+            Err(ApiError::invalid("best_of", message))
+        }
+        Some(best_of) => Ok((best_of > n).then_some(best_of)),
+    }
+}
+
 /// The prompts' ids; whether each fits the context is the engine's to say.
-fn tokenize(served: &Served, prompt: Prompt, budget: &Budget) -> Result<Vec<Vec<u32>>, ApiError> {
-    let context = served.engine.config().max_model_len;
-    let at_prompt = |error: ApiError| ApiError {
-        param: Some("prompt".to_owned()),
-        ..error
-    };
-    let encode = |text: &String| encode(served, text, (true, true), budget).map_err(at_prompt);
-    let (texts, lists) = match prompt {
-        Prompt::Text(text) => (vec![text], Vec::new()),
-        Prompt::Texts(texts) => (texts, Vec::new()),
-        Prompt::Tokens(tokens) => (Vec::new(), vec![tokens]),
-        Prompt::TokenLists(lists) => (Vec::new(), lists),
-    };
-    let count = texts.len() + lists.len();
+fn prompts(
+    served: &Served,
+    request: &CompletionRequest,
+    shared: &SharedParams,
+    budget: &Budget,
+) -> Result<Vec<Vec<u32>>, ApiError> {
+    let add_special = shared.add_special_tokens.unwrap_or(true);
+    let truncation = Truncation::new(shared, served)?;
+    let suffix = request.suffix.as_deref();
+    let filling = Filling::new(suffix, add_special, served, budget)?;
+    if filling.is_some() && request.echo == Some(true) {
+        let message = "echo cannot be combined with suffix: leave one of them out";
+        return Err(ApiError::invalid("echo", message));
+    }
+    let count = request.prompt.count();
     if count == 0 || count > MAX_PROMPTS {
         let message = format!("prompt takes 1 to {MAX_PROMPTS} prompts");
         return Err(ApiError::invalid("prompt", message));
     }
-    if let Some(long) = lists.iter().find(|list| list.len() > context) {
-        return Err(at_prompt(ApiError::from(EngineError::PromptTooLong {
-            num_tokens: long.len(),
-            max_model_len: context,
-        })));
+    let at_prompt = |error: ApiError| ApiError {
+        param: Some("prompt".to_owned()),
+        ..error
+    };
+    let encode = |text: &String| {
+        // A filling puts what is special in front of itself.
+        let add_special = add_special && filling.is_none();
+        encode_prompt(served, text, add_special, truncation, budget).map_err(at_prompt)
+    };
+    let take = |list: &Vec<u32>| {
+        let mut list = list.clone();
+        if let Some(truncation) = truncation {
+            truncation.apply(&mut list);
+        }
+        check_length(served, &list).map_err(at_prompt)?;
+        Ok(list)
+    };
+    let mut prompts: Vec<Vec<u32>> = match &request.prompt {
+        Prompt::Text(text) => vec![encode(text)?],
+        Prompt::Texts(texts) => texts.iter().map(encode).collect::<Result<_, _>>()?,
+        Prompt::Tokens(tokens) => vec![take(tokens)?],
+        Prompt::TokenLists(lists) => lists.iter().map(take).collect::<Result<_, ApiError>>()?,
+    };
+    if let Some(filling) = filling {
+        for prompt in &mut prompts {
+            *prompt = filling.around(prompt);
+        }
     }
-    let mut prompts = texts.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
-    prompts.extend(lists);
     Ok(prompts)
+}
+
+fn check_length(served: &Served, token_ids: &[u32]) -> Result<(), ApiError> {
+    let (num_tokens, max_model_len) = (token_ids.len(), served.engine.config().max_model_len);
+    if num_tokens > max_model_len {
+        return Err(ApiError::from(EngineError::PromptTooLong {
+            num_tokens,
+            max_model_len,
+        }));
+    }
+    Ok(())
 }

@@ -22,6 +22,7 @@ fn model(state: &AppState, id: &str) -> Value {
         "created": state.created(),
         "owned_by": "ponder",
         "root": state.model_name(),
+        "parent": null,
         "max_model_len": engine.map(|engine| engine.config().max_model_len),
         "backend": engine.map(|engine| engine.name()),
         "capabilities": capabilities,
@@ -59,9 +60,25 @@ pub async fn retrieve(
     Extension(tenant): Extension<Tenant>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    if let Some(loaded) = state.adapters().find(tenant, &id) {
-        return Ok(Json(adapter(&state, &loaded)));
+    find(&state, tenant, &id)
+}
+
+/// One model whose name has a slash, as on the Hugging Face hub.
+#[utoipa::path(get, path = "/v1/models/{id}/{name}", tag = "openai",
+    params(("id" = String, Path), ("name" = String, Path)),
+    responses((status = 200, description = "The model")))]
+pub async fn retrieve_of(
+    State(state): State<AppState>,
+    Extension(tenant): Extension<Tenant>,
+    Path((id, name)): Path<(String, String)>,
+) -> Result<Json<Value>, ApiError> {
+    find(&state, tenant, &format!("{id}/{name}"))
+}
+
+fn find(state: &AppState, tenant: Tenant, id: &str) -> Result<Json<Value>, ApiError> {
+    if let Some(loaded) = state.adapters().find(tenant, id) {
+        return Ok(Json(adapter(state, &loaded)));
     }
-    state.check_model(Some(&id))?;
-    Ok(Json(model(&state, &id)))
+    state.check_model(Some(id))?;
+    Ok(Json(model(state, id)))
 }

@@ -6,12 +6,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::api::config::{
-    MAX_LOGIT_BIAS, MAX_LOGPROBS, MAX_STOP_STRING_BYTES, MAX_STOP_STRINGS, MAX_STOP_TOKEN_IDS,
-};
+use crate::api::config::MAX_LOGPROBS;
 use crate::api::error::ApiError;
-use crate::engine::SamplingParams;
-use crate::text::Tokenizer;
 
 /// One string or several.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -33,8 +29,13 @@ impl OneOrMany {
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 pub struct StreamOptions {
     /// Send a last chunk with the usage and no choices.
-    #[serde(default)]
-    pub include_usage: bool,
+    pub include_usage: Option<bool>,
+    /// OpenAI pads its chunks with random text; this server does not, so `true` is refused.
+    #[schema(ignore)]
+    pub(crate) include_obfuscation: Option<bool>,
+    /// vLLM's usage in every chunk; `true` is refused.
+    #[schema(ignore)]
+    pub(crate) continuous_usage_stats: Option<bool>,
 }
 
 /// Defines a request struct with the shared sampling fields, so that errors name them by path.
@@ -46,16 +47,21 @@ macro_rules! generation_request {
             $($(#[$field_meta])* pub $field: $kind,)*
             pub model: Option<String>,
             /// Number of choices.
+            #[serde(alias = "n_cmpl")]
             pub n: Option<u64>,
+            /// Most tokens of an answer; -1 leaves the context as the only limit.
+            #[serde(alias = "n_predict")]
             pub max_tokens: Option<i64>,
             /// 0 to 2; 0 is greedy.
             pub temperature: Option<f64>,
+            /// 0 is greedy.
             pub top_p: Option<f64>,
             /// 0 or -1 turns it off.
             pub top_k: Option<i64>,
             pub min_p: Option<f64>,
             pub presence_penalty: Option<f64>,
             pub frequency_penalty: Option<f64>,
+            #[serde(alias = "repeat_penalty")]
             pub repetition_penalty: Option<f64>,
             /// Token ids to values in -100..=100.
             pub logit_bias: Option<std::collections::BTreeMap<String, f64>>,
@@ -65,10 +71,28 @@ macro_rules! generation_request {
             pub include_stop_str_in_output: Option<bool>,
             pub ignore_eos: Option<bool>,
             pub min_tokens: Option<u64>,
+            /// Answers consist of these tokens alone.
+            pub allowed_token_ids: Option<Vec<u32>>,
+            /// Texts whose tokens no answer has.
+            pub bad_words: Option<Vec<String>>,
             pub skip_special_tokens: Option<bool>,
             pub prompt_logprobs: Option<u64>,
             pub stream: Option<bool>,
             pub stream_options: Option<$crate::api::openai::params::StreamOptions>,
+            /// Put what the model puts around a text (its BOS token) around the prompt.
+            pub add_special_tokens: Option<bool>,
+            /// Keep so many tokens of a longer prompt; -1 keeps what the context has room for.
+            pub truncate_prompt_tokens: Option<i64>,
+            /// `left` (the default) drops the beginning of a longer prompt, `right` its end.
+            pub truncation_side: Option<String>,
+            /// Tokens of `logprobs` are named `token_id:ID`.
+            pub return_tokens_as_token_ids: Option<bool>,
+            /// Tell the token ids of the prompt and of the answers.
+            pub return_token_ids: Option<bool>,
+            /// The answer's id is this one behind its prefix.
+            pub request_id: Option<String>,
+            /// `false` computes the whole prompt.
+            pub cache_prompt: Option<bool>,
             /// Requests share cached prefixes only under the same salt.
             pub cache_salt: Option<String>,
             /// `none`, `minimal` and `low` answer directly; `medium` and `high` vote over samples.
@@ -119,6 +143,10 @@ macro_rules! generation_request {
             /// `slot`, `router`, or an object with `method`: adapt to the context before answering.
             #[schema(value_type = Option<Object>)]
             pub adaptation: Option<serde_json::Value>,
+            /// All fields beside these.
+            #[serde(flatten)]
+            #[schema(ignore)]
+            pub(crate) others: serde_json::Map<String, serde_json::Value>,
         }
 
         impl $name {
@@ -179,8 +207,22 @@ macro_rules! generation_request {
                     include_usage: self
                         .stream_options
                         .as_ref()
-                        .is_some_and(|options| options.include_usage),
-                    cache_salt: self.cache_salt.clone(),
+                        .is_some_and(|options| options.include_usage.unwrap_or(false)),
+                    stream_options: self.stream_options.clone(),
+                    allowed_token_ids: self.allowed_token_ids.clone(),
+                    bad_words: self.bad_words.clone(),
+                    add_special_tokens: self.add_special_tokens,
+                    truncate_prompt_tokens: self.truncate_prompt_tokens,
+                    truncation_side: self.truncation_side.clone(),
+                    tokens_as_ids: self.return_tokens_as_token_ids.unwrap_or(false),
+                    returns_token_ids: self.return_token_ids.unwrap_or(false),
+                    request_id: self.request_id.clone(),
+                    best_of: None,
+                    allows_no_tokens: false,
+                    cache_salt: match self.cache_prompt {
+                        Some(false) => Some(uuid::Uuid::new_v4().to_string()),
+                        _ => self.cache_salt.clone(),
+                    },
                     model: self.model.clone(),
                     reasoning_effort: self.reasoning_effort.clone(),
                     search: self.search.clone(),
@@ -220,6 +262,20 @@ pub(crate) struct SharedParams {
     pub prompt_logprobs: Option<u64>,
     pub stream: bool,
     pub include_usage: bool,
+    pub stream_options: Option<StreamOptions>,
+    pub allowed_token_ids: Option<Vec<u32>>,
+    pub bad_words: Option<Vec<String>>,
+    pub add_special_tokens: Option<bool>,
+    pub truncate_prompt_tokens: Option<i64>,
+    pub truncation_side: Option<String>,
+    /// Tokens of log-probabilities are named by their ids.
+    pub tokens_as_ids: bool,
+    pub returns_token_ids: bool,
+    pub request_id: Option<String>,
+    /// Samples of which the best are the choices (completions).
+    pub best_of: Option<u64>,
+    /// `max_tokens` may be 0: the prompt is read, and nothing follows.
+    pub allows_no_tokens: bool,
     pub cache_salt: Option<String>,
     pub model: Option<String>,
     pub reasoning_effort: Option<String>,
@@ -230,23 +286,6 @@ pub(crate) struct SharedParams {
     pub metadata: Option<BTreeMap<String, String>>,
     pub router_adaptation: Option<Value>,
     pub adaptation: Option<Value>,
-}
-
-fn in_range(
-    name: &str,
-    value: Option<f64>,
-    default: f64,
-    low: f64,
-    high: f64,
-) -> Result<f32, ApiError> {
-    let value = value.unwrap_or(default);
-    if value.is_finite() && (low..=high).contains(&value) {
-        return Ok(value as f32);
-    }
-    Err(ApiError::invalid(
-        name,
-        format!("{name} must be between {low} and {high}, not {value}"),
-    ))
 }
 
 /// A count within a limit.
@@ -269,142 +308,4 @@ pub(crate) fn count(
 pub(crate) fn logprobs(name: &str, value: Option<u64>) -> Result<Option<usize>, ApiError> {
     let count = |value| count(name, Some(value), 0, MAX_LOGPROBS);
     value.map(count).transpose()
-}
-
-impl SharedParams {
-    /// Checks every range. `max_tokens` of `None` means up to the context's end.
-    pub(crate) fn sampling(
-        &self,
-        tokenizer: &Tokenizer,
-        logprobs: Option<usize>,
-        max_tokens_name: &str,
-    ) -> Result<SamplingParams, ApiError> {
-        let max_tokens = match self.max_tokens {
-            None => usize::MAX,
-            Some(value) => usize::try_from(value)
-                .ok()
-                .filter(|value| *value > 0)
-                .ok_or_else(|| {
-                    let message = format!("{max_tokens_name} must be at least 1, not {value}");
-                    ApiError::invalid(max_tokens_name, message)
-                })?,
-        };
-        let top_k = match self.top_k {
-            None | Some(-1) => 0,
-            Some(value) => usize::try_from(value).map_err(|_| {
-                ApiError::invalid("top_k", format!("top_k must be -1 or more, not {value}"))
-            })?,
-        };
-        let top_p = in_range("top_p", self.top_p, 1.0, 0.0, 1.0)?;
-        if top_p == 0.0 {
-            return Err(ApiError::invalid("top_p", "top_p must be above 0"));
-        }
-        let repetition_penalty = in_range(
-            "repetition_penalty",
-            self.repetition_penalty,
-            1.0,
-            0.0,
-            100.0,
-        )?;
-        if repetition_penalty == 0.0 {
-            return Err(ApiError::invalid(
-                "repetition_penalty",
-                "repetition_penalty must be above 0",
-            ));
-        }
-        let min_tokens = count("min_tokens", self.min_tokens, 0, max_tokens)?;
-        Ok(SamplingParams {
-            temperature: in_range("temperature", self.temperature, 1.0, 0.0, 2.0)?,
-            top_k,
-            top_p,
-            min_p: in_range("min_p", self.min_p, 0.0, 0.0, 1.0)?,
-            repetition_penalty,
-            presence_penalty: in_range("presence_penalty", self.presence_penalty, 0.0, -2.0, 2.0)?,
-            frequency_penalty: in_range(
-                "frequency_penalty",
-                self.frequency_penalty,
-                0.0,
-                -2.0,
-                2.0,
-            )?,
-            logit_bias: self.logit_bias(tokenizer.vocab_size())?,
-            seed: self.seed.map_or_else(random_seed, |seed| seed as u64),
-            max_tokens,
-            min_tokens,
-            ignore_eos: self.ignore_eos,
-            eos_token_ids: tokenizer.end_of_generation_ids().to_vec(),
-            stop_token_ids: self.stop_token_ids(tokenizer.vocab_size())?,
-            logprobs,
-            prompt_logprobs: None,
-            hidden_state: false,
-        })
-    }
-
-    fn logit_bias(&self, vocab_size: usize) -> Result<Vec<(u32, f32)>, ApiError> {
-        let entries = self.logit_bias.iter().flatten();
-        let invalid = |message: String| ApiError::invalid("logit_bias", message);
-        if self
-            .logit_bias
-            .as_ref()
-            .is_some_and(|bias| bias.len() > MAX_LOGIT_BIAS)
-        {
-            return Err(invalid(format!(
-                "logit_bias takes at most {MAX_LOGIT_BIAS} entries"
-            )));
-        }
-        entries
-            .map(|(key, value)| {
-                let token_id = key
-                    .parse::<u32>()
-                    .ok()
-                    .filter(|id| (*id as usize) < vocab_size);
-                let token_id = token_id
-                    .ok_or_else(|| invalid(format!("logit_bias: {key:?} is not a token id")))?;
-                let bias = in_range("logit_bias", Some(*value), 0.0, -100.0, 100.0)?;
-                Ok((token_id, bias))
-            })
-            .collect()
-    }
-
-    fn stop_token_ids(&self, vocab_size: usize) -> Result<Vec<u32>, ApiError> {
-        let ids = self.stop_token_ids.clone().unwrap_or_default();
-        if ids.len() > MAX_STOP_TOKEN_IDS {
-            let message = format!("stop_token_ids takes at most {MAX_STOP_TOKEN_IDS} ids");
-            return Err(ApiError::invalid("stop_token_ids", message));
-        }
-        match ids.iter().find(|id| **id as usize >= vocab_size) {
-            Some(bad) => {
-                let message =
-                    format!("stop_token_ids: {bad} is outside the vocabulary of {vocab_size}");
-                Err(ApiError::invalid("stop_token_ids", message))
-            }
-            None => Ok(ids),
-        }
-    }
-
-    pub(crate) fn stops(&self) -> Result<Vec<String>, ApiError> {
-        let stops = self
-            .stop
-            .clone()
-            .map(OneOrMany::into_vec)
-            .unwrap_or_default();
-        if stops.len() > MAX_STOP_STRINGS {
-            let message = format!("stop takes at most {MAX_STOP_STRINGS} strings");
-            return Err(ApiError::invalid("stop", message));
-        }
-        if stops
-            .iter()
-            .any(|stop| stop.is_empty() || stop.len() > MAX_STOP_STRING_BYTES)
-        {
-            let message = format!("a stop string has 1 to {MAX_STOP_STRING_BYTES} bytes");
-            return Err(ApiError::invalid("stop", message));
-        }
-        Ok(stops)
-    }
-}
-
-/// A seed for a request that names none.
-fn random_seed() -> u64 {
-    // JavaScript keeps 53 bits of a number, and the seed must survive a trip through a client.
-    uuid::Uuid::new_v4().as_u64_pair().0 >> 11
 }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use crate::api::error::ApiError;
 use crate::api::served::Served;
 use crate::engine::TokenConstraint;
-use crate::grammar::{Thought, after_thought};
+use crate::grammar::Thought;
 
 /// What templates that let a model think or not read.
 const ENABLE_THINKING: &str = "enable_thinking";
@@ -148,7 +148,7 @@ impl ReasoningPlan {
         if is_over || (rest.is_none() && budget.is_none()) {
             return Ok(rest);
         }
-        if served.grammars.is_none() {
+        let Some(grammars) = &served.grammars else {
             return match self.budget {
                 Some((_, field)) => Err(ApiError {
                     code: Some("unsupported_capability"),
@@ -156,7 +156,7 @@ impl ReasoningPlan {
                 }),
                 None => Ok(rest),
             };
-        }
+        };
         let encode = |mark: &str| served.tokenizer.encode(mark, false, true);
         let thought = Thought {
             start: encode(&format.start)?,
@@ -164,8 +164,7 @@ impl ReasoningPlan {
             is_open,
             max_tokens: budget.map(|(tokens, _)| tokens),
         };
-        let vocab_size = served.engine.model_info().vocab_size;
-        Ok(Some(after_thought(thought, rest, vocab_size)))
+        Ok(Some(grammars.after_thought(thought, rest)))
     }
 }
 

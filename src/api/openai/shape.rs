@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
+use super::params::SharedParams;
 use super::reasoning::ReasoningPlan;
+use super::restrict::restricted;
 use super::structured::{Structured, compile};
 use super::tools::{Calls, ToolPlan};
 use crate::api::answer::reader::ReadingRules;
@@ -18,6 +20,7 @@ use crate::work::Budget;
 /// The shape of a completion: its text is sent as it is.
 pub(super) fn of_completion(
     served: &Served,
+    shared: &SharedParams,
     structured: Option<Structured>,
     budget: &Budget,
 ) -> Result<Shape, ApiError> {
@@ -26,16 +29,17 @@ pub(super) fn of_completion(
         compiled.map(|constraint| (constraint, structured.asked))
     });
     let (constraint, asked) = compiled.transpose()?.unzip();
+    let constraint = restricted(shared, served, constraint, budget)?;
     Ok(Shape {
         constraint: constraint.map(BranchConstraint::new),
-        asked: asked.unwrap_or_default(),
+        asked: restrictions(asked.unwrap_or_default(), shared),
         ..Shape::default()
     })
 }
 
 /// The shape of a chat's answer to `prompt`.
 pub(super) fn of_chat(
-    served: &Served,
+    (served, shared): (&Served, &SharedParams),
     prompt: &str,
     structured: Option<Structured>,
     tools: ToolPlan,
@@ -44,6 +48,7 @@ pub(super) fn of_chat(
 ) -> Result<Shape, ApiError> {
     let calls = tools.calls;
     let asked = asked(structured.as_ref(), calls.as_ref(), reasoning);
+    let asked = restrictions(asked, shared);
     let rest = constraint(served, structured, calls.as_ref(), budget)?;
     let format = OutputFormat {
         tools: calls.as_ref().map(|calls| calls.grammar.format),
@@ -51,6 +56,7 @@ pub(super) fn of_chat(
     };
     let may_call_again = |calls: &Calls| calls.grammar.is_parallel;
     let constraint = reasoning.constraint(served, prompt, rest)?;
+    let constraint = restricted(shared, served, constraint, budget)?;
     Ok(Shape {
         constraint: constraint.map(BranchConstraint::new),
         asked,
@@ -107,6 +113,17 @@ fn constraint(
 fn can_enforce(served: &Served, calls: &Calls) -> bool {
     let is_strict = calls.grammar.tools.iter().any(|tool| tool.strict);
     served.grammars.is_some() || is_strict || calls.field != "tools"
+}
+
+/// What a resumed search must ask for again, with the restrictions of tokens.
+fn restrictions(mut asked: Value, shared: &SharedParams) -> Value {
+    if let Some(token_ids) = &shared.allowed_token_ids {
+        asked["allowed_token_ids"] = json!(token_ids);
+    }
+    if let Some(words) = shared.bad_words.as_ref().filter(|words| !words.is_empty()) {
+        asked["bad_words"] = json!(words);
+    }
+    asked
 }
 
 /// What a resumed search must ask for again.

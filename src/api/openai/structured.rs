@@ -267,7 +267,7 @@ fn choice(choices: Vec<String>, at: &str) -> Result<Grammar, ApiError> {
 
 fn white_space(at: &str) -> ApiError {
     let message = format!(
-        "{at} is not available: JSON is written without optional white space; leave it out"
+        "{at} is not available: JSON has one space behind its commas and colons, and no other white space; leave it out"
     );
     ApiError::invalid(at, message)
 }
@@ -289,7 +289,7 @@ fn structured_outputs(value: &Value, at: &str) -> Result<Option<Grammar>, ApiErr
             "grammar" => Some(Grammar::Ebnf(text(value, &at)?)),
             "choice" => Some(choice(texts(value, &at)?, &at)?),
             "structural_tag" => Some(Grammar::StructuralTag(tag(value, &at)?)),
-            // There is no other back end to fall back to, and white space is compact: both are so already.
+            // There is no other back end to fall back to, and white space is not free: both are so already.
             "disable_fallback" | "disable_any_whitespace" => flag(value, &at).map(|_| None)?,
             "disable_additional_properties" => {
                 is_closed = flag(value, &at)?;

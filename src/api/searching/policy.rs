@@ -31,7 +31,8 @@ pub(in crate::api) fn policy_of(
         deadline: latest,
         ..
     } = generation;
-    if shared.temperature.is_none() {
+    // A `top_p` of 0 is greedy.
+    if shared.temperature.is_none() && params.temperature > 0.0 {
         params.temperature = DEFAULT_TEMPERATURE;
     }
     let prompt_token_ids = prompts.pop().unwrap_or_default();

@@ -238,6 +238,15 @@ fn check_combination(generation: &Generation) -> Result<(), ApiError> {
             "prompt_logprobs cannot be combined with search",
         );
     }
+    if generation.shared.top_p == Some(0.0) {
+        return refuse(
+            "top_p",
+            "a search samples different answers: top_p must be above 0",
+        );
+    }
+    if generation.params.max_tokens == 0 {
+        return refuse("max_tokens", "a search needs max_tokens of at least 1");
+    }
     if generation.shared.temperature == Some(0.0) {
         return refuse(
             "temperature",

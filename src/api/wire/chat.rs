@@ -48,7 +48,10 @@ impl ChatFormat {
             let role = json!({"role": "assistant", "content": ""});
             frames.push(self.chunk(index, role, Value::Null, None));
         }
-        let mut logprobs = delta.logprobs.is_some().then(|| logprobs(delta.logprobs));
+        let mut logprobs = delta
+            .logprobs
+            .is_some()
+            .then(|| logprobs(&self.head, delta.logprobs));
         let mut parts = Vec::new();
         if !delta.reasoning.is_empty() {
             parts.push(thought(&delta.reasoning));
@@ -118,8 +121,7 @@ impl Format for ChatFormat {
     fn body(&mut self, whole: Whole) -> Value {
         let prompt_logprobs = prompt_logprobs(whole.prompt(0));
         let choices = whole.choices.into_iter().enumerate();
-        let is_legacy = self.head.is_legacy;
-        let choices = choices.map(|(index, choice)| body_choice(index, choice, is_legacy));
+        let choices = choices.map(|(index, choice)| body_choice(&self.head, index, choice));
         let mut body = self.head.envelope(BODY, choices.collect());
         if self.head.shows_prompt_logprobs {
             body["prompt_logprobs"] = prompt_logprobs;
@@ -140,12 +142,13 @@ impl Format for ChatFormat {
     }
 }
 
-fn body_choice(index: usize, choice: WholeChoice, is_legacy: bool) -> Value {
+fn body_choice(head: &Head, index: usize, choice: WholeChoice) -> Value {
+    let is_legacy = head.is_legacy;
     let end = choice.end.as_ref();
     let mut body = json!({
         "index": index,
         "message": message(choice.text, &choice.reasoning, choice.tool_calls, is_legacy),
-        "logprobs": logprobs(choice.logprobs),
+        "logprobs": logprobs(head, choice.logprobs),
         "finish_reason": end.map(|end| reason(end, is_legacy)),
     });
     if let Some(value) = choice.end.and_then(|end| end.value) {
@@ -181,15 +184,15 @@ fn message(text: String, reasoning: &str, calls: Vec<ToolCall>, is_legacy: bool)
 }
 
 /// OpenAI's `logprobs` object.
-fn logprobs(tokens: Option<Vec<TokenLogprob>>) -> Value {
+fn logprobs(head: &Head, tokens: Option<Vec<TokenLogprob>>) -> Value {
     let Some(tokens) = tokens else {
         return Value::Null;
     };
     let content = tokens.iter().map(|entry| {
-        let mut own = token_json(&entry.token, entry.logprob);
+        let mut own = token_json(head, &entry.token, entry.logprob);
         let top = entry.top.iter();
         let top: Vec<Value> = top
-            .map(|(token, logprob)| token_json(token, *logprob).into())
+            .map(|(token, logprob)| token_json(head, token, *logprob).into())
             .collect();
         own.insert("top_logprobs".to_owned(), top.into());
         Value::Object(own)
@@ -197,9 +200,9 @@ fn logprobs(tokens: Option<Vec<TokenLogprob>>) -> Value {
     json!({"content": content.collect::<Vec<_>>(), "refusal": null})
 }
 
-fn token_json(token: &Token, logprob: f32) -> Map<String, Value> {
+fn token_json(head: &Head, token: &Token, logprob: f32) -> Map<String, Value> {
     let mut entry = Map::new();
-    entry.insert("token".to_owned(), token.text().into());
+    entry.insert("token".to_owned(), head.token_name(token).into());
     entry.insert("logprob".to_owned(), logprob.into());
     entry.insert("bytes".to_owned(), token.bytes.as_slice().into());
     entry

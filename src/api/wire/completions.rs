@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::envelope::{Head, prompt_logprobs};
 use super::format::{Format, Frame};
+use super::offsets::Offsets;
 use crate::api::answer::event::{
     AnswerEvent, ChoiceEnd, Delta, PromptReport, StopReason, Token, TokenLogprob,
 };
@@ -19,8 +20,8 @@ pub(super) struct CompletionsFormat {
     head: Head,
     /// By prompt.
     prompts: BTreeMap<usize, PromptReport>,
-    /// By choice: where the next token's text begins, in characters; `None` before the first chunk.
-    offsets: Vec<Option<usize>>,
+    /// By choice; `None` before the first chunk.
+    offsets: Vec<Option<Offsets>>,
 }
 
 impl CompletionsFormat {
@@ -35,10 +36,10 @@ impl CompletionsFormat {
     /// The choice as it is sent. Its first part begins with the prompt when that is echoed.
     fn choice(&mut self, index: usize, delta: Delta, end: Option<&ChoiceEnd>) -> Value {
         if self.offsets.len() <= index {
-            self.offsets.resize(index + 1, None);
+            self.offsets.resize_with(index + 1, || None);
         }
         let is_first = self.offsets[index].is_none();
-        let offset = self.offsets[index].get_or_insert(0);
+        let offsets = self.offsets[index].get_or_insert_default();
         let prompt = self.prompts.get(&(index / self.head.n.max(1)));
         let echoed = prompt.filter(|report| is_first && report.echo.is_some());
         let mut text = delta.text;
@@ -46,11 +47,18 @@ impl CompletionsFormat {
             text.insert_str(0, echo);
         }
         let logprobs = delta.logprobs.map_or(Value::Null, |tokens| {
+            let mut lists = Lists::new(&self.head, offsets);
             let echoed = echoed.and_then(|report| report.tokens.as_deref());
-            let echoed = echoed.unwrap_or_default().iter();
-            let echoed = echoed.map(|(token, logprob)| (token, logprob.as_ref()));
-            let own = tokens.iter().map(|entry| (&entry.token, Some(entry)));
-            logprobs(echoed.chain(own), offset)
+            for (token, logprob) in echoed.unwrap_or_default() {
+                lists.push(token, logprob.as_ref());
+            }
+            if is_first {
+                lists.offsets.end_of_prompt();
+            }
+            for entry in &tokens {
+                lists.push(&entry.token, Some(entry));
+            }
+            lists.json()
         });
         json!({
             "index": index,
@@ -112,24 +120,50 @@ impl Format for CompletionsFormat {
     }
 }
 
-/// OpenAI's `logprobs` object; `offset` is where the first token's text begins, and then where the
-/// next one's does.
-fn logprobs<'a>(
-    tokens: impl Iterator<Item = (&'a Token, Option<&'a TokenLogprob>)>,
-    offset: &mut usize,
-) -> Value {
-    let (mut texts, mut values, mut top, mut offsets) = (vec![], vec![], vec![], vec![]);
-    for (token, entry) in tokens {
-        let text = token.text();
-        offsets.push(*offset);
-        *offset += text.chars().count();
-        texts.push(text);
-        values.push(entry.map(|entry| entry.logprob));
-        top.push(entry.map(|entry| {
-            let entries = entry.top.iter();
-            let entries = entries.map(|(token, logprob)| (token.text(), (*logprob).into()));
-            entries.collect::<Map<String, Value>>()
-        }));
+/// OpenAI's `logprobs` object while it grows.
+struct Lists<'a> {
+    head: &'a Head,
+    offsets: &'a mut Offsets,
+    tokens: Vec<String>,
+    token_logprobs: Vec<Option<f32>>,
+    top_logprobs: Vec<Option<Map<String, Value>>>,
+    text_offset: Vec<usize>,
+}
+
+impl<'a> Lists<'a> {
+    fn new(head: &'a Head, offsets: &'a mut Offsets) -> Self {
+        Self {
+            head,
+            offsets,
+            tokens: Vec::new(),
+            token_logprobs: Vec::new(),
+            top_logprobs: Vec::new(),
+            text_offset: Vec::new(),
+        }
     }
-    json!({"tokens": texts, "token_logprobs": values, "top_logprobs": top, "text_offset": offsets})
+
+    /// Adds the next token of the text.
+    fn push(&mut self, token: &Token, logprob: Option<&TokenLogprob>) {
+        let is_hidden = token.is_special && !self.head.shows_special;
+        let bytes = if is_hidden {
+            &[]
+        } else {
+            token.bytes.as_slice()
+        };
+        self.text_offset.push(self.offsets.push(bytes));
+        self.tokens.push(self.head.token_name(token));
+        self.token_logprobs.push(logprob.map(|entry| entry.logprob));
+        let top = |entry: &TokenLogprob| {
+            let entries = entry.top.iter();
+            let name = |token: &Token| self.head.token_name(token);
+            let entries = entries.map(|(token, logprob)| (name(token), (*logprob).into()));
+            entries.collect()
+        };
+        self.top_logprobs.push(logprob.map(top));
+    }
+
+    fn json(self) -> Value {
+        json!({"tokens": self.tokens, "token_logprobs": self.token_logprobs,
+            "top_logprobs": self.top_logprobs, "text_offset": self.text_offset})
+    }
 }

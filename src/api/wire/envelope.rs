@@ -26,9 +26,21 @@ pub(in crate::api) struct Head {
     pub shows_prompt_logprobs: bool,
     /// The request offered `functions`, which OpenAI had before `tools`: a call is a `function_call`.
     pub is_legacy: bool,
+    /// Texts have the special tokens.
+    pub shows_special: bool,
+    /// Log-probabilities name tokens by their ids (vLLM's `return_tokens_as_token_ids`).
+    pub names_tokens_by_id: bool,
 }
 
 impl Head {
+    /// A token's name among log-probabilities.
+    pub fn token_name(&self, token: &Token) -> String {
+        match self.names_tokens_by_id {
+            true => format!("token_id:{}", token.id),
+            false => token.text(),
+        }
+    }
+
     /// The object around choices.
     pub fn envelope(&self, object: &str, choices: Vec<Value>) -> Value {
         json!({

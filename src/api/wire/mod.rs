@@ -5,6 +5,7 @@ mod chat;
 mod completions;
 pub(super) mod envelope;
 pub(super) mod format;
+mod offsets;
 pub(super) mod responses;
 #[cfg(test)]
 mod tests;
@@ -22,11 +23,16 @@ pub(super) enum Wire {
 impl Wire {
     /// A new answer's id.
     pub fn new_id(self) -> String {
+        self.id(&uuid::Uuid::new_v4().simple().to_string())
+    }
+
+    /// The id of an answer whose request has a name.
+    pub fn id(self, name: &str) -> String {
         let prefix = match self {
             Self::Chat => chat::ID_PREFIX,
             Self::Completions => completions::ID_PREFIX,
         };
-        format!("{prefix}-{}", uuid::Uuid::new_v4().simple())
+        format!("{prefix}-{name}")
     }
 
     /// The writer of one answer.

@@ -1,7 +1,7 @@
 //! Evaluates one arithmetic expression, in LaTeX or plain text, with a bound on nesting.
 
 use super::num::{Num, decimal, ratio};
-use std::f64::consts::PI;
+use std::f64::consts::{E, PI};
 
 const MAX_DEPTH: u32 = 64;
 const NAMES: &str = "sqrt sin cos tan log ln exp pi";
@@ -334,6 +334,10 @@ impl Parser {
     }
 
     fn letter(&mut self, mut name: String) -> Option<Num> {
+        // Alone, the letter is more likely a choice than Euler's number.
+        if name == "e" && self.chars.len() > 1 && self.here() != Some('_') {
+            return Some(Num::R(E));
+        }
         let point = self.point?;
         if self.here() == Some('_') {
             self.at += 1;
@@ -369,6 +373,8 @@ mod tests {
             ("\\log_{2}8", Num::Q(3, 1)),
             ("ln(exp 2)", Num::Q(2, 1)),
             ("\\sin π + 4!", Num::Q(24, 1)),
+            ("ln(e^2)", Num::Q(2, 1)),
+            ("exp(2)/e^2", Num::Q(1, 1)),
         ];
         for (text, want) in table {
             assert_eq!(eval(text, None).map(Num::snapped), Some(want), "{text}");

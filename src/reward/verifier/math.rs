@@ -12,13 +12,31 @@ const MAX_PASSES: u32 = 8;
 const MAX_BAG: usize = 24;
 /// Points at which expressions with variables are compared.
 const POINTS: u64 = 5;
-/// Whether the final answer found in `text` is equivalent to `reference`.
+
+/// Whether the final answer found in `text` is equivalent to `reference`, or rounds to it where the
+/// reference is a decimal with two or more digits behind its point.
 pub fn equivalent_text(text: &str, reference: &str) -> bool {
-    final_answer(text).is_some_and(|given| equivalent(&given, reference))
+    final_answer(text).is_some_and(|given| {
+        equivalent(&given, reference) || rounds_to_reference(&given, reference)
+    })
+}
+
+fn rounds_to_reference(given: &str, reference: &str) -> bool {
+    if given.len() > MAX_LEN || reference.len() > MAX_LEN {
+        return false;
+    }
+    let (a, b) = (clean(given), clean(reference));
+    match (parse(&a, 0, true), parse(&b, 0, true)) {
+        (Node::Leaf(a), Node::Leaf(b)) => match (eval(&a, None), eval(&b, None)) {
+            (Some(x), Some(y)) => decimals::rounds_to((&a, x), (&b, y)),
+            _ => false,
+        },
+        _ => false,
+    }
 }
 
 /// Whether two answers are the same: as exact rationals where both are, else as floats within
-/// 1e-9, as expressions by value at fixed points, as lists and tuples by element, else as text.
+/// 1e-9, as a value and its print as a float, as expressions by value at fixed points, as lists and tuples by element, else as text.
 /// Units and percent signs do not count. Symmetric, deterministic, and never panics.
 pub fn equivalent(given: &str, reference: &str) -> bool {
     if given.len() > MAX_LEN || reference.len() > MAX_LEN {
@@ -208,7 +226,8 @@ fn same_leaf(a: &str, b: &str) -> bool {
     if let (Some(x), Some(y)) = (eval(a, None), eval(b, None)) {
         // Literals too long for a rational are told apart by their digits, in their keys.
         let long = matches!((x, y), (Num::R(_), _) | (_, Num::R(_)));
-        return !(long && literal(a).is_some() && literal(b).is_some()) && x.close(y);
+        let are_long = long && literal(a).is_some() && literal(b).is_some();
+        return !are_long && x.close(y) || decimals::is_printed((a, x), (b, y));
     }
     let (Some(xs), Some(ys)) = (samples(a), samples(b)) else {
         return false;
@@ -241,5 +260,6 @@ fn same_equation(xs: &[Node], ys: &[Node]) -> Option<bool> {
     Some(pairs().all(|(x, y)| near(*x, ratio * y)))
 }
 
+mod decimals;
 #[cfg(test)]
 mod tests;

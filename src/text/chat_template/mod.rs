@@ -158,6 +158,12 @@ impl ChatTemplate {
         template.map_or_else(|_| String::new(), |template| template.source().to_owned())
     }
 
+    /// Whether the template reads a variable that requests may set.
+    pub fn reads(&self, variable: &str) -> bool {
+        let template = self.environment.get_template(NAME);
+        template.is_ok_and(|template| template.undeclared_variables(false).contains(variable))
+    }
+
     /// [`Self::render_within`] the default number of bytes.
     pub fn render(
         &self,

@@ -45,6 +45,7 @@ fn entry(text: &str, logprob: f32, other: &str) -> TokenLogprob {
     let token = |text: &str| Token {
         id: u32::from(text.as_bytes()[0]),
         bytes: text.as_bytes().to_vec(),
+        is_special: false,
     };
     TokenLogprob {
         token: token(text),

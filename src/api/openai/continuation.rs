@@ -1,0 +1,91 @@
+//! The prompt of a conversation: with the beginning of an answer behind it, or open at the end of
+//! its last message (`continue_final_message`).
+
+use serde_json::{Map, Value};
+
+use super::messages::render;
+use crate::api::error::ApiError;
+use crate::api::served::Served;
+
+/// How a conversation becomes a prompt.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Rendering {
+    /// Let the template begin an answer; it does by default.
+    pub add_generation_prompt: Option<bool>,
+    /// Stop where the last message ends instead.
+    pub continue_final_message: bool,
+    /// A variable of the template.
+    pub documents: Option<Vec<Value>>,
+    /// More variables of the template.
+    pub variables: Map<String, Value>,
+}
+
+/// The prompt of a conversation.
+pub(super) fn conversation(
+    served: &Served,
+    messages: &[Value],
+    tools: Option<&[Value]>,
+    rendering: Rendering,
+) -> Result<String, ApiError> {
+    let mut variables = rendering.variables;
+    if let Some(documents) = rendering.documents.filter(|it| !it.is_empty()) {
+        let template = served.chat_template.as_ref();
+        if template.is_some_and(|template| !template.reads("documents")) {
+            let message = "this model's chat template reads no documents: put them into a message";
+            return Err(ApiError::invalid("documents", message));
+        }
+        variables.insert("documents".to_owned(), documents.into());
+    }
+    if !rendering.continue_final_message {
+        let begins_answer = rendering.add_generation_prompt.unwrap_or(true);
+        return render(served, messages, tools, begins_answer, &variables);
+    }
+    if rendering.add_generation_prompt == Some(true) {
+        return Err(refuse(
+            "continue_final_message cannot be combined with add_generation_prompt: leave one out",
+        ));
+    }
+    render_open(served, messages, tools, &variables)
+}
+
+fn refuse(message: &str) -> ApiError {
+    ApiError::invalid("continue_final_message", message)
+}
+
+/// The prompt up to the end of the last message's text.
+fn render_open(
+    served: &Served,
+    messages: &[Value],
+    tools: Option<&[Value]>,
+    variables: &Map<String, Value>,
+) -> Result<String, ApiError> {
+    let mut messages = messages.to_vec();
+    // No text of a client can have it, so that it marks one place.
+    let mark = format!("<{}>", uuid::Uuid::new_v4().simple());
+    let end = messages.last_mut().and_then(end_of).ok_or_else(|| {
+        refuse("continue_final_message needs a last message by the assistant with text")
+    })?;
+    end.push_str(&mark);
+    let mut prompt = render(served, &messages, tools, false, variables)?;
+    // Where a template writes a message twice, the last time is the one that an answer follows.
+    let at = prompt.rfind(&mark);
+    let at =
+        at.ok_or_else(|| refuse("the chat template leaves the end of the last message out"))?;
+    prompt.truncate(at);
+    Ok(prompt.replace(&mark, ""))
+}
+
+/// The text at the end of an assistant's message.
+fn end_of(message: &mut Value) -> Option<&mut String> {
+    if message["role"] != "assistant" {
+        return None;
+    }
+    match message.get_mut("content")? {
+        Value::String(text) => Some(text),
+        Value::Array(parts) => match parts.last_mut()?.get_mut("text")? {
+            Value::String(text) => Some(text),
+            _ => None,
+        },
+        _ => None,
+    }
+}

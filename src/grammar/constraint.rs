@@ -1,0 +1,201 @@
+//! A compiled grammar as a constraint on tokens.
+
+use std::sync::Arc;
+
+use llguidance::Matcher;
+use toktrie::SimpleVob;
+
+use super::numbers::{NumberLimit, NumberScope};
+use super::vocabulary::Vocabulary;
+use crate::engine::{ConstraintError, TokenConstraint, TokenId, TokenMask};
+
+/// One text under one grammar.
+pub(super) struct GrammarConstraint {
+    matcher: Matcher,
+    vocabulary: Arc<Vocabulary>,
+    numbers: Option<NumberLimit>,
+    /// The text has ended. The matcher does not know: it never sees an end token.
+    is_ended: bool,
+    /// Why the matcher is of no use any more.
+    failure: Option<ConstraintError>,
+}
+
+impl std::fmt::Debug for GrammarConstraint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GrammarConstraint")
+            .field("is_ended", &self.is_ended)
+            .field("failure", &self.failure)
+            .finish_non_exhaustive()
+    }
+}
+
+impl GrammarConstraint {
+    pub(super) fn new(
+        matcher: Matcher,
+        vocabulary: Arc<Vocabulary>,
+        numbers: &Arc<NumberScope>,
+    ) -> Self {
+        let numbers = match **numbers {
+            NumberScope::None => None,
+            _ => Some(NumberLimit::new(Arc::clone(numbers))),
+        };
+        Self {
+            matcher,
+            vocabulary,
+            numbers,
+            is_ended: false,
+            failure: None,
+        }
+    }
+
+    /// Remembers a failure of the matcher.
+    fn fail(&mut self, error: &anyhow::Error) -> ConstraintError {
+        let failure = ConstraintError(explain(&error.to_string()));
+        self.failure = Some(failure.clone());
+        failure
+    }
+
+    /// The tokens that the grammar allows, without the bound on digits.
+    fn allowed(&mut self) -> Result<SimpleVob, ConstraintError> {
+        let allowed = self.matcher.compute_mask_or_eos();
+        allowed.map_err(|error| self.fail(&error))
+    }
+
+    /// Whether an end token may come.
+    fn may_end(&mut self) -> bool {
+        match self.matcher.is_stopped() {
+            true => !self.matcher.is_error(),
+            false => self.matcher.is_accepting().unwrap_or(false),
+        }
+    }
+
+    /// Whether a token has no more digits than a number may have here.
+    fn has_room(&self, bytes: &[u8]) -> bool {
+        let room = self.numbers.as_ref().and_then(NumberLimit::room);
+        room.is_none_or(|room| super::vocabulary::num_leading_digits(bytes) <= room)
+    }
+}
+
+impl TokenConstraint for GrammarConstraint {
+    fn mask(&mut self, mask: &mut TokenMask) -> Result<(), ConstraintError> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        // Nothing follows the end.
+        if self.is_ended {
+            return Ok(());
+        }
+        let allowed = self.allowed()?;
+        for (word, allowed) in mask.words_mut().iter_mut().zip(allowed.as_slice()) {
+            *word |= allowed;
+        }
+        let room = self.numbers.as_ref().and_then(NumberLimit::room);
+        for token_id in room
+            .into_iter()
+            .flat_map(|r| self.vocabulary.longer_digits(r))
+        {
+            mask.words_mut()[token_id as usize / 32] &= !(1 << (token_id % 32));
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, token_id: TokenId) -> bool {
+        if self.is_ended || self.failure.is_some() {
+            return false;
+        }
+        if self.vocabulary.is_end(token_id) {
+            self.is_ended = self.may_end();
+            return self.is_ended;
+        }
+        if token_id as usize >= self.vocabulary.trie().vocab_size() {
+            return false;
+        }
+        let vocabulary = Arc::clone(&self.vocabulary);
+        let bytes = vocabulary.text_bytes(token_id);
+        if !self.has_room(bytes) {
+            return false;
+        }
+        match self.matcher.try_consume_tokens(&[token_id]) {
+            Ok(num_accepted) => {
+                let is_accepted = num_accepted == 1;
+                if let Some(numbers) = self.numbers.as_mut().filter(|_| is_accepted) {
+                    numbers.push(bytes);
+                }
+                is_accepted
+            }
+            // The next mask says why.
+            Err(error) => {
+                self.fail(&error);
+                true
+            }
+        }
+    }
+
+    fn rollback(&mut self, mut num_tokens: usize) {
+        if self.is_ended && num_tokens > 0 {
+            self.is_ended = false;
+            num_tokens -= 1;
+        }
+        if num_tokens == 0 || self.failure.is_some() {
+            return;
+        }
+        if let Some(numbers) = &mut self.numbers {
+            numbers.rollback(num_tokens);
+        }
+        if let Err(error) = self.matcher.rollback(num_tokens) {
+            self.fail(&error);
+        }
+    }
+
+    fn forced(&mut self, most: usize) -> Vec<TokenId> {
+        if most == 0 || self.is_ended || self.failure.is_some() || self.matcher.is_stopped() {
+            return Vec::new();
+        }
+        let bytes = self.matcher.compute_ff_bytes();
+        if bytes.is_empty() {
+            return Vec::new();
+        }
+        let mut token_ids = self.vocabulary.tokenize_forced(&bytes, false);
+        token_ids.truncate(most);
+        token_ids
+    }
+
+    fn fork(&self) -> Box<dyn TokenConstraint> {
+        Box::new(Self {
+            matcher: self.matcher.clone(),
+            vocabulary: Arc::clone(&self.vocabulary),
+            numbers: self.numbers.clone(),
+            is_ended: self.is_ended,
+            failure: self.failure.clone(),
+        })
+    }
+}
+
+/// llguidance's messages in plain English, without the state and the stack behind them.
+pub(super) fn explain(message: &str) -> String {
+    let end = ["\n<", "<state>", "<backtrace>", "<non-verbose/>"]
+        .iter()
+        .filter_map(|mark| message.find(mark))
+        .min();
+    let message = message[..end.unwrap_or(message.len())].trim();
+    const TOO_MUCH: [&str; 8] = [
+        "Too many items",
+        "LexerTooComplex",
+        "ParserTooComplex",
+        "fuel",
+        "too many states",
+        "too big",
+        "Current row has",
+        "lexer too large",
+    ];
+    if message.starts_with("panic") {
+        return "the grammar cannot be followed any further".to_owned();
+    }
+    if message == "NoExtensionBias" {
+        return "the grammar allows no token of the vocabulary here".to_owned();
+    }
+    if TOO_MUCH.iter().any(|words| message.contains(words)) {
+        return format!("the grammar needs too much work here ({message})");
+    }
+    message.to_owned()
+}

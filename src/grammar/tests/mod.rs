@@ -1,0 +1,1 @@
+//! Grammars over small vocabularies.
