@@ -4,18 +4,6 @@ use clap::Args;
 
 use crate::text::{ChatTemplate, OutputFormat, ReasoningFormat, Tokenizer, ToolFormat};
 
-/// Names of vLLM's reasoning parsers, with the marks that they read.
-const REASONING_PARSERS: [(&str, &str, &str); 8] = [
-    ("deepseek_r1", THINK.0, THINK.1),
-    ("deepseek_v3", THINK.0, THINK.1),
-    ("glm45", THINK.0, THINK.1),
-    ("granite", THINK.0, THINK.1),
-    ("holo2", THINK.0, THINK.1),
-    ("qwen3", THINK.0, THINK.1),
-    ("mistral", "[THINK]", "[/THINK]"),
-    ("seed_oss", "<seed:think>", "</seed:think>"),
-];
-const THINK: (&str, &str) = ("<think>", "</think>");
 /// Reads nothing, whatever the template says.
 const OFF: &str = "off";
 
@@ -59,7 +47,7 @@ impl OutputArgs {
 fn parse_tool_parser(text: &str) -> Result<ToolCallParser, String> {
     match ToolFormat::by_name(text) {
         None if text == OFF => Ok(ToolCallParser(None)),
-        None => Err(unknown(text, &ToolFormat::NAMES)),
+        None => Err(unknown(text, ToolFormat::NAMES)),
         format => Ok(ToolCallParser(format)),
     }
 }
@@ -68,12 +56,9 @@ fn parse_reasoning_parser(text: &str) -> Result<ReasoningParser, String> {
     if text == OFF {
         return Ok(ReasoningParser(None));
     }
-    match REASONING_PARSERS.iter().find(|(name, _, _)| *name == text) {
-        None => Err(unknown(text, &REASONING_PARSERS.map(|(name, _, _)| name))),
-        Some((_, start, end)) => Ok(ReasoningParser(Some(ReasoningFormat {
-            start: (*start).to_owned(),
-            end: (*end).to_owned(),
-        }))),
+    match ReasoningFormat::by_name(text) {
+        None => Err(unknown(text, &ReasoningFormat::names())),
+        format => Ok(ReasoningParser(format)),
     }
 }
 
@@ -94,7 +79,8 @@ mod tests {
         assert_eq!(parse_tool_parser("off"), Ok(ToolCallParser(None)));
         assert_eq!(parse_reasoning_parser("off"), Ok(ReasoningParser(None)));
         let qwen = parse_reasoning_parser("qwen3").unwrap().0.unwrap();
-        assert_eq!((qwen.start.as_str(), qwen.end.as_str()), THINK);
+        let marks = (qwen.start.as_str(), qwen.end.as_str());
+        assert_eq!(marks, ("<think>", "</think>"));
         for name in ["", "Hermes", "nobody"] {
             assert!(parse_tool_parser(name).unwrap_err().contains("hermes"));
             assert!(parse_reasoning_parser(name).unwrap_err().contains("qwen3"));

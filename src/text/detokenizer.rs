@@ -7,26 +7,31 @@ use super::tokenizer::Tokenizer;
 pub struct Detokenizer {
     tokenizer: Tokenizer,
     skip_special: bool,
+    /// Special tokens that have a text all the same.
+    visible: Vec<u32>,
     pending: Vec<u8>,
 }
 
 impl Detokenizer {
     pub fn new(tokenizer: &Tokenizer, skip_special: bool) -> Self {
+        Self::with_visible(tokenizer, skip_special, &[])
+    }
+
+    /// With `skip_special`, the special tokens among `visible` keep their texts: those of the marks
+    /// that a parser of the text needs ([`super::OutputFormat::marks`]).
+    pub fn with_visible(tokenizer: &Tokenizer, skip_special: bool, visible: &[u32]) -> Self {
         Self {
             tokenizer: tokenizer.clone(),
             skip_special,
+            visible: visible.to_vec(),
             pending: Vec::new(),
         }
     }
 
-    /// As [`Self::new`], but for special tokens that are visible all the same.
-    pub fn with_visible(tokenizer: &Tokenizer, skip_special: bool, _visible: &[u32]) -> Self {
-        Self::new(tokenizer, skip_special)
-    }
-
     /// The text that `token_id` completes.
     pub fn push(&mut self, token_id: u32) -> String {
-        if self.skip_special && self.tokenizer.is_special(token_id) {
+        let is_special = self.skip_special && self.tokenizer.is_special(token_id);
+        if is_special && !self.visible.contains(&token_id) {
             return String::new();
         }
         self.pending
@@ -69,5 +74,30 @@ impl Detokenizer {
         let text = String::from_utf8_lossy(&self.pending).into_owned();
         self.pending.clear();
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::tokenizer::tests::byte_level_json;
+
+    #[test]
+    fn only_visible_special_tokens_have_a_text() {
+        let json = byte_level_json().to_string();
+        let tokenizer = Tokenizer::from_json(json.as_bytes()).unwrap();
+        let is_special = |id: &u32| tokenizer.is_special(*id);
+        let mut special = (0..tokenizer.vocab_size() as u32).filter(is_special);
+        let id = special.next().expect("the tokenizer has special tokens");
+        let text = |mut detokenizer: Detokenizer| detokenizer.push(id) + &detokenizer.finish();
+        assert_eq!(text(Detokenizer::new(&tokenizer, true)), "");
+        assert_eq!(text(Detokenizer::with_visible(&tokenizer, true, &[])), "");
+        let shown = tokenizer.token_text(id);
+        assert!(!shown.is_empty());
+        assert_eq!(
+            text(Detokenizer::with_visible(&tokenizer, true, &[id])),
+            shown
+        );
+        assert_eq!(text(Detokenizer::new(&tokenizer, false)), shown);
     }
 }

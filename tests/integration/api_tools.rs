@@ -170,7 +170,7 @@ fn calls_are_told_from_text() {
 
 #[test]
 fn a_cut_call_says_length() {
-    let short = with(tools(), "max_tokens", json!(60));
+    let short = with(tools(), "max_tokens", json!(50));
     let choice = choice(server(), say(OSLO, short));
     assert_eq!(choice["finish_reason"], "length");
     let call = &choice["message"]["tool_calls"][0]["function"];
@@ -330,7 +330,7 @@ fn a_session_s_answer_is_told_as_calls() {
     let expand = json!({"nodes": [session["root"]], "n": 1});
     let (status, expanded) = server().post(&format!("{path}/generate"), expand);
     assert_eq!(status, 200, "{expanded}");
-    let node = &expanded["nodes"][0];
+    let node = &expanded["data"][0];
     assert_eq!(
         node["text"], OSLO,
         "clients that search see the model's own text"

@@ -113,12 +113,15 @@ impl ScriptedModel {
             ] {
                 logits[token as usize] = logit;
             }
-            // It does not begin to think.
-            logits[encode("<think>")[0] as usize] = -1e9;
         } else {
             for (id, logit) in logits.iter_mut().enumerate() {
                 *logit = logit.max(-1000.0 - id as f32);
             }
+        }
+        // It begins to think only where the script says so.
+        let think = encode("<think>")[0] as usize;
+        if logits[think] < 0.0 {
+            logits[think] = -1e9;
         }
         logits
     }

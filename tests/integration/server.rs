@@ -21,10 +21,11 @@ fn served(options: &EngineOptions, rewards: RewardResources) -> Served {
     let engine: Engine = Arc::new(EngineHandle::start(model, config).unwrap());
     let chat_template = ChatTemplate::from_files(&files, &tokenizer, None).unwrap();
     let template = chat_template.clone().unwrap();
-    let judge = Arc::new(Judge::new(Arc::clone(&engine), tokenizer.clone(), template));
+    let judge = Judge::new(Arc::clone(&engine), tokenizer.clone(), template.clone());
+    let judge = Arc::new(judge);
     Served {
         grammars: Grammars::new(&tokenizer, engine.model_info().vocab_size).ok(),
-        output: OutputFormat::default(),
+        output: OutputFormat::detect(&template.source(), &tokenizer),
         adaptation: None,
         model_config: files.config().ok(),
         engine,

@@ -1,6 +1,10 @@
 //! The text of a choice on its way to the client, told apart: thoughts, calls of tools, the answer itself. What a
 //! choice's end is called, and how many of its tokens were thoughts, is decided here for every producer.
 
+use std::sync::Arc;
+
+use serde_json::Value;
+
 use super::event::{ChoiceEnd, Delta, EndReason, StopReason, ToolCallDelta, ToolCallHead};
 use crate::text::{Detokenizer, OutputFormat, OutputParser, OutputPiece, Tokenizer, ToolFormat};
 
@@ -24,6 +28,8 @@ pub(in crate::api) struct ReadingRules {
     pub is_named: bool,
     /// Marks that are special tokens: the detokenizer must show them.
     pub visible: Vec<u32>,
+    /// The tools that the request offers, as OpenAI has them.
+    pub tools: Arc<[Value]>,
 }
 
 impl Default for ReadingRules {
@@ -35,6 +41,7 @@ impl Default for ReadingRules {
             max_calls: usize::MAX,
             is_named: false,
             visible: Vec::new(),
+            tools: Arc::default(),
         }
     }
 }
@@ -50,6 +57,17 @@ impl ReadingRules {
             ..Self::default()
         }
     }
+
+    fn parser(&self) -> Option<OutputParser> {
+        let format = &self.format;
+        if format.tools.is_none() && format.reasoning.is_none() {
+            return None;
+        }
+        let names = self.tools.iter();
+        let names = names.filter_map(|tool| tool["function"]["name"].as_str());
+        let parser = OutputParser::new(format.clone(), self.is_thinking);
+        Some(parser.with_tools(names).with_schemas(&self.tools))
+    }
 }
 
 /// Reads the text of one choice.
@@ -60,7 +78,6 @@ pub(in crate::api) struct Reader {
     shows_reasoning: bool,
     max_calls: usize,
     is_named: bool,
-    is_thinking: bool,
     num_thought_tokens: usize,
     num_calls: usize,
 }
@@ -68,14 +85,12 @@ pub(in crate::api) struct Reader {
 impl Reader {
     pub fn new(rules: &ReadingRules) -> Self {
         let format = &rules.format;
-        let is_read = format.tools.is_some() || format.reasoning.is_some();
         Self {
-            parser: is_read.then(|| OutputParser::new(format.clone(), rules.is_thinking)),
+            parser: rules.parser(),
             tools: format.tools,
             shows_reasoning: rules.shows_reasoning,
             max_calls: rules.max_calls,
             is_named: rules.is_named,
-            is_thinking: rules.is_thinking && format.reasoning.is_some(),
             num_thought_tokens: 0,
             num_calls: 0,
         }
@@ -83,9 +98,15 @@ impl Reader {
 
     /// What a token's text adds; the text may be empty.
     pub fn token(&mut self, text: &str) -> Delta {
+        let was_thinking = self.is_thinking();
         let delta = self.push(text);
-        self.num_thought_tokens += usize::from(self.is_thinking);
+        // The marks themselves are no thoughts.
+        self.num_thought_tokens += usize::from(was_thinking && self.is_thinking());
         delta
+    }
+
+    fn is_thinking(&self) -> bool {
+        self.parser.as_ref().is_some_and(OutputParser::is_thinking)
     }
 
     /// What more text adds.
@@ -131,7 +152,6 @@ impl Reader {
     fn delta(&mut self, pieces: Vec<OutputPiece>) -> Delta {
         let mut delta = Delta::default();
         for piece in pieces {
-            self.is_thinking = matches!(piece, OutputPiece::Reasoning(_));
             match piece {
                 OutputPiece::Content(text) => delta.text.push_str(&text),
                 OutputPiece::Reasoning(text) if self.shows_reasoning => {

@@ -67,6 +67,7 @@ pub(super) fn of_chat(
                 true => usize::MAX,
                 false => 1,
             },
+            tools: tools.shown.unwrap_or_default().into(),
             is_named: calls.as_ref().is_some_and(|calls| calls.is_named),
             ..ReadingRules::of(format, &served.tokenizer)
         },

@@ -1,5 +1,7 @@
 //! How models mark thoughts and calls.
 
+use super::deepseek;
+
 /// How a model writes calls of tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ToolFormat {
@@ -17,6 +19,58 @@ pub enum ToolFormat {
     DeepSeek,
 }
 
+/// The names of vLLM's `--tool-call-parser`, those of one format behind each other.
+const TOOL_NAMES: [(&str, ToolFormat); 12] = [
+    ("hermes", ToolFormat::Hermes),
+    ("qwen25", ToolFormat::Hermes),
+    ("qwen3_coder", ToolFormat::Qwen3Coder),
+    ("qwen3_xml", ToolFormat::Qwen3Coder),
+    ("llama3_json", ToolFormat::Llama3Json),
+    ("llama4_json", ToolFormat::Llama3Json),
+    ("mistral", ToolFormat::Mistral),
+    ("pythonic", ToolFormat::Pythonic),
+    ("llama4_pythonic", ToolFormat::Pythonic),
+    ("deepseek_v3", ToolFormat::DeepSeek),
+    ("deepseek_v31", ToolFormat::DeepSeek),
+    ("deepseek_r1", ToolFormat::DeepSeek),
+];
+
+impl ToolFormat {
+    /// What [`Self::by_name`] knows.
+    pub const NAMES: &'static [&'static str] = &{
+        let mut names = [""; TOOL_NAMES.len()];
+        let mut at = 0;
+        while at < names.len() {
+            names[at] = TOOL_NAMES[at].0;
+            at += 1;
+        }
+        names
+    };
+
+    /// The format by the name of vLLM's `--tool-call-parser`.
+    pub fn by_name(name: &str) -> Option<Self> {
+        let found = TOOL_NAMES.iter().find(|(known, _)| *known == name);
+        found.map(|(_, format)| *format)
+    }
+
+    /// The marks that a tokenizer may hold as special tokens.
+    fn marks(self) -> &'static [&'static str] {
+        match self {
+            Self::Hermes | Self::Qwen3Coder => &["<tool_call>", "</tool_call>"],
+            Self::Llama3Json => &["<|python_tag|>"],
+            Self::Mistral => &["[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"],
+            Self::Pythonic => &["<|python_start|>", "<|python_end|>"],
+            Self::DeepSeek => &[
+                deepseek::SECTION_START,
+                deepseek::SECTION_END,
+                deepseek::CALL_START,
+                deepseek::CALL_END,
+                deepseek::SEPARATOR,
+            ],
+        }
+    }
+}
+
 /// Where a model thinks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReasoningFormat {
@@ -26,6 +80,60 @@ pub struct ReasoningFormat {
     pub end: String,
 }
 
+/// Marks around thoughts, each with the names of vLLM's `--reasoning-parser` for models that use
+/// them.
+const REASONING: [(&str, &str, &[&str]); 5] = [
+    (
+        "<think>",
+        "</think>",
+        &[
+            "deepseek_r1",
+            "deepseek_v3",
+            "qwen3",
+            "glm45",
+            "step3",
+            "ernie45",
+            "holo2",
+        ],
+    ),
+    ("[THINK]", "[/THINK]", &["mistral"]),
+    ("<|START_THINKING|>", "<|END_THINKING|>", &["cohere"]),
+    ("<seed:think>", "</seed:think>", &["seed_oss"]),
+    (
+        "<|begin_of_thought|>",
+        "<|end_of_thought|>",
+        &["openthinker"],
+    ),
+];
+
+impl ReasoningFormat {
+    /// What [`Self::by_name`] knows.
+    pub fn names() -> Vec<&'static str> {
+        let names = REASONING.iter().flat_map(|(_, _, names)| *names);
+        names.copied().collect()
+    }
+
+    /// The format by the name of vLLM's `--reasoning-parser`.
+    pub fn by_name(name: &str) -> Option<Self> {
+        let found = REASONING.iter().find(|(_, _, names)| names.contains(&name));
+        found.map(|(start, end, _)| Self::new(start, end))
+    }
+
+    /// The format whose marks a template writes.
+    pub(super) fn of_template(template: &str) -> Option<Self> {
+        // Templates that only cut thoughts out of the history write the end alone.
+        let found = REASONING.iter().find(|(_, end, _)| template.contains(end));
+        found.map(|(start, end, _)| Self::new(start, end))
+    }
+
+    fn new(start: &str, end: &str) -> Self {
+        Self {
+            start: start.to_owned(),
+            end: end.to_owned(),
+        }
+    }
+}
+
 /// How to read a model's text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OutputFormat {
@@ -33,24 +141,21 @@ pub struct OutputFormat {
     pub reasoning: Option<ReasoningFormat>,
 }
 
-impl ToolFormat {
-    pub const NAMES: [&str; 1] = ["hermes"];
-
-    pub fn by_name(name: &str) -> Option<Self> {
-        (name == "hermes").then_some(Self::Hermes)
-    }
-}
-
 impl OutputFormat {
-    pub fn detect(_template: &str, _tokenizer: &crate::text::Tokenizer) -> Self {
-        Self::default()
-    }
-
+    /// Texts that may be special tokens and must stay visible to the parser.
     pub fn marks(&self) -> Vec<String> {
-        Vec::new()
+        let tools = self.tools.into_iter().flat_map(ToolFormat::marks);
+        let tools = tools.map(|mark| (*mark).to_owned());
+        let thoughts = self.reasoning.iter();
+        let thoughts = thoughts.flat_map(|format| [format.start.clone(), format.end.clone()]);
+        tools.chain(thoughts).collect()
     }
 
-    pub fn opens_thought(&self, _prompt: &str) -> bool {
-        false
+    /// Whether a prompt's end has opened a thought, which the answer goes on with.
+    pub fn opens_thought(&self, prompt: &str) -> bool {
+        let Some(format) = &self.reasoning else {
+            return false;
+        };
+        prompt.trim_end().ends_with(&format.start)
     }
 }

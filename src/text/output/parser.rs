@@ -1,6 +1,19 @@
 //! A stream of text, told apart.
 
-use super::format::OutputFormat;
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::deepseek::DeepSeek;
+use super::format::{OutputFormat, ToolFormat};
+use super::json_calls::JsonCalls;
+use super::mistral::Mistral;
+use super::offered::Offered;
+use super::out::Out;
+use super::parameters::Parameters;
+use super::pythonic::Pythonic;
+use super::qwen3_coder::Qwen3Coder;
+use super::thoughts::Thoughts;
 
 /// A part of an answer. Pieces of a call follow each other, and calls do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,24 +33,137 @@ pub enum OutputPiece {
 }
 
 /// Tells a model's text apart while it comes.
+///
+/// - Pieces depend on the text alone, not on how it is cut. Text that may still become a mark or a
+///   call is held back, and nothing else.
+/// - A call is told as soon as its name is certain. Its arguments follow as the model writes them,
+///   in formats of JSON byte for byte. A call without arguments has `{}`. Brackets that are missing
+///   before a closing mark are added.
+/// - What turns out to be no call is content. A call that the text's end cuts has the arguments so
+///   far; one whose name is not known yet is content.
+/// - White space around thoughts, and between content and the calls that end an answer, is left out.
 #[derive(Debug, Clone)]
 pub struct OutputParser {
-    _format: OutputFormat,
+    tools: Option<ToolFormat>,
+    offered: Offered,
+    parameters: Parameters,
+    thoughts: Thoughts,
+    calls: Calls,
+    out: Out,
+}
+
+#[derive(Debug, Clone)]
+enum Calls {
+    None,
+    Json(Box<JsonCalls>),
+    Mistral(Box<Mistral>),
+    Pythonic(Box<Pythonic>),
+    DeepSeek(Box<DeepSeek>),
+    Qwen3Coder(Box<Qwen3Coder>),
 }
 
 impl OutputParser {
     /// `is_thinking`: the prompt's end has opened a thought.
-    pub fn new(format: OutputFormat, _is_thinking: bool) -> Self {
-        Self { _format: format }
+    pub fn new(format: OutputFormat, is_thinking: bool) -> Self {
+        let mut parser = Self {
+            tools: format.tools,
+            offered: Offered::default(),
+            parameters: Parameters::default(),
+            thoughts: Thoughts::new(format.reasoning, is_thinking),
+            calls: Calls::None,
+            out: Out::default(),
+        };
+        parser.out.holds_space = parser.tools.is_some();
+        parser.choose_calls();
+        parser
+    }
+
+    /// The names of the tools that the request offers; before any text.
+    ///
+    /// Calls that no mark shows (Hermes' and Llama's bare or fenced objects, Python's lists) count
+    /// only if their tool is offered, and are content otherwise. Behind a mark every name is a
+    /// call: the reader of the pieces decides what to do with it.
+    ///
+    /// Without this, bare objects count in Llama's format and lists in Python's whatever they name,
+    /// but only at the beginning of an answer, and Hermes' format reads `<tool_call>` alone.
+    pub fn with_tools<I: IntoIterator<Item: Into<String>>>(mut self, names: I) -> Self {
+        let names: BTreeSet<String> = names.into_iter().map(Into::into).collect();
+        self.offered = Offered::new(names);
+        self.choose_calls();
+        self
+    }
+
+    /// The tools in OpenAI's shape, whose schemas say which parameters are strings: Qwen3-Coder
+    /// writes values without quotes. Other formats do not need them.
+    pub fn with_schemas(mut self, tools: &[Value]) -> Self {
+        self.parameters = Parameters::new(tools);
+        self.choose_calls();
+        self
+    }
+
+    fn choose_calls(&mut self) {
+        let offered = self.offered.clone();
+        self.calls = match self.tools {
+            None => Calls::None,
+            Some(ToolFormat::Hermes) => Calls::Json(Box::new(JsonCalls::hermes(offered))),
+            Some(ToolFormat::Llama3Json) => Calls::Json(Box::new(JsonCalls::llama(offered))),
+            Some(ToolFormat::Mistral) => Calls::Mistral(Box::new(Mistral::new())),
+            Some(ToolFormat::Pythonic) => Calls::Pythonic(Box::new(Pythonic::new(offered))),
+            Some(ToolFormat::DeepSeek) => Calls::DeepSeek(Box::new(DeepSeek::new())),
+            Some(ToolFormat::Qwen3Coder) => {
+                let reader = Qwen3Coder::new(self.parameters.clone());
+                Calls::Qwen3Coder(Box::new(reader))
+            }
+        };
+    }
+
+    /// Whether the text so far ends inside a thought.
+    pub fn is_thinking(&self) -> bool {
+        self.thoughts.is_thinking()
     }
 
     /// What a piece of text adds. Text that may still become a mark is held back.
     pub fn push(&mut self, piece: &str) -> Vec<OutputPiece> {
-        vec![OutputPiece::Content(piece.to_owned())]
+        let mut chars = piece.chars();
+        let mut body = String::new();
+        while !self.thoughts.is_body() {
+            let Some(c) = chars.next() else {
+                break;
+            };
+            self.thoughts.push(c, &mut self.out, &mut body);
+        }
+        body.push_str(chars.as_str());
+        self.read(&body);
+        self.out.take()
     }
 
     /// The text ends here: what was held back.
     pub fn finish(&mut self) -> Vec<OutputPiece> {
-        Vec::new()
+        let mut body = String::new();
+        self.thoughts.finish(&mut self.out, &mut body);
+        self.read(&body);
+        let out = &mut self.out;
+        match &mut self.calls {
+            Calls::None => {}
+            Calls::Json(reader) => reader.finish(out),
+            Calls::Mistral(reader) => reader.finish(out),
+            Calls::Pythonic(reader) => reader.finish(out),
+            Calls::DeepSeek(reader) => reader.finish(out),
+            Calls::Qwen3Coder(reader) => reader.finish(out),
+        }
+        self.out.finish();
+        self.out.take()
+    }
+
+    fn read(&mut self, body: &str) {
+        let out = &mut self.out;
+        match &mut self.calls {
+            Calls::None => out.content(body),
+            Calls::Json(reader) => reader.push(body, out),
+            Calls::Mistral(reader) => reader.push(body, out),
+            Calls::Pythonic(reader) => reader.push(body, out),
+            Calls::DeepSeek(reader) => reader.push(body, out),
+            Calls::Qwen3Coder(reader) => reader.push(body, out),
+        }
     }
 }
