@@ -61,9 +61,15 @@ if (can.includes("constraints")) {
   const format = { type: "json_schema", name: "place", strict: true, schema };
   const shaped = await client.responses.parse({ ...body, input: "Oslo is in Norway. As JSON.", text: { format }, max_output_tokens: 64 });
   assert.equal(typeof shaped.output_parsed.city, "string");
-  const tools = [{ type: "function", name: "get_weather", description: "The weather of a city.", strict: true, parameters: schema }];
+}
+const parameters = { type: "object", properties: { city: { type: "string" } }, required: ["city"], additionalProperties: false };
+try {
+  const tools = [{ type: "function", name: "get_weather", description: "The weather of a city.", strict: true, parameters }];
   const called = await create({ input: "How is the weather in Oslo?", tools, tool_choice: "required", max_output_tokens: 64 });
   const call = called.output.find((item) => item.type === "function_call");
   assert.equal(typeof JSON.parse(call.arguments).city, "string");
+} catch (error) {
+  // Some models have no form for calls, and say so.
+  assert.ok(error instanceof OpenAI.BadRequestError && error.param === "tools", error);
 }
 console.log("Responses by the Node SDK: all checks passed");
