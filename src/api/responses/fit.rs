@@ -75,7 +75,7 @@ async fn attempt(
     let make = move |_: &Budget| {
         let conversation = match cut {
             None => &own.conversation,
-            Some(cut) => &own.conversation.from_cut(cut),
+            Some(cut) => &own.conversation.cut_at(cut),
         };
         let chat = own.chat(conversation);
         let chat = chat.map_err(|error| renamed(error, &conversation.sources));

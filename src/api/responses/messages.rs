@@ -156,7 +156,7 @@ impl Conversation {
     }
 
     /// The conversation from a cut on; what the operator or developer said before stays.
-    pub fn from_cut(&self, cut: usize) -> Self {
+    pub fn cut_at(&self, cut: usize) -> Self {
         let stays = |index: &usize| {
             let role = self.messages[*index]["role"].as_str();
             *index >= cut || matches!(role, Some("system" | "developer"))

@@ -193,6 +193,7 @@ fn logprobs_wait_for_their_text() {
         let token = Token {
             id: 1,
             bytes: bytes.to_vec(),
+            is_special: false,
         };
         TokenLogprob {
             token: token.clone(),
