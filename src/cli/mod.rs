@@ -10,11 +10,13 @@ mod connection_args;
 mod device;
 mod engine_args;
 mod identity;
+mod interrupt;
 mod models;
 mod prm;
 mod progress;
 mod serve;
 mod setup;
+mod terminal;
 mod traces;
 mod train;
 mod values;
@@ -58,7 +60,7 @@ pub fn run() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Pull { model } => models::pull(&model),
-        Command::Models { json } => models::list(json),
+        Command::Models { json, verify } => models::list(json, verify),
         Command::Chat(args) => chat::run(&args),
         Command::Train { command } => train::run(&command),
         Command::Traces { command } => traces::run(&command),
@@ -67,8 +69,12 @@ pub fn run() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ponder: {error:#}");
-            ExitCode::FAILURE
+            // Whoever read it may be gone.
+            let _ = writeln!(std::io::stderr(), "ponder: {error:#}");
+            match interrupt::is_stopped() {
+                true => ExitCode::from(interrupt::EXIT_CODE),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }

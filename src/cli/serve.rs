@@ -12,7 +12,7 @@ use super::args::ServeArgs;
 use super::engine_args::EngineArgs;
 use super::identity::hash;
 use super::traces::args::TraceArgs;
-use super::{prm, setup};
+use super::{interrupt, prm, setup, terminal};
 use crate::api::config::{DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_LORA_BYTES};
 use crate::api::{AppState, Served, ServerConfig, default_adaptation, listen, serve};
 use crate::engine::{Backend, Capability};
@@ -26,10 +26,16 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(terminal::has_colours(&std::io::stderr()))
         .log_internal_errors(false)
         .init();
+    // The server hears signals itself.
+    interrupt::leave_signals();
     let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(serve_model(args))
+    let result = runtime.block_on(serve_model(args));
+    // A model that still loads is not waited for.
+    runtime.shutdown_background();
+    result
 }
 
 fn server_config(args: &ServeArgs) -> ServerConfig {
@@ -254,6 +260,7 @@ fn say(line: &str) {
 /// The first SIGINT or SIGTERM; a second one ends the process.
 async fn shutdown_signal() {
     wait_for_signal().await;
+    interrupt::stop();
     say("shutting down: running requests may finish; signal again to stop at once");
     tokio::spawn(async {
         wait_for_signal().await;
@@ -262,7 +269,7 @@ async fn shutdown_signal() {
 }
 
 #[cfg(unix)]
-async fn wait_for_signal() {
+pub(super) async fn wait_for_signal() {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut terminate) = signal(SignalKind::terminate()) else {
         return std::future::pending().await;
@@ -274,6 +281,6 @@ async fn wait_for_signal() {
 }
 
 #[cfg(not(unix))]
-async fn wait_for_signal() {
+pub(super) async fn wait_for_signal() {
     let _ = tokio::signal::ctrl_c().await;
 }
