@@ -19,6 +19,9 @@ use crate::engine::{Backend, Capability};
 use crate::reward::{Programs, PythonRunner, RewardServer, SchemaChecker, ValueHead};
 use crate::trace::TraceStore;
 
+/// How long a model that still loads is waited for when the server ends.
+const LOADING_TIMEOUT: Duration = Duration::from_secs(2);
+
 pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     // On every CPU mistralrs warns that it has no paged attention there.
     let quiet = format!("mistralrs_core::pipeline::gguf=error,{}", args.log_level);
@@ -33,8 +36,8 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     interrupt::leave_signals();
     let runtime = tokio::runtime::Runtime::new()?;
     let result = runtime.block_on(serve_model(args));
-    // A model that still loads is not waited for.
-    runtime.shutdown_background();
+    // A pull cleans up; a model that still loads is not waited for.
+    runtime.shutdown_timeout(LOADING_TIMEOUT);
     result
 }
 

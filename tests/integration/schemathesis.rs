@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use ponder::api::document_json;
+use serde_json::{Value, json};
 
 use crate::process::Process;
 use crate::sdk::{environment, pip_install, source};
@@ -34,6 +35,16 @@ fn program() -> Option<std::path::PathBuf> {
     None
 }
 
+/// The answer to a request.
+fn post(server: &Process, route: &str, body: &Value) -> Value {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let request = reqwest::Client::new().post(format!("{}/{route}", server.base_url));
+        let response = request.bearer_auth(KEY).json(body).send().await.unwrap();
+        response.json().await.unwrap()
+    })
+}
+
 #[test]
 fn the_server_answers_as_its_document_says() {
     let Some(program) = program() else {
@@ -56,6 +67,11 @@ fn the_server_answers_as_its_document_says() {
     ]);
     let server = Process::start_as(&mut command, folder.path(), &[]);
     let url = server.base_url.trim_end_matches("/v1");
+    let chat = json!({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4});
+    let session = post(&server, "branches", &chat)["id"].clone();
+    let mut kept = chat;
+    kept["store"] = true.into();
+    let trace = post(&server, "chat/completions", &kept)["trace_id"].clone();
     let mut run = Command::new(program);
     run.arg("--config-file")
         .arg(source("schemathesis.toml"))
@@ -67,7 +83,12 @@ fn the_server_answers_as_its_document_says() {
             "--header",
             &format!("Authorization: Bearer {KEY}"),
         ])
-        .current_dir(folder.path());
+        .current_dir(folder.path())
+        .env("PYTHONPATH", source(""))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("PONDER_TEST_MODEL", "tiny")
+        .env("PONDER_TEST_SESSION", session.as_str().expect("a session"))
+        .env("PONDER_TEST_TRACE", trace.as_str().expect("a trace"));
     println!("{run:?}");
     let output = run.output().expect("schemathesis runs");
     let told = String::from_utf8_lossy(&output.stdout);

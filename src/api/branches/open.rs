@@ -23,9 +23,9 @@ use crate::work::Budget;
 
 /// Seconds without a call after which a session ends.
 const DEFAULT_LEASE: u64 = 300;
-const MAX_LEASE: u64 = 3600;
+pub(in crate::api) const MAX_LEASE: u64 = 3600;
 /// Fields of a request that mean nothing for a session.
-const REFUSED: [&str; 7] = [
+pub(in crate::api) const REFUSED: [&str; 7] = [
     "search",
     "stream",
     "n",

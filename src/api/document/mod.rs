@@ -4,6 +4,8 @@
 
 mod answers;
 mod limits;
+mod rewards;
+mod rows;
 
 use serde_json::{Value, json};
 
