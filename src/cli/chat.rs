@@ -297,13 +297,8 @@ async fn print_answer(
             0 => String::new(),
             _ => format!(", {num_accepted} of {num_drafted} drafted tokens accepted"),
         };
-        let (dim, plain) = match terminal::has_colours(&std::io::stderr()) {
-            true => ("\x1b[2m", "\x1b[0m"),
-            false => ("", ""),
-        };
-        eprintln!(
-            "{dim}{num_tokens} tokens, {rate:.0} tok/s, first after {ttft:.2} s{drafts}{plain}"
-        );
+        let line = format!("{num_tokens} tokens, {rate:.0} tok/s, first after {ttft:.2} s{drafts}");
+        eprintln!("{}", terminal::dim(&line));
     }
     Ok(answer)
 }

@@ -57,7 +57,7 @@ fn listen() {
         .build();
     let Ok(runtime) = runtime else { return };
     loop {
-        runtime.block_on(super::serve::wait_for_signal());
+        runtime.block_on(super::signals::wait_for_signal());
         // The second signal does not wait.
         let is_first = !STOP.swap(true, Ordering::Relaxed);
         let ends = match PULLS.load(Ordering::Relaxed) {

@@ -16,6 +16,7 @@ mod prm;
 mod progress;
 mod serve;
 mod setup;
+mod signals;
 mod terminal;
 mod traces;
 mod train;

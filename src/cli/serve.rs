@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 use super::args::ServeArgs;
 use super::engine_args::EngineArgs;
 use super::identity::hash;
+use super::signals::wait_for_signal;
 use super::traces::args::TraceArgs;
 use super::{interrupt, prm, setup, terminal};
 use crate::api::config::{DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_LORA_BYTES};
@@ -269,21 +270,4 @@ async fn shutdown_signal() {
         wait_for_signal().await;
         std::process::exit(130);
     });
-}
-
-#[cfg(unix)]
-pub(super) async fn wait_for_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-    }
-}
-
-#[cfg(not(unix))]
-pub(super) async fn wait_for_signal() {
-    let _ = tokio::signal::ctrl_c().await;
 }

@@ -7,3 +7,11 @@ use std::io::IsTerminal;
 pub(super) fn has_colours(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && !std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
+
+/// A line for stderr that stands behind others.
+pub(super) fn dim(line: &str) -> String {
+    match has_colours(&std::io::stderr()) {
+        true => format!("\x1b[2m{line}\x1b[0m"),
+        false => line.to_owned(),
+    }
+}

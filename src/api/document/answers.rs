@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::operations;
+use super::walk::operations;
 use crate::api::auth::needs_no_key;
 
 /// A status with what it says, and the header that comes with it.

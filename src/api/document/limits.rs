@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 use utoipa::PartialSchema;
 
-use super::rows::{GENERATING, parameters, reference, rows};
-use super::{merge, operations, rewards};
+use super::rewards;
+use super::rows::{GENERATING, parameters, rows};
+use super::walk::{merge, operations, reference};
 use crate::api::branches::open::{MAX_LEASE, REFUSED};
 use crate::reward::RewardSpec;
 

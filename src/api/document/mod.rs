@@ -6,11 +6,9 @@ mod answers;
 mod limits;
 mod rewards;
 mod rows;
+mod walk;
 
 use serde_json::{Value, json};
-
-/// Methods of a path in a document.
-const METHODS: [&str; 7] = ["get", "put", "post", "delete", "options", "head", "patch"];
 
 /// Completes the document of the routes.
 pub(super) fn complete(document: &utoipa::openapi::OpenApi) -> Value {
@@ -26,30 +24,4 @@ pub(super) fn complete(document: &utoipa::openapi::OpenApi) -> Value {
     answers::add(&mut document);
     limits::add(&mut document);
     document
-}
-
-/// Every operation with its path.
-fn operations(document: &mut Value) -> impl Iterator<Item = (&str, &mut Value)> {
-    let paths = document["paths"].as_object_mut().into_iter().flatten();
-    paths.flat_map(|(path, item)| {
-        let methods = item.as_object_mut().into_iter().flatten();
-        let operations = methods.filter(|(method, _)| METHODS.contains(&method.as_str()));
-        operations.map(move |(_, operation)| (path.as_str(), operation))
-    })
-}
-
-/// Sets the keys of `patch` in `target`, objects inside them key by key; null removes a key
-/// (RFC 7396).
-fn merge(target: &mut Value, patch: &Value) {
-    match (target, patch) {
-        (Value::Object(target), Value::Object(patch)) => {
-            for (key, value) in patch {
-                match value {
-                    Value::Null => drop(target.remove(key)),
-                    value => merge(target.entry(key).or_insert(json!({})), value),
-                }
-            }
-        }
-        (target, patch) => *target = patch.clone(),
-    }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::rows::{Row, reference};
+use super::walk::{Row, reference};
 
 /// A kind of reward (of a verifier its type, too), the fields that it needs, and those that it may
 /// have.

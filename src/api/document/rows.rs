@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use super::rewards;
+use super::walk::{Row, reference};
 use crate::api::config::{
     MAX_LOGIT_BIAS, MAX_LOGPROBS, MAX_PROMPTS, MAX_STOP_STRING_BYTES, MAX_STOP_STRINGS,
     MAX_STOP_TOKEN_IDS,
@@ -11,10 +12,6 @@ use crate::api::config::{
 use crate::api::presets::effort_names;
 use crate::engine::Speculative;
 use crate::trace::{Format, MAX_LEAVES};
-
-/// A schema (or a path), one of its properties (or parameters), and what is added. Without a
-/// property the row is of the whole schema; without a path it is of the parameter on every route.
-pub(super) type Row = (&'static str, &'static str, Value);
 
 /// Requests that generate text.
 pub(super) const GENERATING: [&str; 2] = ["ChatRequest", "CompletionRequest"];
@@ -26,10 +23,6 @@ const CURSOR: &str = "^[0-9]{1,18}(-[0-9]{1,18})?$";
 
 fn ranged(low: f64, high: f64) -> Value {
     json!({"minimum": low, "maximum": high})
-}
-
-pub(super) fn reference(schema: &str) -> Value {
-    json!({"$ref": format!("#/components/schemas/{schema}")})
 }
 
 /// What requests that generate text have in common.
@@ -100,37 +93,28 @@ pub(super) fn rows() -> Vec<Row> {
         })
         .collect();
     rows.extend(rewards::rows());
+    rows.extend(texts());
+    rows.extend(nodes());
+    rows
+}
+
+/// Requests with texts and conversations.
+fn texts() -> Vec<Row> {
     let messages = json!({"minItems": 1, "items": {
         "required": ["role"],
         "properties": {"role": {"type": "string"}},
     }});
-    let leaf = json!({
-        "required": ["node", "outcome"],
-        "properties": {
-            "node": {"type": "integer", "minimum": 0},
-            "outcome": {"type": "number", "minimum": 0, "maximum": 1},
-        },
-    });
-    rows.extend([
+    let input = json!({"type": null, "oneOf": [reference("OneOrMany"), {"type": "null"}]});
+    let at_least = |low: u64| json!({"minimum": low});
+    let alternatives = json!({"maximum": MAX_LOGPROBS});
+    vec![
         ("OneOrMany", "", stop()),
         ("ChatRequest", "messages", messages.clone()),
-        ("ChatRequest", "max_tokens", json!({"minimum": 1})),
-        (
-            "ChatRequest",
-            "max_completion_tokens",
-            json!({"minimum": 1}),
-        ),
-        (
-            "ChatRequest",
-            "top_logprobs",
-            json!({"maximum": MAX_LOGPROBS}),
-        ),
-        (
-            "CompletionRequest",
-            "logprobs",
-            json!({"maximum": MAX_LOGPROBS}),
-        ),
-        ("CompletionRequest", "max_tokens", json!({"minimum": 0})),
+        ("ChatRequest", "max_tokens", at_least(1)),
+        ("ChatRequest", "max_completion_tokens", at_least(1)),
+        ("ChatRequest", "top_logprobs", alternatives.clone()),
+        ("CompletionRequest", "logprobs", alternatives),
+        ("CompletionRequest", "max_tokens", at_least(0)),
         ("Prompt", "", prompts()),
         (
             "TokenizeRequest",
@@ -143,46 +127,37 @@ pub(super) fn rows() -> Vec<Row> {
             "encoding_format",
             json!({"enum": ["float", null]}),
         ),
-        (
-            "PoolingRequest",
-            "input",
-            json!({"type": null, "oneOf": [reference("OneOrMany"), {"type": "null"}]}),
-        ),
-        (
-            "ScoreRequest",
-            "candidates",
-            json!({"minItems": 1, "maxItems": 256}),
-        ),
-        (
-            "ScoreBranches",
-            "nodes",
-            json!({"minItems": 1, "maxItems": 256}),
-        ),
-        (
-            "GenerateBranches",
-            "nodes",
-            json!({"minItems": 1, "maxItems": 256}),
-        ),
+        ("PoolingRequest", "input", input),
+    ]
+}
+
+/// Requests about searches, their nodes and their answers.
+fn nodes() -> Vec<Row> {
+    let leaf = json!({
+        "required": ["node", "outcome"],
+        "properties": {
+            "node": {"type": "integer", "minimum": 0},
+            "outcome": {"type": "number", "minimum": 0, "maximum": 1},
+        },
+    });
+    let leaves = json!({"maxItems": MAX_LEAVES, "items": leaf});
+    let named = json!({"minItems": 1, "maxItems": 256});
+    let delimiter = json!({"minLength": 1, "maxLength": 64});
+    vec![
+        ("ScoreRequest", "candidates", named.clone()),
+        ("ScoreBranches", "nodes", named.clone()),
+        ("GenerateBranches", "nodes", named),
         ("GenerateBranches", "n", json!({"minimum": 1})),
         ("OutcomeRequest", "outcome", ranged(0.0, 1.0)),
-        (
-            "OutcomeRequest",
-            "leaves",
-            json!({"maxItems": MAX_LEAVES, "items": leaf}),
-        ),
+        ("OutcomeRequest", "leaves", leaves),
         (
             "StepSpec",
             "max_tokens",
             json!({"minimum": 1, "maximum": 8192}),
         ),
-        (
-            "StepSpec",
-            "delimiter",
-            json!({"minLength": 1, "maxLength": 64}),
-        ),
+        ("StepSpec", "delimiter", delimiter),
         ("SearchRequest", "tags", json!({"maxItems": 16})),
-    ]);
-    rows
+    ]
 }
 
 fn stop() -> Value {
