@@ -99,7 +99,7 @@ pub(super) fn first_bytes(bytes: &[u8]) -> String {
     let head = &bytes[..bytes.len().min(16)];
     let is_text = |byte: &u8| matches!(byte, b' '..=b'~' | b'\n' | b'\t' | b'\r');
     match std::str::from_utf8(head) {
-        Ok(text) if head.iter().all(|byte| is_text(byte)) => format!("the text {text:?}"),
+        Ok(text) if head.iter().all(is_text) => format!("the text {text:?}"),
         _ => {
             let hex: Vec<String> = head.iter().take(4).map(|b| format!("{b:02x}")).collect();
             format!("the bytes {}", hex.join(" "))
