@@ -7,7 +7,7 @@ from pathlib import Path
 import tiny_models
 from harness import ATTACKER, MIB, NEIGHBOUR, CannotRun, Row, Server, has_flag
 
-# Of the default model, smollm2-135m.
+# Of smollm2-135m.
 HIDDEN = 576
 START_PEAK_LIMIT = 1024 * MIB
 HUGE_ID = 10**9
@@ -178,7 +178,7 @@ def odd_config(setup):
 
 
 def odd_gguf(setup, folder):
-    """The same of a GGUF file, if the default model is in the cache."""
+    """The same of a GGUF file, if smollm2-135m is in the cache."""
     home = Path(os.environ.get("PONDER_HOME") or Path.home() / ".cache" / "ponder")
     source = home / "models" / setup.model / f"{setup.model}.gguf"
     if not source.exists():
@@ -188,7 +188,7 @@ def odd_gguf(setup, folder):
     keys["llama.attention.layer_norm_rms_epsilon"] = (-1.0, float("nan"))
     said, _, _ = outcome_of(setup, source)
     if said != "answers 200":
-        raise CannotRun(f"the default model is not served: {said}")
+        raise CannotRun(f"the model is not served: {said}")
     for key, values in keys.items():
         for value in values:
             tiny_models.set_gguf_float(source, target, key, value)

@@ -34,6 +34,11 @@ fn bearer_key(value: &str) -> Option<&str> {
         .then(|| key.trim_start())
 }
 
+/// Whether nobody needs a key for it, whatever the flags.
+pub(super) fn needs_no_key(path: &str) -> bool {
+    matches!(path, "/health" | "/ready")
+}
+
 /// Answered to everybody, whatever the server is busy with: they cost nothing and read no body.
 pub(super) fn is_probe(path: &str) -> bool {
     matches!(path, "/health" | "/ready" | "/metrics")
@@ -57,10 +62,9 @@ pub(super) async fn require_key(
     }
     let is_known = is_trace_key || api_keys.knows(key);
     // Where keys read traces, nobody reads them without one.
-    let needs_no_key = api_keys.is_empty() && (!is_trace || trace_keys.is_empty());
-    let is_open = needs_no_key
-        || matches!(path, "/health" | "/ready")
-        || (path == "/metrics" && !config.metrics_need_key);
+    let is_without_keys = api_keys.is_empty() && (!is_trace || trace_keys.is_empty());
+    let is_open =
+        is_without_keys || needs_no_key(path) || (path == "/metrics" && !config.metrics_need_key);
     if !is_open && !is_known {
         return ApiError::unauthorized().into_response();
     }

@@ -108,6 +108,16 @@ impl ApiError {
         }
     }
 
+    pub fn wrong_media_type(content_type: &str) -> Self {
+        Self {
+            code: Some("unsupported_media_type"),
+            ..Self::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                format!("send the body as Content-Type: application/json, not {content_type:?}"),
+            )
+        }
+    }
+
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
     }

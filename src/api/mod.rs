@@ -16,6 +16,7 @@ mod clock;
 pub mod config;
 pub mod connections;
 mod deadline;
+mod document;
 pub mod error;
 mod error_map;
 mod generation;

@@ -22,6 +22,11 @@ const EFFORTS: [(&str, Option<usize>); 7] = [
 /// The strategy behind them: it needs to know nothing of the task, and where no two answers agree the likeliest is left.
 const VOTES: &str = "self_consistency";
 
+/// What `reasoning_effort` may say.
+pub(super) fn effort_names() -> impl Iterator<Item = &'static str> {
+    EFFORTS.into_iter().map(|(name, _)| name)
+}
+
 /// Splits `NAME:STRATEGY`.
 pub(super) fn split_model(model: &str) -> (&str, Option<&'static dyn Strategy>) {
     let found = model

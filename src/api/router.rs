@@ -6,6 +6,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware;
+use serde_json::Value;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use utoipa::OpenApi;
@@ -18,12 +19,13 @@ use super::admission::layer as admission;
 use super::branches::open;
 use super::branches::routes as branches;
 use super::config::ServerConfig;
+use super::document;
 use super::metrics::scrape;
 use super::openai::{chat, completions, models};
 use super::responses::{count as input_tokens, create as responses, routes as stored_responses};
 use super::state::AppState;
 use super::traces::{routes as traces, stream};
-use super::{aliases, auth, error, health, pooling, request_id, score, tokenize};
+use super::{aliases, auth, body, error, health, pooling, request_id, score, tokenize};
 
 /// How long a browser may remember what a preflight request allowed.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(600);
@@ -73,33 +75,30 @@ fn described() -> OpenApiRouter<AppState> {
 }
 
 /// The OpenAPI document.
-pub fn document() -> utoipa::openapi::OpenApi {
-    described().into_openapi()
+pub fn document() -> Value {
+    document::complete(&described().into_openapi())
 }
 
 /// The document as pretty JSON with a final newline, as it is checked in.
 pub fn document_json() -> String {
-    let json = document().to_pretty_json();
-    format!(
-        "{}\n",
-        json.expect("the document serialises; this is a bug")
-    )
+    format!("{:#}\n", document())
 }
 
 /// Every route. Authentication covers all but health, readiness and, by flag, metrics. The document
 /// itself and the page that shows it are not part of the document.
 pub fn router(state: AppState) -> Router {
     let config = state.config().clone();
-    let (routes, document) = described().split_for_parts();
+    let (routes, described) = described().split_for_parts();
     // Serves `/openapi.json` too.
     let page: Router<AppState> = SwaggerUi::new("/docs")
         .config(Config::from("/openapi.json"))
-        .url("/openapi.json", document)
+        .external_url_unchecked("/openapi.json", document::complete(&described))
         .into();
     let mut router = routes
         .merge(page)
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
+        .layer(middleware::from_fn(body::check_request))
         .layer(middleware::from_fn_with_state(
             state.clone(),
             admission::admit,

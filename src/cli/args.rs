@@ -30,8 +30,8 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  ponder serve                                  pull and serve the small default model on 127.0.0.1:8000
-  ponder serve qwen2.5-coder-0.5b --port 8080   another model of the catalogue
+  ponder serve                                  pull and serve the default model on 127.0.0.1:8000
+  ponder serve smollm2-135m --port 8080         a smaller model of the catalogue
   ponder serve ./model.gguf --api-key SECRET    a file of your own
   ponder chat \"What is a monad?\"                one answer in the terminal
   ponder bench engine qwen2.5-coder-0.5b        prefill and decode speed";
@@ -40,7 +40,7 @@ Examples:
 pub enum Command {
     /// Serve a model over HTTP
     Serve(Box<ServeArgs>),
-    /// Fetch a model into the cache and check it
+    /// Fetch a model into the cache; check the bytes of one that is there, and fetch it again if wrong
     Pull {
         /// Catalogue name or hf:ORG/REPO/FILE
         #[arg(default_value = DEFAULT_MODEL)]
@@ -48,8 +48,12 @@ pub enum Command {
     },
     /// List the catalogue and what is cached
     Models {
+        /// Print a JSON array
         #[arg(long)]
         json: bool,
+        /// Read every cached model and compare its bytes with the catalogue's sum
+        #[arg(long)]
+        verify: bool,
     },
     /// Talk to a server, or to a model in this process
     Chat(ChatArgs),

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 
 use super::chat_search::{self, SearchProgress};
 use super::engine_args::EngineArgs;
-use super::setup;
+use super::{interrupt, setup, terminal};
 use crate::api::{AppState, ServerConfig, serve};
 use crate::model::catalogue::{DEFAULT_MODEL, home};
 
@@ -114,6 +114,8 @@ fn start_server(runtime: &tokio::runtime::Runtime, model: &str) -> anyhow::Resul
         ..ServerConfig::default()
     });
     state.set_served(setup::start(&engine)?);
+    // From here on Ctrl-C ends an answer.
+    interrupt::leave_signals();
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
     let address = listener.local_addr()?;
     runtime.spawn(serve(listener, state, std::future::pending()));
@@ -295,9 +297,8 @@ async fn print_answer(
             0 => String::new(),
             _ => format!(", {num_accepted} of {num_drafted} drafted tokens accepted"),
         };
-        eprintln!(
-            "\x1b[2m{num_tokens} tokens, {rate:.0} tok/s, first after {ttft:.2} s{drafts}\x1b[0m"
-        );
+        let line = format!("{num_tokens} tokens, {rate:.0} tok/s, first after {ttft:.2} s{drafts}");
+        eprintln!("{}", terminal::dim(&line));
     }
     Ok(answer)
 }

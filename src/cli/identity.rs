@@ -13,8 +13,8 @@ use crate::trace::Identity;
 const TOKENIZER_FILE: &str = "tokenizer.json";
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Of the model at `path`, which was asked for as `model`.
-pub(super) fn identity(model: &str, path: &Path) -> anyhow::Result<Identity> {
+/// Of the model at `path` with the weights `files`, which was asked for as `model`.
+pub(super) fn identity(model: &str, path: &Path, files: &[PathBuf]) -> anyhow::Result<Identity> {
     let known = match catalogue::resolve(model) {
         // Checked when it was fetched.
         Ok(Source::Catalogue(entry)) => Some(format!("sha256:{}", entry.sha256)),
@@ -23,8 +23,7 @@ pub(super) fn identity(model: &str, path: &Path) -> anyhow::Result<Identity> {
     let is_folder = path.is_dir();
     let weights = match known {
         Some(known) => known,
-        None if is_folder => hash(&weight_files(path)?)?,
-        None => hash(&[path.to_owned()])?,
+        None => hash(files)?,
     };
     let tokenizer = match is_folder {
         true => hash(&[path.join(TOKENIZER_FILE)])?,
@@ -37,21 +36,6 @@ pub(super) fn identity(model: &str, path: &Path) -> anyhow::Result<Identity> {
         tokenizer,
         ..Identity::default()
     })
-}
-
-fn weight_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "safetensors")
-        {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
 }
 
 /// Of the files' bytes, one after the other. Not cryptographic: it tells files apart, it does not guard them.

@@ -10,6 +10,7 @@ mod connection_args;
 mod device;
 mod engine_args;
 mod identity;
+mod interrupt;
 mod models;
 mod output_args;
 mod prm;
@@ -17,6 +18,8 @@ mod progress;
 mod secrets;
 mod serve;
 mod setup;
+mod signals;
+mod terminal;
 mod traces;
 mod train;
 mod values;
@@ -60,7 +63,7 @@ pub fn run() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Pull { model } => models::pull(&model),
-        Command::Models { json } => models::list(json),
+        Command::Models { json, verify } => models::list(json, verify),
         Command::Chat(args) => chat::run(&args),
         Command::Train { command } => train::run(&command),
         Command::Traces { command } => traces::run(&command),
@@ -69,8 +72,12 @@ pub fn run() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ponder: {error:#}");
-            ExitCode::FAILURE
+            // Whoever read it may be gone.
+            let _ = writeln!(std::io::stderr(), "ponder: {error:#}");
+            match interrupt::is_stopped() {
+                true => ExitCode::from(interrupt::EXIT_CODE),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }

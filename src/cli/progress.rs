@@ -1,9 +1,10 @@
 //! A pull's progress: a bar in a terminal, a line now and then elsewhere.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::interrupt;
 use crate::model::catalogue::Progress;
 
 pub(super) struct Bar {
@@ -11,11 +12,13 @@ pub(super) struct Bar {
 }
 
 impl Bar {
-    pub(super) fn new(name: &str) -> Self {
+    /// Of `doing` something with the model `name`, as "pulling".
+    pub(super) fn new(doing: &str, name: &str) -> Self {
         let bar = ProgressBar::no_length();
         if !std::io::stderr().is_terminal() {
             bar.set_draw_target(ProgressDrawTarget::hidden());
-            eprintln!("pulling {name} ...");
+            // Whoever read it may be gone.
+            let _ = writeln!(std::io::stderr(), "{doing} {name} ...");
         }
         let style = ProgressStyle::with_template(
             "{prefix} {wide_bar} {bytes}/{total_bytes} {msg} {elapsed}",
@@ -33,6 +36,10 @@ impl Progress for Bar {
         self.bar.set_position(done);
         self.bar.set_message(what.to_owned());
     }
+
+    fn is_cancelled(&self) -> bool {
+        interrupt::is_stopped()
+    }
 }
 
 impl Drop for Bar {
@@ -47,6 +54,9 @@ pub(super) struct Counter(ProgressBar);
 impl Counter {
     pub(super) fn new(what: &str, total: u64) -> Self {
         let bar = ProgressBar::new(total);
+        if !std::io::stderr().is_terminal() {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
         let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {eta}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_prefix(what.to_owned());

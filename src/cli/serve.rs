@@ -11,13 +11,17 @@ use tracing_subscriber::EnvFilter;
 use super::args::ServeArgs;
 use super::engine_args::EngineArgs;
 use super::identity::hash;
+use super::signals::wait_for_signal;
 use super::traces::args::TraceArgs;
-use super::{prm, secrets, setup};
+use super::{interrupt, prm, secrets, setup, terminal};
 use crate::api::config::{DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_LORA_BYTES};
 use crate::api::{AppState, Served, ServerConfig, default_adaptation, listen, serve};
 use crate::engine::{Backend, Capability};
 use crate::reward::{Programs, PythonRunner, RewardServer, SchemaChecker, ValueHead};
 use crate::trace::TraceStore;
+
+/// How long a model that still loads is waited for when the server ends.
+const LOADING_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let trace_keys = &args.traces.trace_api_key;
@@ -30,10 +34,16 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(terminal::has_colours(&std::io::stderr()))
         .log_internal_errors(false)
         .init();
+    // The server hears signals itself.
+    interrupt::leave_signals();
     let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(serve_model(args))
+    let result = runtime.block_on(serve_model(args));
+    // A pull cleans up; a model that still loads is not waited for.
+    runtime.shutdown_timeout(LOADING_TIMEOUT);
+    result
 }
 
 fn server_config(args: &ServeArgs) -> ServerConfig {
@@ -254,26 +264,10 @@ fn say(line: &str) {
 /// The first SIGINT or SIGTERM; a second one ends the process.
 async fn shutdown_signal() {
     wait_for_signal().await;
+    interrupt::stop();
     say("shutting down: running requests may finish; signal again to stop at once");
     tokio::spawn(async {
         wait_for_signal().await;
         std::process::exit(130);
     });
-}
-
-#[cfg(unix)]
-async fn wait_for_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-    }
-}
-
-#[cfg(not(unix))]
-async fn wait_for_signal() {
-    let _ = tokio::signal::ctrl_c().await;
 }

@@ -1,5 +1,6 @@
 //! From flags to a running engine.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,30 +11,71 @@ use super::backend::{is_native, start_mistralrs};
 use super::device::{Device, Weights};
 use super::engine_args::{DeviceArg, EngineArgs};
 use super::identity::identity;
+use super::interrupt;
 use super::progress::Bar;
 use crate::api::Served;
 use crate::engine::{
-    Backend, Capability, Engine, EngineHandle, EngineOptions, Executor, GenerateRequest,
-    SamplingParams, StreamEvent,
+    Backend, Capability, Engine, EngineError, EngineHandle, EngineOptions, Executor,
+    GenerateRequest, SamplingParams, StreamEvent,
 };
 use crate::grammar::{GrammarError, Grammars};
-use crate::model::catalogue::{self, Source};
-use crate::model::{ModelFiles, OperatorTimes, RandomModel, SkipSet};
+use crate::model::catalogue::{self, Source, State};
+use crate::model::gguf::split::PartName;
+use crate::model::{LoadError, ModelFiles, OperatorTimes, RandomModel, SkipSet};
 use crate::reward::{Judge, RewardResources};
 use crate::text::{ChatTemplate, Tokenizer};
 
-/// A model's path, pulled first when it is not cached.
+/// A model's path, pulled first when it is not cached or is known to be damaged.
 pub(super) fn locate(model: &str) -> anyhow::Result<PathBuf> {
     let source = catalogue::resolve(model)?;
-    let is_here = match &source {
-        Source::Catalogue(entry) => entry.is_cached(),
-        Source::Path(_) => true,
-        Source::Hub { .. } => false,
+    let state = match &source {
+        Source::Catalogue(entry) => entry.state(),
+        Source::Path(_) => State::Unverified,
+        Source::Hub { .. } => State::Absent,
     };
-    let bar = (!is_here).then(|| Bar::new(model));
-    let silent = Silent;
-    let progress: &dyn catalogue::Progress = bar.as_ref().map_or(&silent, |bar| bar);
-    Ok(catalogue::pull(&source, progress)?)
+    match state {
+        State::Absent => {}
+        State::Damaged => warn(&format!("the cached file of {model} is damaged")),
+        State::Changed => warn(&format!(
+            "the cached file of {model} has changed since it was checked: \
+             `ponder pull {model}` checks it again"
+        )),
+        State::Verified | State::Unverified => return Ok(catalogue::pull(&source, &Silent)?),
+    }
+    if state == State::Changed {
+        return Ok(catalogue::pull(&source, &Silent)?);
+    }
+    let _interruptible = interrupt::Pull::begin();
+    Ok(catalogue::pull(&source, &Bar::new("pulling", model))?)
+}
+
+/// A line on stderr, which nobody may read.
+fn warn(message: &str) {
+    let _ = writeln!(std::io::stderr(), "ponder: {message}");
+}
+
+/// Says which file may be damaged, and what to do, of an error while a model loads.
+fn with_remedy(error: anyhow::Error, model: &str, path: &Path) -> anyhow::Error {
+    let is_known = matches!(catalogue::resolve(model), Ok(Source::Catalogue(_)));
+    let is_hub = matches!(catalogue::resolve(model), Ok(Source::Hub { .. }));
+    let is_damage = error.chain().any(|cause| {
+        let not_finite = matches!(cause.downcast_ref(), Some(LoadError::NotFinite(_)));
+        let engine = cause.downcast_ref::<EngineError>();
+        not_finite || engine.is_some_and(EngineError::is_not_finite)
+    });
+    let path = path.display();
+    match (is_known || is_hub, is_damage) {
+        // A model of the catalogue loads: whatever fails is the file's fault or this program's.
+        (true, _) if is_known || is_damage => error.context(format!(
+            "{path} may be damaged (`ponder pull {model}` checks its bytes and fetches them again \
+             if they are wrong)"
+        )),
+        (_, true) => error.context(format!(
+            "{path} may be damaged (compare its checksum with the one at its source, or fetch it \
+             again)"
+        )),
+        _ => error,
+    }
 }
 
 struct Silent;
@@ -44,13 +86,18 @@ impl catalogue::Progress for Silent {
 
 /// The name that answers carry when none is chosen: the catalogue's, else the file's stem.
 pub(super) fn model_name(model: &str) -> String {
-    match catalogue::resolve(model) {
-        Ok(Source::Path(path)) => path.file_stem().map_or_else(
-            || model.to_owned(),
-            |stem| stem.to_string_lossy().into_owned(),
-        ),
-        _ => model.to_owned(),
+    let Ok(Source::Path(path)) = catalogue::resolve(model) else {
+        return model.to_owned();
+    };
+    let file_name = path.file_name().map(|name| name.to_string_lossy());
+    if let Some(part) = file_name.and_then(|name| PartName::parse(&name)) {
+        return part.prefix;
     }
+    let stem = path.file_stem();
+    stem.map_or_else(
+        || model.to_owned(),
+        |stem| stem.to_string_lossy().into_owned(),
+    )
 }
 
 /// Pulls, loads, starts the engine and runs one token through it.
@@ -64,8 +111,17 @@ pub(super) fn start_with(
     operator_times: Option<Arc<OperatorTimes>>,
 ) -> anyhow::Result<Served> {
     let path = locate(&args.model)?;
-    let files = ModelFiles::open(&path)?;
-    let identity = identity(&args.model, &path)?;
+    load(args, &path, operator_times).map_err(|error| with_remedy(error, &args.model, &path))
+}
+
+/// Starts the engine on the model at `path`.
+fn load(
+    args: &EngineArgs,
+    path: &Path,
+    operator_times: Option<Arc<OperatorTimes>>,
+) -> anyhow::Result<Served> {
+    let files = ModelFiles::open(path)?;
+    let identity = identity(&args.model, path, files.weight_files())?;
     let tokenizer = Tokenizer::from_files(&files)?;
     let source = match &args.chat_template {
         Some(path) => {
@@ -79,13 +135,13 @@ pub(super) fn start_with(
         true => {
             let config = files.config()?;
             let limit = config.max_position_embeddings;
-            let engine = start_native(args, (&path, &files), &tokenizer, limit, operator_times)?;
+            let engine = start_native(args, (path, &files), &tokenizer, limit, operator_times)?;
             (engine, Some(config))
         }
         false => {
             check_native_flags(args)?;
             let vocab_size = tokenizer.vocab_size();
-            (start_mistralrs(args, &path, vocab_size)?, None)
+            (start_mistralrs(args, path, vocab_size)?, None)
         }
     };
     warm_up(engine.as_ref())?;

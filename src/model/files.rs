@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::config::{ConfigError, ModelConfig};
 use super::gguf::{GgufError, GgufFile};
+use super::mistaken::text_in_place_of_a_model;
 use super::safetensors::{SafetensorsDir, SafetensorsError};
 
 /// Bytes of a JSON file beside a model's weights. The largest `tokenizer.json` known has 35 MB.
@@ -12,7 +13,8 @@ pub const MAX_JSON_BYTES: u64 = 256 << 20;
 /// Bytes of an adapter's weights.
 pub(super) const MAX_ADAPTER_BYTES: u64 = 8 << 30;
 
-/// Reads a file of `max_bytes` at most. Devices and pipes, which may never end, are not read.
+/// Reads a file of `max_bytes` at most. Devices and pipes, which may never end, are not read, and
+/// neither are Git LFS pointers and web pages in the file's place.
 pub fn read_bounded(path: &Path, max_bytes: u64) -> std::io::Result<Vec<u8>> {
     let refused = |what: String| Err(std::io::Error::new(std::io::ErrorKind::InvalidData, what));
     let metadata = std::fs::metadata(path)?;
@@ -28,7 +30,10 @@ pub fn read_bounded(path: &Path, max_bytes: u64) -> std::io::Result<Vec<u8>> {
     std::fs::File::open(path)?
         .take(max_bytes)
         .read_to_end(&mut bytes)?;
-    Ok(bytes)
+    match text_in_place_of_a_model(&bytes) {
+        Some(what) => refused(what),
+        None => Ok(bytes),
+    }
 }
 
 /// The files of one model.
@@ -50,6 +55,8 @@ pub enum OpenError {
     },
     #[error("{} does not exist", .0.display())]
     Missing(PathBuf),
+    #[error("{}: give the folder that holds the safetensors file, with its config.json and tokenizer.json", .0.display())]
+    OneFile(PathBuf),
 }
 
 impl ModelFiles {
@@ -66,12 +73,26 @@ impl ModelFiles {
         if !path.exists() {
             return Err(OpenError::Missing(path.to_owned()));
         }
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "safetensors")
+        {
+            return Err(OpenError::OneFile(path.to_owned()));
+        }
         GgufFile::open(path)
             .map(ModelFiles::Gguf)
             .map_err(|source| OpenError::Gguf {
                 path: path.to_owned(),
                 source,
             })
+    }
+
+    /// The files that hold the weights, in order.
+    pub fn weight_files(&self) -> &[PathBuf] {
+        match self {
+            ModelFiles::Gguf(file) => file.paths(),
+            ModelFiles::Safetensors(folder) => folder.weight_files(),
+        }
     }
 
     /// Whether the model takes images too, by its config.json.

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::config::ConfigError;
 use super::families::Family;
 use super::files::{MAX_JSON_BYTES, read_bounded};
+use super::shards;
 use super::weights::{LoadError, RawTensor, WeightSource, joined};
 
 /// Why a folder is not a model.
@@ -25,10 +26,25 @@ pub enum SafetensorsError {
     Json(#[from] serde_json::Error),
     #[error("{}: {message}", path.display())]
     Format { path: PathBuf, message: String },
-    #[error("the folder has no *.safetensors file")]
-    NoWeights,
+    #[error("the folder has no *.safetensors file{0}")]
+    NoWeights(String),
+    #[error("the folder is no model: it has no config.json{0}")]
+    NoConfig(String),
+    #[error("{} is missing{}: put all {count} files of weights into the folder", path.display(), others(*num_others))]
+    MissingShard {
+        path: PathBuf,
+        num_others: usize,
+        count: usize,
+    },
     #[error("tensor {0:?} is in two files")]
     Duplicate(String),
+}
+
+fn others(count: usize) -> String {
+    match count {
+        0 => String::new(),
+        _ => format!(" (and {count} more)"),
+    }
 }
 
 #[derive(Debug)]
@@ -44,6 +60,7 @@ struct Entry {
 #[derive(Debug)]
 pub struct SafetensorsDir {
     path: PathBuf,
+    weight_files: Vec<PathBuf>,
     config: Value,
     maps: Vec<MappedFile>,
     entries: HashMap<String, Entry>,
@@ -57,32 +74,30 @@ impl SafetensorsDir {
             move |source| SafetensorsError::Io { path, source }
         };
         let config_path = path.join("config.json");
+        if !config_path.exists() {
+            return Err(SafetensorsError::NoConfig(shards::instead(path)));
+        }
         let text = read_bounded(&config_path, MAX_JSON_BYTES).map_err(io(&config_path))?;
         let config = serde_json::from_slice(&text)?;
-        let mut files: Vec<PathBuf> = std::fs::read_dir(path)
-            .map_err(io(path))?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| {
-                path.extension()
-                    .is_some_and(|extension| extension == "safetensors")
-            })
-            .collect();
-        files.sort();
-        if files.is_empty() {
-            return Err(SafetensorsError::NoWeights);
-        }
+        let weight_files = shards::weight_files(path)?;
         let (mut maps, mut entries) = (Vec::new(), HashMap::new());
-        for file in files {
-            let map = MappedFile::open(&file).map_err(io(&file))?;
-            read_directory(&file, &map, maps.len(), &mut entries)?;
+        for file in &weight_files {
+            let map = map(file)?;
+            read_directory(file, &map, maps.len(), &mut entries)?;
             maps.push(map);
         }
         Ok(Self {
             path: path.to_owned(),
+            weight_files,
             config,
             maps,
             entries,
         })
+    }
+
+    /// The files that hold the weights, in order.
+    pub fn weight_files(&self) -> &[PathBuf] {
+        &self.weight_files
     }
 
     pub fn path(&self) -> &Path {
@@ -117,6 +132,19 @@ pub fn check_header(bytes: &[u8]) -> Result<(), String> {
     read.map(drop).map_err(|error| error.to_string())
 }
 
+fn map(file: &Path) -> Result<MappedFile, SafetensorsError> {
+    MappedFile::open(file).map_err(|source| {
+        let path = file.to_owned();
+        match source.kind() {
+            std::io::ErrorKind::UnexpectedEof => SafetensorsError::Format {
+                path,
+                message: shards::explain(&[], ""),
+            },
+            _ => SafetensorsError::Io { path, source },
+        }
+    })
+}
+
 fn read_directory(
     path: &Path,
     map: &MappedFile,
@@ -125,7 +153,7 @@ fn read_directory(
 ) -> Result<(), SafetensorsError> {
     let tensors = SafeTensors::deserialize(map).map_err(|error| SafetensorsError::Format {
         path: path.to_owned(),
-        message: error.to_string(),
+        message: shards::explain(map, &error.to_string()),
     })?;
     for (name, view) in tensors.iter() {
         let start = view.data().as_ptr() as usize - map.as_ptr() as usize;

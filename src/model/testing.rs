@@ -32,6 +32,16 @@ impl GgufWriter {
         self.entries.extend(value.to_le_bytes());
     }
 
+    pub fn u16(&mut self, key: &str, value: u16) {
+        self.key(key, 2);
+        self.entries.extend(value.to_le_bytes());
+    }
+
+    pub fn i32(&mut self, key: &str, value: i32) {
+        self.key(key, 5);
+        self.entries.extend(value.to_le_bytes());
+    }
+
     pub fn f32(&mut self, key: &str, value: f32) {
         self.key(key, 6);
         self.entries.extend(value.to_le_bytes());
@@ -220,9 +230,35 @@ impl TinyModel {
         self.to_gguf_with(|_| {})
     }
 
+    /// The model in `count` files, as `gguf-split` writes them: the first has the metadata.
+    pub fn to_gguf_parts(&self, count: usize, extra: impl FnOnce(&mut GgufWriter)) -> Vec<Vec<u8>> {
+        let mut writers: Vec<GgufWriter> = (0..count).map(|_| GgufWriter::new()).collect();
+        self.put_metadata(&mut writers[0]);
+        extra(&mut writers[0]);
+        for (number, writer) in writers.iter_mut().enumerate() {
+            writer.u16("split.no", number as u16);
+            writer.u16("split.count", count as u16);
+            writer.i32("split.tensors.count", self.tensors.len() as i32);
+        }
+        let per_part = self.tensors.len().div_ceil(count);
+        for (index, (name, (dimensions, values))) in self.tensors.iter().enumerate() {
+            writers[index / per_part].f32_tensor(name, dimensions, values);
+        }
+        writers.into_iter().map(GgufWriter::finish).collect()
+    }
+
     /// As [`Self::to_gguf`], with more metadata (a tokenizer, say).
     pub fn to_gguf_with(&self, extra: impl FnOnce(&mut GgufWriter)) -> Vec<u8> {
         let mut writer = GgufWriter::new();
+        self.put_metadata(&mut writer);
+        extra(&mut writer);
+        for (name, (dimensions, values)) in &self.tensors {
+            writer.f32_tensor(name, dimensions, values);
+        }
+        writer.finish()
+    }
+
+    fn put_metadata(&self, writer: &mut GgufWriter) {
         writer.string("general.architecture", self.architecture);
         for (key, value) in [
             ("block_count", self.num_layers),
@@ -242,11 +278,6 @@ impl TinyModel {
             1e-6,
         );
         writer.f32(&format!("{}.rope.freq_base", self.architecture), 50_000.0);
-        extra(&mut writer);
-        for (name, (dimensions, values)) in &self.tensors {
-            writer.f32_tensor(name, dimensions, values);
-        }
-        writer.finish()
     }
 }
 

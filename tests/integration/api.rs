@@ -1,4 +1,4 @@
-//! The HTTP room over real sockets, with the default model.
+//! The HTTP room over real sockets, with the small model of `support.rs`.
 
 use ponder::api::{ServerConfig, document_json};
 use ponder::engine::EngineOptions;

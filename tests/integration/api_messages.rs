@@ -50,6 +50,8 @@ impl Printing {
             rewards: RewardResources::default(),
             adaptation: None,
             identity: Default::default(),
+            grammars: None,
+            output: Default::default(),
         };
         Self {
             server: start_served(config, || served),

@@ -1,4 +1,4 @@
-//! Searches over HTTP with the default model.
+//! Searches over HTTP with the small model of `support.rs`.
 
 use futures::FutureExt;
 use ponder::api::ServerConfig;

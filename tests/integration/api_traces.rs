@@ -1,4 +1,4 @@
-//! Traces over HTTP, with the default model.
+//! Traces over HTTP, with the small model of `support.rs`.
 
 use std::collections::HashSet;
 

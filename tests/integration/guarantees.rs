@@ -1,4 +1,4 @@
-//! What the server promises about answers, with the real default model: they don't depend on the batch,
+//! What the server promises about answers, with a real model: they don't depend on the batch,
 //! on chunking, on cache hits, on preemption or on neighbours.
 
 use std::time::Duration;

@@ -4,11 +4,10 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+pub use crate::support::TEST_MODEL as MODEL;
 use crate::support::install_tls;
 
-pub const MODEL: &str = "smollm2-135m";
-
-/// Serves the default model in little memory.
+/// Serves the tests' model in little memory.
 pub const SMALL: [&str; 6] = [
     "serve",
     MODEL,
@@ -25,7 +24,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Serves the default model on a free port; traces go to `traces.db` in `folder`.
+    /// Serves the tests' model on a free port; traces go to `traces.db` in `folder`.
     pub fn start(folder: &Path, args: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ponder"));
         Self::start_as(command.args(SMALL), folder, args)

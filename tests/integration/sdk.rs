@@ -8,7 +8,7 @@ use crate::process::{MODEL, Process};
 
 const KEY: &str = "sdk-key";
 
-fn source(name: &str) -> PathBuf {
+pub fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/sdk")
         .join(name)
@@ -25,7 +25,7 @@ fn run(command: &mut Command) {
 }
 
 /// A folder for `manifest`'s packages; `make` fills it unless an earlier run did.
-fn environment(manifest: &str, make: impl Fn(&Path)) -> PathBuf {
+pub fn environment(manifest: &str, make: impl Fn(&Path)) -> PathBuf {
     let text = std::fs::read(source(manifest)).expect("the manifest is readable");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!(
         "sdk-{}-{:016x}",
@@ -39,6 +39,34 @@ fn environment(manifest: &str, make: impl Fn(&Path)) -> PathBuf {
         std::fs::write(folder.join(".complete"), "").unwrap();
     }
     folder
+}
+
+/// Makes a virtual environment in `folder` with the packages of `manifest`.
+///
+/// # Errors
+/// What the command that failed said: no registry may be in reach.
+pub fn pip_install(folder: &Path, manifest: &str) -> Result<(), String> {
+    let mut venv = Command::new("python3");
+    venv.args(["-m", "venv"]).arg(folder);
+    let mut pip = Command::new(folder.join("bin/python"));
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "-r",
+    ])
+    .arg(source(manifest));
+    for command in [&mut venv, &mut pip] {
+        let output = command
+            .output()
+            .map_err(|error| format!("{command:?}: {error}"))?;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+    }
+    Ok(())
 }
 
 /// FNV-1a.
@@ -65,18 +93,7 @@ fn servers(traces: &Path) -> Vec<Process> {
 #[test]
 fn the_python_sdk_is_served() {
     let folder = environment("requirements.txt", |folder| {
-        run(Command::new("python3").args(["-m", "venv"]).arg(folder));
-        let mut pip = Command::new(folder.join("bin/python"));
-        run(pip
-            .args([
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                "-r",
-            ])
-            .arg(source("requirements.txt")));
+        pip_install(folder, "requirements.txt").unwrap_or_else(|output| panic!("{output}"));
     });
     let traces = tempfile::tempdir().unwrap();
     for server in servers(traces.path()) {

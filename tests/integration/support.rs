@@ -1,9 +1,12 @@
-//! What several modules of these tests need: the default model, loaded.
+//! What several modules of these tests need: the small model that they run, loaded.
 
 use std::sync::OnceLock;
 
-use ponder::model::catalogue::{CATALOGUE, DEFAULT_MODEL, Entry, Progress, Source, pull};
+use ponder::model::catalogue::{CATALOGUE, Entry, Progress, Source, pull};
 use ponder::model::{CausalLm, LoadOptions, ModelFiles, load};
+
+/// The model that tests run: the smallest one of the catalogue, whose answers the goldens hold.
+pub const TEST_MODEL: &str = "smollm2-135m";
 
 /// The client wants a TLS provider even for plain HTTP.
 pub fn install_tls() {
@@ -25,16 +28,17 @@ pub fn files(entry: &'static Entry) -> ModelFiles {
     ModelFiles::open(&path).expect("the model opens")
 }
 
+/// Those of [`TEST_MODEL`].
 pub fn default_files() -> ModelFiles {
-    files(Entry::find(DEFAULT_MODEL).unwrap())
+    files(Entry::find(TEST_MODEL).unwrap())
 }
 
-/// The models to test: the default one; with PONDER_TEST_ALL_MODELS=1 all that are cached.
+/// The models to test: [`TEST_MODEL`]; with PONDER_TEST_ALL_MODELS=1 all that are cached.
 pub fn models() -> Vec<(&'static Entry, ModelFiles)> {
     let all = std::env::var_os("PONDER_TEST_ALL_MODELS").is_some();
     CATALOGUE
         .iter()
-        .filter(|entry| entry.name == DEFAULT_MODEL || (all && entry.is_cached()))
+        .filter(|entry| entry.name == TEST_MODEL || (all && entry.is_cached()))
         .map(|entry| (entry, files(entry)))
         .collect()
 }

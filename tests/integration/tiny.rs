@@ -12,11 +12,11 @@ pub const TEMPLATE: &str = "{% for m in messages %}\
     <|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n\
     {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 /// Tokens beside those of single bytes. A judge needs words.
-const MORE_TOKENS: [&str; 4] = ["<|im_start|>", EOS, "yes", "no"];
+pub const MORE_TOKENS: [&str; 4] = ["<|im_start|>", EOS, "yes", "no"];
 const HIDDEN: usize = 4;
 
 /// GPT-2's character for each byte.
-fn byte_character(byte: u8) -> char {
+pub fn byte_character(byte: u8) -> char {
     let is_printable = |byte: u8| matches!(byte, 33..=126 | 161..=172 | 174..=255);
     match is_printable(byte) {
         true => char::from(byte),

@@ -24,9 +24,9 @@ use crate::work::Budget;
 
 /// Seconds without a call after which a session ends.
 const DEFAULT_LEASE: u64 = 300;
-const MAX_LEASE: u64 = 3600;
+pub(in crate::api) const MAX_LEASE: u64 = 3600;
 /// Fields of a request that mean nothing for a session.
-const REFUSED: [&str; 29] = [
+pub(in crate::api) const REFUSED: [&str; 29] = [
     "search",
     "stream",
     "n",

@@ -51,7 +51,8 @@ pub struct OutcomeRequest {
         ("created_from" = Option<u64>, Query, description = "Unix seconds"),
         ("created_before" = Option<u64>, Query, description = "Unix seconds"),
     ),
-    responses((status = 200, description = "`data`, `has_more`, `next`")))]
+    responses((status = 200, description = "`data`, `has_more`, `next`"),
+        (status = 410, description = "The cursor is of another store")))]
 pub(in crate::api) async fn list(
     State(state): State<AppState>,
     Extension(scope): Extension<TraceScope>,

@@ -44,7 +44,8 @@ const DAMAGED_HEADER: HeaderName = HeaderName::from_static("x-ponder-damaged-tra
         ("max_wrong_branches" = Option<u64>, Query, description = "detours of a linearised walk, 2 by default"),
         ("skipped" = Option<bool>, Query, description = "rows (events `skipped`) with the numbers of damaged traces that were left out"),
     ),
-    responses((status = 200, description = "NDJSON, or server-sent events with `Accept: text/event-stream`")))]
+    responses((status = 200, description = "NDJSON, or server-sent events with `Accept: text/event-stream`"),
+        (status = 410, description = "The cursor is of another store")))]
 pub(in crate::api) async fn stream(
     State(state): State<AppState>,
     Extension(scope): Extension<TraceScope>,

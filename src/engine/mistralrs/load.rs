@@ -132,7 +132,11 @@ fn builder(options: &MistralrsOptions) -> Result<AnyModelBuilder, MistralrsError
     }
     let folder = path.parent().map(|folder| folder.display().to_string());
     let file = path.file_name().unwrap_or_default().to_string_lossy();
-    let builder = GgufModelBuilder::new(folder.unwrap_or_default(), vec![file])
+    let files = match PartName::parse(&file) {
+        Some(part) => part.all(),
+        None => vec![file.into_owned()],
+    };
+    let builder = GgufModelBuilder::new(folder.unwrap_or_default(), files)
         .with_token_source(TokenSource::None)
         .with_max_num_seqs(options.max_num_seqs)
         .with_prefix_cache_n(None)

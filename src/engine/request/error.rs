@@ -60,8 +60,16 @@ pub enum EngineError {
     Invariant(String),
 }
 
+const NOT_FINITE: &str = "the model's logits are not finite numbers: its file may be damaged \
+    (`ponder pull NAME` checks a model of the catalogue)";
+
 impl EngineError {
     pub(in crate::engine) fn not_finite() -> Self {
-        Self::Model("the model's logits are not finite numbers".to_owned())
+        Self::Model(NOT_FINITE.to_owned())
+    }
+
+    /// Whether the model computed numbers that are none, as models with damaged weights do.
+    pub fn is_not_finite(&self) -> bool {
+        matches!(self, Self::Model(message) if message == NOT_FINITE)
     }
 }

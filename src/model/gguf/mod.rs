@@ -3,14 +3,19 @@
 //! Every count and offset of the file is checked against the bytes that are there before anything is
 //! allocated or read. Format: ggml's `docs/gguf.md`.
 
+mod error;
+mod file;
 mod metadata;
 mod reader;
+pub mod split;
 
 use std::collections::HashMap;
-use std::path::Path;
 
-use ponder_kernels::{DType, MappedFile};
+use ponder_kernels::DType;
 
+use super::mistaken::{first_bytes, mistaken};
+pub use error::GgufError;
+pub use file::GgufFile;
 pub use metadata::{Metadata, Value};
 use reader::Reader;
 
@@ -23,47 +28,6 @@ const MAX_DIMENSIONS: u32 = 4;
 const MAX_TENSORS: usize = 1 << 18;
 const MAX_ENTRIES: usize = 1 << 16;
 
-/// Why a file is not a GGUF file that Ponder can read.
-#[derive(Debug, thiserror::Error)]
-pub enum GgufError {
-    #[error("cannot read the file: {0}")]
-    Io(#[from] std::io::Error),
-    #[error("not a GGUF file (it begins with {0:02x?})")]
-    BadMagic([u8; 4]),
-    #[error("GGUF version {0} is not supported (2 and 3 are)")]
-    UnsupportedVersion(u32),
-    #[error("the file ends inside {0}")]
-    Truncated(&'static str),
-    #[error("{what} claims {count} entries, more than the file has room for")]
-    HugeCount { what: &'static str, count: u64 },
-    #[error("{what} has {count} entries, more than the {limit} that any model has")]
-    TooMany {
-        what: &'static str,
-        count: usize,
-        limit: usize,
-    },
-    #[error("{0} is not valid UTF-8")]
-    InvalidUtf8(&'static str),
-    #[error("unknown metadata value type {0}")]
-    UnknownValueType(u32),
-    #[error("arrays nest too deeply")]
-    NestedArray,
-    #[error("metadata key {0:?} appears twice")]
-    DuplicateKey(String),
-    #[error("tensor {0:?} appears twice")]
-    DuplicateTensor(String),
-    #[error("tensor {name:?} has unsupported type number {type_id}")]
-    UnsupportedTensorType { name: String, type_id: u32 },
-    #[error("tensor {name:?} has an impossible shape {dimensions:?}")]
-    BadShape { name: String, dimensions: Vec<u64> },
-    #[error("tensor {name:?} lies outside the file or is misaligned (offset {offset})")]
-    BadOffset { name: String, offset: u64 },
-    #[error("tensors {0:?} and {1:?} overlap")]
-    Overlap(String, String),
-    #[error("alignment {0} is not a power of two")]
-    BadAlignment(u64),
-}
-
 /// A tensor's entry in the directory.
 #[derive(Debug, Clone)]
 pub struct TensorInfo {
@@ -74,55 +38,17 @@ pub struct TensorInfo {
     len: usize,
 }
 
-/// An opened GGUF file.
-#[derive(Debug)]
-pub struct GgufFile {
-    map: MappedFile,
-    metadata: Metadata,
-    tensors: HashMap<String, TensorInfo>,
-}
-
-impl GgufFile {
-    /// Maps the file and checks its directory.
-    pub fn open(path: &Path) -> Result<Self, GgufError> {
-        let map = MappedFile::open(path)?;
-        let (metadata, tensors) = parse(&map)?;
-        Ok(Self {
-            map,
-            metadata,
-            tensors,
-        })
-    }
-
-    pub fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-
-    pub fn tensor(&self, name: &str) -> Option<(&TensorInfo, &[u8])> {
-        let info = self.tensors.get(name)?;
-        Some((info, &self.map[info.start..info.start + info.len]))
-    }
-
-    pub fn num_tensors(&self) -> usize {
-        self.tensors.len()
-    }
-
-    /// Lets the operating system drop a tensor's pages; they are read again when they are asked for.
-    pub fn release(&self, name: &str) {
-        if let Some(info) = self.tensors.get(name) {
-            self.map.release(info.start, info.len);
-        }
-    }
-}
-
 /// Metadata and directory of a file's bytes.
 pub fn parse(bytes: &[u8]) -> Result<(Metadata, HashMap<String, TensorInfo>), GgufError> {
     let mut reader = Reader::new(bytes);
-    let magic = reader.array::<4>("the magic")?;
-    if magic != MAGIC {
-        return Err(GgufError::BadMagic(magic));
+    if !bytes.starts_with(&MAGIC) {
+        return Err(not_gguf(bytes));
     }
+    reader.take(MAGIC.len(), "the magic")?;
     let version = reader.u32("the version")?;
+    if SUPPORTED_VERSIONS.contains(&version.swap_bytes()) {
+        return Err(GgufError::BigEndian);
+    }
     if !SUPPORTED_VERSIONS.contains(&version) {
         return Err(GgufError::UnsupportedVersion(version));
     }
@@ -147,21 +73,28 @@ pub fn parse(bytes: &[u8]) -> Result<(Metadata, HashMap<String, TensorInfo>), Gg
         .ok_or(GgufError::BadAlignment(alignment))?;
     let mut tensors = HashMap::with_capacity(num_tensors);
     for (name, dimensions, dtype, offset) in directory {
-        let info = place(
-            bytes,
-            &name,
-            &dimensions,
-            dtype,
-            offset,
-            data_start,
-            alignment,
-        )?;
+        let info = place(&name, &dimensions, dtype, offset, data_start, alignment)?;
         if tensors.insert(name.clone(), info).is_some() {
             return Err(GgufError::DuplicateTensor(name));
         }
     }
-    check_overlap(&tensors)?;
+    check_places(&tensors, data_start, alignment, bytes.len())?;
     Ok((metadata, tensors))
+}
+
+/// What a file is that does not begin as GGUF files do.
+fn not_gguf(bytes: &[u8]) -> GgufError {
+    if let Some(what) = mistaken(bytes) {
+        return GgufError::Mistaken(what);
+    }
+    if bytes.get(8) == Some(&b'{') {
+        return GgufError::Mistaken(
+            "the file is a safetensors file: give the folder that holds it, with its config.json \
+             and tokenizer.json"
+                .to_owned(),
+        );
+    }
+    GgufError::BadMagic(first_bytes(bytes))
 }
 
 fn limited(what: &'static str, count: usize, limit: usize) -> Result<(), GgufError> {
@@ -195,8 +128,8 @@ fn read_entry(reader: &mut Reader<'_>) -> Result<Entry, GgufError> {
     Ok((name, dimensions, dtype, offset))
 }
 
+/// Where a tensor says that it lies.
 fn place(
-    bytes: &[u8],
     name: &str,
     dimensions: &[u64],
     dtype: DType,
@@ -232,10 +165,7 @@ fn place(
         .checked_add(offset)
         .and_then(|start| usize::try_from(start).ok())
         .ok_or_else(bad_offset)?;
-    let end = start.checked_add(len).ok_or_else(bad_offset)?;
-    if end > bytes.len() {
-        return Err(bad_offset());
-    }
+    start.checked_add(len).ok_or_else(bad_offset)?;
     Ok(TensorInfo {
         dtype,
         dimensions: sizes,
@@ -244,7 +174,14 @@ fn place(
     })
 }
 
-fn check_overlap(tensors: &HashMap<String, TensorInfo>) -> Result<(), GgufError> {
+/// Tensors neither overlap nor lie outside the file of `file_len` bytes. One whose tensors follow
+/// each other without gaps is cut off; others make claims that no writer makes.
+fn check_places(
+    tensors: &HashMap<String, TensorInfo>,
+    data_start: u64,
+    alignment: u64,
+    file_len: usize,
+) -> Result<(), GgufError> {
     let mut ranges: Vec<_> = tensors
         .iter()
         .map(|(name, info)| (info.start, info.start + info.len, name))
@@ -255,7 +192,26 @@ fn check_overlap(tensors: &HashMap<String, TensorInfo>) -> Result<(), GgufError>
             return Err(GgufError::Overlap(pair[0].2.clone(), pair[1].2.clone()));
         }
     }
-    Ok(())
+    let Some((start, end, name)) = ranges.iter().find(|(_, end, _)| *end > file_len) else {
+        return Ok(());
+    };
+    let mut expected = data_start;
+    let has_gaps = ranges.iter().any(|(start, end, _)| {
+        let is_next = *start as u64 == expected;
+        expected = (*end as u64).next_multiple_of(alignment);
+        !is_next
+    });
+    let whole = ranges.last().map_or(*end, |(_, end, _)| *end);
+    match has_gaps {
+        true => Err(GgufError::BadOffset {
+            name: (*name).clone(),
+            offset: *start as u64 - data_start,
+        }),
+        false => Err(GgufError::Incomplete {
+            missing: (whole - file_len) as u64,
+            whole: whole as u64,
+        }),
+    }
 }
 
 #[cfg(test)]
@@ -351,6 +307,35 @@ mod tests {
         for bytes in [tensors, entries, array] {
             assert!(matches!(parse(&bytes), Err(GgufError::TooMany { .. })));
         }
+    }
+
+    /// Every length of a file that was cut says what is missing, and never that it is another thing.
+    #[test]
+    fn a_cut_file_says_how_much_is_missing() {
+        let good = sample();
+        let whole = good.len();
+        for len in 4..whole {
+            let told = parse(&good[..len]).unwrap_err().to_string();
+            assert!(told.contains("incomplete"), "{len}: {told}");
+        }
+        let told = parse(&good[..whole - 7]).unwrap_err().to_string();
+        assert!(
+            told.contains(&format!("the last 7 of its {whole} bytes")),
+            "{told}"
+        );
+        assert!(matches!(parse(&[]), Err(GgufError::Mistaken(_))));
+    }
+
+    #[test]
+    fn other_files_are_named() {
+        let told = |bytes: &[u8]| parse(bytes).unwrap_err().to_string();
+        assert!(told(b"version https://git-lfs.github.com/spec/v1\n").contains("git lfs pull"));
+        assert!(told(b"\x10\0\0\0\0\0\0\0{\"a\":1}").contains("safetensors"));
+        assert!(told(b"GGUF\0\0\0\x03").contains("big-endian"));
+        assert_eq!(
+            told(b"GGML"),
+            "not a GGUF file: it begins with the text \"GGML\""
+        );
     }
 
     proptest! {
