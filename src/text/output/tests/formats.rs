@@ -154,14 +154,19 @@ fn deepseek_in_parts() {
     }
 }
 
-#[test]
-fn qwen3_coder() {
+/// Qwen3-Coder's, which knows the parameters of `f`.
+fn qwen() -> OutputParser {
     let tools = [
         json!({"type": "function", "function": {"name": "f", "parameters": {
         "type": "object", "properties": {"text": {"type": "string"}, "n": {"type": "integer"},
             "list": {"type": "array"}, "any": {}}}}}),
     ];
-    let parser = parser(ToolFormat::Qwen3Coder).with_schemas(&tools);
+    parser(ToolFormat::Qwen3Coder).with_schemas(&tools)
+}
+
+#[test]
+fn qwen3_coder() {
+    let parser = qwen();
     let wrap =
         |inside: &str| format!("<tool_call>\n<function=f>\n{inside}</function>\n</tool_call>");
     let parameter = |key: &str, value: &str| format!("<parameter={key}>\n{value}\n</parameter>\n");
@@ -206,6 +211,11 @@ fn qwen3_coder() {
     }
     let two = format!("{}\n{}", wrap(""), wrap(&parameter("n", "1")));
     check(&parser, &two, "", &[("f", "{}"), ("f", "{\"n\": 1}")]);
+}
+
+#[test]
+fn qwen3_coder_in_parts() {
+    let parser = qwen();
     for (cut, arguments) in [
         (
             "<tool_call>\n<function=f>\n<parameter=text>\nab\ncd",
