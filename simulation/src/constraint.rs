@@ -9,7 +9,8 @@ use crate::setup::VOCAB_SIZE;
 #[derive(Debug, Clone)]
 pub struct Rotating {
     accepted: Vec<TokenId>,
-    start: u32,
+    /// Of where it starts and the accepted tokens.
+    sum: u32,
     /// Its mask cannot be made after so many tokens.
     fails_at: Option<usize>,
     is_cheap: bool,
@@ -20,7 +21,7 @@ impl Rotating {
     pub fn random(random: &mut Random) -> Self {
         Self {
             accepted: Vec::new(),
-            start: random.below(3) as u32,
+            sum: random.below(3) as u32,
             fails_at: None,
             is_cheap: random.one_in(3),
         }
@@ -37,25 +38,25 @@ impl Rotating {
 
     /// The same behind `output` of a continuation.
     pub fn after(&self, output: &[TokenId]) -> Self {
-        Self {
-            accepted: output.to_vec(),
-            ..self.clone()
-        }
+        let mut after = self.clone();
+        output.iter().for_each(|id| after.push(*id));
+        after
     }
 
-    fn sum(&self) -> u32 {
-        self.accepted.iter().sum::<u32>() + self.start
+    fn push(&mut self, token_id: TokenId) {
+        self.accepted.push(token_id);
+        self.sum += token_id;
     }
 
     /// The only token that may come.
     fn single(&self) -> Option<TokenId> {
-        let sum = self.sum();
+        let sum = self.sum;
         let is_forced = sum.is_multiple_of(3) || sum.is_multiple_of(4);
         is_forced.then_some(sum * 7 % VOCAB_SIZE as u32)
     }
 
     fn forbids(&self, token_id: TokenId) -> bool {
-        let rest = token_id + self.sum() + self.accepted.len() as u32;
+        let rest = token_id + self.sum + self.accepted.len() as u32;
         match self.single() {
             Some(single) => token_id != single,
             None => rest.is_multiple_of(3),
@@ -66,7 +67,7 @@ impl Rotating {
 impl TokenConstraint for Rotating {
     fn mask(&mut self, mask: &mut TokenMask) -> Result<(), ConstraintError> {
         // Jobs end in any order.
-        for _ in 0..self.sum() % 5 {
+        for _ in 0..self.sum % 5 {
             std::thread::yield_now();
         }
         if self.fails_at == Some(self.accepted.len()) {
@@ -80,14 +81,14 @@ impl TokenConstraint for Rotating {
     fn accept(&mut self, token_id: TokenId) -> bool {
         let is_allowed = !self.forbids(token_id);
         if is_allowed {
-            self.accepted.push(token_id);
+            self.push(token_id);
         }
         is_allowed
     }
 
     fn rollback(&mut self, num_tokens: usize) {
         let kept = self.accepted.len() - num_tokens;
-        self.accepted.truncate(kept);
+        self.sum -= self.accepted.drain(kept..).sum::<u32>();
     }
 
     /// What must come, then a guess that is wrong two times out of three.
@@ -95,7 +96,7 @@ impl TokenConstraint for Rotating {
         let mut state = self.clone();
         let mut forced = Vec::new();
         while let Some(single) = state.single().filter(|_| forced.len() < most) {
-            state.accepted.push(single);
+            state.push(single);
             forced.push(single);
         }
         if !forced.is_empty() {

@@ -31,6 +31,8 @@ pub struct Report {
     pub num_refused: usize,
     pub num_forks: usize,
     pub num_searches: usize,
+    /// Requests that ended because their constraint failed.
+    pub num_failed_constraints: usize,
 }
 
 /// Whoever made a call, and what it asked.
@@ -161,6 +163,9 @@ impl World {
                 ));
             }
         }
+        let failed =
+            |client: &&Client| matches!(client.answer.error, Some(EngineError::Constraint(_)));
+        self.report.num_failed_constraints = self.clients.iter().filter(failed).count();
         self.report.stats = self.engine.handle().stats();
         Ok(self.report)
     }

@@ -108,6 +108,9 @@ pub struct ServerConfig {
     pub max_work_time: Duration,
     /// Bytes of all branch sessions together.
     pub max_branch_bytes: usize,
+    /// Control tokens such as `<|im_start|>` in the texts of messages are text: nobody can open a
+    /// turn inside of a message. Off, they are read as tokens, as other servers do.
+    pub escape_special_tokens: bool,
 }
 
 impl ServerConfig {
@@ -137,6 +140,7 @@ impl Default for ServerConfig {
             max_queued_work: work::DEFAULT_MAX_QUEUED,
             max_work_time: DEFAULT_MAX_WORK_TIME,
             max_branch_bytes: DEFAULT_MAX_BRANCH_BYTES,
+            escape_special_tokens: false,
         }
     }
 }

@@ -12,7 +12,7 @@ use super::body::SizedBody;
 use super::causes::Causes;
 use super::deadline::Deadline;
 use super::error::ApiError;
-use super::openai::messages::{check_messages, encode, question, render};
+use super::openai::messages::{Conversation, check_messages, encode, question, render};
 use super::served::Served;
 use super::state::AppState;
 use super::tenant::Tenant;
@@ -66,7 +66,7 @@ pub(super) async fn score(
     let scorer = scorer.map_err(|error| ApiError::reward("reward", error))?;
     let own = state.clone();
     let (messages, texts, taps) = (request.messages, request.candidates, scorer.taps());
-    let read = move |budget: &Budget| read(own.ready()?, &messages, texts, taps, budget);
+    let read = move |budget: &Budget| read(&own, &messages, texts, taps, budget);
     let work = Causes {
         tenant,
         deadline,
@@ -103,18 +103,23 @@ struct Text {
 
 /// Tokenises the candidates after their prompt, where a reward needs that.
 fn read(
-    served: &Served,
+    state: &AppState,
     messages: &[Value],
     candidates: Vec<String>,
     taps: Taps,
     budget: &Budget,
 ) -> Result<Vec<Text>, ApiError> {
+    let served = state.ready()?;
     let prompt = match taps == Taps::default() {
         true => Vec::new(),
         false => {
             check_messages(messages)?;
-            let prompt = render(served, messages, None, true, &Map::new())?;
-            encode(served, &prompt, (false, true), budget)?
+            let variables = Map::new();
+            let conversation = Conversation {
+                escapes: state.config().escape_special_tokens,
+                ..Conversation::of(messages, &variables)
+            };
+            render(served, &conversation)?.encode(served, budget)?
         }
     };
     let read = |text: String| {

@@ -1,7 +1,5 @@
 //! `/tokenize` and `/detokenize`, in vLLM's shapes.
 
-use std::borrow::Cow;
-
 use axum::extract::State;
 use axum::{Extension, Json};
 use serde::Deserialize;
@@ -13,8 +11,7 @@ use super::causes::Causes;
 use super::config::MAX_TOKENIZED;
 use super::deadline::Deadline;
 use super::error::ApiError;
-use super::openai::messages::{check_messages, render};
-use super::served::Served;
+use super::openai::messages::{Conversation, check_messages, render};
 use super::state::AppState;
 use super::tenant::Tenant;
 use crate::text::TokenizerError;
@@ -34,6 +31,12 @@ pub(super) struct TokenizeRequest {
     messages: Option<Vec<Value>>,
     add_special_tokens: Option<bool>,
     add_generation_prompt: Option<bool>,
+    /// Tools that go with the messages.
+    #[schema(value_type = Option<Vec<Object>>)]
+    tools: Option<Vec<Value>>,
+    /// More variables for the chat template.
+    #[schema(value_type = Option<Object>)]
+    chat_template_kwargs: Option<Map<String, Value>>,
 }
 
 /// Token ids of a prompt or of rendered messages.
@@ -53,7 +56,7 @@ pub(super) async fn tokenize(
         num_bytes,
     };
     let own = state.clone();
-    let encode = move |budget: &Budget| token_ids(own.ready()?, &request, budget);
+    let encode = move |budget: &Budget| token_ids(&own, &request, budget);
     let tokens = work.run(&state, "tokenising", encode).await?;
     Ok(Json(json!({
         "count": tokens.len(),
@@ -63,20 +66,31 @@ pub(super) async fn tokenize(
 }
 
 fn token_ids(
-    served: &Served,
+    state: &AppState,
     request: &TokenizeRequest,
     budget: &Budget,
 ) -> Result<Vec<u32>, ApiError> {
-    let (text, add_special) = match (&request.prompt, &request.messages) {
+    let served = state.ready()?;
+    let encoded = match (&request.prompt, &request.messages) {
         (Some(prompt), None) => {
+            of_messages_only(request)?;
             let add_special = request.add_special_tokens.unwrap_or(true);
-            (Cow::Borrowed(prompt), add_special)
+            let may_go_on = || budget.may_go_on();
+            let tokenizer = &served.tokenizer;
+            tokenizer.encode_within(prompt, add_special, true, MAX_TOKENIZED, &may_go_on)
         }
         (None, Some(messages)) => {
             check_messages(messages)?;
-            let generation = request.add_generation_prompt.unwrap_or(true);
-            let text = render(served, messages, None, generation, &Map::new())?;
-            (Cow::Owned(text), false)
+            let none = Map::new();
+            let conversation = Conversation {
+                messages,
+                tools: request.tools.as_deref(),
+                add_generation_prompt: request.add_generation_prompt.unwrap_or(true),
+                variables: request.chat_template_kwargs.as_ref().unwrap_or(&none),
+                escapes: state.config().escape_special_tokens,
+            };
+            let prompt = render(served, &conversation)?;
+            prompt.encode_within(served, MAX_TOKENIZED, budget)
         }
         _ => {
             return Err(ApiError::invalid(
@@ -85,9 +99,6 @@ fn token_ids(
             ));
         }
     };
-    let may_go_on = || budget.may_go_on();
-    let tokenizer = &served.tokenizer;
-    let encoded = tokenizer.encode_within(&text, add_special, true, MAX_TOKENIZED, &may_go_on);
     encoded.map_err(|error| match error {
         TokenizerError::TooLong { .. } => {
             let message = format!("this route answers with at most {MAX_TOKENIZED} tokens");
@@ -95,6 +106,23 @@ fn token_ids(
         }
         other => other.into(),
     })
+}
+
+/// Fields that a prompt has no use for.
+fn of_messages_only(request: &TokenizeRequest) -> Result<(), ApiError> {
+    for (field, is_given) in [
+        ("tools", request.tools.is_some()),
+        (
+            "chat_template_kwargs",
+            request.chat_template_kwargs.is_some(),
+        ),
+    ] {
+        if is_given {
+            let message = format!("{field} goes with messages, not with a prompt");
+            return Err(ApiError::invalid(field, message));
+        }
+    }
+    Ok(())
 }
 
 #[derive(Debug, Deserialize, ToSchema)]

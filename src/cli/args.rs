@@ -123,6 +123,9 @@ pub struct ServeArgs {
         help_heading = "Server"
     )]
     pub cors_allow_origin: Vec<String>,
+    /// Read control tokens such as <|im_start|> in the texts of messages as text
+    #[arg(long, env = "PONDER_ESCAPE_SPECIAL_TOKENS", help_heading = "Server")]
+    pub escape_special_tokens: bool,
     /// Serve /metrics without a key
     #[arg(long, env = "PONDER_METRICS_WITHOUT_AUTH", help_heading = "Server")]
     pub metrics_without_auth: bool,

@@ -35,6 +35,7 @@ pub(super) struct Compiled {
     /// Nobody moves it; constraints are copies.
     matcher: Mutex<Matcher>,
     numbers: Arc<NumberScope>,
+    has_special: bool,
     pub(super) num_bytes: usize,
 }
 
@@ -44,7 +45,12 @@ impl Compiled {
     pub(super) fn constraint(&self, vocabulary: &Arc<Vocabulary>) -> GrammarConstraint {
         let matcher = self.matcher.lock().unwrap_or_else(PoisonError::into_inner);
         let matcher = matcher.deep_clone();
-        GrammarConstraint::new(matcher, Arc::clone(vocabulary), &self.numbers)
+        GrammarConstraint::new(
+            matcher,
+            Arc::clone(vocabulary),
+            &self.numbers,
+            self.has_special,
+        )
     }
 }
 
@@ -134,8 +140,10 @@ fn check(start: Instant, budget: &Budget) -> Result<(), GrammarError> {
 fn build(source: Source, factory: &ParserFactory) -> Result<Compiled, GrammarError> {
     let refuse = |error: anyhow::Error| refusal(&format!("{error:#}"));
     let parser = factory.create_parser(source.grammar).map_err(refuse)?;
+    let spec = parser.parser.grammar().lexer_spec();
+    let has_special = spec.special_token_rx.is_some();
     // A draft is taken back, which llguidance cannot do with these.
-    if !parser.parser.grammar().lexer_spec().can_rollback() {
+    if !spec.can_rollback() {
         return Err(GrammarError::Invalid(
             "max_tokens= and stop= are not supported in grammars; use suffix= or lazy".to_owned(),
         ));
@@ -147,6 +155,7 @@ fn build(source: Source, factory: &ParserFactory) -> Result<Compiled, GrammarErr
     Ok(Compiled {
         matcher: Mutex::new(matcher),
         numbers: Arc::new(source.numbers),
+        has_special,
         num_bytes: num_bytes + source.num_bytes * BYTES_PER_BYTE,
     })
 }

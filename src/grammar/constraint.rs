@@ -14,6 +14,8 @@ pub(super) struct GrammarConstraint {
     matcher: Matcher,
     vocabulary: Arc<Vocabulary>,
     numbers: Option<NumberLimit>,
+    /// The grammar names special tokens.
+    has_special: bool,
     /// The text has ended. The matcher does not know: it never sees an end token.
     is_ended: bool,
     /// Why the matcher is of no use any more.
@@ -34,6 +36,7 @@ impl GrammarConstraint {
         matcher: Matcher,
         vocabulary: Arc<Vocabulary>,
         numbers: &Arc<NumberScope>,
+        has_special: bool,
     ) -> Self {
         let numbers = match **numbers {
             NumberScope::None => None,
@@ -43,6 +46,7 @@ impl GrammarConstraint {
             matcher,
             vocabulary,
             numbers,
+            has_special,
             is_ended: false,
             failure: None,
         }
@@ -151,7 +155,12 @@ impl TokenConstraint for GrammarConstraint {
         if most == 0 || self.is_ended || self.failure.is_some() || self.matcher.is_stopped() {
             return Vec::new();
         }
-        let bytes = self.matcher.compute_ff_bytes();
+        // Forced bytes stay in the matcher, which masks do not mind; but its masks have no special
+        // token behind forced bytes.
+        let bytes = match self.has_special {
+            true => self.matcher.clone().compute_ff_bytes(),
+            false => self.matcher.compute_ff_bytes(),
+        };
         if bytes.is_empty() {
             return Vec::new();
         }
@@ -165,6 +174,7 @@ impl TokenConstraint for GrammarConstraint {
             matcher: self.matcher.clone(),
             vocabulary: Arc::clone(&self.vocabulary),
             numbers: self.numbers.clone(),
+            has_special: self.has_special,
             is_ended: self.is_ended,
             failure: self.failure.clone(),
         })

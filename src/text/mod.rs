@@ -9,7 +9,7 @@ mod pattern;
 pub mod stop;
 pub mod tokenizer;
 
-pub use chat_template::{ChatTemplate, TemplateError};
+pub use chat_template::{ChatTemplate, Knowledge, TemplateError};
 pub use detokenizer::Detokenizer;
 pub use output::{OutputFormat, OutputParser, OutputPiece, ReasoningFormat, ToolFormat};
 pub use pattern::{Automaton, Pattern, Place};

@@ -26,6 +26,7 @@ mod bench_soak;
 mod cli_secrets;
 mod connections;
 mod constraint;
+mod constraint_search;
 mod engine;
 mod goldens;
 mod guarantees;

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use super::messages::render;
+use super::messages::{Conversation, Prompt, render};
 use crate::api::error::ApiError;
 use crate::api::served::Served;
 
@@ -18,6 +18,8 @@ pub(super) struct Rendering {
     pub documents: Option<Vec<Value>>,
     /// More variables of the template.
     pub variables: Map<String, Value>,
+    /// See [`Conversation::escapes`].
+    pub escapes: bool,
 }
 
 /// The prompt of a conversation.
@@ -26,7 +28,7 @@ pub(super) fn conversation(
     messages: &[Value],
     tools: Option<&[Value]>,
     rendering: Rendering,
-) -> Result<String, ApiError> {
+) -> Result<Prompt, ApiError> {
     let mut variables = rendering.variables;
     if let Some(documents) = rendering.documents.filter(|it| !it.is_empty()) {
         let template = served.chat_template.as_ref();
@@ -36,16 +38,22 @@ pub(super) fn conversation(
         }
         variables.insert("documents".to_owned(), documents.into());
     }
+    let conversation = Conversation {
+        messages,
+        tools,
+        add_generation_prompt: rendering.add_generation_prompt.unwrap_or(true),
+        variables: &variables,
+        escapes: rendering.escapes,
+    };
     if !rendering.continue_final_message {
-        let begins_answer = rendering.add_generation_prompt.unwrap_or(true);
-        return render(served, messages, tools, begins_answer, &variables);
+        return render(served, &conversation);
     }
     if rendering.add_generation_prompt == Some(true) {
         return Err(refuse(
             "continue_final_message cannot be combined with add_generation_prompt: leave one out",
         ));
     }
-    render_open(served, messages, tools, &variables)
+    render_open(served, conversation)
 }
 
 fn refuse(message: &str) -> ApiError {
@@ -53,26 +61,21 @@ fn refuse(message: &str) -> ApiError {
 }
 
 /// The prompt up to the end of the last message's text.
-fn render_open(
-    served: &Served,
-    messages: &[Value],
-    tools: Option<&[Value]>,
-    variables: &Map<String, Value>,
-) -> Result<String, ApiError> {
-    let mut messages = messages.to_vec();
+fn render_open(served: &Served, conversation: Conversation<'_>) -> Result<Prompt, ApiError> {
+    let mut messages = conversation.messages.to_vec();
     // No text of a client can have it, so that it marks one place.
     let mark = format!("<{}>", uuid::Uuid::new_v4().simple());
     let end = messages.last_mut().and_then(end_of).ok_or_else(|| {
         refuse("continue_final_message needs a last message by the assistant with text")
     })?;
     end.push_str(&mark);
-    let mut prompt = render(served, &messages, tools, false, variables)?;
-    // Where a template writes a message twice, the last time is the one that an answer follows.
-    let at = prompt.rfind(&mark);
-    let at =
-        at.ok_or_else(|| refuse("the chat template leaves the end of the last message out"))?;
-    prompt.truncate(at);
-    Ok(prompt.replace(&mark, ""))
+    let conversation = Conversation {
+        messages: &messages,
+        add_generation_prompt: false,
+        ..conversation
+    };
+    let prompt = render(served, &conversation)?.cut_at(&mark);
+    prompt.ok_or_else(|| refuse("the chat template leaves the end of the last message out"))
 }
 
 /// The text at the end of an assistant's message.

@@ -1,7 +1,7 @@
 //! Prompts on their way to token ids: with or without what the model puts around a text, and
 //! shortened where the client allows that.
 
-use super::messages::encode;
+use super::messages::{Prompt, encode};
 use super::params::SharedParams;
 use crate::api::config::MAX_TOKENIZED;
 use crate::api::error::ApiError;
@@ -84,6 +84,26 @@ pub(super) fn encode_prompt(
     let encoded = tokenizer.encode_within(text, add_special, true, MAX_TOKENIZED, &may_go_on);
     let mut token_ids = encoded?;
     truncation.apply(&mut token_ids);
+    Ok(token_ids)
+}
+
+/// Token ids of a conversation's prompt. The template writes the model's own BOS where it belongs.
+pub(super) fn encode_chat(
+    served: &Served,
+    prompt: &Prompt,
+    add_special: bool,
+    truncation: Option<Truncation>,
+    budget: &Budget,
+) -> Result<Vec<u32>, ApiError> {
+    let context = served.engine.config().max_model_len;
+    let limit = truncation.map_or(context, |_| MAX_TOKENIZED);
+    let mut token_ids = prompt.encode_within(served, limit, budget)?;
+    let bos = served.tokenizer.bos_token_id();
+    let bos = bos.filter(|_| add_special && served.tokenizer.adds_bos());
+    token_ids.splice(..0, bos);
+    if let Some(truncation) = truncation {
+        truncation.apply(&mut token_ids);
+    }
     Ok(token_ids)
 }
 

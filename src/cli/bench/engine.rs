@@ -7,15 +7,16 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use serde_json::{Value, json};
 
-use super::statistics::{percentile, sorted};
+use super::constrained::{Comparison, Constrained};
+use super::engine_report::{Measured, Profile, Report};
+use super::statistics::sorted;
 use crate::cli::engine_args::EngineArgs;
 use crate::cli::setup;
 use crate::engine::{
     AdapterId, Backend, GenerateRequest, SamplingParams, Speculative, StreamEvent,
 };
-use crate::model::{LoraAdapter, Operator, OperatorTimes, RandomModel};
+use crate::model::{LoraAdapter, OperatorTimes, RandomModel};
 
 #[derive(Debug, Clone, Args)]
 pub struct BenchEngineArgs {
@@ -41,6 +42,9 @@ pub struct BenchEngineArgs {
     /// Decode with this adapter (a folder in PEFT's format)
     #[arg(long, value_name = "FOLDER")]
     pub lora: Option<PathBuf>,
+    /// Decode under a JSON schema, too, and compare
+    #[arg(long, conflicts_with = "random")]
+    pub constrained: bool,
     /// Time each operator, and show how a step's time divides
     #[arg(long)]
     pub profile: bool,
@@ -55,18 +59,24 @@ pub(in crate::cli) fn run(args: &BenchEngineArgs) -> anyhow::Result<()> {
     engine_args.no_enable_prefix_caching = true;
     let started = Instant::now();
     let times = args.profile.then(|| Arc::new(OperatorTimes::default()));
-    let (engine, config, name) = match &args.random {
+    let (engine, config, name, tokenizer) = match &args.random {
         Some(model) => {
             let engine = setup::start_random(&engine_args, model)?;
-            (engine, Some(model.config()?), format!("random {model:?}"))
+            let name = format!("random {model:?}");
+            (engine, Some(model.config()?), name, None)
         }
         None => {
             let served = setup::start_with(&engine_args, times.clone())?;
             let name = args.engine.model.clone();
-            (served.engine, served.model_config, name)
+            let tokenizer = Some(served.tokenizer);
+            (served.engine, served.model_config, name, tokenizer)
         }
     };
     let load_seconds = started.elapsed().as_secs_f64();
+    let vocab_size = engine.model_info().vocab_size;
+    let tokenizer = tokenizer.filter(|_| args.constrained);
+    let grammar = tokenizer.map(|tokenizer| Constrained::new(&tokenizer, vocab_size));
+    let grammar = grammar.transpose()?;
     let adapter = match &args.lora {
         Some(folder) => {
             let config = config.as_ref().context("--lora needs --backend native")?;
@@ -89,107 +99,26 @@ pub(in crate::cli) fn run(args: &BenchEngineArgs) -> anyhow::Result<()> {
     for batch in &args.batch {
         results.push(bench.decode(args, *batch)?);
     }
-    if args.json {
-        let of = |is_prefill: bool| {
-            let wanted = results
-                .iter()
-                .filter(|result| result.is_prefill == is_prefill);
-            wanted.map(Measured::to_json).collect::<Vec<_>>()
-        };
-        let result = json!({
-            "model": name,
-            "threads": args.engine.num_threads(),
-            "isa": ponder_kernels::isa(),
-            "device": format!("{:?}", args.engine.device.device).to_lowercase(),
-            "load_seconds": load_seconds,
-            "prefill": of(true).into_iter().next(),
-            "decode": of(false),
-        });
-        println!("{}", serde_json::to_string_pretty(&result)?);
-        return Ok(());
+    let mut compared = Vec::new();
+    if let Some(grammar) = &grammar {
+        for batch in &args.batch {
+            compared.push((*batch, bench.compare(args, *batch, grammar)?));
+        }
     }
-    println!(
-        "{name}: {} threads ({}), loaded in {load_seconds:.1} s, tok/s median (min)",
-        args.engine.num_threads(),
-        ponder_kernels::isa()
-    );
-    for result in &results {
-        result.print();
+    let report = Report {
+        name,
+        threads: args.engine.num_threads(),
+        device: format!("{:?}", args.engine.device.device).to_lowercase(),
+        load_seconds,
+        results,
+        grammar,
+        compared,
+    };
+    match args.json {
+        true => println!("{}", serde_json::to_string_pretty(&report.to_json())?),
+        false => report.print(),
     }
     Ok(())
-}
-
-/// The rates of one kind of work.
-struct Measured {
-    is_prefill: bool,
-    /// Tokens of the prompt, or sequences decoded together.
-    size: usize,
-    /// Tokens a second, ascending.
-    rates: Vec<f64>,
-    profile: Option<Profile>,
-}
-
-impl Measured {
-    fn to_json(&self) -> Value {
-        let key = if self.is_prefill { "tokens" } else { "batch" };
-        let mut value = json!({
-            key: self.size, "median": percentile(&self.rates, 0.5), "min": self.rates[0],
-        });
-        if let Some(profile) = &self.profile {
-            value["profile"] = profile.to_json();
-        }
-        value
-    }
-
-    fn print(&self) {
-        let (median, min) = (percentile(&self.rates, 0.5), self.rates[0]);
-        if self.is_prefill {
-            println!("prefill {:>4}   {median:>8.1} ({min:.1})", self.size);
-        } else {
-            println!("decode x{:<4}  {median:>8.1} ({min:.1})", self.size);
-        }
-        if let Some(profile) = &self.profile {
-            profile.print();
-        }
-    }
-}
-
-/// How the time of the last repeat divides.
-struct Profile {
-    /// Milliseconds a step, by operator and outside the model.
-    parts: Vec<(&'static str, f64)>,
-    step_ms: f64,
-}
-
-impl Profile {
-    fn new((nanoseconds, steps): ([u64; Operator::ALL.len()], u64), seconds: f64) -> Self {
-        let a_step = |milliseconds: f64| milliseconds / steps.max(1) as f64;
-        let step_ms = a_step(seconds * 1e3);
-        let mut parts: Vec<_> = Operator::ALL
-            .iter()
-            .zip(nanoseconds)
-            .map(|(operator, ns)| (operator.name(), a_step(ns as f64 / 1e6)))
-            .collect();
-        let inside: f64 = parts.iter().map(|(_, ms)| ms).sum();
-        parts.push(("outside the model", (step_ms - inside).max(0.0)));
-        Self { parts, step_ms }
-    }
-
-    fn to_json(&self) -> Value {
-        let parts = self
-            .parts
-            .iter()
-            .map(|(name, ms)| ((*name).to_owned(), json!(ms)));
-        json!({"step_ms": self.step_ms, "operators_ms": Value::Object(parts.collect())})
-    }
-
-    fn print(&self) {
-        for (name, ms) in &self.parts {
-            let share = 100.0 * ms / self.step_ms;
-            println!("    {name:<18} {ms:>9.3} ms {share:>5.1} %");
-        }
-        println!("    {:<18} {:>9.3} ms", "step", self.step_ms);
-    }
 }
 
 struct Bench<'a> {
@@ -206,7 +135,7 @@ impl Bench<'_> {
                 times.take();
             }
             let started = Instant::now();
-            let first = self.step_times(1, args.prefill, 1, repeat)?;
+            let first = self.step_times(1, (args.prefill, 1), repeat, None)?;
             let seconds = (first.first_token - started).as_secs_f64();
             rates.push(args.prefill as f64 / seconds);
             profile = self.times.map(|times| Profile::new(times.take(), seconds));
@@ -222,9 +151,10 @@ impl Bench<'_> {
     fn decode(&self, args: &BenchEngineArgs, batch: usize) -> anyhow::Result<Measured> {
         let (mut rates, mut profile) = (Vec::new(), None);
         for repeat in 0..args.repeats.max(1) {
-            let times = self.step_times(batch, args.prompt_len, args.output_len, repeat)?;
-            let seconds = (times.last_token - times.all_started).as_secs_f64();
-            rates.push(times.num_decoded as f64 / seconds.max(1e-9));
+            let lengths = (args.prompt_len, args.output_len);
+            let times = self.step_times(batch, lengths, repeat, None)?;
+            let seconds = times.decode_seconds();
+            rates.push(times.num_decoded as f64 / seconds);
             profile = self.times.map(|times| Profile::new(times.take(), seconds));
         }
         Ok(Measured {
@@ -235,20 +165,47 @@ impl Bench<'_> {
         })
     }
 
+    /// Decodes with a grammar and without, in turns.
+    fn compare(
+        &self,
+        args: &BenchEngineArgs,
+        batch: usize,
+        grammar: &Constrained,
+    ) -> anyhow::Result<Comparison> {
+        let mut comparison = Comparison::default();
+        for repeat in 0..args.repeats.max(1) {
+            let Comparison { plain, constrained } = &mut comparison;
+            let mut arms = [(plain, None), (constrained, Some(grammar))];
+            // Whoever is second finds a warmer machine.
+            arms.rotate_left(repeat % 2);
+            for (arm, grammar) in arms {
+                let lengths = (args.prompt_len, args.output_len);
+                let started = Instant::now();
+                let times = self.step_times(batch, lengths, repeat, grammar)?;
+                arm.rates
+                    .push(times.num_decoded as f64 / times.decode_seconds());
+                arm.first_token_ms
+                    .push((times.first_token - started).as_secs_f64() * 1e3);
+            }
+        }
+        Ok(comparison)
+    }
+
     /// Runs `batch` sequences and stamps their tokens. Operator times start over when every sequence
     /// has its first token.
     fn step_times(
         &self,
         batch: usize,
-        prompt_len: usize,
-        output_len: usize,
+        (prompt_len, output_len): (usize, usize),
         repeat: usize,
+        grammar: Option<&Constrained>,
     ) -> anyhow::Result<Times> {
         // Readers only wait; they stamp tokens as they arrive.
         let (sender, receiver) = std::sync::mpsc::channel();
         for sequence in 0..batch {
             let request = GenerateRequest {
                 adapter: self.adapter,
+                constraint: grammar.map(|grammar| grammar.constraint.fork()),
                 ..request(self.engine, sequence, prompt_len, output_len, repeat)
             };
             let mut stream = self.engine.submit(request)?;
@@ -304,6 +261,13 @@ struct Times {
     last_token: Instant,
     /// Tokens generated after `all_started`.
     num_decoded: usize,
+}
+
+impl Times {
+    fn decode_seconds(&self) -> f64 {
+        let decoding = self.last_token - self.all_started;
+        decoding.as_secs_f64().max(1e-9)
+    }
 }
 
 /// A prompt that no other sequence or repeat has.

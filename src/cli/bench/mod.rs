@@ -1,7 +1,9 @@
 //! Measurements that anyone can start.
 
 mod adaptation;
+mod constrained;
 mod engine;
+mod engine_report;
 mod perplexity;
 mod search;
 mod serve;

@@ -1,6 +1,8 @@
 //! From a row of logits to a token, in vLLM's order: logit bias, penalties, `min_tokens` mask,
 //! temperature, min-p, top-k, top-p, draw.
 
+mod masked;
+
 use ponder_kernels::logits;
 
 use super::executor::SampleSpec;
@@ -38,17 +40,26 @@ impl Sampler {
         row: &[f32],
     ) -> Result<TokenId, SampleError> {
         let params = &spec.params;
-        let is_changed = changes_logits(spec) || mask.is_some();
-        if is_changed {
-            self.logits.clear();
-            self.logits.extend_from_slice(row);
-            adjust(&mut self.logits, spec);
-            if let Some(mask) = mask {
-                mask.apply(&mut self.logits);
+        let mask = mask.filter(|mask| !mask.allows_all());
+        let is_greedy = params.temperature <= 0.0;
+        let (is_changed, best) = match (changes_logits(spec), mask) {
+            (false, None) => (false, logits::argmax(row)),
+            (false, Some(mask)) if is_greedy => {
+                (false, masked::argmax(mask, row, &mut self.logits))
             }
-        }
-        let logits = if is_changed { &self.logits } else { row };
-        let best = logits::argmax(logits).filter(|(_, max)| max.is_finite());
+            (is_adjusted, _) => {
+                self.logits.clear();
+                self.logits.extend_from_slice(row);
+                if is_adjusted {
+                    adjust(&mut self.logits, spec);
+                }
+                if let Some(mask) = mask {
+                    mask.apply(&mut self.logits);
+                }
+                (true, logits::argmax(&self.logits))
+            }
+        };
+        let best = best.filter(|(_, max)| max.is_finite());
         let Some((token_id, max)) = best else {
             let is_finite = logits::argmax(row).is_some_and(|(_, max)| max.is_finite());
             return Err(match is_finite {
@@ -56,7 +67,7 @@ impl Sampler {
                 false => SampleError::NotFinite,
             });
         };
-        if params.temperature <= 0.0 {
+        if is_greedy {
             return Ok(token_id as TokenId);
         }
         if !is_changed {

@@ -46,6 +46,7 @@ pub(super) fn prepare(schema: &Value, strict: bool) -> Result<Value, GrammarErro
         num_patterns: 0,
         has_control: false,
         has_ids: has_ids(&schema),
+        depth: 0,
         path: Vec::new(),
     };
     walk.schema(&mut schema)?;
@@ -104,6 +105,7 @@ struct Walk {
     /// Strings that the schema names have control characters.
     has_control: bool,
     has_ids: bool,
+    depth: usize,
     path: Vec<String>,
 }
 
@@ -113,8 +115,7 @@ impl Walk {
     }
 
     fn schema(&mut self, schema: &mut Value) -> Result<(), GrammarError> {
-        // Names take two places.
-        if self.path.len() > 2 * MAX_DEPTH {
+        if self.depth > MAX_DEPTH {
             let message = format!("the schema nests more than {MAX_DEPTH} levels deep");
             return Err(GrammarError::TooMuchWork(message));
         }
@@ -125,6 +126,7 @@ impl Walk {
         };
         self.keywords(map)?;
         self.names(map)?;
+        self.depth += 1;
         for (keyword, value) in map.iter_mut() {
             let keyword = keyword.as_str();
             self.path.push(keyword.to_owned());
@@ -144,6 +146,7 @@ impl Walk {
             }
             self.path.pop();
         }
+        self.depth -= 1;
         Ok(())
     }
 

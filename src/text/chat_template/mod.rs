@@ -6,12 +6,16 @@
 //! measured ([`plain`]).
 
 mod json;
+mod knows;
+#[cfg(test)]
+mod knows_tests;
 mod plain;
 mod source;
 #[cfg(test)]
 mod tests;
 
 use std::io;
+use std::sync::{Arc, OnceLock};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value};
@@ -19,6 +23,8 @@ use minijinja::{Environment, Error, ErrorKind};
 
 use super::tokenizer::Tokenizer;
 use crate::model::ModelFiles;
+pub use knows::Knowledge;
+use knows::Words;
 
 /// What a rendering may cost: instructions, and 64 bytes that it produces on the way, each cost one. A thousand
 /// messages cost some 300,000 in the longest templates known.
@@ -65,8 +71,19 @@ pub enum TemplateError {
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    source: Arc<str>,
+    words: Words,
+    knowledge: Arc<OnceLock<Knowledge>>,
     bos_token: String,
     eos_token: String,
+}
+
+/// How to render messages.
+struct Shape<'a> {
+    tools: Option<&'a [serde_json::Value]>,
+    add_generation_prompt: bool,
+    wants_parts: bool,
+    max_bytes: usize,
 }
 
 impl ChatTemplate {
@@ -138,24 +155,33 @@ impl ChatTemplate {
         environment.add_filter(source::KEEP, plain::keep);
         environment.add_filter(source::KEEP_IN_NAMESPACE, plain::keep_in_namespace);
         let stack = COMPILE_STACK + prepared.max_depth * COMPILE_STACK_PER_LEVEL;
+        let text = prepared.text;
         let environment = on_stack(stack, move || {
             environment
-                .add_template_owned(NAME, prepared.text)
+                .add_template_owned(NAME, text)
                 .map_err(|error| TemplateError::Syntax(error.to_string()))?;
             source::check_compiled(&environment, NAME)?;
             Ok(environment)
         })?;
         Ok(Self {
             environment,
+            source: source.into(),
+            words: prepared.words,
+            knowledge: Arc::default(),
             bos_token,
             eos_token,
         })
     }
 
-    /// The template's text.
-    pub fn source(&self) -> String {
-        let template = self.environment.get_template(NAME);
-        template.map_or_else(|_| String::new(), |template| template.source().to_owned())
+    /// The Jinja source.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// What the template makes of messages; found out once.
+    pub fn knows(&self) -> &Knowledge {
+        let knowledge = || Knowledge::of(self, &self.words);
+        self.knowledge.get_or_init(knowledge)
     }
 
     /// Whether the template reads a variable that requests may set.
@@ -195,19 +221,40 @@ impl ChatTemplate {
         variables: &serde_json::Map<String, serde_json::Value>,
         max_bytes: usize,
     ) -> Result<String, TemplateError> {
+        let shape = Shape {
+            tools,
+            add_generation_prompt,
+            // Only templates that look for parts can want them.
+            wants_parts: self.words.has("text") && self.knows().wants_parts,
+            max_bytes,
+        };
+        self.render_shaped(messages, &shape, variables)
+    }
+
+    fn render_shaped(
+        &self,
+        messages: &[serde_json::Value],
+        shape: &Shape<'_>,
+        variables: &serde_json::Map<String, serde_json::Value>,
+    ) -> Result<String, TemplateError> {
         let mut context = variables.clone();
-        let messages = messages.iter().map(flatten_content).collect();
+        let messages = messages
+            .iter()
+            .map(|message| content_as(message, shape.wants_parts));
+        let messages = messages.collect();
         context.insert("messages".to_owned(), serde_json::Value::Array(messages));
-        if let Some(tools) = tools {
+        if let Some(tools) = shape.tools {
             context.insert("tools".to_owned(), serde_json::Value::Array(tools.to_vec()));
         }
         context.insert(
             "add_generation_prompt".to_owned(),
-            add_generation_prompt.into(),
+            shape.add_generation_prompt.into(),
         );
         context.insert("bos_token".to_owned(), self.bos_token.clone().into());
         context.insert("eos_token".to_owned(), self.eos_token.clone().into());
-        on_stack(RENDER_STACK, || self.render_context(&context, max_bytes))
+        on_stack(RENDER_STACK, || {
+            self.render_context(&context, shape.max_bytes)
+        })
     }
 
     fn render_context(
@@ -304,8 +351,8 @@ fn raise_exception(message: String) -> Result<String, Error> {
     ))
 }
 
-/// Text parts become one string: the templates of text models expect strings.
-fn flatten_content(message: &serde_json::Value) -> serde_json::Value {
+/// Text parts become one string, which the templates of text models expect, or one part.
+fn content_as(message: &serde_json::Value, wants_parts: bool) -> serde_json::Value {
     let mut message = message.clone();
     if let Some(parts) = message.get("content").and_then(serde_json::Value::as_array) {
         let text: String = parts
@@ -316,6 +363,10 @@ fn flatten_content(message: &serde_json::Value) -> serde_json::Value {
     } else if message["content"].is_null() && message.is_object() {
         // An assistant's message that only calls tools has none; templates add to it as a string.
         message["content"] = "".into();
+    }
+    if wants_parts && message["content"].is_string() {
+        let text = message["content"].take();
+        message["content"] = serde_json::json!([{"type": "text", "text": text}]);
     }
     message
 }

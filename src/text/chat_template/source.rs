@@ -9,6 +9,7 @@ use minijinja::machinery::{Instruction, Span, Token, get_compiled_template, toke
 use minijinja::syntax::SyntaxConfig;
 
 use super::TemplateError;
+use super::knows::Words;
 
 /// Bytes of a template's source. The longest that models come with have some 20,000.
 const MAX_SOURCE_BYTES: usize = 1 << 20;
@@ -28,6 +29,7 @@ pub(super) struct Source {
     pub text: String,
     /// The compiler recurses no deeper.
     pub max_depth: usize,
+    pub words: Words,
 }
 
 /// Checks the limits, and puts the filters into the source.
@@ -43,6 +45,7 @@ pub(super) fn prepare(source: &str, syntax: &SyntaxConfig) -> Result<Source, Tem
     let mut inserts: Vec<(usize, String)> = Vec::new();
     let mut tag: Vec<(Token<'_>, Span)> = Vec::new();
     let (mut num_tokens, mut num_elifs, mut longest) = (0, 0, 0);
+    let mut words = Words::default();
     for token in tokenize(source, false, syntax.clone()) {
         let (token, span) = token.map_err(|error| TemplateError::Syntax(error.to_string()))?;
         match token {
@@ -55,6 +58,10 @@ pub(super) fn prepare(source: &str, syntax: &SyntaxConfig) -> Result<Source, Tem
             }
             Token::VariableEnd => {}
             token => {
+                match &token {
+                    Token::Ident(word) | Token::Str(word) => words.add(word),
+                    _ => {}
+                }
                 tag.push((token, span));
                 num_tokens += 1;
                 longest = tag.len().max(longest);
@@ -73,6 +80,7 @@ pub(super) fn prepare(source: &str, syntax: &SyntaxConfig) -> Result<Source, Tem
     Ok(Source {
         text: with_inserts(source, &inserts),
         max_depth: longest + num_elifs,
+        words,
     })
 }
 

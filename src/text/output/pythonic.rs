@@ -252,6 +252,7 @@ impl Pythonic {
         let held = self.marks.take();
         match std::mem::replace(&mut self.state, State::Content) {
             State::Content => out.content(&held),
+            State::Name(_) if self.raw.trim() == "," => {}
             State::Opened | State::Name(_) => out.content(&self.raw),
             State::Arguments { name, text, .. } => match python::keywords(&text, true) {
                 Some(arguments) => {

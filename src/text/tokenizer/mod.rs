@@ -12,6 +12,7 @@ pub(super) mod tests;
 mod watch;
 mod weights;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -148,14 +149,37 @@ impl Tokenizer {
         is_wanted: &dyn Fn() -> bool,
     ) -> Result<Vec<u32>, TokenizerError> {
         let mut watch = Watch::new(text.len(), max_tokens, is_wanted, PIECE_BYTES);
-        self.encode_watched(text, add_special, parse_special, &mut watch)
+        self.encode_watched(text, (add_special, parse_special), None, &mut watch)
+    }
+
+    /// A text that [`Self::encode_guarded`] reads without control tokens, wherever it stands in
+    /// another one: `marker`, a character that the text does not have, breaks them up. Behind a
+    /// text whose end could begin a control token, nothing completes the token.
+    pub fn guard<'a>(&self, text: &'a str, marker: char) -> Cow<'a, str> {
+        self.inner.special.guard(text, marker)
+    }
+
+    /// As [`Self::encode_within`] with control tokens, but for those that `marker` breaks up. The
+    /// markers themselves have no tokens.
+    ///
+    /// # Errors
+    /// Those of [`Self::encode_within`].
+    pub fn encode_guarded(
+        &self,
+        text: &str,
+        marker: char,
+        max_tokens: usize,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<Vec<u32>, TokenizerError> {
+        let mut watch = Watch::new(text.len(), max_tokens, is_wanted, PIECE_BYTES);
+        self.encode_watched(text, (false, true), Some(marker), &mut watch)
     }
 
     fn encode_watched(
         &self,
         text: &str,
-        add_special: bool,
-        parse_special: bool,
+        (add_special, parse_special): (bool, bool),
+        marker: Option<char>,
         watch: &mut Watch<'_>,
     ) -> Result<Vec<u32>, TokenizerError> {
         let inner = &*self.inner;
@@ -176,6 +200,13 @@ impl Tokenizer {
                     is_after_special = true;
                 }
                 Fragment::Text(text) => {
+                    let text = match marker {
+                        Some(marker) if text.contains(marker) => {
+                            Cow::Owned(text.replace(marker, ""))
+                        }
+                        _ => Cow::Borrowed(text),
+                    };
+                    let text = text.as_ref();
                     watch.spend(text.len())?;
                     match &inner.encoder {
                         Encoder::ByteBpe(model) => model.encode(text, watch, &mut ids)?,

@@ -1,5 +1,7 @@
 //! Finding special tokens in a text.
 
+use std::borrow::Cow;
+
 use regex::Regex;
 
 use super::TokenizerError;
@@ -24,6 +26,8 @@ struct Matcher {
     regex: Option<Regex>,
     /// Sorted by text.
     tokens: Vec<(String, u32)>,
+    /// Bytes of the longest text.
+    longest: usize,
 }
 
 impl Matcher {
@@ -47,7 +51,12 @@ impl Matcher {
             Some(regex)
         };
         tokens.sort();
-        Ok(Self { regex, tokens })
+        let longest = tokens.iter().map(|(text, _)| text.len()).max();
+        Ok(Self {
+            regex,
+            tokens,
+            longest: longest.unwrap_or(0),
+        })
     }
 
     /// The pieces of `text` one after the other: a text of nothing but special tokens has many.
@@ -78,6 +87,15 @@ impl Matcher {
             }
             None => None,
         })
+    }
+
+    /// Whether a token begins with `start` and has more.
+    fn has_longer(&self, start: &str) -> bool {
+        let next = self
+            .tokens
+            .partition_point(|(token, _)| token.as_str() <= start);
+        let next = self.tokens.get(next);
+        next.is_some_and(|(token, _)| token.starts_with(start))
     }
 
     fn id_of(&self, text: &str) -> Option<u32> {
@@ -112,6 +130,43 @@ impl SpecialTokens {
             true => self.all.split(text),
             false => self.user_defined.split(text),
         }
+    }
+
+    /// A text in which `marker` breaks up every control token, and every end of the text that could
+    /// begin one. Without the markers, it is the same text.
+    pub(super) fn guard<'a>(&self, text: &'a str, marker: char) -> Cow<'a, str> {
+        let mut at: Vec<usize> = Vec::new();
+        let behind_first = |start: usize| {
+            let first = text[start..].chars().next();
+            start + first.map_or(0, char::len_utf8)
+        };
+        let mut start = 0;
+        let regex = self.all.regex.as_ref();
+        while let Some(found) = regex.and_then(|regex| regex.find_at(text, start)) {
+            start = behind_first(found.start());
+            if self.user_defined.id_of(found.as_str()).is_none() {
+                at.push(start);
+            }
+        }
+        let longest = self.all.longest;
+        let from = text.len().saturating_sub(longest);
+        let ends = (from..text.len()).filter(|start| text.is_char_boundary(*start));
+        let ends = ends.filter(|start| self.all.has_longer(&text[*start..]));
+        at.extend(ends.map(behind_first));
+        if at.is_empty() {
+            return Cow::Borrowed(text);
+        }
+        at.sort_unstable();
+        at.dedup();
+        let mut guarded = String::with_capacity(text.len() + at.len() * marker.len_utf8());
+        let mut from = 0;
+        for at in at {
+            guarded.push_str(&text[from..at]);
+            guarded.push(marker);
+            from = at;
+        }
+        guarded.push_str(&text[from..]);
+        Cow::Owned(guarded)
     }
 
     /// Whether composing (NFC) a text that was split already cannot make more special tokens appear.

@@ -279,3 +279,50 @@ fn sentencepiece_merges_as_defined_within_its_limit() {
     let stopped = model.encode(&long, true, &mut watch, &mut Vec::new());
     assert!(matches!(stopped, Err(TokenizerError::Stopped)));
 }
+
+/// Texts that users wrote hold no control tokens, whatever stands around them.
+#[test]
+fn guarded_texts_are_text() {
+    let marker = '\u{fdd0}';
+    for tokenizer in [
+        load(&byte_level_json()).unwrap(),
+        foreign(&byte_level_json()),
+    ] {
+        let plain = |text: &str| tokenizer.encode(text, false, false).unwrap();
+        let guarded = |text: &str| {
+            tokenizer
+                .encode_guarded(text, marker, usize::MAX, &|| true)
+                .unwrap()
+        };
+        for text in [
+            "",
+            "a",
+            "<|a|>",
+            "x<|a|>y",
+            "<|a|><|a|>",
+            "<<|a|>>",
+            "é<|a|>😀",
+            "<b>",
+            "<|",
+            "abab<",
+        ] {
+            let safe = tokenizer.guard(text, marker);
+            assert_eq!(safe.replace(marker, ""), text);
+            assert_eq!(guarded(&safe), plain(text), "{text}");
+        }
+        let special = tokenizer.encode("<|a|>", false, true).unwrap();
+        assert_eq!(
+            guarded("<|a|>"),
+            special,
+            "what the template writes is read"
+        );
+        // A text cannot begin what the template, or another text, ends.
+        for (start, end) in [("<", "|a|>"), ("x<|", "a|>"), ("<|a|", ">"), ("<<|a", "|>")] {
+            let text = format!("{}{end}", tokenizer.guard(start, marker));
+            let ids = guarded(&text);
+            assert!(!ids.contains(&special[0]), "{start}{end}: {ids:?}");
+            assert_eq!(tokenizer.decode(&ids, false), format!("{start}{end}"));
+        }
+        assert_eq!(tokenizer.guard("plain text", marker), "plain text");
+    }
+}

@@ -103,7 +103,15 @@ fn deepseek() {
             &one,
         );
         let lost = call.replacen("\"}", "\"", 1);
-        check(&parser, &format!("{SECTION}{lost}{SECTION_END}"), "", &one);
+        let whole = read(&parser, &format!("{SECTION}{lost}{SECTION_END}"));
+        assert_eq!(whole.content, "");
+        let [(name, closed)] = &whole.calls[..] else {
+            panic!("one call, not {:?}", whole.calls);
+        };
+        assert_eq!(
+            (name.as_str(), closed.replace('\n', "")),
+            ("f", arguments.to_owned())
+        );
     }
     for (text, args) in [
         (format!("{CALL}f{SEP}{CALL_END}"), "{}"),

@@ -1,0 +1,237 @@
+//! Searches under a constraint: every branch keeps to it, wherever steps end.
+
+use std::sync::{Arc, OnceLock};
+
+use ponder::engine::fake_model::{FakeModel, Fault};
+use ponder::engine::{
+    ConstraintError, Drafter, EngineConfig, EngineError, EngineHandle, SamplingParams,
+    SharedDrafts, Speculative, SpeculativeConfig, TokenBudget, TokenConstraint, TokenId, TokenMask,
+};
+use ponder::reward::Likelihood;
+use ponder::search::{
+    BranchConstraint, End, EnginePolicy, STRATEGIES, Search, SearchError, SearchOutcome,
+};
+use ponder::text::Tokenizer;
+use serde_json::{Value, json};
+
+use crate::search::{one, spec};
+
+const CHARS: &str = "[],n0123456789abcdefghijklmopqrstuvwxyz";
+const END: TokenId = 39;
+
+/// One token a character; `n` ends a line. A vocabulary with GPT-2's space is one of bytes.
+fn tokenizer() -> Tokenizer {
+    let chars = CHARS.chars().map(|c| match c {
+        'n' => 'Ċ',
+        'a' => 'Ġ',
+        _ => c,
+    });
+    let vocab: serde_json::Map<String, Value> = (chars.enumerate())
+        .map(|(id, c)| (c.to_string(), json!(id)))
+        .collect();
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false,
+        "trim_offsets": false, "use_regex": false});
+    let end = json!({"id": END, "content": "<end>", "special": true, "single_word": false,
+        "lstrip": false, "rstrip": false, "normalized": false});
+    let tokenizer = json!({"version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": [end], "normalizer": null, "pre_tokenizer": byte_level,
+        "post_processor": null, "decoder": byte_level,
+        "model": {"type": "BPE", "vocab": vocab, "merges": []}});
+    Tokenizer::from_json(tokenizer.to_string().as_bytes()).unwrap()
+}
+
+/// Lists of digits and lists, at most four deep, that close once they are long.
+#[derive(Debug, Clone, Default)]
+struct Lists {
+    accepted: Vec<char>,
+    is_ended: bool,
+    fails_at: Option<usize>,
+}
+
+impl Lists {
+    fn depth(&self) -> usize {
+        let count = |wanted| self.accepted.iter().filter(|c| **c == wanted).count();
+        count('[') - count(']')
+    }
+
+    /// What may come next; nothing where the text is complete.
+    fn next(&self) -> String {
+        let last = self.accepted.iter().rev().find(|c| **c != 'n');
+        let is_long = self.accepted.len() > 30;
+        let depth = self.depth();
+        match last {
+            None => "[".to_owned(),
+            Some(_) if depth == 0 => String::new(),
+            Some('[') if is_long => "]".to_owned(),
+            Some('[' | ',') if is_long => "1".to_owned(),
+            Some('[') if depth < 4 => "[]123".to_owned(),
+            Some(',') if depth < 4 && self.accepted.last() == Some(&'n') => "[123".to_owned(),
+            Some(',') if self.accepted.last() == Some(&'n') => "123".to_owned(),
+            // A line ends behind every comma.
+            Some(',') => "n".to_owned(),
+            Some('[') => "]123".to_owned(),
+            Some(_) if is_long => "]".to_owned(),
+            Some(_) => ",]".to_owned(),
+        }
+    }
+}
+
+fn char_of(token_id: TokenId) -> Option<char> {
+    CHARS.chars().nth(token_id as usize)
+}
+
+impl TokenConstraint for Lists {
+    fn mask(&mut self, mask: &mut TokenMask) -> Result<(), ConstraintError> {
+        if self.fails_at.is_some_and(|at| self.accepted.len() >= at) {
+            return Err(ConstraintError("it is too long".to_owned()));
+        }
+        let next = self.next();
+        let allowed = (0..END).filter(|id| char_of(*id).is_some_and(|c| next.contains(c)));
+        allowed.for_each(|id| mask.allow(id));
+        if next.is_empty() && !self.is_ended {
+            mask.allow(END);
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, token_id: TokenId) -> bool {
+        let next = self.next();
+        match char_of(token_id) {
+            Some(c) if next.contains(c) => self.accepted.push(c),
+            None if token_id == END && next.is_empty() && !self.is_ended => self.is_ended = true,
+            _ => return false,
+        }
+        true
+    }
+
+    fn rollback(&mut self, mut num_tokens: usize) {
+        if num_tokens > 0 && std::mem::take(&mut self.is_ended) {
+            num_tokens -= 1;
+        }
+        self.accepted.truncate(self.accepted.len() - num_tokens);
+    }
+
+    fn forced(&mut self, most: usize) -> Vec<TokenId> {
+        let mut state = self.clone();
+        let mut forced = Vec::new();
+        while forced.len() < most && state.next().len() == 1 {
+            let c = state.next().remove(0);
+            state.accepted.push(c);
+            forced.extend(CHARS.find(c).map(|id| id as TokenId));
+        }
+        forced
+    }
+
+    fn fork(&self) -> Box<dyn TokenConstraint> {
+        Box::new(self.clone())
+    }
+}
+
+fn engine() -> EngineHandle {
+    let config = EngineConfig {
+        max_model_len: 256,
+        max_num_seqs: 16,
+        max_num_batched_tokens: 128,
+        block_size: 16,
+        num_blocks: 400,
+        enable_prefix_caching: true,
+        enable_chunked_prefill: true,
+        max_num_waiting_seqs: 100,
+        is_shared: false,
+        speculative: SpeculativeConfig {
+            ignores_costs: true,
+            ..SpeculativeConfig::default()
+        },
+    };
+    let model = FakeModel::new(40, Fault::None);
+    EngineHandle::start(Box::new(model), config).unwrap()
+}
+
+async fn search(
+    engine: &EngineHandle,
+    strategy: &str,
+    constraint: Lists,
+    speculative: Speculative,
+    max_tokens: usize,
+) -> Result<SearchOutcome, SearchError> {
+    let spec = spec(
+        json!({"strategy": strategy, "n": 4, "reward": {"kind": "likelihood"},
+        "step": {"delimiter": "\n"}}),
+    );
+    let policy = EnginePolicy {
+        engine: Arc::new(engine.clone()),
+        group: ponder::engine::Backend::new_group(engine),
+        tokenizer: tokenizer(),
+        prompt_token_ids: vec![7, 8, 9],
+        params: SamplingParams {
+            max_tokens,
+            seed: 3,
+            eos_token_ids: vec![END],
+            ..SamplingParams::default()
+        },
+        constraint: Some(BranchConstraint::new(Box::new(constraint))),
+        stops: Vec::new(),
+        include_stop: false,
+        skip_special: true,
+        tenant: 0,
+        cache_salt: 0,
+        adapter: None,
+        deadline: None,
+        speculative: Some(speculative),
+        prediction: Vec::new(),
+        budget: Arc::new(TokenBudget::new(u64::MAX)),
+        steering: OnceLock::new(),
+        num_cached_tokens: OnceLock::new(),
+        drafts: SharedDrafts::default(),
+    };
+    let scorer = one(Likelihood);
+    Search::new(&policy, Some(&scorer), &spec, None).run().await
+}
+
+#[tokio::test]
+async fn whole_trees_keep_to_the_constraint() {
+    for strategy in STRATEGIES.iter().map(|strategy| strategy.name()) {
+        let engine = engine();
+        let run = |speculative| search(&engine, strategy, Lists::default(), speculative, 200);
+        let plain = run(Speculative::Off).await.unwrap();
+        assert!(!plain.answers.is_empty(), "{strategy}");
+        for answer in &plain.answers {
+            assert_eq!(answer.end, End::Stop, "{strategy}: {}", answer.text);
+            let parsed = serde_json::from_str::<Vec<Value>>(&answer.text);
+            assert!(parsed.is_ok(), "{strategy}: {:?}", answer.text);
+        }
+        if !matches!(strategy, "self_consistency" | "best_of_n") {
+            assert!(
+                plain.tree.nodes.len() > plain.answers.len() + 1,
+                "{strategy} has steps"
+            );
+        }
+        let drafted = run(Speculative::PromptLookup).await.unwrap();
+        let texts = |outcome: &SearchOutcome| -> Vec<String> {
+            outcome.answers.iter().map(|a| a.text.clone()).collect()
+        };
+        assert_eq!(texts(&drafted), texts(&plain), "{strategy}");
+        let counts = ponder::engine::Backend::stats(&engine).drafts[Drafter::Forced as usize];
+        assert!(counts.num_accepted_tokens > 0, "{strategy}");
+        // Cut answers say so.
+        let cut = search(&engine, strategy, Lists::default(), Speculative::Off, 3).await;
+        let is_cut = |end: End| matches!(end, End::Length | End::Cut | End::Stop);
+        assert!(cut.unwrap().answers.iter().all(|answer| is_cut(answer.end)));
+    }
+}
+
+#[tokio::test]
+async fn a_constraint_that_fails_ends_the_search_with_its_message() {
+    let engine = engine();
+    for strategy in ["best_of_n", "beam", "vm_mcts"] {
+        let failing = Lists {
+            fails_at: Some(6),
+            ..Lists::default()
+        };
+        let failed = search(&engine, strategy, failing, Speculative::Off, 200).await;
+        let Err(SearchError::Engine(EngineError::Constraint(message))) = failed else {
+            panic!("{strategy} goes on: {failed:?}");
+        };
+        assert_eq!(message, "it is too long");
+    }
+}
