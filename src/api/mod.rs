@@ -47,7 +47,7 @@ pub use openai::known_fields::known_fields;
 pub use presets::strategy_names;
 pub use router::{document_json, router};
 pub use serve::{listen, serve};
-pub use served::Served;
+pub use served::{Served, detect_output};
 pub use state::AppState;
 #[doc(hidden)]
 pub use traces::query::check_query;

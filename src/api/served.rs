@@ -6,7 +6,7 @@ use crate::engine::{AdaptationConfig, Engine};
 use crate::grammar::Grammars;
 use crate::model::ModelConfig;
 use crate::reward::RewardResources;
-use crate::text::{ChatTemplate, OutputFormat, Tokenizer};
+use crate::text::{ChatTemplate, OutputFormat, Tokenizer, ToolFormat};
 use crate::trace::Identity;
 
 /// A loaded model.
@@ -25,4 +25,17 @@ pub struct Served {
     pub adaptation: Option<Arc<AdaptationConfig>>,
     /// For traces.
     pub identity: Identity,
+}
+
+/// How a model marks its thoughts and calls, by its template. A template that shows no tools gets them in our words,
+/// and then in Hermes' format.
+pub fn detect_output(template: Option<&ChatTemplate>, tokenizer: &Tokenizer) -> OutputFormat {
+    let Some(template) = template else {
+        return OutputFormat::default();
+    };
+    let mut output = OutputFormat::detect(template.source(), tokenizer);
+    if !template.knows().tools {
+        output.tools = Some(ToolFormat::Hermes);
+    }
+    output
 }

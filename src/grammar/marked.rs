@@ -35,6 +35,7 @@ pub fn with_mark(
 ) -> Box<dyn TokenConstraint> {
     let mut unmarked = TokenMask::none(vocab_size);
     let mut space = TokenMask::none(vocab_size);
+    let own = tokenizer.token_to_id(mark);
     for id in 0..vocab_size as TokenId {
         let bytes = tokenizer.token_bytes(id);
         let text = bytes.trim_ascii();
@@ -44,7 +45,10 @@ pub fn with_mark(
         let begins_so = text
             .first()
             .is_some_and(|byte| UNMARKED.contains(&char::from(*byte)));
-        let may_be_mark = mark.as_bytes().starts_with(text) || text.starts_with(mark.as_bytes());
+        let may_be_mark = match own {
+            Some(own) => id == own,
+            None => mark.as_bytes().starts_with(text) || text.starts_with(mark.as_bytes()),
+        };
         if begins_so && !may_be_mark {
             unmarked.allow(id);
         }

@@ -3,11 +3,11 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use ponder::api::{AppState, Served, ServerConfig, listen, serve};
+use ponder::api::{AppState, Served, ServerConfig, detect_output, listen, serve};
 use ponder::engine::{Engine, EngineHandle, EngineOptions};
 use ponder::grammar::Grammars;
 use ponder::reward::{Judge, RewardResources};
-use ponder::text::{ChatTemplate, OutputFormat, Tokenizer};
+use ponder::text::{ChatTemplate, Tokenizer};
 use ponder::trace::{StoreOptions, TraceStore};
 use serde_json::Value;
 
@@ -25,7 +25,7 @@ fn served(options: &EngineOptions, rewards: RewardResources) -> Served {
     let judge = Arc::new(judge);
     Served {
         grammars: Grammars::new(&tokenizer, engine.model_info().vocab_size).ok(),
-        output: OutputFormat::detect(&template.source(), &tokenizer),
+        output: detect_output(Some(&template), &tokenizer),
         adaptation: None,
         model_config: files.config().ok(),
         engine,

@@ -45,9 +45,7 @@ pub(super) fn of_completion(
 pub(super) fn of_chat(
     (served, shared): (&Served, &SharedParams),
     prompt: &str,
-    structured: Option<Structured>,
-    tools: ToolPlan,
-    reasoning: &ReasoningPlan,
+    (structured, tools, reasoning): (Option<Structured>, ToolPlan, &ReasoningPlan),
     budget: &Budget,
 ) -> Result<Shape, ApiError> {
     let calls = tools.calls;
