@@ -15,6 +15,9 @@ use crate::search::SpecError;
 
 /// Seconds after which an overloaded server may be tried again.
 const RETRY_AFTER_SECONDS: &str = "1";
+/// Codes of answers whose constraint cannot go on, or leaves nothing.
+pub(super) const CONSTRAINT_FAILED: &str = "constraint_failed";
+pub(super) const NOTHING_ALLOWED: &str = "nothing_allowed";
 /// The code of an answer that a shutdown cut.
 const ABORTED: &str = "aborted";
 
@@ -120,6 +123,11 @@ impl ApiError {
     /// Whether this is [`Self::aborted`].
     pub fn is_abort(&self) -> bool {
         self.code == Some(ABORTED)
+    }
+
+    /// Whether what may come next in an answer is at fault.
+    pub fn is_of_constraint(&self) -> bool {
+        matches!(self.code, Some(CONSTRAINT_FAILED | NOTHING_ALLOWED))
     }
 
     pub fn unauthorized() -> Self {

@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 
-use super::error::ApiError;
+use super::error::{ApiError, CONSTRAINT_FAILED, NOTHING_ALLOWED};
 use crate::engine::EngineError;
 use crate::reward::ScorerError;
 use crate::search::SearchError;
@@ -42,11 +42,11 @@ impl From<EngineError> for ApiError {
             },
             EngineError::UnknownRequest(_) => Self::new(StatusCode::NOT_FOUND, message),
             EngineError::NothingAllowed => Self {
-                code: Some("nothing_allowed"),
+                code: Some(NOTHING_ALLOWED),
                 ..Self::new(StatusCode::BAD_REQUEST, message)
             },
             EngineError::Constraint(_) => Self {
-                code: Some("constraint_failed"),
+                code: Some(CONSTRAINT_FAILED),
                 ..Self::new(StatusCode::BAD_REQUEST, message)
             },
             EngineError::PoolingPositions { .. }

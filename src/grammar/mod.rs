@@ -12,6 +12,7 @@ mod constraint;
 mod gbnf;
 mod lark;
 pub mod limits;
+mod marked;
 mod numbers;
 mod schema;
 mod source;
@@ -24,6 +25,7 @@ mod tools;
 mod vocabulary;
 
 pub use combined::either;
+pub use marked::with_mark;
 pub use spec::{Grammar, GrammarError};
 pub use thought::{Thought, after_thought};
 pub use tools::{ToolGrammar, ToolSpec};

@@ -232,6 +232,10 @@ fn hostile_grammars_cost_one_request_its_answer() {
     );
     for (more, field) in [
         (json!({"guided_regex": "(a"}), "guided_regex"),
+        (
+            json!({"guided_regex": "(a{1,1000}){1,1000}b"}),
+            "guided_regex",
+        ),
         (json!({"grammar": "root ::= ("}), "grammar"),
         (
             json!({"guided_grammar": "start: nothing"}),

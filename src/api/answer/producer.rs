@@ -13,6 +13,8 @@ use crate::api::state::AppState;
 pub(in crate::api) struct Producer {
     kind: Kind,
     outcome: Outcome,
+    /// The field that asks for a constraint.
+    field: Option<String>,
 }
 
 enum Kind {
@@ -25,6 +27,7 @@ impl Producer {
     /// Checks the rest of a request, and gives its prompts to the engine.
     pub async fn start(state: &AppState, mut generation: Generation) -> Result<Self, ApiError> {
         let best_of = generation.shared.best_of;
+        let field = generation.shape.field.take();
         let kind = match generation.search.take() {
             Some(_) if best_of.is_some() => {
                 let message = "best_of cannot be combined with search: leave one of them out";
@@ -39,6 +42,7 @@ impl Producer {
         };
         Ok(Self {
             kind,
+            field,
             outcome: Outcome::pending(state),
         })
     }
@@ -52,7 +56,14 @@ impl Produce for Producer {
             Kind::Search(answer) => answer.run(sink).await,
         };
         self.outcome.known(result.as_ref().err());
-        result
+        let field = self.field;
+        result.map_err(|error| match error.is_of_constraint() {
+            true => ApiError {
+                param: error.param.or(field),
+                ..error
+            },
+            false => error,
+        })
     }
 }
 

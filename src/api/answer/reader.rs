@@ -30,6 +30,8 @@ pub(in crate::api) struct ReadingRules {
     pub visible: Vec<u32>,
     /// The tools that the request offers, as OpenAI has them.
     pub tools: Arc<[Value]>,
+    /// Calls count without their marks, too: no grammar has kept the model to them.
+    pub reads_unmarked: bool,
 }
 
 impl Default for ReadingRules {
@@ -42,6 +44,7 @@ impl Default for ReadingRules {
             is_named: false,
             visible: Vec::new(),
             tools: Arc::default(),
+            reads_unmarked: true,
         }
     }
 }
@@ -63,10 +66,13 @@ impl ReadingRules {
         if format.tools.is_none() && format.reasoning.is_none() {
             return None;
         }
-        let names = self.tools.iter();
-        let names = names.filter_map(|tool| tool["function"]["name"].as_str());
-        let parser = OutputParser::new(format.clone(), self.is_thinking);
-        Some(parser.with_tools(names).with_schemas(&self.tools))
+        let mut parser = OutputParser::new(format.clone(), self.is_thinking);
+        // Hermes has a mark always; other formats begin calls with less.
+        if self.reads_unmarked || format.tools != Some(ToolFormat::Hermes) {
+            let names = self.tools.iter();
+            parser = parser.with_tools(names.filter_map(|it| it["function"]["name"].as_str()));
+        }
+        Some(parser.with_schemas(&self.tools))
     }
 }
 

@@ -12,9 +12,9 @@ use crate::api::error::ApiError;
 use crate::api::generation::Shape;
 use crate::api::served::Served;
 use crate::engine::TokenConstraint;
-use crate::grammar::{Grammar, ToolGrammar, either};
+use crate::grammar::{Grammar, ToolGrammar, either, with_mark};
 use crate::search::BranchConstraint;
-use crate::text::OutputFormat;
+use crate::text::{OutputFormat, ToolFormat};
 use crate::work::Budget;
 
 /// The shape of a completion: its text is sent as it is.
@@ -24,6 +24,9 @@ pub(super) fn of_completion(
     structured: Option<Structured>,
     budget: &Budget,
 ) -> Result<Shape, ApiError> {
+    let field = structured
+        .as_ref()
+        .map(|structured| structured.field.clone());
     let compiled = structured.map(|structured| {
         let compiled = compile(served, &structured.grammar, &structured.field, budget);
         compiled.map(|constraint| (constraint, structured.asked))
@@ -32,6 +35,7 @@ pub(super) fn of_completion(
     let constraint = restricted(shared, served, constraint, budget)?;
     Ok(Shape {
         constraint: constraint.map(BranchConstraint::new),
+        field,
         asked: restrictions(asked.unwrap_or_default(), shared),
         ..Shape::default()
     })
@@ -47,8 +51,12 @@ pub(super) fn of_chat(
     budget: &Budget,
 ) -> Result<Shape, ApiError> {
     let calls = tools.calls;
+    let field = field(structured.as_ref(), calls.as_ref(), reasoning);
     let asked = asked(structured.as_ref(), calls.as_ref(), reasoning);
     let asked = restrictions(asked, shared);
+    let is_enforced = calls
+        .as_ref()
+        .is_some_and(|calls| calls.is_enforced || structured.is_some());
     let rest = constraint(served, structured, calls.as_ref(), budget)?;
     let format = OutputFormat {
         tools: calls.as_ref().map(|calls| calls.grammar.format),
@@ -59,6 +67,7 @@ pub(super) fn of_chat(
     let constraint = restricted(shared, served, constraint, budget)?;
     Ok(Shape {
         constraint: constraint.map(BranchConstraint::new),
+        field,
         asked,
         reading: ReadingRules {
             is_thinking: served.output.opens_thought(prompt),
@@ -68,6 +77,7 @@ pub(super) fn of_chat(
                 false => 1,
             },
             tools: tools.shown.unwrap_or_default().into(),
+            reads_unmarked: !is_enforced,
             is_named: calls.as_ref().is_some_and(|calls| calls.is_named),
             ..ReadingRules::of(format, &served.tokenizer)
         },
@@ -91,8 +101,13 @@ fn constraint(
         (_, Some(calls)) if calls.grammar.is_required => {
             compile_calls(calls, calls.grammar.clone()).map(Some)
         }
-        (None, Some(calls)) if calls.is_enforced && can_enforce(served, calls) => {
-            compile_calls(calls, calls.grammar.clone()).map(Some)
+        (None, Some(calls)) if calls.is_enforced => {
+            let constraint = compile_calls(calls, calls.grammar.clone())?;
+            Ok(Some(with_own_mark(
+                served,
+                calls.grammar.format,
+                constraint,
+            )))
         }
         (None, Some(_)) => Ok(None),
         (Some(structured), calls) => {
@@ -110,10 +125,32 @@ fn constraint(
     }
 }
 
-/// Only one call of several is kept without a grammar; what tools may be called, and how, needs one.
-fn can_enforce(served: &Served, calls: &Calls) -> bool {
-    let is_strict = calls.grammar.tools.iter().any(|tool| tool.strict);
-    served.grammars.is_some() || is_strict || calls.field != "tools"
+/// Calls that only the format's own mark begins: where small models leave the mark out, a grammar sees text.
+fn with_own_mark(
+    served: &Served,
+    format: ToolFormat,
+    constraint: Box<dyn TokenConstraint>,
+) -> Box<dyn TokenConstraint> {
+    match format {
+        ToolFormat::Hermes => {
+            let vocab_size = served.engine.model_info().vocab_size;
+            with_mark(constraint, "<tool_call>", &served.tokenizer, vocab_size)
+        }
+        _ => constraint,
+    }
+}
+
+/// The field that asks for a constraint.
+fn field(
+    structured: Option<&Structured>,
+    calls: Option<&Calls>,
+    reasoning: &ReasoningPlan,
+) -> Option<String> {
+    let structured = structured.map(|structured| structured.field.clone());
+    let calls = calls.filter(|calls| calls.is_enforced);
+    let calls = calls.map(|calls| calls.field.to_owned());
+    let budget = reasoning.budget.map(|(_, field)| field.to_owned());
+    structured.or(calls).or(budget)
 }
 
 /// What a resumed search must ask for again, with the restrictions of tokens.

@@ -151,7 +151,7 @@ fn calls(
     };
     Calls {
         field: if is_chosen { names.choice } else { names.tools },
-        is_enforced: is_chosen || !is_parallel || specs.iter().any(|spec| spec.strict),
+        is_enforced: is_chosen || specs.iter().any(|spec| spec.strict),
         is_named,
         grammar: ToolGrammar {
             format,

@@ -81,14 +81,14 @@ fn choices() {
     for choice in [json!("none"), json!("auto"), json!(null)] {
         assert_eq!(called(&plan(fields(json!([]), choice))), None);
     }
-    // One call at a time, and arguments that keep to their schema, are enforced.
+    // One call at a time is what is read; arguments that keep to their schema are enforced.
     let one = ToolFields {
         parallel_tool_calls: Some(false),
         ..fields(offered.clone(), json!("auto"))
     };
     assert_eq!(
         called(&plan(one)),
-        Some((both(), [false, true, false, false]))
+        Some((both(), [false, false, false, false]))
     );
     let strict = json!([{"type": "function", "function": {"name": "a", "strict": true,
         "description": "It.", "parameters": {"type": "object"}}}]);
@@ -208,11 +208,11 @@ fn functions_are_tools() {
     for (choice, expected) in [
         (
             json!(null),
-            Some((vec!["a", "b"], [false, true, false, false])),
+            Some((vec!["a", "b"], [false, false, false, false])),
         ),
         (
             json!("auto"),
-            Some((vec!["a", "b"], [false, true, false, false])),
+            Some((vec!["a", "b"], [false, false, false, false])),
         ),
         (json!("none"), None),
         (
