@@ -144,7 +144,7 @@ fn bad_input_names_the_parameter() {
         ("messages", json!("hi")),
         ("messages[0].role", json!([{"content": "x"}])),
         (
-            "messages[0].content",
+            "messages[0].content[0].type",
             json!([{"role": "user", "content": [{"type": "input_audio"}]}]),
         ),
         (
