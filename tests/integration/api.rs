@@ -144,7 +144,7 @@ fn bad_input_names_the_parameter() {
         ("messages", json!("hi")),
         ("messages[0].role", json!([{"content": "x"}])),
         (
-            "messages[0].content",
+            "messages[0].content[0].type",
             json!([{"role": "user", "content": [{"type": "input_audio"}]}]),
         ),
         (
@@ -164,8 +164,8 @@ fn bad_input_names_the_parameter() {
         ("logit_bias", json!({"99999999": 1})),
         ("stop", json!(vec!["x"; 99])),
         ("top_logprobs", json!(50)),
-        ("response_format", json!({"type": "json_object"})),
-        ("tool_choice", json!("required")),
+        ("response_format", json!({"type": "yaml"})),
+        ("tool_choice", json!("sometimes")),
         ("speculative", json!("fastest")),
     ] {
         let field = key.split('[').next().unwrap();
@@ -184,11 +184,6 @@ fn bad_input_names_the_parameter() {
     assert_eq!(
         (status, &body["error"]["code"]),
         (400, &json!("context_length_exceeded"))
-    );
-    let suffix = json!({"prompt": "a", "suffix": "b"});
-    assert_eq!(
-        server.post("/v1/completions", suffix).1["error"]["param"],
-        "suffix"
     );
     for bad in ["", "{", "[1]", "{\"messages\": [{\"role\": \"\u{1}\"}]}"] {
         assert_eq!(

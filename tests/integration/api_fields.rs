@@ -168,6 +168,8 @@ fn types_and_ranges_name_their_field() {
         ("metadata", json!({"key": 5})),
         ("min_tokens", json!(13)),
         ("priority", json!(1)),
+        ("response_format", json!("json")),
+        ("grammar", json!(5)),
     ] {
         for route in [CHAT, COMPLETIONS] {
             let (status, error) = offline.post(route, with(route, name, &value));
@@ -176,6 +178,21 @@ fn types_and_ranges_name_their_field() {
             assert!(param.starts_with(name), "{route} {name} {value}: {error}");
         }
     }
+    for (name, more) in [
+        (
+            "prompt_logprobs",
+            json!({"stream": true, "prompt_logprobs": 1}),
+        ),
+        (
+            "max_completion_tokens",
+            json!({"max_tokens": 4, "max_completion_tokens": 5}),
+        ),
+    ] {
+        refused(&offline, CHAT, chat(more.clone()), name);
+        refused(&offline, COMPLETIONS, completion(more), name);
+    }
+    let reserved = chat(json!({"chat_template_kwargs": {"messages": []}}));
+    refused(&offline, CHAT, reserved, "chat_template_kwargs.messages");
     for options in [
         json!({"include_obfuscation": true}),
         json!({"continuous_usage_stats": true}),

@@ -327,3 +327,70 @@ fn prompts_are_shortened_and_continued() {
     let message = refused(&offline, COMPLETIONS, suffix, "suffix");
     assert!(message.contains("qwen2.5-coder"), "{message}");
 }
+
+#[test]
+fn answers_tell_their_tokens() {
+    let offline = Offline::start();
+    for more in [
+        json!({"n": 2}),
+        json!({"search": "best_of_n"}),
+        json!({"best_of": 3}),
+    ] {
+        for route in [CHAT, COMPLETIONS] {
+            if route == CHAT && more.get("best_of").is_some() {
+                continue;
+            }
+            let mut body = more_of(with(route, "return_token_ids", &json!(true)), &more);
+            let whole = offline.ask(route, body.clone());
+            body["stream"] = json!(true);
+            let chunks = sse(&offline.server.post_with(route, body.to_string(), &[]).1);
+            for choice in whole["choices"].as_array().unwrap() {
+                let own = chunks
+                    .iter()
+                    .filter(|chunk| chunk["choices"][0]["index"] == choice["index"]);
+                let own: Vec<&Value> = own.collect();
+                let ids = own
+                    .iter()
+                    .filter_map(|it| it["choices"][0]["token_ids"].as_array());
+                let ids: Vec<Value> = ids.flatten().cloned().collect();
+                assert!(!ids.is_empty());
+                assert_eq!(choice["token_ids"], Value::Array(ids), "{body}");
+                let (told, streamed) = match route {
+                    CHAT => (&whole["prompt_token_ids"], &own[0]["prompt_token_ids"]),
+                    _ => (
+                        &choice["prompt_token_ids"],
+                        &own[0]["choices"][0]["prompt_token_ids"],
+                    ),
+                };
+                assert_eq!(told, streamed);
+                assert_eq!(
+                    told.as_array().unwrap().len(),
+                    whole["usage"]["prompt_tokens"]
+                );
+            }
+        }
+    }
+    // Nobody else sees them.
+    let whole = offline.ask(COMPLETIONS, completion(json!({})));
+    assert!(whole["choices"][0].get("token_ids").is_none());
+}
+
+#[test]
+fn searches_keep_to_the_tokens() {
+    let offline = Offline::start();
+    for strategy in ["best_of_n", "beam", "mcts"] {
+        let search = json!({"strategy": strategy, "n": 3, "step": {"max_tokens": 4}});
+        let more = json!({"allowed_token_ids": [97, 98, 99], "bad_words": ["ab", "c"],
+            "search": search, "max_tokens": 24});
+        let text = text(&offline, more);
+        assert!(
+            !text.is_empty() && !text.contains("ab"),
+            "{strategy}: {text}"
+        );
+        assert!(text.chars().all(|c| "ab".contains(c)), "{strategy}: {text}");
+    }
+    for name in ["allowed_token_ids", "bad_words"] {
+        let session = completion(json!({name: [97]}));
+        refused(&offline, "/v1/branches", session, name);
+    }
+}

@@ -2,6 +2,9 @@
 
 use std::process::{Command, Stdio};
 
+/// Arguments and variables, and the flag that is empty.
+type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
+
 /// What the server says on its way out.
 fn refusal(args: &[&str], variables: &[(&str, &str)]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ponder"));
@@ -28,7 +31,7 @@ fn empty_secrets_stop_the_server() {
     };
     let empty = file("empty.toml", "api_key = \"\"");
     let among = file("among.toml", "trace-api-key = [\"a\", \"\"]");
-    let cases: [(&[&str], &[(&str, &str)], &str); 9] = [
+    let cases: [Case; 9] = [
         (&["--api-key", ""], &[], "--api-key"),
         (&["--api-key="], &[], "--api-key"),
         (&["--api-key", "a,,b"], &[], "--api-key"),

@@ -173,6 +173,7 @@ async fn search(
         stops: Vec::new(),
         include_stop: false,
         skip_special: true,
+        visible: Vec::new(),
         tenant: 0,
         cache_salt: 0,
         adapter: None,

@@ -53,6 +53,7 @@ impl<P: Produce> Produce for BestOf<P> {
             let last = Delta {
                 text: choice.text,
                 logprobs: choice.logprobs.filter(|_| self.shows_logprobs),
+                token_ids: choice.token_ids,
                 ..Delta::default()
             };
             let choice = index;

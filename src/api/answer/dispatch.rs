@@ -32,6 +32,7 @@ pub(in crate::api) async fn answer(
         is_legacy: generation.shape.is_legacy,
         shows_special: !shared.skip_special,
         names_tokens_by_id: shared.tokens_as_ids,
+        tells_token_ids: shared.returns_token_ids,
     };
     let format = wire.format(head);
     let producer = Producer::start(state, generation).await?;

@@ -36,6 +36,8 @@ pub(in crate::api) struct Delta {
     pub tool_calls: Vec<ToolCallDelta>,
     /// Of the tokens since the delta before; `None` when nobody asked.
     pub logprobs: Option<Vec<TokenLogprob>>,
+    /// The tokens since the delta before.
+    pub token_ids: Vec<u32>,
 }
 
 impl Delta {
@@ -57,6 +59,7 @@ impl Delta {
                 None => self.add_arguments(call.index, call.arguments),
             }
         }
+        self.token_ids.extend(next.token_ids);
         if let Some(logprobs) = next.logprobs {
             self.logprobs.get_or_insert_default().extend(logprobs);
         }
@@ -126,6 +129,8 @@ pub(in crate::api) struct PromptReport {
     pub echo: Option<String>,
     /// Each token, with its log-probability where it has one (the first has none).
     pub tokens: Option<Vec<(Token, Option<TokenLogprob>)>>,
+    /// The prompt's tokens, when the client wants to know them.
+    pub token_ids: Option<Vec<u32>>,
 }
 
 /// Why a choice ended. It is decided in one place for each producer: by the engine's

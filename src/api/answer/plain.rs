@@ -43,6 +43,8 @@ pub(super) struct PlainAnswer {
     n: usize,
     /// Whether the client asked for logprobs: a trace has them always.
     wants_logprobs: bool,
+    /// Whether the client asked for the tokens of the prompts.
+    tells_token_ids: bool,
     /// The prompts are read, and nothing is sampled.
     is_reading: bool,
     /// Tokens that end a choice.
@@ -59,6 +61,8 @@ struct Choice {
     reader: Reader,
     num_tokens: usize,
     is_started: bool,
+    /// Tokens that no delta has told yet.
+    untold: Vec<u32>,
 }
 
 impl Choice {
@@ -105,6 +109,7 @@ impl PlainAnswer {
             reader: Reader::new(reading),
             num_tokens: 0,
             is_started: false,
+            untold: Vec::new(),
         };
         let eos = params.eos_token_ids.iter().filter(|_| !params.ignore_eos);
         Ok(Self {
@@ -119,6 +124,7 @@ impl PlainAnswer {
             echo: generation.echo,
             n,
             wants_logprobs,
+            tells_token_ids: shared.returns_token_ids,
             is_reading: generation.params.max_tokens == 0,
             times: TokenTimes::new(Instant::now(), num_choices),
             usage: Usage::default(),
@@ -191,7 +197,7 @@ impl PlainAnswer {
         logprobs: Option<Vec<Option<TokenLogprobs>>>,
     ) -> Option<AnswerEvent> {
         let echo = self.echo.get(prompt).cloned();
-        if echo.is_none() && logprobs.is_none() {
+        if echo.is_none() && logprobs.is_none() && !self.tells_token_ids {
             return None;
         }
         let tokens = logprobs.map(|logprobs| {
@@ -206,6 +212,7 @@ impl PlainAnswer {
             prompt,
             echo,
             tokens,
+            token_ids: self.tells_token_ids.then(|| self.prompts[prompt].clone()),
         }))
     }
 
@@ -232,6 +239,7 @@ impl PlainAnswer {
             return None;
         }
         choice.num_tokens += 1;
+        choice.untold.push(token_id);
         let text = choice
             .text
             .push(token_id, self.end_token_ids.contains(&token_id));
@@ -248,6 +256,9 @@ impl PlainAnswer {
         let entries = logprobs.into_iter();
         let entries = entries.map(|entry| token_logprob(&self.tokenizer, entry));
         delta.logprobs = (self.wants_logprobs && has_news).then(|| entries.collect());
+        if end.is_some() || is_first || has_news {
+            delta.token_ids = std::mem::take(&mut choice.untold);
+        }
         match end {
             Some(end) => {
                 self.engine.abort_choice(self.request_ids[prompt], index);
@@ -280,6 +291,7 @@ impl PlainAnswer {
         rest?;
         let has_news = self.is_reading || !last.is_empty();
         last.logprobs = (self.wants_logprobs && has_news).then(Vec::new);
+        last.token_ids = std::mem::take(&mut choice.untold);
         let end = end?;
         Some(AnswerEvent::End {
             choice: at,

@@ -19,6 +19,7 @@ pub(in crate::api) struct WholeChoice {
     pub text: String,
     pub tool_calls: Vec<ToolCall>,
     pub logprobs: Option<Vec<TokenLogprob>>,
+    pub token_ids: Vec<u32>,
     pub end: Option<ChoiceEnd>,
 }
 
@@ -52,6 +53,7 @@ impl Whole {
         let whole = &mut self.choices[choice];
         whole.reasoning.push_str(&delta.reasoning);
         whole.text.push_str(&delta.text);
+        whole.token_ids.extend(delta.token_ids);
         for ToolCallDelta {
             index,
             head,

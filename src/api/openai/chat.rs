@@ -10,10 +10,10 @@ use super::continuation::{Rendering, conversation};
 use super::field_rules::CHAT;
 use super::images;
 use super::known_fields::check_others;
-use super::messages::{Prompt, check_messages, question};
-use super::params::{SharedParams, count, generation_request, logprobs};
+use super::messages::{check_messages, question};
+use super::params::{count, generation_request, logprobs, newer_limit};
 use super::prompts::{Truncation, encode_chat};
-use super::reasoning::{ReasoningFields, ReasoningPlan};
+use super::reasoning::ReasoningFields;
 use super::shape::of_chat;
 use super::speculation::Speculation;
 use super::tools::ToolFields;
@@ -25,11 +25,9 @@ use crate::api::deadline::Deadline;
 use crate::api::error::ApiError;
 use crate::api::generation::Generation;
 use crate::api::presets;
-use crate::api::served::Served;
 use crate::api::state::AppState;
 use crate::api::tenant::Tenant;
 use crate::api::wire::Wire;
-use crate::engine::SamplingParams;
 use crate::work::Budget;
 
 generation_request! {
@@ -127,27 +125,37 @@ fn prepare(
     let tools = tools(&request).plan(served.output.tools)?;
     let reasoning = reasoning(&request).plan()?;
     request.reasoning_effort.clone_from(&reasoning.effort);
-    let (shared, mut params) = sampling(&mut request, served)?;
+    let limit = (request.max_tokens, request.max_completion_tokens);
+    let (max_tokens, max_tokens_name) = newer_limit(limit.0, limit.1)?;
+    request.max_tokens = max_tokens;
+    let shared = request.shared();
+    let num_logprobs = num_logprobs(&request)?;
+    let mut params = shared.sampling(&served.tokenizer, num_logprobs, max_tokens_name)?;
     let speculation = Speculation::new(&shared, served, budget)?;
     let adaptation = adaptation(&shared, served)?;
     params.prompt_logprobs = logprobs("prompt_logprobs", request.prompt_logprobs)?;
     let truncation = Truncation::new(&shared, served)?;
-    let prompt = prompt(state, &mut request, &reasoning, tools.shown.as_deref())?;
-    let is_open = request.continue_final_message == Some(true);
-    if media.is_some() && (truncation.is_some() || is_open) {
+    let mut rendering = Rendering {
+        escapes: state.config().escape_special_tokens,
+        ..rendering(&mut request)
+    };
+    if served.output.reasoning.is_some() {
+        reasoning.tell(&mut rendering.variables);
+    }
+    if media.is_some() && (truncation.is_some() || rendering.continue_final_message) {
         let message = "images cannot be combined with truncate_prompt_tokens or \
             continue_final_message";
         return Err(ApiError::invalid("messages", message));
     }
-    let fields = (structured, tools, &reasoning);
-    let shape = of_chat((served, &shared), &prompt.text, fields, budget)?;
+    let prompt = conversation(served, &request.messages, tools.shown.as_deref(), rendering)?;
+    let shape = of_chat(
+        (served, &shared),
+        &prompt.text,
+        (structured, tools, &reasoning),
+        budget,
+    )?;
     let question = question(&request.messages);
-    let mut source = json!({"messages": request.messages});
-    for (name, tools) in [("tools", request.tools), ("functions", request.functions)] {
-        if let Some(tools) = tools {
-            source[name] = tools.into();
-        }
-    }
+    let source = source(&mut request);
     let add_special = shared.add_special_tokens.unwrap_or(false);
     let prompt_token_ids = encode_chat(served, &prompt, add_special, truncation, budget)?;
     Ok(Generation {
@@ -170,54 +178,40 @@ fn prepare(
     })
 }
 
-/// The shared fields, and how tokens are drawn.
-fn sampling(
-    request: &mut ChatRequest,
-    served: &Served,
-) -> Result<(SharedParams, SamplingParams), ApiError> {
-    let max_tokens_name = unify_max_tokens(request);
+/// How many alternatives a token has among the log-probabilities; `None` without those.
+fn num_logprobs(request: &ChatRequest) -> Result<Option<usize>, ApiError> {
     let top_logprobs = count("top_logprobs", request.top_logprobs, 0, MAX_LOGPROBS)?;
     let wants_logprobs = request.logprobs.unwrap_or(false);
     if request.top_logprobs.is_some() && !wants_logprobs {
-        return Err(ApiError::invalid(
-            "top_logprobs",
-            "top_logprobs needs logprobs: true",
-        ));
+        let message = "top_logprobs needs logprobs: true";
+        return Err(ApiError::invalid("top_logprobs", message));
     }
-    let shared = request.shared();
-    let logprobs = wants_logprobs.then_some(top_logprobs);
-    let params = shared.sampling(&served.tokenizer, logprobs, max_tokens_name)?;
-    Ok((shared, params))
+    Ok(wants_logprobs.then_some(top_logprobs))
 }
 
-/// The prompt that the conversation becomes.
-fn prompt(
-    state: &AppState,
-    request: &mut ChatRequest,
-    reasoning: &ReasoningPlan,
-    tools: Option<&[Value]>,
-) -> Result<Prompt, ApiError> {
-    let served = state.ready()?;
-    let mut rendering = Rendering {
+/// What a trace keeps of a request.
+fn source(request: &mut ChatRequest) -> Value {
+    let mut source = json!({"messages": std::mem::take(&mut request.messages)});
+    let tools = [
+        ("tools", request.tools.take()),
+        ("functions", request.functions.take()),
+    ];
+    for (name, tools) in tools {
+        if let Some(tools) = tools {
+            source[name] = tools.into();
+        }
+    }
+    source
+}
+
+fn rendering(request: &mut ChatRequest) -> Rendering {
+    Rendering {
         add_generation_prompt: request.add_generation_prompt,
         continue_final_message: request.continue_final_message.unwrap_or(false),
         documents: request.documents.take(),
         variables: request.chat_template_kwargs.take().unwrap_or_default(),
-        escapes: state.config().escape_special_tokens,
-    };
-    if served.output.reasoning.is_some() {
-        reasoning.tell(&mut rendering.variables);
+        ..Rendering::default()
     }
-    conversation(served, &request.messages, tools, rendering)
-}
-
-/// Takes the newer of two fields that mean the same, and says which one was given.
-fn unify_max_tokens(request: &mut ChatRequest) -> &'static str {
-    if request.max_completion_tokens.is_none() {
-        return "max_tokens";
-    }
-    request.max_tokens = request.max_completion_tokens;
-    "max_completion_tokens"
 }
 
 fn tools(request: &ChatRequest) -> ToolFields {

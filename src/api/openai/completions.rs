@@ -11,7 +11,7 @@ use super::adaptation::adaptation;
 use super::field_rules::COMPLETIONS;
 use super::fill::Filling;
 use super::known_fields::check_others;
-use super::params::{SharedParams, generation_request, logprobs};
+use super::params::{SharedParams, generation_request, logprobs, newer_limit};
 use super::prompts::{Truncation, encode_prompt};
 use super::shape::of_completion;
 use super::speculation::Speculation;
@@ -119,7 +119,9 @@ fn prepare(
     let target = state.target(tenant, request.model.as_deref())?;
     check_others(COMPLETIONS, &request.others)?;
     let num_logprobs = logprobs("logprobs", request.logprobs)?;
-    let max_tokens_name = unify_max_tokens(&mut request);
+    let limit = (request.max_tokens, request.max_completion_tokens);
+    let (max_tokens, max_tokens_name) = newer_limit(limit.0, limit.1)?;
+    request.max_tokens = max_tokens.or(Some(DEFAULT_MAX_TOKENS));
     let shared = SharedParams {
         best_of: best_of(&request)?,
         // None scores the prompt.
@@ -163,17 +165,6 @@ fn prepare(
         tenant,
         deadline,
     })
-}
-
-/// Takes the one of two fields that mean the same that was given, or OpenAI's default.
-fn unify_max_tokens(request: &mut CompletionRequest) -> &'static str {
-    let own = request.max_completion_tokens;
-    let name = match own {
-        Some(_) => "max_completion_tokens",
-        None => "max_tokens",
-    };
-    request.max_tokens = own.or(request.max_tokens).or(Some(DEFAULT_MAX_TOKENS));
-    name
 }
 
 /// How many completions are sampled, where those are more than are returned.

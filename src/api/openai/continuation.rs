@@ -7,6 +7,15 @@ use super::messages::{Conversation, Prompt, render};
 use crate::api::error::ApiError;
 use crate::api::served::Served;
 
+/// Variables that are set for every template.
+const RESERVED: [&str; 5] = [
+    "messages",
+    "tools",
+    "add_generation_prompt",
+    "bos_token",
+    "eos_token",
+];
+
 /// How a conversation becomes a prompt.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Rendering {
@@ -18,7 +27,7 @@ pub(super) struct Rendering {
     pub documents: Option<Vec<Value>>,
     /// More variables of the template.
     pub variables: Map<String, Value>,
-    /// See [`Conversation::escapes`].
+    /// Control tokens in the texts are text.
     pub escapes: bool,
 }
 
@@ -30,6 +39,11 @@ pub(super) fn conversation(
     rendering: Rendering,
 ) -> Result<Prompt, ApiError> {
     let mut variables = rendering.variables;
+    if let Some(name) = RESERVED.iter().find(|name| variables.contains_key(**name)) {
+        let param = format!("chat_template_kwargs.{name}");
+        let message = format!("{param} is the server's to set: use the request's own fields");
+        return Err(ApiError::invalid(&param, message));
+    }
     if let Some(documents) = rendering.documents.filter(|it| !it.is_empty()) {
         let template = served.chat_template.as_ref();
         if template.is_some_and(|template| !template.reads("documents")) {
@@ -74,7 +88,8 @@ fn render_open(served: &Served, conversation: Conversation<'_>) -> Result<Prompt
         add_generation_prompt: false,
         ..conversation
     };
-    let prompt = render(served, &conversation)?.cut_at(&mark);
+    // Where a template writes a message twice, the last time is the one that an answer follows.
+    let prompt = render(served, &conversation)?.cut(&mark);
     prompt.ok_or_else(|| refuse("the chat template leaves the end of the last message out"))
 }
 

@@ -77,3 +77,51 @@ fn marks(tokenizer: &Tokenizer) -> Option<[u32; 3]> {
         Some([id(start)?, id(end)?, id(middle)?])
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn tokenizer(special: [&str; 3]) -> Tokenizer {
+        let mut vocab = serde_json::Map::from_iter([("a".to_owned(), json!(0))]);
+        let mut added = Vec::new();
+        for (index, token) in special.iter().enumerate() {
+            vocab.insert((*token).to_owned(), json!(index + 1));
+            added.push(json!({"id": index + 1, "content": token, "special": true,
+                "normalized": false, "single_word": false, "lstrip": false, "rstrip": false}));
+        }
+        let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false,
+            "trim_offsets": false, "use_regex": false});
+        let json = json!({"version": "1.0", "truncation": null, "padding": null,
+            "added_tokens": added, "normalizer": null, "pre_tokenizer": byte_level,
+            "post_processor": null, "decoder": byte_level,
+            "model": {"type": "BPE", "vocab": vocab, "merges": []}});
+        Tokenizer::from_json(json.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn every_spelling_is_found() {
+        for spelling in SPELLINGS {
+            assert_eq!(marks(&tokenizer(spelling)), Some([1, 2, 3]), "{spelling:?}");
+        }
+        assert_eq!(
+            marks(&tokenizer(["<|fim_prefix|>", "<fim_suffix>", "x"])),
+            None
+        );
+    }
+
+    #[test]
+    fn the_suffix_comes_before_the_middle() {
+        let filling = |bos| Filling {
+            marks: [1, 2, 3],
+            suffix: vec![7, 8],
+            bos,
+        };
+        assert_eq!(filling(None).around(&[5, 6]), [1, 5, 6, 2, 7, 8, 3]);
+        assert_eq!(filling(Some(9)).around(&[5]), [9, 1, 5, 2, 7, 8, 3]);
+        assert_eq!(filling(Some(9)).around(&[9, 5]), [9, 1, 5, 2, 7, 8, 3]);
+        assert_eq!(filling(None).around(&[]), [1, 2, 7, 8, 3]);
+    }
+}

@@ -304,6 +304,22 @@ pub(crate) fn count(
         })
 }
 
+/// The limit of an answer's tokens by the newer of its two names, and the name that was used.
+pub(crate) fn newer_limit(
+    max_tokens: Option<i64>,
+    max_completion_tokens: Option<i64>,
+) -> Result<(Option<i64>, &'static str), ApiError> {
+    let name = "max_completion_tokens";
+    match (max_tokens, max_completion_tokens) {
+        (_, None) => Ok((max_tokens, "max_tokens")),
+        (Some(old), Some(new)) if old != new => {
+            let message = format!("{name} ({new}) and max_tokens ({old}) differ: send one of them");
+            Err(ApiError::invalid(name, message))
+        }
+        (_, Some(_)) => Ok((max_completion_tokens, name)),
+    }
+}
+
 /// How many alternatives a `logprobs`-like parameter asks for; `None` when it is absent.
 pub(crate) fn logprobs(name: &str, value: Option<u64>) -> Result<Option<usize>, ApiError> {
     let count = |value| count(name, Some(value), 0, MAX_LOGPROBS);

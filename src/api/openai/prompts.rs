@@ -87,7 +87,7 @@ pub(super) fn encode_prompt(
     Ok(token_ids)
 }
 
-/// Token ids of a conversation's prompt. The template writes the model's own BOS where it belongs.
+/// The same of a conversation, whose template writes the model's own BOS where it belongs.
 pub(super) fn encode_chat(
     served: &Served,
     prompt: &Prompt,
@@ -95,12 +95,14 @@ pub(super) fn encode_chat(
     truncation: Option<Truncation>,
     budget: &Budget,
 ) -> Result<Vec<u32>, ApiError> {
-    let context = served.engine.config().max_model_len;
-    let limit = truncation.map_or(context, |_| MAX_TOKENIZED);
-    let mut token_ids = prompt.encode_within(served, limit, budget)?;
-    let bos = served.tokenizer.bos_token_id();
-    let bos = bos.filter(|_| add_special && served.tokenizer.adds_bos());
-    token_ids.splice(..0, bos);
+    let mut token_ids = match truncation {
+        None => prompt.encode(served, budget)?,
+        Some(_) => prompt.encode_within(served, MAX_TOKENIZED, budget)?,
+    };
+    let tokenizer = &served.tokenizer;
+    if add_special && tokenizer.adds_bos() {
+        token_ids.splice(..0, tokenizer.bos_token_id());
+    }
     if let Some(truncation) = truncation {
         truncation.apply(&mut token_ids);
     }

@@ -39,6 +39,10 @@ impl SharedParams {
     ) -> Result<SamplingParams, ApiError> {
         self.check_stream_options()?;
         self.check_names()?;
+        if self.stream && self.prompt_logprobs.is_some() {
+            let message = "streams have no place for prompt_logprobs: leave stream out";
+            return Err(ApiError::invalid("prompt_logprobs", message));
+        }
         let least = if self.allows_no_tokens { 0 } else { 1 };
         let max_tokens = self.max_tokens(least, max_tokens_name)?;
         let top_k = match self.top_k {

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use super::resume;
 use super::run::SearchRun;
 use crate::api::answer::deliver::{Produce, Sink};
-use crate::api::answer::event::{AnswerEvent, ChoiceEnd, EndReason, Summary, Usage};
+use crate::api::answer::event::{AnswerEvent, ChoiceEnd, EndReason, PromptReport, Summary, Usage};
 use crate::api::answer::logprobs::token_logprob;
 use crate::api::answer::reader::{Reader, num_thought_tokens};
 use crate::api::error::ApiError;
@@ -99,6 +99,7 @@ impl SearchAnswer {
             let entries = answer.logprobs.iter().cloned();
             entries.map(|it| token_logprob(tokenizer, it)).collect()
         });
+        last.token_ids.clone_from(&answer.token_ids);
         AnswerEvent::End {
             choice: index,
             last,
@@ -179,6 +180,13 @@ impl SearchAnswer {
 
 impl Produce for SearchAnswer {
     async fn run(mut self, sink: &mut Sink<'_>) -> Result<(), ApiError> {
+        let prompt = PromptReport {
+            prompt: 0,
+            echo: None,
+            tokens: None,
+            token_ids: Some(self.run.policy.prompt_token_ids.clone()),
+        };
+        sink.send(AnswerEvent::Prompt(prompt)).await;
         let outcome = self.search(sink).await?;
         for index in 0..self.run.returned(&outcome).len() {
             let end = self.end(index, &outcome.answers[index]);

@@ -18,6 +18,15 @@ pub(super) struct ChatFormat {
     head: Head,
     /// Choices whose role was sent.
     started: Vec<bool>,
+    /// The prompt's tokens, which the first chunk of each choice tells.
+    prompt_token_ids: Option<Vec<u32>>,
+}
+
+/// What a chunk tells of the tokens since the one before.
+#[derive(Debug, Default)]
+struct Tokens {
+    logprobs: Value,
+    token_ids: Option<Vec<u32>>,
 }
 
 impl ChatFormat {
@@ -25,17 +34,36 @@ impl ChatFormat {
         Self {
             head,
             started: Vec::new(),
+            prompt_token_ids: None,
         }
     }
 
-    fn chunk(&self, index: usize, delta: Value, logprobs: Value, reason: Option<&str>) -> Frame {
-        let choice = json!({
+    fn chunk(&self, index: usize, delta: Value, tokens: Tokens, reason: Option<&str>) -> Frame {
+        let mut choice = json!({
             "index": index,
             "delta": delta,
-            "logprobs": logprobs,
+            "logprobs": tokens.logprobs,
             "finish_reason": reason,
         });
+        if let Some(token_ids) = tokens.token_ids {
+            choice["token_ids"] = token_ids.into();
+        }
         self.head.chunk(CHUNK, choice)
+    }
+
+    /// The first chunk of a choice.
+    fn role(&self, index: usize) -> Frame {
+        let choice = json!({
+            "index": index,
+            "delta": {"role": "assistant", "content": ""},
+            "logprobs": null,
+            "finish_reason": null,
+        });
+        let mut chunk = self.head.chunk_json(CHUNK, choice);
+        if let Some(token_ids) = &self.prompt_token_ids {
+            chunk["prompt_token_ids"] = token_ids.as_slice().into();
+        }
+        Frame::of(&chunk)
     }
 
     /// The role comes alone before all else of a choice, the finish reason alone after it.
@@ -45,13 +73,14 @@ impl ChatFormat {
         }
         let mut frames = Vec::new();
         if !std::mem::replace(&mut self.started[index], true) {
-            let role = json!({"role": "assistant", "content": ""});
-            frames.push(self.chunk(index, role, Value::Null, None));
+            frames.push(self.role(index));
         }
-        let mut logprobs = delta
-            .logprobs
-            .is_some()
-            .then(|| logprobs(&self.head, delta.logprobs));
+        let tells_token_ids = self.head.tells_token_ids && !delta.token_ids.is_empty();
+        let has_tokens = delta.logprobs.is_some() || tells_token_ids;
+        let mut tokens = Tokens {
+            logprobs: logprobs(&self.head, delta.logprobs),
+            token_ids: tells_token_ids.then_some(delta.token_ids),
+        };
         let mut parts = Vec::new();
         if !delta.reasoning.is_empty() {
             parts.push(thought(&delta.reasoning));
@@ -62,17 +91,17 @@ impl ChatFormat {
         for call in delta.tool_calls {
             parts.extend(call_parts(call, self.head.is_legacy));
         }
-        if parts.is_empty() && logprobs.is_some() {
+        if parts.is_empty() && has_tokens {
             parts.push(json!({}));
         }
         for part in parts {
-            // Log-probabilities come with the first part of what their tokens say.
-            let logprobs = logprobs.take().unwrap_or_default();
-            frames.push(self.chunk(index, part, logprobs, None));
+            // Tokens come with the first part of what they say.
+            let tokens = std::mem::take(&mut tokens);
+            frames.push(self.chunk(index, part, tokens, None));
         }
         if let Some(end) = end {
             let reason = Some(reason(end, self.head.is_legacy));
-            frames.push(self.chunk(index, json!({}), Value::Null, reason));
+            frames.push(self.chunk(index, json!({}), Tokens::default(), reason));
         }
         frames
     }
@@ -120,11 +149,16 @@ fn reason(end: &ChoiceEnd, is_legacy: bool) -> &'static str {
 impl Format for ChatFormat {
     fn body(&mut self, whole: Whole) -> Value {
         let prompt_logprobs = prompt_logprobs(whole.prompt(0));
+        let prompt = whole.prompt(0);
+        let prompt_token_ids = prompt.and_then(|report| report.token_ids.clone());
         let choices = whole.choices.into_iter().enumerate();
         let choices = choices.map(|(index, choice)| body_choice(&self.head, index, choice));
         let mut body = self.head.envelope(BODY, choices.collect());
         if self.head.shows_prompt_logprobs {
             body["prompt_logprobs"] = prompt_logprobs;
+        }
+        if self.head.tells_token_ids {
+            body["prompt_token_ids"] = prompt_token_ids.into();
         }
         self.head.conclude(&mut body, &whole.summary);
         body
@@ -132,8 +166,12 @@ impl Format for ChatFormat {
 
     fn frames(&mut self, event: AnswerEvent) -> Vec<Frame> {
         match event {
-            // Streams have no place for it.
-            AnswerEvent::Prompt(_) => Vec::new(),
+            // Streams have no place for log-probabilities of the prompt.
+            AnswerEvent::Prompt(report) => {
+                let token_ids = report.token_ids.filter(|_| self.head.tells_token_ids);
+                self.prompt_token_ids = token_ids;
+                Vec::new()
+            }
             AnswerEvent::Delta { choice, delta } => self.chunks(choice, delta, None),
             AnswerEvent::End { choice, last, end } => self.chunks(choice, last, Some(&end)),
             AnswerEvent::Search(progress) => vec![self.head.progress(CHUNK, &progress)],
@@ -153,6 +191,9 @@ fn body_choice(head: &Head, index: usize, choice: WholeChoice) -> Value {
     });
     if let Some(value) = choice.end.and_then(|end| end.value) {
         body["value"] = value.into();
+    }
+    if head.tells_token_ids {
+        body["token_ids"] = choice.token_ids.into();
     }
     body
 }

@@ -60,19 +60,26 @@ impl CompletionsFormat {
             }
             lists.json()
         });
-        json!({
+        let mut choice = json!({
             "index": index,
             "text": text,
             "logprobs": logprobs,
             "finish_reason": end.map(|end| end.reason.name()),
             "stop_reason": end.and_then(|end| end.stop.as_ref()).map(StopReason::json),
-        })
+        });
+        if self.head.tells_token_ids {
+            choice["token_ids"] = delta.token_ids.into();
+            let own = prompt.filter(|_| is_first);
+            choice["prompt_token_ids"] = own.and_then(|report| report.token_ids.clone()).into();
+        }
+        choice
     }
 
     fn body_choice(&mut self, index: usize, choice: WholeChoice) -> Value {
         let delta = Delta {
             text: choice.text,
             logprobs: choice.logprobs,
+            token_ids: choice.token_ids,
             ..Delta::default()
         };
         let mut body = self.choice(index, delta, choice.end.as_ref());

@@ -30,6 +30,8 @@ pub(in crate::api) struct Head {
     pub shows_special: bool,
     /// Log-probabilities name tokens by their ids (vLLM's `return_tokens_as_token_ids`).
     pub names_tokens_by_id: bool,
+    /// Answers tell the ids of their tokens and of the prompt's (vLLM's `return_token_ids`).
+    pub tells_token_ids: bool,
 }
 
 impl Head {
@@ -55,11 +57,16 @@ impl Head {
 
     /// A chunk of a stream with one choice.
     pub fn chunk(&self, object: &str, choice: Value) -> Frame {
+        Frame::of(&self.chunk_json(object, choice))
+    }
+
+    /// The same, to which something is added.
+    pub fn chunk_json(&self, object: &str, choice: Value) -> Value {
         let mut chunk = self.envelope(object, vec![choice]);
         if self.include_usage {
             chunk["usage"] = Value::Null;
         }
-        Frame::of(&chunk)
+        chunk
     }
 
     /// A chunk about a search's progress.

@@ -65,18 +65,16 @@ pub(in crate::api) struct Prompt {
 }
 
 impl Prompt {
-    /// The prompt up to the last `mark` in it, without the others; `None` when there is none. Where a template writes
-    /// a message twice, the last time is the one that an answer follows.
-    pub fn cut_at(self, mark: &str) -> Option<Self> {
-        let cut = |text: &str| Some(text[..text.rfind(mark)?].replace(mark, ""));
-        let guarded = match self.guarded {
-            Some((guard, text)) => Some((guard, cut(&text)?)),
-            None => None,
-        };
-        Some(Self {
-            text: cut(&self.text)?,
-            guarded,
-        })
+    /// Ends the prompt at the last place of `mark`, and leaves the other ones out; `None` where
+    /// there is none.
+    pub fn cut(mut self, mark: &str) -> Option<Self> {
+        let guarded = self.guarded.as_mut().map(|(_, text)| text);
+        for text in [&mut self.text].into_iter().chain(guarded) {
+            let end = text.rfind(mark)?;
+            text.truncate(end);
+            *text = text.replace(mark, "");
+        }
+        Some(self)
     }
 
     /// Token ids, of which there must be no more than `max_tokens`. The template writes the model's

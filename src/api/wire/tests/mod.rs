@@ -154,6 +154,7 @@ fn echoed() -> Vec<AnswerEvent> {
                 (first.token.clone(), None),
                 (entry("y", -1.5, "x").token, Some(entry("y", -1.5, "x"))),
             ]),
+            token_ids: None,
         }),
         AnswerEvent::Delta {
             choice: 0,
