@@ -48,6 +48,13 @@ pub const MAX_TOKENIZED: usize = 1 << 20;
 pub const DEFAULT_MAX_WORK_TIME: Duration = Duration::from_millis(500);
 /// What all branch sessions may hold.
 pub const DEFAULT_MAX_BRANCH_BYTES: usize = 256 << 20;
+/// Background responses that are made at once. Where several keys share a server, one of them has
+/// at most the part of [`KEY_SHARE`].
+pub const MAX_BACKGROUND_RESPONSES: usize = 256;
+/// Bytes of the events that all background responses with a stream keep for their readers.
+pub const MAX_EVENT_LOG_BYTES: usize = 256 << 20;
+/// Responses that one conversation may be made of.
+pub const MAX_CONVERSATION_RESPONSES: usize = 1000;
 /// Prompts of one completions request.
 pub const MAX_PROMPTS: usize = 256;
 

@@ -200,6 +200,16 @@ impl ApiError {
         }
     }
 
+    pub fn no_response(id: &str) -> Self {
+        let message = format!(
+            "there is no response {id}: it was never kept, was deleted, or is another key's"
+        );
+        Self {
+            code: Some("response_not_found"),
+            ..Self::new(StatusCode::NOT_FOUND, message)
+        }
+    }
+
     pub fn no_trace(id: &str) -> Self {
         let message =
             format!("there is no trace {id}: it was never kept, was deleted, or is another key's");

@@ -27,6 +27,7 @@ mod openai;
 mod pooling;
 mod presets;
 mod request_id;
+mod responses;
 mod router;
 mod score;
 mod searching;

@@ -20,6 +20,7 @@ use super::branches::routes as branches;
 use super::config::ServerConfig;
 use super::metrics::scrape;
 use super::openai::{chat, completions, models};
+use super::responses::{count as input_tokens, create as responses, routes as stored_responses};
 use super::state::AppState;
 use super::traces::{routes as traces, stream};
 use super::{aliases, auth, error, health, pooling, request_id, score, tokenize};
@@ -38,6 +39,14 @@ fn described() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(chat::create))
         .routes(routes!(completions::create))
+        .routes(routes!(responses::create))
+        .routes(routes!(input_tokens::count))
+        .routes(routes!(
+            stored_responses::retrieve,
+            stored_responses::delete
+        ))
+        .routes(routes!(stored_responses::cancel))
+        .routes(routes!(stored_responses::input_items))
         .routes(routes!(score::score))
         .routes(routes!(pooling::pool))
         .routes(routes!(open::open))

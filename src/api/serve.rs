@@ -103,6 +103,7 @@ async fn accept_all(listener: TcpListener, state: AppState) {
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
+    state.background().idle().await;
 }
 
 /// The next connection. Where there is no descriptor for it, somebody else's is made free, and the

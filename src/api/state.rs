@@ -15,6 +15,7 @@ use super::error::ApiError;
 use super::keys::KeyRing;
 use super::metrics::recorder::Metrics;
 use super::presets::split_model;
+use super::responses::background::Background;
 use super::served::Served;
 use super::traces::seats::Seats;
 use super::traces::store::Traces;
@@ -36,6 +37,7 @@ struct Inner {
     traces: Option<Traces>,
     work: WorkPool,
     trace_readers: Arc<Seats>,
+    background: Arc<Background>,
 }
 
 /// Shared by all handlers; the model arrives after the listener is up.
@@ -68,6 +70,7 @@ impl AppState {
                     is_shared: config.is_shared(),
                     ..PoolOptions::default()
                 }),
+                background: Arc::new(Background::new(config.is_shared())),
                 admission: Admission::new(&config),
                 places: Arc::new(Places::new(config.connections.max_connections)),
                 api_keys: KeyRing::new(&config.api_keys),
@@ -161,6 +164,11 @@ impl AppState {
     /// What requests hold at once.
     pub(super) fn admission(&self) -> &Admission {
         &self.inner.admission
+    }
+
+    /// Responses that are made without a connection.
+    pub(super) fn background(&self) -> &Arc<Background> {
+        &self.inner.background
     }
 
     /// Connections.

@@ -16,7 +16,7 @@ pub use record::{
 };
 pub use render::render;
 pub use store::{
-    Clock, DEFAULT_MAX_AGE, DEFAULT_MAX_BYTES, Filter, Listing, Order, Owner, Page, Revision,
-    StoreError, StoreOptions, Stored, Summary, Totals, TraceStore, decode_stored,
+    Clock, DEFAULT_MAX_AGE, DEFAULT_MAX_BYTES, Filter, Listing, Order, Owner, PackedResponse, Page,
+    Revision, StoreError, StoreOptions, Stored, Summary, Totals, TraceStore, decode_stored,
 };
 pub use values::{ProcessReward, Target, infer_process_rewards, infer_values};

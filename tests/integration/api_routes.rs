@@ -11,9 +11,15 @@ use crate::offline::{Offline, adapter_folder, chat, completion};
 /// A route and what it must do.
 type Case = (&'static str, &'static str, fn(&Offline));
 
-const CASES: [Case; 26] = [
+const CASES: [Case; 32] = [
     ("post", "/v1/chat/completions", chats),
     ("post", "/v1/completions", completions),
+    ("post", "/v1/responses", responds),
+    ("post", "/v1/responses/input_tokens", counts_input_tokens),
+    ("get", "/v1/responses/{id}", retrieves_responses),
+    ("delete", "/v1/responses/{id}", deletes_responses),
+    ("post", "/v1/responses/{id}/cancel", cancels_responses),
+    ("get", "/v1/responses/{id}/input_items", lists_input_items),
     ("post", "/v1/score", scores),
     ("post", "/pooling", pools),
     ("post", "/v1/branches", opens_branches),
@@ -91,6 +97,59 @@ fn completions(offline: &Offline) {
         assert_eq!(choice["logprobs"]["tokens"][0], prompt[..1]);
     }
     assert_eq!(whole["usage"]["prompt_tokens"], 6);
+}
+
+/// A response to a text.
+fn response(offline: &Offline, more: Value) -> Value {
+    let mut body = json!({"model": "m", "seed": 7, "max_output_tokens": 12, "input": "1 + 1?"});
+    let fields = body.as_object_mut().unwrap();
+    fields.extend(more.as_object().unwrap().clone());
+    offline.ask("/v1/responses", body)
+}
+
+/// Where a response is.
+fn path(response: &Value) -> String {
+    format!("/v1/responses/{}", response["id"].as_str().unwrap())
+}
+
+fn responds(offline: &Offline) {
+    let response = response(offline, json!({}));
+    assert_eq!(response["object"], "response");
+    assert_eq!(response["output"][0]["content"][0]["type"], "output_text");
+}
+
+fn counts_input_tokens(offline: &Offline) {
+    let response = response(offline, json!({"instructions": "Be brief."}));
+    let body = json!({"model": "m", "input": "1 + 1?", "instructions": "Be brief."});
+    let counted = offline.ask("/v1/responses/input_tokens", body);
+    assert_eq!(counted["object"], "response.input_tokens");
+    assert_eq!(counted["input_tokens"], response["usage"]["input_tokens"]);
+}
+
+fn retrieves_responses(offline: &Offline) {
+    let response = response(offline, json!({}));
+    assert_eq!(offline.get(&path(&response)), response);
+}
+
+fn deletes_responses(offline: &Offline) {
+    let path = path(&response(offline, json!({})));
+    assert_eq!(offline.server.delete(&path), 200);
+    assert_eq!(offline.server.get(&path).0, 404);
+}
+
+fn cancels_responses(offline: &Offline) {
+    let plain = path(&response(offline, json!({})));
+    assert_eq!(offline.post(&format!("{plain}/cancel"), json!({})).0, 400);
+    let path = path(&response(offline, json!({"background": true})));
+    let ended = offline.ask(&format!("{path}/cancel"), json!({}));
+    let known = ["cancelled", "completed", "incomplete"].map(|it| json!(it));
+    assert!(known.contains(&ended["status"]), "{ended}");
+}
+
+fn lists_input_items(offline: &Offline) {
+    let path = path(&response(offline, json!({})));
+    let list = offline.get(&format!("{path}/input_items"));
+    assert_eq!(list["data"][0]["content"][0]["text"], "1 + 1?");
 }
 
 fn scores(offline: &Offline) {

@@ -13,6 +13,7 @@ mod api_fields;
 mod api_formats;
 mod api_limits;
 mod api_params;
+mod api_responses;
 mod api_resume;
 mod api_routes;
 mod api_search;

@@ -23,7 +23,7 @@ use ponder_sandbox::{Confined, Limits};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use crate::server::{Server, start_served};
+use crate::server::{Server, start_served, start_stored};
 pub use crate::tiny::adapter_folder;
 use crate::tiny::{TEMPLATE, model_files};
 
@@ -181,6 +181,10 @@ fn schema_checker() -> SchemaChecker {
     SchemaChecker::new(Confined::new(exe, limits).unwrap(), Programs::new(2, false))
 }
 
+fn start_served_by(config: ServerConfig, served: Served) -> Server {
+    start_served(config, || served)
+}
+
 /// A server without a download.
 pub struct Offline {
     pub server: Server,
@@ -195,6 +199,22 @@ impl Offline {
     }
 
     pub fn with(config: ServerConfig) -> Self {
+        Self::with_server(config, start_served_by)
+    }
+
+    /// A server without a store.
+    pub fn without_store() -> Self {
+        Self::with_server(ServerConfig::default(), |config, served| {
+            let server = start_stored(config, None, tempfile::tempdir().unwrap());
+            server.state.set_served(served);
+            server
+        })
+    }
+
+    fn with_server(
+        config: ServerConfig,
+        start: impl FnOnce(ServerConfig, Served) -> Server,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let files = model_files(folder.path());
         let tokenizer = Tokenizer::from_files(&files).unwrap();
@@ -232,7 +252,7 @@ impl Offline {
             ..config
         };
         Self {
-            server: start_served(config, || served),
+            server: start(config, served),
             backend,
             folder,
         }

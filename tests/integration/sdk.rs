@@ -80,10 +80,12 @@ fn the_python_sdk_is_served() {
     });
     let traces = tempfile::tempdir().unwrap();
     for server in servers(traces.path()) {
-        let mut python = Command::new(folder.join("bin/python"));
-        run(python
-            .arg(source("sdk_test.py"))
-            .args([&server.base_url, KEY, MODEL]));
+        for script in ["sdk_test.py", "responses_test.py"] {
+            let mut python = Command::new(folder.join("bin/python"));
+            run(python
+                .arg(source(script))
+                .args([&server.base_url, KEY, MODEL]));
+        }
     }
 }
 
@@ -96,13 +98,18 @@ fn the_node_sdk_is_served() {
             .args(["install", "--no-audit", "--no-fund", "--no-package-lock"])
             .current_dir(folder));
     });
-    std::fs::copy(source("sdk_test.mjs"), folder.join("sdk_test.mjs")).unwrap();
+    let scripts = ["sdk_test.mjs", "responses_test.mjs"];
+    for script in scripts {
+        std::fs::copy(source(script), folder.join(script)).unwrap();
+    }
     let traces = tempfile::tempdir().unwrap();
     for server in servers(traces.path()) {
-        let mut node = Command::new("node");
-        run(node
-            .arg("sdk_test.mjs")
-            .args([&server.base_url, KEY, MODEL])
-            .current_dir(&folder));
+        for script in scripts {
+            let mut node = Command::new("node");
+            run(node
+                .arg(script)
+                .args([&server.base_url, KEY, MODEL])
+                .current_dir(&folder));
+        }
     }
 }

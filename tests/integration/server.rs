@@ -63,31 +63,10 @@ pub fn start_with(
 
 /// A server of any model, which is made once the server listens.
 pub fn start_served(config: ServerConfig, served: impl FnOnce() -> Served) -> Server {
-    install_tls();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let listener = runtime.block_on(listen("127.0.0.1:0")).unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
     // Under the target folder: the server that all tests share is never dropped.
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let store = TraceStore::open(&folder.path().join("traces.db"), StoreOptions::default());
-    let config = ServerConfig {
-        served_model_names: vec!["m".to_owned()],
-        ..config
-    };
-    let state = AppState::with_store(config, Some(store.unwrap()));
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let shutdown = async move {
-        let _ = stopped.await;
-    };
-    let task = runtime.spawn(serve(listener, state.clone(), shutdown));
-    let server = Server {
-        url,
-        state,
-        runtime,
-        stop: Some(stop),
-        task: Some(task),
-        _folder: folder,
-    };
+    let server = start_stored(config, Some(store.unwrap()), folder);
     assert_eq!(
         server.get("/ready").0,
         503,
@@ -95,6 +74,36 @@ pub fn start_served(config: ServerConfig, served: impl FnOnce() -> Served) -> Se
     );
     server.state.set_served(served());
     server
+}
+
+/// A server without a model. The folder lives as long.
+pub fn start_stored(
+    config: ServerConfig,
+    store: Option<TraceStore>,
+    folder: tempfile::TempDir,
+) -> Server {
+    install_tls();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let listener = runtime.block_on(listen("127.0.0.1:0")).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let config = ServerConfig {
+        served_model_names: vec!["m".to_owned()],
+        ..config
+    };
+    let state = AppState::with_store(config, store);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let shutdown = async move {
+        let _ = stopped.await;
+    };
+    let task = runtime.spawn(serve(listener, state.clone(), shutdown));
+    Server {
+        url,
+        state,
+        runtime,
+        stop: Some(stop),
+        task: Some(task),
+        _folder: folder,
+    }
 }
 
 pub fn options() -> EngineOptions {

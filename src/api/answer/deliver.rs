@@ -29,6 +29,14 @@ pub(in crate::api) trait Produce: Send + 'static {
 pub(in crate::api) enum Sink<'a> {
     Whole(&'a mut Whole),
     Stream(&'a mut FrameSender),
+    /// To whoever makes of them what its client asked for.
+    Events(&'a mut EventSender),
+}
+
+/// The writing half of a queue of events.
+pub(in crate::api) struct EventSender {
+    pub events: mpsc::Sender<AnswerEvent>,
+    pub is_watched: bool,
 }
 
 /// The writing half of a stream.
@@ -40,7 +48,11 @@ pub(in crate::api) struct FrameSender {
 impl Sink<'_> {
     /// Whether somebody sees the events one by one.
     pub fn is_watched(&self) -> bool {
-        matches!(self, Self::Stream(_))
+        match self {
+            Self::Whole(_) => false,
+            Self::Stream(_) => true,
+            Self::Events(sender) => sender.is_watched,
+        }
     }
 
     /// Waits for a reader who is slow. One who is gone is noticed by [`deliver`].
@@ -50,6 +62,9 @@ impl Sink<'_> {
             Self::Stream(stream) => {
                 let frames = stream.format.frames(event);
                 stream.write(frames).await;
+            }
+            Self::Events(sender) => {
+                let _ = sender.events.send(event).await;
             }
         }
     }

@@ -6,6 +6,7 @@ mod completions;
 pub(super) mod envelope;
 pub(super) mod format;
 mod offsets;
+pub(super) mod responses;
 #[cfg(test)]
 mod tests;
 

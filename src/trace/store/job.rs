@@ -5,6 +5,7 @@ use tokio::sync::oneshot;
 
 use super::columns::{Columns, Encoded, Entry, hash};
 use super::query::find;
+use super::responses::{self, PackedResponse};
 use super::{Owner, StoreError};
 use crate::trace::record::TraceRecord;
 
@@ -25,6 +26,16 @@ pub(super) enum Command {
     Delete {
         id: String,
         owner: Owner,
+        done: Done<()>,
+    },
+    PutResponse {
+        row: PackedResponse,
+        owner: u64,
+        done: Done<()>,
+    },
+    DeleteResponse {
+        id: String,
+        owner: u64,
         done: Done<()>,
     },
     /// Makes indexes again from their table.
@@ -65,6 +76,8 @@ pub(super) fn unanswered(command: Command) -> Answer {
     let (Command::Put { done, .. }
     | Command::Delete { done, .. }
     | Command::Revise { done, .. }
+    | Command::PutResponse { done, .. }
+    | Command::DeleteResponse { done, .. }
     | Command::Rebuild { done, .. }) = command;
     let result = Err(StoreError::Closed);
     Answer { done, result }
@@ -79,6 +92,8 @@ pub(super) struct Job<'t> {
     /// The number of the latest write, and the compressed bytes of all traces.
     pub seq: u64,
     pub bytes: i64,
+    /// Compressed bytes of all responses.
+    pub response_bytes: i64,
 }
 
 impl Job<'_> {
@@ -91,6 +106,12 @@ impl Job<'_> {
             } => (done, self.whole(|job| job.put(*record, owner))),
             Command::Revise { revision, done } => (done, self.whole(|job| job.revise(*revision))),
             Command::Delete { id, owner, done } => (done, self.whole(|job| job.delete(&id, owner))),
+            Command::PutResponse { row, owner, done } => {
+                (done, self.whole(|job| job.put_response(&row, owner)))
+            }
+            Command::DeleteResponse { id, owner, done } => {
+                (done, self.whole(|job| job.delete_response(&id, owner)))
+            }
             Command::Rebuild { indexes, done } => (done, self.whole(|job| job.rebuild(&indexes))),
         };
         Answer { done, result }
@@ -101,13 +122,13 @@ impl Job<'_> {
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let (seq, bytes) = (self.seq, self.bytes);
+        let before = (self.seq, self.bytes, self.response_bytes);
         self.transaction
             .prepare_cached("SAVEPOINT command")?
             .execute([])?;
         let result = work(self);
         if result.is_err() {
-            (self.seq, self.bytes) = (seq, bytes);
+            (self.seq, self.bytes, self.response_bytes) = before;
             // A full disk may have taken the whole transaction back already.
             let _ = self.transaction.execute_batch("ROLLBACK TO command");
         }
@@ -192,6 +213,16 @@ impl Job<'_> {
         let bytes = size(self.transaction, place.seq)?;
         remove(self.transaction, place.seq)?;
         self.bytes -= bytes;
+        Ok(())
+    }
+
+    fn put_response(&mut self, row: &PackedResponse, owner: u64) -> Result<(), StoreError> {
+        self.response_bytes += responses::put(self.transaction, row, owner)?;
+        Ok(())
+    }
+
+    fn delete_response(&mut self, id: &str, owner: u64) -> Result<(), StoreError> {
+        self.response_bytes -= responses::delete(self.transaction, id, owner)?;
         Ok(())
     }
 

@@ -18,6 +18,7 @@ mod job;
 mod numbers;
 mod payload;
 mod query;
+mod responses;
 mod scan;
 mod schema;
 mod writer;
@@ -36,6 +37,7 @@ use clock::Retention;
 pub use error::StoreError;
 pub use job::Revision;
 pub use query::{Filter, Listing, Order, Page, Stored, Summary, Totals};
+pub use responses::PackedResponse;
 
 use super::outcome::OutcomeUpdate;
 use super::record::TraceRecord;
@@ -94,6 +96,7 @@ struct Inner {
     thread: Mutex<Option<JoinHandle<()>>>,
     damage: DamageLog,
     checker: Checker,
+    keeps_texts: bool,
 }
 
 /// A cloneable handle. Methods that are not `async` block on the disk.
@@ -115,7 +118,7 @@ impl TraceStore {
             })?;
         }
         let connection = schema::open(path)?;
-        let retention = Retention::of(&options);
+        let (retention, keeps_texts) = (Retention::of(&options), !options.redact);
         let (suspicion, suspicions) = Suspicion::channel();
         let checker = Checker::new(Some(suspicion.clone()));
         let (writer, last) = Writer::new(connection, options, suspicion)?;
@@ -135,6 +138,7 @@ impl TraceStore {
             thread: Mutex::new(Some(thread)),
             damage: DamageLog::default(),
             checker,
+            keeps_texts,
         });
         let started = inner.checker.start(Arc::downgrade(&inner), suspicions);
         started.map_err(failed)?;
@@ -164,6 +168,7 @@ impl TraceStore {
                 thread: Mutex::new(None),
                 damage: DamageLog::default(),
                 checker: Checker::none(),
+                keeps_texts: true,
             }),
         })
     }

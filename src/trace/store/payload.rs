@@ -2,6 +2,8 @@
 
 use std::io::Read;
 
+use serde::Serialize;
+
 use super::StoreError;
 use crate::trace::record::TraceRecord;
 
@@ -13,6 +15,11 @@ pub(super) const MAX_RECORD_BYTES: usize = 256 << 20;
 
 /// A record's bytes for the file.
 pub(super) fn encode(record: &TraceRecord) -> Result<Vec<u8>, StoreError> {
+    pack(record)
+}
+
+/// Anything's bytes for the file.
+pub(super) fn pack(record: &impl Serialize) -> Result<Vec<u8>, StoreError> {
     let failed = |error: &dyn std::fmt::Display| StoreError::Failed(error.to_string());
     let json = serde_json::to_vec(record).map_err(|error| failed(&error))?;
     if json.len() > MAX_RECORD_BYTES {

@@ -52,6 +52,22 @@ const MIGRATIONS: &[&str] = &[
     INSERT OR IGNORE INTO counters
         SELECT 'reserved_seq', iif(value > 0, value + 65536, 0) FROM counters WHERE name = 'last_seq';
 ",
+    "
+    CREATE TABLE IF NOT EXISTS responses (
+        -- In the order of their beginnings.
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        -- Of the API key.
+        owner INTEGER NOT NULL,
+        created INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
+        row_hash BLOB NOT NULL,
+        payload_hash BLOB NOT NULL,
+        -- The response and its input as JSON, compressed by zstd.
+        payload BLOB NOT NULL
+    );
+    CREATE INDEX IF NOT EXISTS responses_created ON responses (created);
+",
 ];
 /// The first version whose rows have checksums.
 const CHECKED: i64 = 2;
@@ -122,7 +138,8 @@ fn migrate(connection: &Connection) -> Result<(), rusqlite::Error> {
     for migration in MIGRATIONS.iter().skip(applied) {
         transaction.execute_batch(migration)?;
     }
-    if found == 0 {
+    let is_checked = found == 0 || found >= CHECKED;
+    if is_checked && applied < MIGRATIONS.len() {
         transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
     }
     transaction.commit()?;
@@ -174,7 +191,7 @@ fn stamp(connection: &Connection) -> Result<bool, rusqlite::Error> {
         }
     }
     if num_rows == 0 {
-        transaction.pragma_update(None, "user_version", CHECKED)?;
+        transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
     }
     transaction.commit()?;
     Ok(num_rows == 0)

@@ -2,6 +2,7 @@ mod damage;
 mod indexes;
 mod numbers;
 mod pages;
+mod responses;
 mod support;
 mod versions;
 

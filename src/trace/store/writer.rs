@@ -11,7 +11,7 @@ use super::clock::Retention;
 use super::job::{Answer, Command, Job, remove, size_sql, unanswered};
 use super::numbers::Numbers;
 use super::query::entry;
-use super::{StoreError, StoreOptions};
+use super::{StoreError, StoreOptions, responses};
 
 /// Commands of one commit.
 const MAX_BATCH: usize = 256;
@@ -24,6 +24,8 @@ pub(super) struct Writer {
     retention: Retention,
     /// Compressed bytes of all committed traces.
     bytes: u64,
+    /// The same of all responses.
+    response_bytes: u64,
     /// When old traces were deleted last.
     retained: Option<Instant>,
     numbers: Numbers,
@@ -39,6 +41,7 @@ impl Writer {
     ) -> Result<(Self, u64), StoreError> {
         let sql = format!("SELECT coalesce(sum({}), 0) FROM traces", size_sql());
         let bytes: i64 = connection.query_row(&sql, [], |row| row.get(0))?;
+        let response_bytes = responses::total(&connection)?;
         let numbers = Numbers::open(&connection)?;
         let last = numbers.floor();
         let writer = Self {
@@ -46,6 +49,7 @@ impl Writer {
             retention: Retention::of(&options),
             options,
             bytes: bytes as u64,
+            response_bytes,
             retained: None,
             numbers,
             suspicion,
@@ -70,7 +74,8 @@ impl Writer {
             if !batch.is_empty() {
                 self.write(&mut batch, changed);
             }
-            if self.time_to_retention().is_zero() || self.bytes > self.options.max_bytes {
+            let bytes = self.bytes.saturating_add(self.response_bytes);
+            if self.time_to_retention().is_zero() || bytes > self.options.max_bytes {
                 self.retained = Some(Instant::now());
                 if let Err(error) = self.retain() {
                     if matches!(error, StoreError::Unreadable(_)) {
@@ -134,6 +139,7 @@ impl Writer {
             oldest: self.retention.oldest(),
             seq,
             bytes: self.bytes as i64,
+            response_bytes: self.response_bytes as i64,
         };
         while let Some(command) = commands.next() {
             answers.push(job.run(command));
@@ -145,6 +151,7 @@ impl Writer {
             }
         }
         let (last, bytes) = (job.seq, job.bytes);
+        let response_bytes = job.response_bytes;
         transaction.execute(
             "UPDATE counters SET value = ?1 WHERE name = 'last_seq'",
             [last as i64],
@@ -152,22 +159,34 @@ impl Writer {
         transaction.commit()?;
         self.numbers.advance(last);
         self.bytes = bytes.max(0) as u64;
+        self.response_bytes = response_bytes.max(0) as u64;
         Ok(last)
     }
 
-    /// Deletes what is too old or too much, the oldest first: all of it or, on an error, nothing.
+    /// Deletes what is too old or too much, the oldest first: all of it or, on an error, nothing. Where there is too
+    /// much, responses have half of the room at most.
     fn retain(&mut self) -> Result<(), StoreError> {
         let oldest = i64::try_from(self.retention.oldest()).unwrap_or(i64::MAX);
         let transaction =
             Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?;
-        let (mut bytes, mut num_deleted) = (self.bytes, 0);
+        let max_bytes = self.options.max_bytes;
+        let (mut bytes, mut response_bytes) = (self.bytes, self.response_bytes);
+        let most = (max_bytes / 2).max(max_bytes.saturating_sub(bytes));
+        let oldest_response = self.retention.oldest();
+        let num_responses =
+            responses::retire(&transaction, oldest_response, most, &mut response_bytes)?;
+        let mut num_deleted = 0;
         let mut place = (i64::MIN, i64::MIN);
         loop {
             let expired = expired(&transaction, oldest, &mut place)?;
             let batch = match expired {
                 Some(batch) => batch,
                 None => {
-                    let excess = excess(&transaction, bytes, self.options.max_bytes)?;
+                    let excess = excess(
+                        &transaction,
+                        bytes,
+                        max_bytes.saturating_sub(response_bytes),
+                    )?;
                     let batch = first_of(&transaction, excess)?;
                     if batch.is_empty() {
                         break;
@@ -183,8 +202,9 @@ impl Writer {
         }
         transaction.commit()?;
         self.bytes = bytes;
-        if num_deleted > 0 {
-            tracing::info!("{num_deleted} old traces were deleted");
+        self.response_bytes = response_bytes;
+        if num_deleted + num_responses > 0 {
+            tracing::info!("{num_deleted} old traces and {num_responses} responses were deleted");
             self.connection
                 .execute_batch("PRAGMA incremental_vacuum;")?;
         }
