@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use crate::api::detect_output;
 use crate::text::{ChatTemplate, OutputFormat, ReasoningFormat, Tokenizer, ToolFormat};
 
 /// Reads nothing, whatever the template says.
@@ -32,8 +33,7 @@ impl OutputArgs {
         template: Option<&ChatTemplate>,
         tokenizer: &Tokenizer,
     ) -> OutputFormat {
-        let detected = template.map(|it| OutputFormat::detect(it.source(), tokenizer));
-        let mut format = detected.unwrap_or_default();
+        let mut format = detect_output(template, tokenizer);
         if let Some(ToolCallParser(tools)) = &self.tool_call_parser {
             format.tools = *tools;
         }

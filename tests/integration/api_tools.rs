@@ -409,27 +409,30 @@ fn what_cannot_be_is_refused() {
     }
 }
 
-/// A small model leaves the mark out: what is enforced has it, and what is not is found without.
+/// A small model leaves the mark out; what is enforced is enforced so, too.
 #[test]
 fn calls_without_marks() {
     let server = server();
     let bare = "{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Oslo\"}}";
-    let choice = choice(server, say(bare, tools()));
-    assert_eq!(calls(&choice["message"]), json!([oslo()]));
     let mut strict = tools();
     strict["tools"][0]["function"]["strict"] = json!(true);
-    let script = format!("{bare}{OR}Sunny!");
-    let (status, answer) = server.post(CHAT, say(&script, strict.clone()));
-    assert_eq!(status, 200, "{answer}");
-    let message = &answer["choices"][0]["message"];
-    assert_eq!(
-        message["content"], "Sunny!",
-        "an unmarked call cannot be kept to its schema"
-    );
-    // With its mark it is.
-    let wrong = OSLO.replace("\"city\"", "\"town\"");
-    let (_, answer) = server.post(CHAT, say(&wrong, with(strict, "max_tokens", json!(200))));
-    let call = &answer["choices"][0]["message"]["tool_calls"][0]["function"];
-    let arguments = call["arguments"].as_str().unwrap();
-    assert!(arguments.starts_with("{\"city\": \""), "{answer}");
+    strict["max_tokens"] = json!(200);
+    for more in [tools(), strict.clone()] {
+        let choice = choice(server, say(bare, more));
+        assert_eq!(calls(&choice["message"]), json!([oslo()]));
+        assert_eq!(choice["finish_reason"], "tool_calls");
+    }
+    for script in [OSLO, bare] {
+        let wrong = script.replace("\"city\"", "\"town\"");
+        let (_, answer) = server.post(CHAT, say(&wrong, strict.clone()));
+        let call = &answer["choices"][0]["message"]["tool_calls"][0]["function"];
+        let arguments = call["arguments"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{answer}"));
+        assert!(arguments.starts_with("{\"city\": \""), "{answer}");
+    }
+    // Made-up marks are not.
+    let made_up = format!("<tools>{bare}</tools>{OR}Sunny!");
+    let said = choice(server, say(&made_up, strict));
+    assert_eq!(said["message"]["content"], "Sunny!");
 }

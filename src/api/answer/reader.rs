@@ -30,7 +30,7 @@ pub(in crate::api) struct ReadingRules {
     pub visible: Vec<u32>,
     /// The tools that the request offers, as OpenAI has them.
     pub tools: Arc<[Value]>,
-    /// Calls count without their marks, too: no grammar has kept the model to them.
+    /// Calls count without their marks, too: no JSON is asked for that could look like one.
     pub reads_unmarked: bool,
 }
 

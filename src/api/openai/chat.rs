@@ -148,8 +148,12 @@ fn prepare(
         return Err(ApiError::invalid("messages", message));
     }
     let prompt = conversation(served, &request.messages, tools.shown.as_deref(), rendering)?;
-    let fields = (structured, tools, &reasoning);
-    let shape = of_chat((served, &shared), &prompt.text, fields, budget)?;
+    let shape = of_chat(
+        (served, &shared),
+        &prompt.text,
+        (structured, tools, &reasoning),
+        budget,
+    )?;
     let question = question(&request.messages);
     let source = source(&mut request);
     let add_special = shared.add_special_tokens.unwrap_or(false);

@@ -52,9 +52,7 @@ pub(super) fn of_chat(
     let field = field(structured.as_ref(), calls.as_ref(), reasoning);
     let asked = asked(structured.as_ref(), calls.as_ref(), reasoning);
     let asked = restrictions(asked, shared);
-    let is_enforced = calls
-        .as_ref()
-        .is_some_and(|calls| calls.is_enforced || structured.is_some());
+    let has_form = structured.is_some();
     let rest = constraint(served, structured, calls.as_ref(), budget)?;
     let format = OutputFormat {
         tools: calls.as_ref().map(|calls| calls.grammar.format),
@@ -75,7 +73,7 @@ pub(super) fn of_chat(
                 false => 1,
             },
             tools: tools.shown.unwrap_or_default().into(),
-            reads_unmarked: !is_enforced,
+            reads_unmarked: !has_form,
             is_named: calls.as_ref().is_some_and(|calls| calls.is_named),
             ..ReadingRules::of(format, &served.tokenizer)
         },
@@ -101,11 +99,7 @@ fn constraint(
         }
         (None, Some(calls)) if calls.is_enforced => {
             let constraint = compile_calls(calls, calls.grammar.clone())?;
-            Ok(Some(with_own_mark(
-                served,
-                calls.grammar.format,
-                constraint,
-            )))
+            unmarked(served, calls, constraint, budget).map(Some)
         }
         (None, Some(_)) => Ok(None),
         (Some(structured), calls) => {
@@ -123,19 +117,40 @@ fn constraint(
     }
 }
 
-/// Calls that only the format's own mark begins: where small models leave the mark out, a grammar sees text.
-fn with_own_mark(
+/// Small models leave the mark of Hermes' calls out, and a grammar sees text there. So an answer that begins with an
+/// object is a call, too, and one that begins with what else stands for the mark is not allowed.
+fn unmarked(
     served: &Served,
-    format: ToolFormat,
+    calls: &Calls,
     constraint: Box<dyn TokenConstraint>,
-) -> Box<dyn TokenConstraint> {
-    match format {
-        ToolFormat::Hermes => {
-            let vocab_size = served.engine.model_info().vocab_size;
-            with_mark(constraint, "<tool_call>", &served.tokenizer, vocab_size)
-        }
-        _ => constraint,
+    budget: &Budget,
+) -> Result<Box<dyn TokenConstraint>, ApiError> {
+    if calls.grammar.format != ToolFormat::Hermes {
+        return Ok(constraint);
     }
+    let vocab_size = served.engine.model_info().vocab_size;
+    let marked = with_mark(constraint, "<tool_call>", &served.tokenizer, vocab_size);
+    let Some(schema) = object_of_call(&calls.grammar) else {
+        return Ok(marked);
+    };
+    let strict = calls.grammar.tools.iter().any(|tool| tool.strict);
+    let grammar = Grammar::JsonSchema { schema, strict };
+    let object = compile(served, &grammar, calls.field, budget)?;
+    Ok(either(marked, object))
+}
+
+/// The schema of one call without its mark. `None` where a tool's schema refers to its own root.
+fn object_of_call(grammar: &ToolGrammar) -> Option<Value> {
+    let tools = grammar.tools.iter().map(|tool| {
+        let arguments = match &tool.parameters {
+            Value::Null => json!({"type": "object"}),
+            parameters => parameters.clone(),
+        };
+        json!({"type": "object", "properties": {"name": {"const": tool.name}, "arguments": arguments},
+            "required": ["name", "arguments"], "additionalProperties": false})
+    });
+    let schema = json!({"anyOf": tools.collect::<Vec<_>>()});
+    (!schema.to_string().contains("\"$ref\"")).then_some(schema)
 }
 
 /// The field that asks for a constraint.

@@ -102,9 +102,8 @@ impl SearchRun {
         let budget = spec.budget.ms.map(Duration::from_millis);
         let budget = budget.and_then(|budget| Deadline::after(budget).instant());
         let mut policy = policy_of(served, generation, budget, spec.budget.tokens);
-        policy.params.hidden_state = scorer
-            .as_ref()
-            .is_some_and(|scorer| scorer.taps().hidden_state);
+        let taps = scorer.as_ref().map(|scorer| scorer.taps());
+        policy.params.hidden_state = taps.is_some_and(|taps| taps.hidden_state);
         let max_tokens = policy.params.max_tokens.min(1 << 20);
         state
             .metrics()

@@ -41,15 +41,22 @@ fn schema(strict: bool) -> Grammar {
     }
 }
 
+/// Each of the fields is that grammar.
+fn check(cases: Vec<(StructuredFields, Option<Grammar>)>) {
+    for (fields, expected) in cases {
+        assert_eq!(grammar(&fields), expected, "{fields:?}");
+    }
+}
+
 #[test]
-fn every_name_is_a_grammar() {
+fn openai_s_names_are_grammars() {
     let object = json!({"type": "object"});
     let openai = |strict: Value| {
         format(json!({"type": "json_schema", "json_schema":
             {"name": "it", "schema": object, "strict": strict}}))
     };
     let default = StructuredFields::default;
-    for (fields, expected) in [
+    check(vec![
         (default(), None),
         (format(json!(null)), None),
         (format(json!({"type": "text"})), None),
@@ -67,6 +74,18 @@ fn every_name_is_a_grammar() {
             format(json!({"type": "json_schema", "json_schema": {"name": "it"}})),
             Some(Grammar::JsonObject),
         ),
+    ]);
+    let tag = json!({"type": "structural_tag", "format": {}});
+    assert_eq!(
+        grammar(&format(tag.clone())),
+        Some(Grammar::StructuralTag(tag))
+    );
+}
+
+#[test]
+fn structured_outputs_are_grammars() {
+    let object = json!({"type": "object"});
+    check(vec![
         (outputs(json!({"json": object})), Some(schema(false))),
         (
             outputs(json!({"json": object.to_string()})),
@@ -92,6 +111,14 @@ fn every_name_is_a_grammar() {
             outputs(json!({"structural_tag": "{\"type\": \"structural_tag\"}"})),
             Some(Grammar::StructuralTag(json!({"type": "structural_tag"}))),
         ),
+    ]);
+}
+
+#[test]
+fn older_names_and_llama_cpp_s_are_grammars() {
+    let object = json!({"type": "object"});
+    let default = StructuredFields::default;
+    check(vec![
         (
             StructuredFields {
                 guided_json: Some(object.clone()),
@@ -155,19 +182,18 @@ fn every_name_is_a_grammar() {
             },
             Some(schema(false)),
         ),
-    ] {
-        assert_eq!(grammar(&fields), expected, "{fields:?}");
+    ]);
+}
+
+/// Each is refused with the name of its field.
+fn check_refused(cases: Vec<(StructuredFields, &str)>) {
+    for (fields, field) in cases {
+        assert_eq!(refused(&fields), field, "{fields:?}");
     }
-    let tag = json!({"type": "structural_tag", "format": {}});
-    assert_eq!(
-        grammar(&format(tag.clone())),
-        Some(Grammar::StructuralTag(tag))
-    );
 }
 
 #[test]
-fn bad_fields_are_named() {
-    let default = StructuredFields::default;
+fn bad_formats_are_named() {
     let named = |more: Value| {
         let mut schema = json!({"name": "it", "schema": {}});
         for (name, value) in more.as_object().unwrap() {
@@ -175,7 +201,7 @@ fn bad_fields_are_named() {
         }
         format(json!({"type": "json_schema", "json_schema": schema}))
     };
-    for (fields, field) in [
+    check_refused(vec![
         (format(json!("json")), "response_format"),
         (format(json!({})), "response_format.type"),
         (format(json!({"type": "yaml"})), "response_format.type"),
@@ -203,6 +229,12 @@ fn bad_fields_are_named() {
             named(json!({"description": 1})),
             "response_format.json_schema.description",
         ),
+    ]);
+}
+
+#[test]
+fn bad_structured_outputs_are_named() {
+    check_refused(vec![
         (outputs(json!("json")), "structured_outputs"),
         (outputs(json!({})), "structured_outputs"),
         (outputs(json!({"json_object": false})), "structured_outputs"),
@@ -227,6 +259,13 @@ fn bad_fields_are_named() {
             "structured_outputs.whitespace_pattern",
         ),
         (outputs(json!({"yaml": 1})), "structured_outputs.yaml"),
+    ]);
+}
+
+#[test]
+fn bad_fields_of_other_names_are_named() {
+    let default = StructuredFields::default;
+    check_refused(vec![
         (
             StructuredFields {
                 guided_json: Some(json!(1)),
@@ -270,9 +309,7 @@ fn bad_fields_are_named() {
             },
             "guided_regex",
         ),
-    ] {
-        assert_eq!(refused(&fields), field, "{fields:?}");
-    }
+    ]);
 }
 
 #[test]

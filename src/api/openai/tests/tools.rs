@@ -110,6 +110,13 @@ fn templates_see_parameters_always() {
     assert_eq!(shown[0]["function"]["parameters"], expected);
 }
 
+/// Each is refused with the name of its field.
+fn check_refused(cases: Vec<(ToolFields, &str)>) {
+    for (fields, field) in cases {
+        assert_eq!(refused(fields.clone()), field, "{fields:?}");
+    }
+}
+
 #[test]
 fn bad_tools_are_named() {
     let auto = |tools: Value| fields(tools, json!("auto"));
@@ -120,10 +127,7 @@ fn bad_tools_are_named() {
         }
         auto(json!([tool]))
     };
-    let chosen = |choice: Value| fields(json!([tool("a")]), choice);
-    let function = |name: &str| json!({"type": "function", "function": {"name": name}});
-    let allowed = |inner: Value| chosen(json!({"type": "allowed_tools", "allowed_tools": inner}));
-    for (fields, field) in [
+    check_refused(vec![
         (auto(json!([1])), "tools[0]"),
         (auto(json!([{}])), "tools[0].type"),
         (auto(json!([{"type": "web_search"}])), "tools[0].type"),
@@ -153,6 +157,26 @@ fn bad_tools_are_named() {
             auto((0..129).map(|it| tool(&format!("t{it}"))).collect()),
             "tools",
         ),
+    ]);
+    // A model whose calls nobody can read.
+    let error = auto(json!([tool("a")])).plan(None).unwrap_err();
+    assert_eq!(error.param.as_deref(), Some("tools"));
+    assert!(error.message.contains("--tool-call-parser"));
+    assert!(
+        fields(json!([tool("a")]), json!("none"))
+            .plan(None)
+            .unwrap()
+            .calls
+            .is_none()
+    );
+}
+
+#[test]
+fn bad_choices_are_named() {
+    let chosen = |choice: Value| fields(json!([tool("a")]), choice);
+    let function = |name: &str| json!({"type": "function", "function": {"name": name}});
+    let allowed = |inner: Value| chosen(json!({"type": "allowed_tools", "allowed_tools": inner}));
+    check_refused(vec![
         (chosen(json!("any")), "tool_choice"),
         (chosen(json!(1)), "tool_choice"),
         (chosen(json!({})), "tool_choice.type"),
@@ -179,20 +203,7 @@ fn bad_tools_are_named() {
             "tool_choice",
         ),
         (fields(json!([]), json!("required")), "tool_choice"),
-    ] {
-        assert_eq!(refused(fields.clone()), field, "{fields:?}");
-    }
-    // A model whose calls nobody can read.
-    let error = auto(json!([tool("a")])).plan(None).unwrap_err();
-    assert_eq!(error.param.as_deref(), Some("tools"));
-    assert!(error.message.contains("--tool-call-parser"));
-    assert!(
-        fields(json!([tool("a")]), json!("none"))
-            .plan(None)
-            .unwrap()
-            .calls
-            .is_none()
-    );
+    ]);
 }
 
 #[test]
