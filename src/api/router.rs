@@ -16,8 +16,10 @@ use super::admission::layer as admission;
 use super::branches::open;
 use super::branches::routes as branches;
 use super::config::ServerConfig;
+use super::embeddings::route as embeddings;
 use super::metrics::scrape;
 use super::openai::{chat, completions, models};
+use super::rerank::{routes as rerank, score as text_score};
 use super::state::AppState;
 use super::traces::{routes as traces, stream};
 use super::{auth, error, health, pooling, score, tokenize};
@@ -33,6 +35,11 @@ fn described() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(chat::create))
         .routes(routes!(completions::create))
+        .routes(routes!(embeddings::create))
+        .routes(routes!(rerank::rerank))
+        .routes(routes!(rerank::rerank_unversioned))
+        .routes(routes!(rerank::rerank_v2))
+        .routes(routes!(text_score::score_texts))
         .routes(routes!(score::score))
         .routes(routes!(pooling::pool))
         .routes(routes!(open::open))

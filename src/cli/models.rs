@@ -23,6 +23,7 @@ pub(super) fn list(as_json: bool) -> anyhow::Result<()> {
                     "bytes": entry.bytes,
                     "context": entry.context,
                     "chat": entry.is_chat,
+                    "embeddings_only": entry.is_encoder(),
                     "licence": entry.licence,
                     "sha256": entry.sha256,
                 })
@@ -41,7 +42,11 @@ pub(super) fn list(as_json: bool) -> anyhow::Result<()> {
             entry.name,
             entry.bytes / 1_000_000,
             entry.context,
-            if entry.is_chat { "yes" } else { "no" },
+            match (entry.is_encoder(), entry.is_chat) {
+                (true, _) => "vector",
+                (false, true) => "yes",
+                (false, false) => "no",
+            },
             if entry.is_cached() { "yes" } else { "no" },
             entry.licence,
             if entry.name == DEFAULT_MODEL {

