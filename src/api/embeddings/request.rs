@@ -58,7 +58,7 @@ pub struct EmbeddingRequest {
     /// Keep so many of the vector's first values, and make what is left a unit vector again.
     #[schema(minimum = 1)]
     pub dimensions: Option<u64>,
-    /// Who the end user is; changes nothing here.
+    /// Who the end user is, for the log.
     pub user: Option<String>,
     /// Cut longer texts to so many tokens, -1 for the most that the model reads; without it they are refused.
     #[schema(minimum = -1)]

@@ -34,6 +34,7 @@ pub(in crate::api) async fn create(
     SizedBody(request, num_bytes): SizedBody<EmbeddingRequest>,
 ) -> Result<Response, ApiError> {
     let started = Instant::now();
+    tracing::debug!(user = request.user, "embeddings");
     let target = target::find(&state, tenant, request.model.as_deref(), embedder)?;
     let num_texts = request.input.check()?;
     let finish = Finish {

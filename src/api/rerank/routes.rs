@@ -63,7 +63,7 @@ pub struct RerankRequest {
     pub truncate_prompt_tokens: Option<i64>,
     /// What makes a document relevant, for a judge.
     pub instruction: Option<String>,
-    /// Who the end user is; changes nothing here.
+    /// Who the end user is, for the log.
     pub user: Option<String>,
 }
 
@@ -163,6 +163,7 @@ async fn answer(
     work: Causes,
 ) -> Result<Json<RerankResponse>, ApiError> {
     let started = Instant::now();
+    tracing::debug!(user = request.user, "rerank");
     let target = find(state, work.tenant, request.model.as_deref())?;
     let num_documents = request.documents.len();
     if num_documents == 0 || num_documents > MAX_DOCUMENTS {

@@ -39,7 +39,7 @@ pub struct TextScoreRequest {
     /// Cut longer texts so that the model reads so many tokens, -1 for what it can; without it they are refused.
     #[schema(minimum = -1)]
     pub truncate_prompt_tokens: Option<i64>,
-    /// Who the end user is; changes nothing here.
+    /// Who the end user is, for the log.
     pub user: Option<String>,
 }
 
@@ -74,6 +74,7 @@ pub(in crate::api) async fn score_texts(
     SizedBody(request, num_bytes): SizedBody<TextScoreRequest>,
 ) -> Result<Json<TextScoreResponse>, ApiError> {
     let started = Instant::now();
+    tracing::debug!(user = request.user, "score");
     let target = find(&state, tenant, request.model.as_deref())?;
     let (queries, documents) = (request.text_1.into_vec(), request.text_2.into_vec());
     let pairs = pairs(queries.len(), documents.len())?;
