@@ -9,8 +9,8 @@ use super::engine_args::EngineArgs;
 use super::setup::{locate, model_name};
 use crate::api::ServedEncoders;
 use crate::encoding::{EncoderKind, EncoderOptions, ServedEncoder, WorkerOptions};
-use crate::model::Pooling;
 use crate::model::encoder::{SentenceConfig, is_encoder};
+use crate::model::{ModelFiles, Pooling};
 
 /// Texts that may wait for an encoder: with the longest texts, 32 MB of tokens.
 const DEFAULT_MAX_QUEUED_TEXTS: usize = 16_384;
@@ -130,12 +130,13 @@ impl EncoderArgs {
             return Ok(pooling.into());
         }
         let path = locate(&engine.model)?;
+        // What cannot be read of it is no reason not to write answers.
         let declared = match path.is_dir() {
-            // What cannot be read of it is no reason not to write answers.
-            true => SentenceConfig::read(&path).ok(),
-            false => None,
+            true => SentenceConfig::read(&path)
+                .ok()
+                .and_then(|config| config.pooling),
+            false => gguf_pooling(&path),
         };
-        let declared = declared.and_then(|config| config.pooling);
         let known = declared.filter(|pooling| *pooling != Pooling::Max);
         Ok(known.unwrap_or(Pooling::Last))
     }
@@ -146,4 +147,19 @@ fn load_one(name: &str, path: &Path, options: EncoderOptions) -> anyhow::Result<
         bail!("it is no folder of a BERT: config.json must say \"model_type\": \"bert\"");
     }
     Ok(ServedEncoder::load(name, path, options)?)
+}
+
+/// What a GGUF file declares, in llama.cpp's numbers.
+fn gguf_pooling(path: &Path) -> Option<Pooling> {
+    let ModelFiles::Gguf(file) = ModelFiles::open(path).ok()? else {
+        return None;
+    };
+    let metadata = file.metadata();
+    let architecture = metadata.get_str("general.architecture")?;
+    match metadata.get_u64(&format!("{architecture}.pooling_type"))? {
+        1 => Some(Pooling::Mean),
+        2 => Some(Pooling::Cls),
+        3 => Some(Pooling::Last),
+        _ => None,
+    }
 }

@@ -1,16 +1,14 @@
 //! The thread that owns an encoder, and the way to it.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use tokio::sync::oneshot;
-
-use super::queue::{TextQueue, Texts};
-use crate::model::encoder::EncodeError;
+use super::queue::TextQueue;
+use super::request::{Request, Sequence, Waiting, lock};
+use crate::model::encoder::{EncodeError, EncoderConfig};
 use crate::model::{Encoder, EncoderInput, Pooling};
 
 /// Tokens of one batch: enough to keep all threads busy, few enough that a short text does not wait long.
@@ -40,14 +38,6 @@ pub enum EncodingError {
     Failed,
 }
 
-/// Tokens of a text or of a pair.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Sequence {
-    pub token_ids: Vec<u32>,
-    /// Tokens from here on belong to the second text.
-    pub second_from: usize,
-}
-
 /// What an encoder has done so far, and what waits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EncoderStats {
@@ -55,43 +45,6 @@ pub struct EncoderStats {
     pub num_texts: u64,
     pub num_tokens: u64,
     pub num_batches: u64,
-}
-
-type Answer = Result<Vec<Vec<f32>>, EncodingError>;
-
-/// One request's texts and what came of them.
-struct Request {
-    sequences: Vec<Sequence>,
-    results: Mutex<Results>,
-}
-
-struct Results {
-    vectors: Vec<Vec<f32>>,
-    num_missing: usize,
-    /// Taken with the answer.
-    sender: Option<oneshot::Sender<Answer>>,
-}
-
-/// A request in the queue, with the texts that were not taken yet.
-struct Waiting {
-    request: Arc<Request>,
-    /// Longest first, so that batches are full.
-    left: VecDeque<usize>,
-}
-
-impl Texts for Waiting {
-    fn next_len(&self) -> Option<usize> {
-        let next = self.left.front()?;
-        Some(self.request.sequences[*next].token_ids.len())
-    }
-
-    fn take(&mut self) {
-        self.left.pop_front();
-    }
-
-    fn num_left(&self) -> usize {
-        self.left.len()
-    }
 }
 
 struct State {
@@ -108,10 +61,6 @@ struct Shared {
     has_failed: AtomicBool,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// What the thread makes of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Task {
@@ -122,6 +71,7 @@ pub(super) enum Task {
 /// An encoder on its own thread, which ends with the last handle.
 pub struct EncoderHandle {
     shared: Arc<Shared>,
+    config: EncoderConfig,
     options: WorkerOptions,
     thread: Option<JoinHandle<()>>,
 }
@@ -144,11 +94,13 @@ impl EncoderHandle {
             has_failed: AtomicBool::new(false),
         });
         let own = Arc::clone(&shared);
+        let config = encoder.config().clone();
         let thread = std::thread::Builder::new()
             .name("ponder-encoder".to_owned())
             .spawn(move || own.work(encoder, task))?;
         Ok(Self {
             shared,
+            config,
             options,
             thread: Some(thread),
         })
@@ -180,6 +132,10 @@ impl EncoderHandle {
     ) -> Result<Vec<Vec<f32>>, EncodingError> {
         if sequences.is_empty() {
             return Ok(Vec::new());
+        }
+        // What the model cannot read must not end the batch that it would be in.
+        for sequence in &sequences {
+            self.config.check(sequence.input())?;
         }
         let (request, receiver) = Request::new(sequences);
         // From here on whoever stops waiting leaves the queue.
@@ -242,57 +198,13 @@ struct Seat<'a> {
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
-        // Nothing of an answered request waits.
-        if lock(&self.request.results).sender.is_none() {
+        if lock(&self.request.results).num_missing == 0 {
             return;
         }
         let own = self.request;
         let mut state = lock(&self.shared.state);
         let is_own = |waiting: &Waiting| Arc::ptr_eq(&waiting.request, own);
         state.queue.remove(self.tenant, is_own);
-    }
-}
-
-impl Waiting {
-    fn new(request: Arc<Request>) -> Self {
-        let sequences = &request.sequences;
-        let mut left: Vec<usize> = (0..sequences.len()).collect();
-        left.sort_by_key(|index| std::cmp::Reverse(sequences[*index].token_ids.len()));
-        Self {
-            left: left.into(),
-            request,
-        }
-    }
-}
-
-impl Request {
-    fn new(sequences: Vec<Sequence>) -> (Arc<Self>, oneshot::Receiver<Answer>) {
-        let (sender, receiver) = oneshot::channel();
-        let results = Mutex::new(Results {
-            vectors: vec![Vec::new(); sequences.len()],
-            num_missing: sequences.len(),
-            sender: Some(sender),
-        });
-        (Arc::new(Self { sequences, results }), receiver)
-    }
-
-    /// Keeps one result; with the last one, or the first error, the request is answered.
-    fn take(&self, index: usize, result: Result<Vec<f32>, EncodingError>) {
-        let results = &mut *lock(&self.results);
-        let answer = match result {
-            Err(error) => Err(error),
-            Ok(vector) => {
-                results.vectors[index] = vector;
-                results.num_missing -= 1;
-                if results.num_missing > 0 {
-                    return;
-                }
-                Ok(std::mem::take(&mut results.vectors))
-            }
-        };
-        if let Some(sender) = results.sender.take() {
-            let _ = sender.send(answer);
-        }
     }
 }
 
@@ -357,13 +269,7 @@ fn run_batch(
     task: Task,
     batch: &[Item],
 ) -> Vec<Result<Vec<f32>, EncodingError>> {
-    let inputs = batch.iter().map(|(request, index)| {
-        let sequence = &request.sequences[*index];
-        EncoderInput {
-            token_ids: &sequence.token_ids,
-            second_from: sequence.second_from,
-        }
-    });
+    let inputs = (batch.iter()).map(|(request, index)| request.sequences[*index].input());
     let inputs: Vec<EncoderInput<'_>> = inputs.collect();
     let encoded = match task {
         Task::Embed(pooling) => encoder.embed(&inputs, pooling),

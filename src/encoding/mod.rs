@@ -6,9 +6,11 @@
 
 mod handle;
 mod queue;
+mod request;
 mod served;
 mod tokens;
 
-pub use handle::{EncoderHandle, EncoderStats, EncodingError, Sequence, WorkerOptions};
+pub use handle::{EncoderHandle, EncoderStats, EncodingError, WorkerOptions};
+pub use request::Sequence;
 pub use served::{EncoderKind, EncoderOptions, EncodingLoadError, ServedEncoder};
 pub use tokens::{EncoderTokenizer, Limit};

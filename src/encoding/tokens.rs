@@ -85,10 +85,7 @@ impl EncoderTokenizer {
             ids.insert(0, self.cls);
             ids.push(self.sep);
         }
-        Ok(Sequence {
-            second_from: ids.len(),
-            token_ids: ids,
-        })
+        Ok(Sequence::whole(ids))
     }
 
     /// Two texts for a model that reads them together. The longer one is cut first.

@@ -89,7 +89,8 @@ impl Judge {
 
     fn prompt(&self, message: &str, bound: Bound<'_>) -> Result<Prompt, ReadError> {
         let messages = [json!({"role": "user", "content": message})];
-        let variables = serde_json::Map::new();
+        // The word is wanted at once, not after a thought.
+        let variables = serde_json::Map::from_iter([("enable_thinking".to_owned(), json!(false))]);
         let text = self
             .chat_template
             .render(&messages, None, true, &variables)?;

@@ -193,6 +193,7 @@ fn wrong_embedding_requests_name_their_fields() {
         (json!({"input": 7}), "input", "expected a string"),
         (json!({"input": [[]]}), "input[0]", "no tokens"),
         (json!({"input": [4, 1000]}), "input", "vocabulary"),
+        (json!({"input": [[4], [1000]]}), "input[1]", "vocabulary"),
         (
             json!({"input": ["a", long]}),
             "input[1]",
@@ -254,6 +255,8 @@ fn wrong_embedding_requests_name_their_fields() {
         message.contains("embedder") && message.contains("`m`"),
         "{message}"
     );
+    let preset = json!({"input": "a", "model": "m:beam"});
+    assert_eq!(refusal(&offline, EMBEDDINGS, preset).0, 404);
     // A deadline that has passed.
     let body = json!({"input": "a"}).to_string();
     let late = offline

@@ -51,13 +51,20 @@ pub(in crate::api) fn find<'s>(
         };
     }
     let served = state.ready()?;
+    let not_found = |model: &str| {
+        let encoders = encoders.all.iter().map(|encoder| encoder.name.clone());
+        let all: Vec<String> = names.iter().cloned().chain(encoders).collect();
+        ApiError::model_not_found(model, &all)
+    };
     let target = state.target(tenant, model).map_err(|error| match model {
-        Some(model) if error.status == 404 => {
-            let encoders = encoders.all.iter().map(|encoder| encoder.name.clone());
-            let all: Vec<String> = names.iter().cloned().chain(encoders).collect();
-            ApiError::model_not_found(model, &all)
-        }
+        Some(model) if error.status == 404 => not_found(model),
         _ => error,
     })?;
-    Ok(Target::Decoder(served, target))
+    match model {
+        // `NAME:STRATEGY` searches, which makes no vectors.
+        Some(model) if model != target.name && !names.iter().any(|name| name == model) => {
+            Err(not_found(model))
+        }
+        _ => Ok(Target::Decoder(served, target)),
+    }
 }

@@ -1,7 +1,10 @@
 //! Scores of pairs, by whatever is served: a cross-encoder, vectors' cosines, or a model's yes or no.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
 use crate::api::causes::Causes;
-use crate::api::embeddings::embed::{Reading, embed, max_len, prefix};
+use crate::api::embeddings::embed::{Reading, embed, grouped, max_len, prefix};
 use crate::api::embeddings::request::EmbeddingInput;
 use crate::api::embeddings::target::{self, Target};
 use crate::api::error::ApiError;
@@ -102,25 +105,29 @@ async fn by_cross_encoder(
     work: Causes,
 ) -> Result<Relevance, ApiError> {
     no_instruction(&pairs)?;
-    let (own, name) = (state.clone(), encoder.name.clone());
-    let read = move |budget: &Budget| {
-        let encoder = own.encoders().named(&name);
-        let encoder =
-            encoder.ok_or_else(|| ApiError::internal("the encoder is gone; this is a bug"))?;
-        let limit = match pairs.cut {
-            Cut::Refuse => encoder.limit(),
-            Cut::To(most) => Limit::Cut(most.min(encoder.max_len)),
-        };
-        let may_go_on = || budget.may_go_on();
-        let encode = |(query, document): &(usize, usize)| {
-            let texts = [&*pairs.queries[*query], &*pairs.documents[*document]];
-            let encoded = encoder.tokenizer.encode_pair(texts, limit, &may_go_on);
-            encoded.map_err(|error| at(pairs.params[1], error))
-        };
-        let sequences = pairs.pairs.iter().map(encode);
-        sequences.collect::<Result<Vec<Sequence>, ApiError>>()
+    let limit = match pairs.cut {
+        Cut::Refuse => encoder.limit(),
+        Cut::To(most) => Limit::Cut(most.min(encoder.max_len)),
     };
-    let sequences = work.run(state, "reading the documents", read).await?;
+    let pairs = Arc::new(pairs);
+    let mut sequences = Vec::with_capacity(pairs.pairs.len());
+    for group in groups(&pairs) {
+        let (own, name, pairs) = (state.clone(), encoder.name.clone(), Arc::clone(&pairs));
+        let read = move |budget: &Budget| {
+            let encoder = own.encoders().named(&name);
+            let encoder =
+                encoder.ok_or_else(|| ApiError::internal("the encoder is gone; this is a bug"))?;
+            let may_go_on = || budget.may_go_on();
+            let encode = |(query, document): &(usize, usize)| {
+                let texts = [&*pairs.queries[*query], &*pairs.documents[*document]];
+                let encoded = encoder.tokenizer.encode_pair(texts, limit, &may_go_on);
+                encoded.map_err(|error| at(pairs.params[1], error))
+            };
+            let sequences = group.iter().map(encode);
+            sequences.collect::<Result<Vec<Sequence>, ApiError>>()
+        };
+        sequences.extend(work.run(state, "reading the documents", read).await?);
+    }
     let num_tokens = sequences.iter().map(|it| it.token_ids.len()).sum();
     let (tenant, deadline) = (work.tenant.0, work.deadline.instant());
     let logits = encoder.handle.run(sequences, tenant, deadline).await?;
@@ -204,38 +211,62 @@ async fn by_judge(
              --rerank-model or --embedding-model",
         ));
     };
-    let (own, param) = (state.clone(), pairs.params[1]);
-    let write = move |budget: &Budget| messages(own.ready()?, &pairs, budget);
-    let messages = work.run(state, "reading the documents", write).await?;
     let context = RewardContext {
         cache_salt: work.tenant.cache_salt(None),
         tenant: work.tenant.0,
         pool: state.work().clone(),
         ..RewardContext::default()
     };
-    let judged = judge.judge(messages, &context, work.deadline.instant());
-    let judged = judged.await.map_err(|error| refused(param, error))?;
-    Ok(Relevance {
-        scores: judged.values,
-        num_tokens: judged.num_tokens,
+    let pairs = Arc::new(pairs);
+    let mut all = Relevance {
+        scores: Vec::with_capacity(pairs.pairs.len()),
+        num_tokens: 0,
+    };
+    for group in groups(&pairs) {
+        let (own, part) = (state.clone(), Arc::clone(&pairs));
+        let write = move |budget: &Budget| messages(own.ready()?, &part, &group, budget);
+        let messages = work.run(state, "reading the documents", write).await?;
+        let judged = judge.judge(messages, &context, work.deadline.instant());
+        let judged = judged
+            .await
+            .map_err(|error| refused(pairs.params[1], error))?;
+        all.scores.extend(judged.values);
+        all.num_tokens += judged.num_tokens;
+    }
+    Ok(all)
+}
+
+/// Pairs in parts that are each worth a piece of work.
+fn groups(pairs: &Pairs) -> Vec<Vec<(usize, usize)>> {
+    grouped(pairs.pairs.clone(), |(query, document)| {
+        pairs.queries[*query].len() + pairs.documents[*document].len()
     })
 }
 
 /// What the judge reads: the shape that rerankers among language models are trained on, query first, so that
 /// the documents of one query share what is computed of it.
-fn messages(served: &Served, pairs: &Pairs, budget: &Budget) -> Result<Vec<String>, ApiError> {
+fn messages(
+    served: &Served,
+    pairs: &Pairs,
+    group: &[(usize, usize)],
+    budget: &Budget,
+) -> Result<Vec<String>, ApiError> {
     let instruction = pairs.instruction.as_deref().unwrap_or(INSTRUCTION);
     let count = |text: &str| -> Result<usize, ApiError> {
         let ids = tokens(served, text, budget);
         Ok(ids.map_err(|error| at(pairs.params[0], error))?.len())
     };
     let of_instruction = count(instruction)?;
-    let of_queries = pairs.queries.iter().map(|query| count(query));
-    let of_queries = of_queries.collect::<Result<Vec<usize>, ApiError>>()?;
+    // One query has all documents, or each has its own.
+    let queries: BTreeSet<usize> = group.iter().map(|(query, _)| *query).collect();
+    let counted = queries
+        .into_iter()
+        .map(|at| Ok((at, count(&pairs.queries[at])?)));
+    let of_queries = counted.collect::<Result<BTreeMap<usize, usize>, ApiError>>()?;
     let context = served.engine.config().max_model_len;
     let write = |(query, document): &(usize, usize)| {
         let document = &pairs.documents[*document];
-        let beside = PROMPT_TOKENS + of_instruction + of_queries[*query];
+        let beside = PROMPT_TOKENS + of_instruction + of_queries[query];
         let document = match pairs.cut {
             Cut::Refuse => document.clone(),
             Cut::To(most) => {
@@ -250,7 +281,7 @@ fn messages(served: &Served, pairs: &Pairs, budget: &Budget) -> Result<Vec<Strin
             pairs.queries[*query]
         ))
     };
-    pairs.pairs.iter().map(write).collect()
+    group.iter().map(write).collect()
 }
 
 fn tokens(served: &Served, text: &str, budget: &Budget) -> Result<Vec<u32>, TokenizerError> {

@@ -5,6 +5,7 @@ use std::path::Path;
 use ponder_kernels::Activation;
 use serde_json::Value;
 
+use super::{EncodeError, EncoderInput};
 use crate::model::config::ConfigError;
 use crate::model::fields::HfFields;
 use crate::model::files::{MAX_JSON_BYTES, read_bounded};
@@ -88,6 +89,29 @@ impl EncoderConfig {
             ));
         }
         Ok(own)
+    }
+
+    /// Whether the model can read a sequence.
+    ///
+    /// # Errors
+    /// When the sequence is empty, too long, or has tokens that the model does not know.
+    pub fn check(&self, input: EncoderInput<'_>) -> Result<(), EncodeError> {
+        let (len, max) = (input.token_ids.len(), self.max_position_embeddings);
+        if len == 0 || len > max {
+            return Err(EncodeError::Length { len, max });
+        }
+        if input.second_from < len && self.type_vocab_size < 2 {
+            return Err(EncodeError::NoPairs);
+        }
+        let vocab_size = self.vocab_size;
+        let mut ids = input.token_ids.iter();
+        match ids.find(|id| **id as usize >= vocab_size) {
+            None => Ok(()),
+            Some(id) => Err(EncodeError::TokenOutOfRange {
+                id: *id,
+                vocab_size,
+            }),
+        }
     }
 
     pub fn head_dim(&self) -> usize {

@@ -67,31 +67,11 @@ impl Encoder {
             .zip(ends.iter().copied())
     }
 
-    fn check(&self, inputs: &[EncoderInput<'_>]) -> Result<(), EncodeError> {
-        let config = &self.config;
-        for input in inputs {
-            let (len, max) = (input.token_ids.len(), config.max_position_embeddings);
-            if len == 0 || len > max {
-                return Err(EncodeError::Length { len, max });
-            }
-            if input.second_from < len && config.type_vocab_size < 2 {
-                return Err(EncodeError::NoPairs);
-            }
-            let vocab_size = config.vocab_size;
-            let mut ids = input.token_ids.iter();
-            if let Some(id) = ids.find(|id| **id as usize >= vocab_size) {
-                return Err(EncodeError::TokenOutOfRange {
-                    id: *id,
-                    vocab_size,
-                });
-            }
-        }
-        Ok(())
-    }
-
     /// Leaves the last layer's states in the scratch.
     fn forward(&mut self, inputs: &[EncoderInput<'_>]) -> Result<(), EncodeError> {
-        self.check(inputs)?;
+        for input in inputs {
+            self.config.check(*input)?;
+        }
         let width = self.config.hidden_size;
         let Self {
             config,
