@@ -148,7 +148,9 @@ mod tests {
         assert_eq!(batch(&mut queue, 20), "a b");
         queue.push(2, Named("c", [5, 5, 30].into()));
         assert_eq!((queue.num_waiting(), queue.num_waiting_of(1)), (7, 4));
-        assert_eq!(batch(&mut queue, 40), "c a c c");
+        // Who comes later is owed nothing of the time before.
+        assert_eq!(batch(&mut queue, 40), "c c a");
+        assert_eq!(batch(&mut queue, 25), "c");
         assert_eq!(batch(&mut queue, 25), "a a");
         assert_eq!(batch(&mut queue, 25), "a");
         assert_eq!(batch(&mut queue, 25), "");
