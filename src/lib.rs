@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod cli;
+pub mod encoding;
 pub mod engine;
 pub mod grammar;
 pub mod model;

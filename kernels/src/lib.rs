@@ -10,6 +10,7 @@ pub mod activations;
 pub mod attention;
 pub mod cost;
 mod cpu;
+pub mod dense;
 pub mod dtype;
 pub mod elementwise;
 pub mod error;
@@ -29,10 +30,12 @@ pub mod pool;
 pub mod reference;
 pub mod roofline;
 pub mod rope;
+pub mod self_attention;
 pub mod transposed;
 
 pub use activations::Activations;
 pub use attention::{AttentionParams, AttentionPlan, AttentionRows, paged_attention};
+pub use dense::{Activation, DenseMatrix, FeedForward, LayerNorm};
 pub use dtype::DType;
 pub use error::KernelError;
 pub use experts::{ExpertMatrix, experts_glu, experts_matmul};
@@ -44,6 +47,7 @@ pub use matrix::PackedMatrix;
 pub use pool::ThreadPool;
 pub use roofline::Roofline;
 pub use rope::{RopeKind, RopeTable, Rotation, rotate_and_cache};
+pub use self_attention::{SelfAttention, self_attention};
 pub use transposed::{experts_transposed, matmul_transposed};
 
 /// The instruction set the kernels run with on this machine.

@@ -128,6 +128,7 @@ impl Plan {
             positions,
             token_ids: vec![1, 5],
             hidden_state: random.one_in(2),
+            mean: false,
         };
         let request = GenerateRequest {
             adapter,

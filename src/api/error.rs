@@ -198,6 +198,18 @@ impl ApiError {
         }
     }
 
+    /// What a model is not made for.
+    pub fn unsupported_by(model: &str, message: &str) -> Self {
+        Self {
+            param: Some("model".to_owned()),
+            code: Some("unsupported_capability"),
+            ..Self::new(
+                StatusCode::BAD_REQUEST,
+                format!("the model `{model}` cannot do this: {message}"),
+            )
+        }
+    }
+
     pub fn no_session(id: &str) -> Self {
         Self {
             code: Some("branches_not_found"),

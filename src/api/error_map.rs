@@ -3,6 +3,7 @@
 use axum::http::StatusCode;
 
 use super::error::{ApiError, CONSTRAINT_FAILED, NOTHING_ALLOWED};
+use crate::encoding::EncodingError;
 use crate::engine::EngineError;
 use crate::reward::ScorerError;
 use crate::search::SearchError;
@@ -128,6 +129,19 @@ impl From<WorkError> for ApiError {
             WorkError::Full { .. } => Self::overloaded(message),
             WorkError::Panicked(_) => Self::internal(message),
             WorkError::Closed => Self::unavailable(message),
+        }
+    }
+}
+
+impl From<EncodingError> for ApiError {
+    fn from(error: EncodingError) -> Self {
+        let message = error.to_string();
+        match error {
+            EncodingError::Full { .. } => Self::overloaded(message),
+            EncodingError::Input(_) => Self::invalid("input", message),
+            EncodingError::Deadline => Self::deadline(),
+            EncodingError::NotFinite => Self::internal(message),
+            EncodingError::Failed => Self::unavailable(message),
         }
     }
 }

@@ -12,6 +12,11 @@ use super::state::AppState;
 #[utoipa::path(get, path = "/health", tag = "operations",
     responses((status = 200, description = "Alive"), (status = 503, description = "The engine has failed, or stands still with work to do")))]
 pub(super) async fn health(State(state): State<AppState>) -> (StatusCode, Json<Value>) {
+    if !state.encoders().is_healthy() {
+        let body =
+            json!({"status": "failed", "message": "an encoder has failed; restart the server"});
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(body));
+    }
     let Some(served) = state.served() else {
         return (StatusCode::OK, Json(json!({"status": "ok"})));
     };
@@ -41,7 +46,10 @@ pub(super) async fn health(State(state): State<AppState>) -> (StatusCode, Json<V
 #[utoipa::path(get, path = "/ready", tag = "operations",
     responses((status = 200, description = "Ready"), (status = 503, description = "Loading, draining or failed")))]
 pub(super) async fn ready(State(state): State<AppState>) -> Result<Json<Value>, ApiError> {
-    state.ready()?;
+    state.check_serving()?;
+    if !state.encoders().are_alone {
+        state.ready()?;
+    }
     Ok(Json(json!({"status": "ready"})))
 }
 

@@ -104,7 +104,7 @@ pub(super) async fn pool(
 }
 
 /// What the process reward model could not read is at `param`.
-fn refused(param: &str, error: ReadError) -> ApiError {
+pub(super) fn refused(param: &str, error: ReadError) -> ApiError {
     match error {
         ReadError::Deadline => ApiError::deadline(),
         ReadError::Work(error) => error.into(),

@@ -20,8 +20,10 @@ use super::branches::open;
 use super::branches::routes as branches;
 use super::config::ServerConfig;
 use super::document;
+use super::embeddings::route as embeddings;
 use super::metrics::scrape;
 use super::openai::{chat, completions, models};
+use super::rerank::{routes as rerank, score as text_score};
 use super::responses::{count as input_tokens, create as responses, routes as stored_responses};
 use super::state::AppState;
 use super::traces::{routes as traces, stream};
@@ -49,6 +51,11 @@ fn described() -> OpenApiRouter<AppState> {
         ))
         .routes(routes!(stored_responses::cancel))
         .routes(routes!(stored_responses::input_items))
+        .routes(routes!(embeddings::create))
+        .routes(routes!(rerank::rerank))
+        .routes(routes!(rerank::rerank_unversioned))
+        .routes(routes!(rerank::rerank_v2))
+        .routes(routes!(text_score::score_texts))
         .routes(routes!(score::score))
         .routes(routes!(pooling::pool))
         .routes(routes!(open::open))

@@ -17,8 +17,10 @@ use super::metrics::recorder::Metrics;
 use super::presets::split_model;
 use super::responses::background::Background;
 use super::served::Served;
+use super::served_encoders::ServedEncoders;
 use super::traces::seats::Seats;
 use super::traces::store::Traces;
+use crate::model::Pooling;
 use crate::trace::TraceStore;
 use crate::work::{PoolOptions, WorkPool};
 
@@ -27,6 +29,8 @@ struct Inner {
     api_keys: KeyRing,
     trace_keys: KeyRing,
     served: OnceLock<Served>,
+    encoders: OnceLock<ServedEncoders>,
+    decoder_pooling: OnceLock<Pooling>,
     metrics: Metrics,
     branches: Branches,
     adapters: AdapterRegistry,
@@ -77,6 +81,8 @@ impl AppState {
                 trace_keys: KeyRing::new(&config.trace_keys),
                 config,
                 served: OnceLock::new(),
+                encoders: OnceLock::new(),
+                decoder_pooling: OnceLock::new(),
                 created: unix_time(),
                 draining: CancellationToken::new(),
                 traces: store.map(Traces::new),
@@ -94,13 +100,52 @@ impl AppState {
         self.inner.served.get()
     }
 
-    /// The model, or 503 while it loads, while the server drains, or after the engine died.
+    /// Serves encoders too, or alone. They come before the model.
+    pub fn set_encoders(&self, encoders: ServedEncoders) {
+        let _ = self.inner.encoders.set(encoders);
+    }
+
+    pub(super) fn encoders(&self) -> &ServedEncoders {
+        static NONE: ServedEncoders = ServedEncoders {
+            all: Vec::new(),
+            are_alone: false,
+        };
+        self.inner.encoders.get().unwrap_or(&NONE)
+    }
+
+    /// How the model's states become vectors, when not by the last token's.
+    pub fn set_decoder_pooling(&self, pooling: Pooling) {
+        let _ = self.inner.decoder_pooling.set(pooling);
+    }
+
+    pub(super) fn decoder_pooling(&self) -> Pooling {
+        let pooling = self.inner.decoder_pooling.get();
+        pooling.copied().unwrap_or(Pooling::Last)
+    }
+
+    /// 503 while the server drains, or when an encoder has failed.
+    pub(super) fn check_serving(&self) -> Result<(), ApiError> {
+        if self.inner.draining.is_cancelled() {
+            return Err(ApiError::unavailable("the server is shutting down"));
+        }
+        match self.encoders().is_healthy() {
+            true => Ok(()),
+            false => Err(ApiError::unavailable("the encoder has failed")),
+        }
+    }
+
+    /// The model, or 503 while it loads, while the server drains, or after the engine died; 400 where encoders are
+    /// all that is served.
     pub(super) fn ready(&self) -> Result<&Served, ApiError> {
         let unavailable = |message| Err(ApiError::unavailable(message));
         if self.inner.draining.is_cancelled() {
             return unavailable("the server is shutting down");
         }
         match self.served() {
+            None if self.encoders().are_alone => Err(ApiError::unsupported_by(
+                self.model_name(),
+                "it is an encoder and writes no text: ask for /v1/embeddings, /v1/rerank or /score",
+            )),
             None => unavailable("the model is still loading"),
             Some(served) if !served.engine.is_healthy() => unavailable("the engine has failed"),
             Some(served) => Ok(served),

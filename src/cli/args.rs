@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, value_parser};
 use super::bench::BenchCommand;
 use super::chat::ChatArgs;
 use super::connection_args::ConnectionArgs;
+use super::encoder_args::EncoderArgs;
 use super::engine_args::EngineArgs;
 use super::prm::PrmArgs;
 use super::traces::args::{TraceArgs, TracesCommand};
@@ -164,6 +165,8 @@ pub struct ServeArgs {
     pub router_adaptation: Option<String>,
     #[command(flatten)]
     pub connections: ConnectionArgs,
+    #[command(flatten)]
+    pub encoders: EncoderArgs,
     /// Let requests load adapters from folders in --lora-root (/v1/load_lora_adapter)
     #[arg(long, env = "PONDER_ENABLE_LORA", help_heading = "Adapters")]
     pub enable_lora: bool,

@@ -8,6 +8,7 @@ mod chat_search;
 mod config_file;
 mod connection_args;
 mod device;
+mod encoder_args;
 mod engine_args;
 mod identity;
 mod interrupt;

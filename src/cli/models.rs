@@ -65,6 +65,7 @@ fn print_json(states: &[(&Entry, State)]) -> anyhow::Result<()> {
                 "bytes": entry.bytes,
                 "context": entry.context,
                 "chat": entry.is_chat,
+                "embeddings_only": entry.is_encoder(),
                 "licence": entry.licence,
                 "sha256": entry.sha256,
                 "default": entry.name == DEFAULT_MODEL,
@@ -86,7 +87,11 @@ fn print_table(states: &[(&Entry, State)]) {
             entry.name,
             entry.bytes / 1_000_000,
             entry.context,
-            if entry.is_chat { "yes" } else { "no" },
+            match (entry.is_encoder(), entry.is_chat) {
+                (true, _) => "vector",
+                (false, true) => "yes",
+                (false, false) => "no",
+            },
             match state {
                 State::Absent => "no",
                 State::Verified => "yes",

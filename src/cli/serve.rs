@@ -9,14 +9,18 @@ use ponder_sandbox::{Confined, ConfinedError, Limits, Sandbox};
 use tracing_subscriber::EnvFilter;
 
 use super::args::ServeArgs;
+use super::encoder_args::serves_encoder;
 use super::engine_args::EngineArgs;
 use super::identity::hash;
 use super::signals::wait_for_signal;
 use super::traces::args::TraceArgs;
 use super::{interrupt, prm, secrets, setup, terminal};
 use crate::api::config::{DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_LORA_BYTES};
-use crate::api::{AppState, Served, ServerConfig, default_adaptation, listen, serve};
-use crate::engine::{Backend, Capability};
+use crate::api::{
+    AppState, Served, ServedEncoders, ServerConfig, default_adaptation, listen, serve,
+};
+use crate::engine::{Backend, Capability, Engine};
+use crate::model::Pooling;
 use crate::reward::{Programs, PythonRunner, RewardServer, SchemaChecker, ValueHead};
 use crate::trace::TraceStore;
 
@@ -90,19 +94,67 @@ fn open_store(args: &TraceArgs) -> anyhow::Result<Option<TraceStore>> {
     }
 }
 
-/// The model and what rewards need.
-fn load(args: &ServeArgs) -> anyhow::Result<Served> {
+/// What is served.
+struct Loaded {
+    encoders: ServedEncoders,
+    /// The model that writes, and how its states become vectors.
+    model: Option<(Served, Pooling)>,
+}
+
+/// The encoders, and the model unless it is one of them.
+fn load(args: &ServeArgs) -> anyhow::Result<Loaded> {
+    let engine = EngineArgs {
+        is_shared: args.api_key.len() > 1,
+        ..args.engine.clone()
+    };
+    if serves_encoder(&engine)? {
+        check_alone(args)?;
+        let names = server_config(args).served_model_names;
+        return Ok(Loaded {
+            encoders: args
+                .encoders
+                .load(&engine, names.first().map(String::as_str))?,
+            model: None,
+        });
+    }
+    let encoders = args.encoders.load(&engine, None)?;
+    let pooling = args.encoders.decoder_pooling(&engine)?;
+    Ok(Loaded {
+        encoders,
+        model: Some((load_model(args, &engine)?, pooling)),
+    })
+}
+
+/// Flags that an encoder alone would accept without effect.
+fn check_alone(args: &ServeArgs) -> anyhow::Result<()> {
+    let asked = [
+        ("--value-head", args.value_head.is_some()),
+        ("--prm", args.prm.prm.is_some()),
+        ("--adaptation", args.adaptation.is_some()),
+        ("--router-adaptation", args.router_adaptation.is_some()),
+        ("--enable-lora", args.enable_lora),
+        ("--lora-modules", !args.lora_modules.is_empty()),
+        ("--chat-template", args.engine.chat_template.is_some()),
+    ];
+    match asked.iter().find(|(_, is_asked)| *is_asked) {
+        Some((flag, _)) => {
+            anyhow::bail!(
+                "{flag} needs a model that writes; {} is an encoder",
+                args.engine.model
+            )
+        }
+        None => Ok(()),
+    }
+}
+
+/// The model that writes and what rewards need.
+fn load_model(args: &ServeArgs, engine: &EngineArgs) -> anyhow::Result<Served> {
     // What can fail fast is checked before the model loads.
-    let is_shared = args.api_key.len() > 1;
-    let programs = Programs::new(args.work.max_running_programs, is_shared);
+    let programs = Programs::new(args.work.max_running_programs, engine.is_shared);
     let schemas = schema_checker(programs.clone())?;
     let python = args.allow_code_execution;
     let python = python.then(|| python_runner(programs)).transpose()?;
-    let engine = EngineArgs {
-        is_shared,
-        ..args.engine.clone()
-    };
-    let mut served = setup::start(&engine)?;
+    let mut served = setup::start(engine)?;
     let value_head = match &args.value_head {
         Some(path) => {
             let demanded = served.engine.demand(Capability::HiddenStates);
@@ -196,12 +248,46 @@ async fn serve_model(args: &ServeArgs) -> anyhow::Result<()> {
     let started = Instant::now();
     let loading = args.clone();
     let loaded = tokio::task::spawn_blocking(move || load(&loading));
-    let served = tokio::select! {
-        served = loaded => served??,
+    let loaded = tokio::select! {
+        loaded = loaded => loaded??,
         result = &mut server => return Ok(result??),
     };
+    state.set_encoders(loaded.encoders);
+    let engine = match loaded.model {
+        Some((served, pooling)) => Some(set_model(args, &state, served, pooling).await?),
+        None => None,
+    };
+    // Whoever reads it may ask at once.
+    say(&format!(
+        "ponder {} serves {} on http://{address} (API under /v1, docs at /docs)\n\
+         {} threads ({}), loaded in {:.1} s",
+        env!("CARGO_PKG_VERSION"),
+        state.config().served_model_names.join(", "),
+        args.engine.num_threads(),
+        how(engine.as_ref()),
+        started.elapsed().as_secs_f64(),
+    ));
+    server.await??;
+    if let Some(engine) = engine {
+        engine.shutdown();
+        engine.join(args.shutdown_timeout());
+        keep_skip_set(&args.engine, engine.as_ref());
+    }
+    if let Some(store) = store {
+        store.close();
+    }
+    Ok(())
+}
+
+/// Makes the model answer, with the adapters that were asked for.
+async fn set_model(
+    args: &ServeArgs,
+    state: &AppState,
+    served: Served,
+    pooling: Pooling,
+) -> anyhow::Result<Engine> {
     let engine = served.engine.clone();
-    let config = engine.config();
+    state.set_decoder_pooling(pooling);
     state.set_served(served);
     for (name, folder) in &args.lora_modules {
         let loaded = state.load_adapter(name, folder).await;
@@ -213,35 +299,21 @@ async fn serve_model(args: &ServeArgs) -> anyhow::Result<()> {
             )
         })?;
     }
-    // Whoever reads it may ask at once.
-    say(&format!(
-        "ponder {} serves {} on http://{address} (API under /v1, docs at /docs)\n\
-         {} threads ({}), context {}, loaded in {:.1} s",
-        env!("CARGO_PKG_VERSION"),
-        state.config().served_model_names.join(", "),
-        args.engine.num_threads(),
-        how(engine.as_ref()),
-        config.max_model_len,
-        started.elapsed().as_secs_f64(),
-    ));
-    server.await??;
-    engine.shutdown();
-    engine.join(args.shutdown_timeout());
-    keep_skip_set(&args.engine, engine.as_ref());
-    if let Some(store) = store {
-        store.close();
-    }
-    Ok(())
+    Ok(engine)
 }
 
 /// What computes, for the line that says what is served.
-fn how(engine: &dyn Backend) -> String {
+fn how(engine: Option<&Engine>) -> String {
+    let Some(engine) = engine else {
+        return format!("{}, an encoder", ponder_kernels::isa());
+    };
     let config = engine.config();
     let kv_tokens = config.num_blocks * config.block_size;
-    match kv_tokens {
+    let how = match kv_tokens {
         0 => format!("the {} backend", engine.name()),
         _ => format!("{}, KV cache {kv_tokens} tokens", ponder_kernels::isa()),
-    }
+    };
+    format!("{how}, context {}", config.max_model_len)
 }
 
 /// Keeps what SWIFT's search found beside the model, for the next start.

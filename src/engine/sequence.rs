@@ -72,6 +72,8 @@ pub(super) struct Sequence {
     pub pooling: Option<Arc<PoolingParams>>,
     /// Positions of `pooling` that were reported.
     pub num_pooled: usize,
+    /// The sum of their hidden states, for [`PoolingParams::mean`].
+    pub pooled_sum: Vec<f64>,
     /// Tokens found in the prefix cache when the sequence was first admitted.
     pub num_cached_tokens: Option<usize>,
     /// See [`super::request::GenerateRequest::priority`].
@@ -115,6 +117,7 @@ impl Sequence {
             prompt_logprobs: Vec::new(),
             pooling: request.pooling.map(Arc::new),
             num_pooled: 0,
+            pooled_sum: Vec::new(),
             num_cached_tokens: None,
             priority: request.priority,
             group: (request.group).map_or(Group::Request(request_id), Group::Search),
@@ -303,6 +306,20 @@ impl Sequence {
         self.pooling
             .as_ref()
             .map_or(&[], |pooling| &pooling.positions[self.num_pooled..])
+    }
+
+    /// Adds the hidden state of one more position to the sum; gives the mean behind the last one.
+    pub(super) fn pool_mean(&mut self, hidden_state: &[f32]) -> Option<Vec<f32>> {
+        self.pooled_sum.resize(hidden_state.len(), 0.0);
+        for (sum, value) in self.pooled_sum.iter_mut().zip(hidden_state) {
+            *sum += f64::from(*value);
+        }
+        self.num_pooled += 1;
+        let count = self.num_pooled as f64;
+        let mean = || self.pooled_sum.iter().map(|sum| (sum / count) as f32);
+        self.pending_positions()
+            .is_empty()
+            .then(|| mean().collect())
     }
 
     /// The hash that the first unregistered block continues.

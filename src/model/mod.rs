@@ -7,6 +7,7 @@ pub mod causal_lm;
 mod claims;
 pub mod config;
 pub mod decoder;
+pub mod encoder;
 pub mod families;
 mod fields;
 pub mod files;
@@ -39,6 +40,7 @@ pub use adapt::{AdaptationConfig, AdaptationMethod, AdaptationPhase, AdaptationR
 pub use causal_lm::*;
 pub use config::{ConfigError, ModelConfig};
 pub use decoder::Decoder;
+pub use encoder::{Encoder, EncoderInput, Pooling};
 pub use families::Family;
 pub use files::{ModelFiles, OpenError};
 pub use lora::{LoraAdapter, LoraError};

@@ -108,6 +108,25 @@ impl SafetensorsDir {
         &self.config
     }
 
+    /// The tensor of this name as it lies in the file.
+    pub(super) fn raw(&self, name: &str) -> Result<Option<RawTensor<'_>>, LoadError> {
+        let entry = self.entries.get(name);
+        entry.map(|entry| self.read(name, entry)).transpose()
+    }
+
+    fn read(&self, name: &str, entry: &Entry) -> Result<RawTensor<'_>, LoadError> {
+        let dtype = dtype_of(entry.dtype).ok_or_else(|| LoadError::UnsupportedType {
+            name: name.to_owned(),
+            dtype: format!("{:?}", entry.dtype),
+        })?;
+        let data = &self.maps[entry.file][entry.start..entry.start + entry.len];
+        Ok(RawTensor {
+            dtype,
+            shape: entry.shape.clone(),
+            data: Cow::Borrowed(data),
+        })
+    }
+
     /// A configuration that says that the head is not the embeddings needs a head.
     pub(super) fn check_head(&self) -> Result<(), ConfigError> {
         let config = self.config.get("text_config").unwrap_or(&self.config);
@@ -191,21 +210,10 @@ impl HfWeights<'_> {
     }
 
     fn raw(&self, hf_name: &str) -> Result<Option<RawTensor<'_>>, LoadError> {
-        let Some(entry) = self.entry(hf_name) else {
-            return Ok(None);
-        };
-        let Some(dtype) = dtype_of(entry.dtype) else {
-            return Err(LoadError::UnsupportedType {
-                name: hf_name.to_owned(),
-                dtype: format!("{:?}", entry.dtype),
-            });
-        };
-        let data = &self.folder.maps[entry.file][entry.start..entry.start + entry.len];
-        Ok(Some(RawTensor {
-            dtype,
-            shape: entry.shape.clone(),
-            data: Cow::Borrowed(data),
-        }))
+        let entry = self.entry(hf_name);
+        entry
+            .map(|entry| self.folder.read(hf_name, entry))
+            .transpose()
     }
 
     /// One matrix of every expert as one tensor: released checkpoints hold each alone, or gate and up of all together.

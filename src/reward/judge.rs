@@ -25,6 +25,14 @@ pub struct Judge {
     num_yes: usize,
 }
 
+/// What a judge says of messages.
+pub struct Judged {
+    /// The probability of yes, one a message.
+    pub values: Vec<f64>,
+    /// Of the prompts that were read.
+    pub num_tokens: usize,
+}
+
 impl Judge {
     pub fn new(engine: Engine, tokenizer: Tokenizer, chat_template: ChatTemplate) -> Self {
         let spellings = |word: &str| -> Vec<u32> {
@@ -46,12 +54,15 @@ impl Judge {
     }
 
     /// P(yes) of P(yes) and P(no) after each of `messages`, which end with a yes-or-no question.
-    async fn probability_of_yes(
+    ///
+    /// # Errors
+    /// When a message is too long, or the deadline passes.
+    pub async fn judge(
         self: &Arc<Self>,
         messages: Vec<String>,
         context: &RewardContext,
         deadline: Option<Instant>,
-    ) -> Result<Vec<f64>, ReadError> {
+    ) -> Result<Judged, ReadError> {
         let own = Arc::clone(self);
         let num_bytes = messages.iter().map(String::len).sum();
         let write = move |budget: &Budget| {
@@ -67,14 +78,19 @@ impl Judge {
             .pool
             .run_sized(num_bytes, what, context.tenant, deadline, write)
             .await?;
+        let num_tokens = prompts.iter().map(|prompt| prompt.token_ids.len()).sum();
         let readings = read(self.engine.as_ref(), prompts, context, deadline).await?;
         let value = |readings: &Vec<Reading>| readings.first().map_or(0.5, |r| self.value(r));
-        Ok(readings.iter().map(value).collect())
+        Ok(Judged {
+            values: readings.iter().map(value).collect(),
+            num_tokens,
+        })
     }
 
     fn prompt(&self, message: &str, bound: Bound<'_>) -> Result<Prompt, ReadError> {
         let messages = [json!({"role": "user", "content": message})];
-        let variables = serde_json::Map::new();
+        // The word is wanted at once, not after a thought.
+        let variables = serde_json::Map::from_iter([("enable_thinking".to_owned(), json!(false))]);
         let text = self
             .chat_template
             .render(&messages, None, true, &variables)?;
@@ -87,6 +103,7 @@ impl Judge {
                 positions: vec![token_ids.len().saturating_sub(1)],
                 token_ids: self.token_ids.clone(),
                 hidden_state: false,
+                mean: false,
             },
             token_ids,
         })
@@ -159,8 +176,9 @@ impl Scorer for JudgeScorer {
         async move {
             let messages = candidates.iter().map(|c| self.message(&c.text)).collect();
             let context = &self.context;
-            let values = self.judge.probability_of_yes(messages, context, deadline);
-            values.await.map_err(|error| error.of("judge"))
+            let judged = self.judge.judge(messages, context, deadline).await;
+            let judged = judged.map_err(|error| error.of("judge"))?;
+            Ok(judged.values)
         }
         .boxed()
     }

@@ -24,7 +24,7 @@ use crate::work::WorkError;
 
 pub use aggregate::Aggregate;
 pub use answer::answer_key;
-pub use judge::{Judge, JudgeScorer};
+pub use judge::{Judge, JudgeScorer, Judged};
 pub use likelihood::Likelihood;
 pub use majority::Majority;
 pub use prm::{Prm, PrmFormat, PrmParts, PrmScorer};

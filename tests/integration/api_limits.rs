@@ -314,6 +314,21 @@ fn stop_ids() {
     assert_refused(&offline, "/v1/completions", body, &refusal);
 }
 
+fn vector_inputs() {
+    let offline = Offline::start();
+    let refusal = Refusal(400, None, "1 to 2048");
+    let body = json!({"input": vec!["a"; 2049]});
+    assert_refused(&offline, "/v1/embeddings", body, &refusal);
+    let refusal = Refusal(400, None, "1 to 1024");
+    let body = json!({"query": "q", "documents": vec!["a"; 1025]});
+    assert_refused(&offline, "/v1/rerank", body, &refusal);
+    let body = json!({"text_1": "q", "text_2": vec!["a"; 1025]});
+    assert_refused(&offline, "/score", body, &refusal);
+    let too_long = Refusal(400, Some("context_length_exceeded"), "tokens");
+    let body = json!({"input": [long_text()]});
+    assert_refused(&offline, "/v1/embeddings", body, &too_long);
+}
+
 /// The case of each row, by the row's name.
 fn cases() -> BTreeMap<&'static str, fn()> {
     BTreeMap::from([
@@ -331,6 +346,10 @@ fn cases() -> BTreeMap<&'static str, fn()> {
         ("nodes of one branch call", branch_nodes),
         ("branch sessions' memory", branch_memory),
         ("`stop_token_ids`", stop_ids),
+        (
+            "texts of `/v1/embeddings`; documents, pairs of `/v1/rerank`, `/score`",
+            vector_inputs,
+        ),
     ])
 }
 
@@ -357,6 +376,7 @@ fn patterns_and_rewards_are_bounded() {
     steps();
     rewards();
     stop_ids();
+    vector_inputs();
 }
 
 #[test]
@@ -418,6 +438,10 @@ fn every_limit_on_the_architecture_page_has_a_case() {
 
 /// Limits whose tests are beside what they test: file and function.
 const ELSEWHERE: &[(&str, &str)] = &[
+    (
+        "texts that wait for an encoder",
+        "tests/integration/encoders.rs::a_full_queue_refuses_and_the_shared_one_earlier",
+    ),
     (
         "tested programs",
         "sandbox/tests/confined.rs::each_limit_has_its_error",

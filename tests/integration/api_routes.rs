@@ -11,7 +11,7 @@ use crate::offline::{Offline, adapter_folder, chat, completion};
 /// A route and what it must do.
 type Case = (&'static str, &'static str, fn(&Offline));
 
-const CASES: [Case; 32] = [
+const CASES: [Case; 37] = [
     ("post", "/v1/chat/completions", chats),
     ("post", "/v1/completions", completions),
     ("post", "/v1/responses", responds),
@@ -20,6 +20,11 @@ const CASES: [Case; 32] = [
     ("delete", "/v1/responses/{id}", deletes_responses),
     ("post", "/v1/responses/{id}/cancel", cancels_responses),
     ("get", "/v1/responses/{id}/input_items", lists_input_items),
+    ("post", "/v1/embeddings", embeds),
+    ("post", "/v1/rerank", reranks),
+    ("post", "/rerank", reranks_unversioned),
+    ("post", "/v2/rerank", reranks_as_cohere),
+    ("post", "/score", scores_texts),
     ("post", "/v1/score", scores),
     ("post", "/pooling", pools),
     ("post", "/v1/branches", opens_branches),
@@ -150,6 +155,35 @@ fn lists_input_items(offline: &Offline) {
     let path = path(&response(offline, json!({})));
     let list = offline.get(&format!("{path}/input_items"));
     assert_eq!(list["data"][0]["content"][0]["text"], "1 + 1?");
+}
+
+fn embeds(offline: &Offline) {
+    let answer = offline.ask("/v1/embeddings", json!({"input": ["One", "Two"]}));
+    assert_eq!(answer["data"][1]["index"], 1);
+    assert_eq!(answer["data"][1]["embedding"].as_array().unwrap().len(), 1);
+}
+
+fn rerank(offline: &Offline, path: &str) -> Value {
+    let answer = offline.ask(path, json!({"query": "1 + 1?", "documents": ["2", "3"]}));
+    assert_eq!(answer["results"].as_array().unwrap().len(), 2);
+    answer["results"][0]["document"].clone()
+}
+
+fn reranks(offline: &Offline) {
+    assert!(rerank(offline, "/v1/rerank")["text"].is_string());
+}
+
+fn reranks_unversioned(offline: &Offline) {
+    assert!(rerank(offline, "/rerank")["text"].is_string());
+}
+
+fn reranks_as_cohere(offline: &Offline) {
+    assert!(rerank(offline, "/v2/rerank").is_null());
+}
+
+fn scores_texts(offline: &Offline) {
+    let scores = offline.ask("/score", json!({"text_1": "One", "text_2": ["1", "2"]}));
+    assert_eq!(scores["data"].as_array().unwrap().len(), 2);
 }
 
 fn scores(offline: &Offline) {

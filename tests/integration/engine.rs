@@ -354,6 +354,7 @@ fn pooled(engine: &EngineHandle, prompt: &[u32], positions: Vec<usize>) -> Vec<(
         positions,
         token_ids: (0..50).collect(),
         hidden_state: false,
+        mean: false,
     };
     let mut stream = engine
         .submit(GenerateRequest::pooling(prompt.to_vec(), pooling))

@@ -342,6 +342,7 @@ fn the_next_token_of_a_prompt_can_be_read() {
                 positions,
                 token_ids: (0..VOCAB_SIZE as u32).collect(),
                 hidden_state: false,
+                mean: false,
             },
         )
     };

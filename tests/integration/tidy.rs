@@ -16,16 +16,18 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "api", "text", "train", "trace", "reward", "grammar", "engine", "model", "work",
+            "api", "text", "train", "trace", "reward", "grammar", "encoding", "engine", "model",
+            "work",
         ],
     ),
     (
         "api",
         &[
-            "text", "search", "trace", "reward", "grammar", "engine", "model", "work",
+            "text", "search", "trace", "reward", "grammar", "encoding", "engine", "model", "work",
         ],
     ),
     ("grammar", &["text", "engine", "work"]),
+    ("encoding", &["text", "model"]),
     ("train", &["trace", "reward", "engine"]),
     ("trace", &[]),
     ("search", &["text", "reward", "engine"]),

@@ -7,6 +7,7 @@ mod attend;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod encode;
 mod float;
 mod gradients;
 mod outer;
@@ -255,6 +256,12 @@ compiled_for_each_isa! {
     rows::silu_mul(gate: &mut [f32], up: &[f32]);
     /// `gate[i] = gelu_tanh(gate[i]) * up[i]`
     rows::gelu_tanh_mul(gate: &mut [f32], up: &[f32]);
+    /// `x = (x - mean) / sqrt(variance + eps) * weight + bias`
+    encode::layer_norm_row(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32);
+    /// `x * (1 + erf(x / sqrt(2))) / 2`
+    encode::gelu(x: &mut [f32]);
+    /// The tanh form of GELU.
+    encode::gelu_tanh(x: &mut [f32]);
     /// Rotates pairs `(low[i], high[i])` by `angles[i]` (cos, sin).
     rows::rotate_halves(low: &mut [f32], high: &mut [f32], angles: &[(f32, f32)]);
 }

@@ -137,7 +137,7 @@ impl Metrics {
     }
 
     /// Keeps what waits for its buckets small.
-    fn sampled(&self, num_samples: usize) {
+    pub(super) fn sampled(&self, num_samples: usize) {
         if self.upkeep.is_due(num_samples) {
             self.handle.run_upkeep();
         }

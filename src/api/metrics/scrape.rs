@@ -5,6 +5,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use metrics::{Label, counter, gauge, with_local_recorder};
 
+use super::encoders::refresh_encoders;
 use super::recorder::{Metrics, PREFIXES};
 use crate::api::admission::Reason;
 use crate::api::state::AppState;
@@ -134,6 +135,7 @@ pub(in crate::api) async fn scrape(State(state): State<AppState>) -> Response {
     let metrics = state.metrics();
     refresh_connections(metrics, &state);
     refresh_traces(metrics, &state);
+    refresh_encoders(metrics, &state);
     refresh(metrics, &state);
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
     (

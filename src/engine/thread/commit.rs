@@ -79,15 +79,28 @@ impl EngineCore {
         let Some(request) = self.requests.get(&sequence.request) else {
             return;
         };
-        let positions = sequence.pending_positions();
-        for (position, pooled) in positions.iter().zip(&mut outcome.pools[rows.pools.clone()]) {
+        let is_mean = (sequence.pooling.as_ref()).is_some_and(|pooling| pooling.mean);
+        for pooled in &mut outcome.pools[rows.pools.clone()] {
+            let Some(position) = sequence.pending_positions().first().copied() else {
+                break;
+            };
+            let mut hidden_state = pooled.hidden_state.take();
+            match is_mean {
+                false => sequence.num_pooled += 1,
+                true => {
+                    let mean = sequence.pool_mean(&hidden_state.unwrap_or_default());
+                    if mean.is_none() {
+                        continue;
+                    }
+                    hidden_state = mean;
+                }
+            }
             let _ = request.sender.send(StreamEvent::Pooled {
-                position: *position,
+                position,
                 logits: std::mem::take(&mut pooled.logits),
-                hidden_state: pooled.hidden_state.take(),
+                hidden_state,
             });
         }
-        sequence.num_pooled += rows.pools.len();
         if sequence.pending_positions().is_empty() {
             sequence.ended = Some(FinishReason::Pooled);
         }

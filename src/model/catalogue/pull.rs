@@ -76,16 +76,28 @@ pub fn verify(source: &Source, progress: &dyn Progress) -> Result<(PathBuf, Outc
     Ok((path, Outcome::Replaced))
 }
 
-/// Reads a cached file, compares its bytes with the catalogue's sum, and remembers the result.
+/// Reads cached files, compares their bytes with the catalogue's sums, and remembers the result.
 pub fn check(entry: &Entry, progress: &dyn Progress) -> Result<State, PullError> {
-    let path = entry.path();
-    let Ok(before) = fs::metadata(&path) else {
+    let files = entry.cached_files();
+    let Some(first) = files.first() else {
         return Ok(State::Absent);
     };
-    let sha256 = sum(&path, progress)?;
-    let is_right = sha256 == entry.sha256;
+    let Ok(before) = fs::metadata(&first.path) else {
+        return Ok(State::Absent);
+    };
+    let mut found = first.sha256.to_owned();
+    for file in &files {
+        let sha256 = match file.path.exists() {
+            true => sum(&file.path, progress)?,
+            false => "missing".to_owned(),
+        };
+        if sha256 != file.sha256 {
+            found = sha256;
+        }
+    }
+    let is_right = found == first.sha256;
     // Where nothing can be written, the next check reads the bytes again.
-    let _ = Stamp::new(&before, sha256).keep(&path);
+    let _ = Stamp::new(&before, found).keep(&first.path);
     Ok(match is_right {
         true => State::Verified,
         false => State::Damaged,

@@ -8,7 +8,7 @@ use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
-use super::Entry;
+use super::CachedFile;
 
 /// What is known of a catalogue entry's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,18 +87,23 @@ fn modified(metadata: &Metadata) -> u64 {
     since.map_or(0, |since| since.as_nanos() as u64)
 }
 
-/// The state of `entry`'s file at `path`.
-pub(super) fn state(entry: &Entry, path: &Path) -> State {
-    let Ok(metadata) = fs::metadata(path) else {
+/// The state of a model's files. The stamp lies beside the first of them and speaks for all.
+pub(super) fn state(files: &[CachedFile]) -> State {
+    let Some((first, others)) = files.split_first() else {
         return State::Absent;
     };
-    if metadata.len() != entry.bytes {
+    let Ok(metadata) = fs::metadata(&first.path) else {
+        return State::Absent;
+    };
+    let has_size =
+        |file: &CachedFile| fs::metadata(&file.path).is_ok_and(|found| found.len() == file.bytes);
+    if metadata.len() != first.bytes || !others.iter().all(has_size) {
         return State::Damaged;
     }
-    match Stamp::read(path) {
+    match Stamp::read(&first.path) {
         None => State::Unverified,
         Some(stamp) if !stamp.fits(&metadata) => State::Changed,
-        Some(stamp) if stamp.sha256 == entry.sha256 => State::Verified,
+        Some(stamp) if stamp.sha256 == first.sha256 => State::Verified,
         Some(_) => State::Damaged,
     }
 }
@@ -106,34 +111,33 @@ pub(super) fn state(entry: &Entry, path: &Path) -> State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::catalogue::CATALOGUE;
 
     #[test]
     fn a_stamp_counts_only_for_the_file_that_it_was_made_of() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.gguf");
-        let entry = Entry {
+        let files = [CachedFile {
+            path: path.clone(),
             bytes: 6,
             sha256: "right",
-            ..CATALOGUE[0]
-        };
-        assert_eq!(state(&entry, &path), State::Absent);
+        }];
+        assert_eq!(state(&files), State::Absent);
         fs::write(&path, "short").unwrap();
-        assert_eq!(state(&entry, &path), State::Damaged);
+        assert_eq!(state(&files), State::Damaged);
         fs::write(&path, "abcdef").unwrap();
-        assert_eq!(state(&entry, &path), State::Unverified);
+        assert_eq!(state(&files), State::Unverified);
         let stamp = |sum: &str| Stamp::new(&fs::metadata(&path).unwrap(), sum.to_owned());
         stamp("right").keep(&path).unwrap();
-        assert_eq!(state(&entry, &path), State::Verified);
+        assert_eq!(state(&files), State::Verified);
         stamp("wrong").keep(&path).unwrap();
-        assert_eq!(state(&entry, &path), State::Damaged);
+        assert_eq!(state(&files), State::Damaged);
         let later = UNIX_EPOCH + std::time::Duration::from_secs(1);
         let file = fs::File::options().write(true).open(&path).unwrap();
         stamp("right").keep(&path).unwrap();
         file.set_modified(later).unwrap();
-        assert_eq!(state(&entry, &path), State::Changed);
+        assert_eq!(state(&files), State::Changed);
         // A stamp that cannot be read says nothing.
         fs::write(stamp_path(&path), "{").unwrap();
-        assert_eq!(state(&entry, &path), State::Unverified);
+        assert_eq!(state(&files), State::Unverified);
     }
 }

@@ -181,6 +181,7 @@ impl Prm {
                         positions,
                         token_ids: self.score_token_ids.clone(),
                         hidden_state: self.head.is_some(),
+                        mean: false,
                     },
                 });
                 of.push((index, unknown));

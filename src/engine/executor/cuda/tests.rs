@@ -181,6 +181,7 @@ fn kinds(vocab_size: usize) -> Vec<GenerateRequest> {
         positions: vec![2, 20],
         token_ids: vec![1, 4],
         hidden_state: true,
+        mean: false,
     };
     let read = GenerateRequest::pooling(request(0.0, 4).prompt_token_ids, read);
     vec![forked, masked, tapped, read]
