@@ -25,7 +25,7 @@ fn served(options: &EngineOptions, rewards: RewardResources) -> Served {
     let judge = Arc::new(judge);
     Served {
         grammars: Grammars::new(&tokenizer, engine.model_info().vocab_size).ok(),
-        output: OutputFormat::detect(&template.source(), &tokenizer),
+        output: OutputFormat::detect(template.source(), &tokenizer),
         adaptation: None,
         model_config: files.config().ok(),
         engine,
