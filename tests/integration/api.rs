@@ -164,11 +164,11 @@ fn bad_input_names_the_parameter() {
         ("logit_bias", json!({"99999999": 1})),
         ("stop", json!(vec!["x"; 99])),
         ("top_logprobs", json!(50)),
-        ("response_format", json!({"type": "yaml"})),
+        ("response_format.type", json!({"type": "yaml"})),
         ("tool_choice", json!("sometimes")),
         ("speculative", json!("fastest")),
     ] {
-        let field = key.split('[').next().unwrap();
+        let field = key.split(['[', '.']).next().unwrap();
         let (status, body) = server.post(CHAT, with(good.clone(), field, value.clone()));
         assert_eq!(status, 400, "{key} {value}: {body}");
         assert_eq!(body["error"]["param"], key, "{value}: {body}");

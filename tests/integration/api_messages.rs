@@ -51,7 +51,10 @@ impl Printing {
             adaptation: None,
             identity: Default::default(),
             grammars: None,
-            output: Default::default(),
+            output: ponder::text::OutputFormat {
+                tools: Some(ponder::text::ToolFormat::Hermes),
+                ..Default::default()
+            },
         };
         Self {
             server: start_served(config, || served),

@@ -170,7 +170,8 @@ else:
     call = next(item for item in called.output if item.type == "function_call")
     check("call", call.name == "get_weather" and "city" in json.loads(call.arguments), called)
     streamed = list(create(**asked, stream=True))
-    pieces = "".join(event.delta for event in streamed if event.type == "response.function_call_arguments.delta")
+    first = next(event.item_id for event in streamed if event.type == "response.function_call_arguments.delta")
+    pieces = "".join(event.delta for event in streamed if event.type == "response.function_call_arguments.delta" and event.item_id == first)
     check("streamed call", pieces == call.arguments, pieces)
     output = {"type": "function_call_output", "call_id": call.call_id, "output": '{"celsius": -3}'}
     told = create(input=[output], tools=[weather_tool], tool_choice="none", previous_response_id=called.id)
