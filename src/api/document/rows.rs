@@ -10,6 +10,7 @@ use crate::api::config::{
     MAX_STOP_TOKEN_IDS,
 };
 use crate::api::presets::effort_names;
+use crate::api::responses::request::INCLUDES;
 use crate::engine::Speculative;
 use crate::trace::{Format, MAX_LEAVES};
 
@@ -198,6 +199,11 @@ pub(super) fn parameters() -> Vec<Row> {
         ("/v1/traces", "after", json!({"pattern": CURSOR})),
         ("/v1/traces/stream", "after", json!({"pattern": CURSOR})),
         ("", "order", json!({"enum": ["desc", "asc"]})),
+        (
+            "",
+            "include",
+            json!({"items": {"type": "string", "enum": INCLUDES}}),
+        ),
         ("", "created_from", stored.clone()),
         ("", "created_before", stored.clone()),
         ("", "format", json!({"enum": formats})),

@@ -16,7 +16,7 @@ mod names;
 mod parts;
 mod prepare;
 mod query;
-mod request;
+pub(super) mod request;
 pub(super) mod routes;
 mod run;
 mod stored;

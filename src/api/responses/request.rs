@@ -300,9 +300,12 @@ fn is_neutral(name: &str, value: &Value) -> bool {
     }
 }
 
+/// What `include` may name.
+pub(in crate::api) const INCLUDES: [&str; 3] = [LOGPROBS, ENCRYPTED, IMAGE_URLS];
+
 fn check_include(include: &[String]) -> Result<(), ApiError> {
     for (index, what) in include.iter().enumerate() {
-        let is_known = matches!(what.as_str(), LOGPROBS | ENCRYPTED | IMAGE_URLS);
+        let is_known = INCLUDES.contains(&what.as_str());
         let name = format!("include[{index}]");
         let why = format!(
             "is {what:?}; this server includes \"{LOGPROBS}\", \"{ENCRYPTED}\" and \"{IMAGE_URLS}\""
