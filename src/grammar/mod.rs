@@ -34,6 +34,7 @@ pub use tools::{ToolGrammar, ToolSpec};
 use std::sync::Arc;
 
 use llguidance::ParserFactory;
+use llguidance::api::ParserLimits;
 use llguidance::earley::SlicedBiasComputer;
 use toktrie::InferenceCapabilities;
 
@@ -72,6 +73,14 @@ impl Grammars {
     /// # Errors
     /// Where the tokenizer is one that grammars cannot be made for.
     pub fn new(tokenizer: &Tokenizer, vocab_size: usize) -> Result<Self, GrammarError> {
+        Self::within(tokenizer, vocab_size, limits::parser_limits())
+    }
+
+    fn within(
+        tokenizer: &Tokenizer,
+        vocab_size: usize,
+        parser_limits: ParserLimits,
+    ) -> Result<Self, GrammarError> {
         let vocabulary = Vocabulary::new(tokenizer, vocab_size)?;
         let factory = ParserFactory::new(
             vocabulary.env(),
@@ -80,7 +89,7 @@ impl Grammars {
         );
         let mut factory = factory.map_err(|error| GrammarError::Invalid(error.to_string()))?;
         factory.quiet();
-        *factory.limits_mut() = limits::parser_limits();
+        *factory.limits_mut() = parser_limits;
         let inner = Inner {
             vocabulary: Arc::new(vocabulary),
             factory: Arc::new(factory),

@@ -360,6 +360,13 @@ impl TokenConstraint for Thinking {
         }
     }
 
+    fn has_cheap_masks(&self) -> bool {
+        match (&self.rest, self.now.phase) {
+            (Some(rest), Phase::Start { .. } | Phase::Rest) => rest.has_cheap_masks(),
+            _ => true,
+        }
+    }
+
     fn fork(&self) -> Box<dyn TokenConstraint> {
         Box::new(self.clone())
     }
