@@ -3,7 +3,11 @@
 //! Both of vLLM's notations: the older `{"structures": […], "triggers": […]}`, and xgrammar's
 //! `{"type": "structural_tag", "format": {…}}`.
 
+mod fields;
+
 use serde_json::{Map, Value};
+
+use fields::{begin_of, elements, flag, invalid, list, text};
 
 use super::compile::Source;
 use super::lark::{Lark, Mark, mark, split};
@@ -52,36 +56,6 @@ pub(super) fn source(tag: &Value, vocabulary: &Vocabulary) -> Result<Source, Gra
             ends: builder.ends,
         },
     })
-}
-
-fn invalid(path: &str, message: impl std::fmt::Display) -> GrammarError {
-    let place = match path {
-        "" => "the structural tag".to_owned(),
-        path => format!("the structural tag's {path}"),
-    };
-    GrammarError::Invalid(format!("{place}: {message}"))
-}
-
-fn text<'a>(map: &'a Map<String, Value>, key: &str, path: &str) -> Result<&'a str, GrammarError> {
-    let text = map.get(key).and_then(Value::as_str);
-    text.ok_or_else(|| invalid(path, format!("{key:?} is a string")))
-}
-
-fn flag(map: &Map<String, Value>, key: &str, path: &str) -> Result<bool, GrammarError> {
-    match map.get(key) {
-        None | Some(Value::Null) => Ok(false),
-        Some(Value::Bool(value)) => Ok(*value),
-        Some(_) => Err(invalid(path, format!("{key:?} is true or false"))),
-    }
-}
-
-fn list<'a>(value: Option<&'a Value>, key: &str, path: &str) -> Result<&'a [Value], GrammarError> {
-    let items = value
-        .and_then(Value::as_array)
-        .filter(|items| !items.is_empty());
-    items
-        .map(Vec::as_slice)
-        .ok_or_else(|| invalid(path, format!("{key:?} is a list with something in it")))
 }
 
 struct Builder<'a> {
@@ -386,18 +360,4 @@ impl Builder<'_> {
             false => format!("{several}?"),
         })
     }
-}
-
-fn elements<'a>(map: &'a Map<String, Value>, path: &str) -> Result<&'a [Value], GrammarError> {
-    list(map.get("elements"), "elements", path)
-}
-
-/// The fixed text that a format begins with.
-fn begin_of(format: &Value) -> Option<&str> {
-    let key = match format.get("type")?.as_str()? {
-        "const_string" => "value",
-        "tag" => "begin",
-        _ => return None,
-    };
-    format.get(key)?.as_str().filter(|text| !text.is_empty())
 }
