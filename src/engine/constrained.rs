@@ -85,11 +85,11 @@ impl Constrained {
 
 impl Clone for Constrained {
     fn clone(&self) -> Self {
-        let fork = |constraint: &Box<dyn TokenConstraint>| {
+        let fork = |constraint: &dyn TokenConstraint| {
             let forked = catch_unwind(AssertUnwindSafe(|| constraint.fork()));
             forked.map_err(|_| panicked())
         };
-        let constraint = self.constraint.as_ref().map_err(Clone::clone);
+        let constraint = self.constraint.as_deref().map_err(Clone::clone);
         Self {
             constraint: constraint.and_then(fork),
             vocab_size: self.vocab_size,

@@ -131,7 +131,8 @@ def openai_agents():
     for kind in (OpenAIChatCompletionsModel, OpenAIResponsesModel):
         model = kind(model=MODEL, openai_client=asynchronous)
         settings = ModelSettings(temperature=0, tool_choice="required", max_tokens=100)
-        agent = Agent(name="a", instructions="Use the tool.", model=model, tools=[get_weather], model_settings=settings)
+        agent = Agent(name="a", instructions="Use the tool.", model=model, tools=[get_weather],
+                      tool_use_behavior="stop_on_first_tool", model_settings=settings)
         result = Runner.run_sync(agent, "The weather in Oslo?", max_turns=4)
         assert seen and result.final_output, (kind, seen, result)
         typed = Agent(name="b", model=model, output_type=Weather, model_settings=ModelSettings(temperature=0))
