@@ -439,6 +439,22 @@ fn every_limit_on_the_architecture_page_has_a_case() {
 /// Limits whose tests are beside what they test: file and function.
 const ELSEWHERE: &[(&str, &str)] = &[
     (
+        "a grammar, an expression, their depth",
+        "src/grammar/tests/hostile.rs::large_and_deep_grammars_are_refused",
+    ),
+    (
+        "compiling a grammar, a mask",
+        "src/grammar/tests/hostile.rs::a_text_that_needs_too_much_fails_alone",
+    ),
+    (
+        "background responses",
+        "src/api/responses/background.rs::one_key_leaves_places_to_others",
+    ),
+    (
+        "events kept of background responses",
+        "src/api/responses/background.rs::a_full_log_still_gets_the_last_event",
+    ),
+    (
         "texts that wait for an encoder",
         "tests/integration/encoders.rs::a_full_queue_refuses_and_the_shared_one_earlier",
     ),
