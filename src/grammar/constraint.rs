@@ -86,6 +86,32 @@ impl GrammarConstraint {
         }
     }
 
+    /// Takes tokens with more digits than `room` out of a mask. Where the grammar wants another digit all the same (a number above
+    /// an exclusive 0 that has only zeros so far), one may come: not a zero, if that is possible.
+    fn bound_digits(&self, mask: &mut TokenMask, room: usize, allowed: &SimpleVob) {
+        for token_id in self.vocabulary.longer_digits(room) {
+            mask.words_mut()[token_id as usize / 32] &= !(1 << (token_id % 32));
+        }
+        for least in [b'1', b'0'] {
+            if mask.words().iter().any(|word| *word != 0) {
+                return;
+            }
+            for token_id in self.vocabulary.longer_digits(room) {
+                let bytes = self.vocabulary.text_bytes(token_id);
+                let is_digit = bytes.len() == 1 && bytes[0] >= least;
+                if is_digit && allowed.is_allowed(token_id) {
+                    mask.allow(token_id);
+                }
+            }
+        }
+    }
+
+    /// Whether a token that has more digits than a number may have can come all the same.
+    fn is_needed(&mut self, token_id: TokenId) -> bool {
+        let mut mask = TokenMask::none(self.vocabulary.trie().vocab_size());
+        self.mask(&mut mask).is_ok() && mask.is_allowed(token_id)
+    }
+
     /// Whether a token has no more digits than a number may have here.
     fn has_room(&self, bytes: &[u8]) -> bool {
         let room = self.numbers.as_ref().and_then(NumberLimit::room);
@@ -106,12 +132,8 @@ impl TokenConstraint for GrammarConstraint {
         for (word, allowed) in mask.words_mut().iter_mut().zip(allowed.as_slice()) {
             *word |= allowed;
         }
-        let room = self.numbers.as_ref().and_then(NumberLimit::room);
-        for token_id in room
-            .into_iter()
-            .flat_map(|r| self.vocabulary.longer_digits(r))
-        {
-            mask.words_mut()[token_id as usize / 32] &= !(1 << (token_id % 32));
+        if let Some(room) = self.numbers.as_ref().and_then(NumberLimit::room) {
+            self.bound_digits(mask, room, &allowed);
         }
         Ok(())
     }
@@ -129,7 +151,7 @@ impl TokenConstraint for GrammarConstraint {
         }
         let vocabulary = Arc::clone(&self.vocabulary);
         let bytes = vocabulary.text_bytes(token_id);
-        if !self.has_room(bytes) {
+        if !self.has_room(bytes) && !self.is_needed(token_id) {
             return false;
         }
         let watched = self.watched();

@@ -187,7 +187,7 @@ fn wrong_embedding_requests_name_their_fields() {
     let long = "the capital of France ".repeat(400);
     let many = vec!["a"; 2049];
     for (body, param, told) in [
-        (json!({}), "", "input"),
+        (json!({}), "input", "input"),
         (json!({"input": []}), "input", "2048"),
         (json!({"input": many}), "input", "2049"),
         (json!({"input": 7}), "input", "expected a string"),
@@ -355,7 +355,7 @@ fn encoders_rank_by_cosines_and_models_by_their_word() {
 fn wrong_rankings_name_their_fields() {
     let offline = with_encoders();
     for (body, param) in [
-        (json!({"documents": ["a"]}), ""),
+        (json!({"documents": ["a"]}), "query"),
         (json!({"query": "", "documents": ["a"]}), "query"),
         (json!({"query": "q", "documents": []}), "documents"),
         (

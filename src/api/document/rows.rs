@@ -196,6 +196,11 @@ pub(super) fn parameters() -> Vec<Row> {
             json!({"minimum": 1, "maximum": TRACES_AT_ONCE}),
         ),
         ("/v1/traces/stream", "limit", stored.clone()),
+        (
+            "/v1/responses/{id}/input_items",
+            "limit",
+            json!({"minimum": 1, "maximum": 100}),
+        ),
         ("/v1/traces", "after", json!({"pattern": CURSOR})),
         ("/v1/traces/stream", "after", json!({"pattern": CURSOR})),
         ("", "order", json!({"enum": ["desc", "asc"]})),

@@ -26,9 +26,9 @@ pub(in crate::api) async fn retrieve(
     Path(id): Path<String>,
     pairs: Pairs,
 ) -> Result<Response, ApiError> {
+    let record = stored::find(&state, tenant, deadline, &id).await?;
     query::check_include(&pairs)?;
     let streamed = query::stream(&pairs)?;
-    let record = stored::find(&state, tenant, deadline, &id).await?;
     let Some(starting_after) = streamed else {
         return Ok(Json(record.response).into_response());
     };
@@ -102,9 +102,9 @@ pub(in crate::api) async fn input_items(
     Path(id): Path<String>,
     pairs: Pairs,
 ) -> Result<Json<Value>, ApiError> {
+    let record = stored::find(&state, tenant, deadline, &id).await?;
     query::check_include(&pairs)?;
     let page = Page::parse(&pairs)?;
-    let record = stored::find(&state, tenant, deadline, &id).await?;
     Ok(Json(listed(record.input, &page)?))
 }
 

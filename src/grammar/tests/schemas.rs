@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::support::{Drawn, Rng, draw, small};
+use crate::engine::TokenMask;
 use crate::grammar::{Grammar, GrammarError};
 
 /// Schemas of `tests/schemas`, by name.
@@ -81,9 +82,9 @@ fn all_drawn_texts_are_valid() {
     );
 }
 
-#[test]
-fn keywords_that_cannot_be_enforced_are_named() {
-    let cases = [
+/// Schemas with a keyword that cannot be enforced, the keyword, and its place.
+fn unenforceable() -> Vec<(Value, &'static str, &'static str)> {
+    vec![
         (
             json!({"type": "object", "properties": {"a": {"not": {"type": "null"}}}}),
             "not",
@@ -145,8 +146,12 @@ fn keywords_that_cannot_be_enforced_are_named() {
             "multipleOf",
             "",
         ),
-    ];
-    for (schema, keyword, path) in cases {
+    ]
+}
+
+#[test]
+fn keywords_that_cannot_be_enforced_are_named() {
+    for (schema, keyword, path) in unenforceable() {
         let error = compile(&schema, true).expect_err(&schema.to_string());
         let GrammarError::Invalid(message) = &error else {
             panic!("{schema}: {error}");
@@ -254,6 +259,34 @@ fn numbers_and_white_space_end() {
         assert!(small().accepts(&grammar, text), "{text}");
     }
     assert!(!small().accepts(&grammar, "{\"b\": 1}"));
+}
+
+/// A bound on digits may not leave a text without an end.
+#[test]
+fn a_number_of_zeros_gets_the_digit_that_it_needs() {
+    for (begin, schema) in [
+        (
+            "0.",
+            json!({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}),
+        ),
+        ("-0.", json!({"type": "number", "exclusiveMaximum": 0})),
+    ] {
+        let mut constraint = compile(&schema, true).unwrap();
+        let zeros = format!("{begin}{}", "0".repeat(19));
+        for id in small().tokenizer.encode(&zeros, false, false).unwrap() {
+            assert!(constraint.accept(id), "{schema}");
+        }
+        let mut mask = TokenMask::none(small().tokenizer.vocab_size());
+        constraint.mask(&mut mask).unwrap();
+        let allowed = (0..mask.vocab_size() as u32).filter(|id| mask.is_allowed(*id));
+        let texts: Vec<_> = allowed.map(|id| small().tokenizer.token_text(id)).collect();
+        let digits: Vec<_> = ('1'..='9').map(String::from).collect();
+        assert_eq!(texts, digits, "{schema}");
+        let one = small().tokenizer.encode("1", false, false).unwrap()[0];
+        let zero = small().tokenizer.encode("0", false, false).unwrap()[0];
+        assert!(!constraint.accept(zero) && constraint.accept(one));
+        assert!(!constraint.accept(one) && small().may_end(&mut *constraint));
+    }
 }
 
 #[test]

@@ -142,11 +142,11 @@ fn tags_come_in_text_or_with_separators() {
     );
 }
 
-#[test]
-fn faults_are_named_by_their_place() {
+/// Tags that are wrong, and what their errors name.
+fn faults() -> Vec<(Value, &'static str)> {
     let schema = json!({"type": "boolean"});
     let structure = |begin: &str| json!({"begin": begin, "schema": schema, "end": "x"});
-    let cases = [
+    vec![
         (json!({}), "format"),
         (json!([]), "format"),
         (json!("{"), "JSON"),
@@ -199,12 +199,17 @@ fn faults_are_named_by_their_place() {
             format(json!({"type": "or", "elements": [5]})),
             "elements[0]",
         ),
-    ];
-    for (tag, part) in cases {
+    ]
+}
+
+#[test]
+fn faults_are_named_by_their_place() {
+    for (tag, part) in faults() {
         let error = plain_or_small(&tag);
         assert!(error.to_string().contains(part), "{tag}: {error}");
     }
-    let many = json!({"structures": vec![structure("ab"); 300], "triggers": ["a"]});
+    let structure = json!({"begin": "ab", "schema": {}, "end": "x"});
+    let many = json!({"structures": vec![structure; 300], "triggers": ["a"]});
     assert!(matches!(
         plain_or_small(&many),
         GrammarError::TooMuchWork(_)

@@ -175,6 +175,15 @@ fn kinds(vocab_size: usize) -> Vec<GenerateRequest> {
         vocab_size,
         [1, 2, 3, 5, 8, 13],
     )));
+    // Ends wait as long as others are left.
+    let mut early = request(0.8, 5);
+    early.params.min_tokens = 4;
+    early.params.stop_token_ids = vec![3, 5];
+    early.constraint = Some(Box::new(AllowedTokens::new(vocab_size, [3, 5, 8])));
+    let mut ended = request(0.0, 6);
+    ended.params.min_tokens = 4;
+    ended.params.eos_token_ids = vec![3];
+    ended.constraint = Some(Box::new(AllowedTokens::new(vocab_size, [3])));
     let mut tapped = request(0.0, 3);
     tapped.params.hidden_state = true;
     let read = PoolingParams {
@@ -184,7 +193,7 @@ fn kinds(vocab_size: usize) -> Vec<GenerateRequest> {
         mean: false,
     };
     let read = GenerateRequest::pooling(request(0.0, 4).prompt_token_ids, read);
-    vec![forked, masked, tapped, read]
+    vec![forked, masked, early, ended, tapped, read]
 }
 
 /// What came for each choice, in order.
