@@ -1,7 +1,7 @@
 """Schemas end to end: every finished answer of a running server must validate.
 
     ponder serve qwen2.5-coder-0.5b &
-    pip install jsonschema
+    pip install jsonschema-rs
     python benches/structured/schemas.py --url http://127.0.0.1:8000/v1 --model qwen2.5-coder-0.5b
 
 Each schema of tests/schemas is asked for with n 4 at temperature 1 and a seed, once with speculation off and once with it
@@ -18,7 +18,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import jsonschema
+import jsonschema_rs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,13 +62,14 @@ def check(args, name, schema):
     drafted, _, num_accepted = ask(args, schema, "auto")
     if isinstance(plain, str):
         return {"name": name, "refused": plain}
+    validator = jsonschema_rs.validator_for(schema, validate_formats=True)
     failures, valid, cut = [], 0, 0
     for content, reason in plain:
         if reason != "stop":
             cut += 1
             continue
         try:
-            jsonschema.validate(json.loads(content), schema, format_checker=jsonschema.FormatChecker())
+            validator.validate(json.loads(content))
             valid += 1
         except Exception as error:
             failures.append(f"{content[:200]!r}: {str(error)[:200]}")

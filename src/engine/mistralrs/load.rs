@@ -18,6 +18,7 @@ use crate::engine::config::DEFAULT_MAX_MODEL_LEN;
 use crate::engine::request::EngineConfig;
 use crate::engine::speculative::SpeculativeConfig;
 use crate::model::ModelInfo;
+use crate::model::gguf::split::PartName;
 
 /// What the operator chose.
 #[derive(Debug, Clone)]
