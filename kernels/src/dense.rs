@@ -1,7 +1,7 @@
 //! Products of many rows with f32 matrices, and the passes of an encoder's layer around them.
 //!
-//! Nothing is quantised here: an encoder's vectors are compared with those of other programs. Work is
-//! split by rows, and a row's sums run over its inputs in order, whatever rows are beside it.
+//! Nothing is quantised here: an encoder's vectors are compared with those of other programs. Work
+//! is split by rows, and a row's sums run over its inputs in order, whatever rows are beside it.
 
 use std::cell::RefCell;
 

@@ -5,7 +5,8 @@ use ponder::engine::{ConstraintError, TokenConstraint, TokenId, TokenMask, Token
 use crate::random::Random;
 use crate::setup::VOCAB_SIZE;
 
-/// Allows the tokens that are not a given rest of three, which moves with every token; now and then a single token.
+/// Allows the tokens that are not a given rest of three, which moves with every token; now and then
+/// a single token.
 #[derive(Debug, Clone)]
 pub struct Rotating {
     accepted: Vec<TokenId>,

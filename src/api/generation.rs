@@ -46,7 +46,8 @@ pub(super) struct Shape {
     pub constraint: Option<BranchConstraint>,
     /// The field that asks for the constraint, for errors of it.
     pub field: Option<String>,
-    /// What the request says of it: a search goes on only under the same. Null when it says nothing.
+    /// What the request says of it: a search goes on only under the same. Null when it says
+    /// nothing.
     pub asked: Value,
     pub reading: ReadingRules,
     /// See [`super::wire::envelope::Head::is_legacy`].

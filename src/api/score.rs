@@ -22,7 +22,7 @@ use crate::search::OneOrMany;
 use crate::work::Budget;
 
 /// Answers of one call.
-const MAX_CANDIDATES: usize = 256;
+pub(in crate::api) const MAX_CANDIDATES: usize = 256;
 
 /// What to score, and by which reward.
 #[derive(Debug, Deserialize, ToSchema)]

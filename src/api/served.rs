@@ -16,7 +16,8 @@ pub struct Served {
     pub model_config: Option<ModelConfig>,
     pub tokenizer: Tokenizer,
     pub chat_template: Option<ChatTemplate>,
-    /// Compiles what answers must look like; `None` where the engine or the tokenizer does not allow constraints.
+    /// Compiles what answers must look like; `None` where the engine or the tokenizer does not
+    /// allow constraints.
     pub grammars: Option<Grammars>,
     /// How the model marks its thoughts and calls.
     pub output: OutputFormat,
@@ -27,8 +28,8 @@ pub struct Served {
     pub identity: Identity,
 }
 
-/// How a model marks its thoughts and calls, by its template. A template that shows no tools gets them in our words,
-/// and then in Hermes' format.
+/// How a model marks its thoughts and calls, by its template. A template that shows no tools gets
+/// them in our words, and then in Hermes' format.
 pub fn detect_output(template: Option<&ChatTemplate>, tokenizer: &Tokenizer) -> OutputFormat {
     let Some(template) = template else {
         return OutputFormat::default();

@@ -134,8 +134,8 @@ impl AppState {
         }
     }
 
-    /// The model, or 503 while it loads, while the server drains, or after the engine died; 400 where encoders are
-    /// all that is served.
+    /// The model, or 503 while it loads, while the server drains, or after the engine died; 400
+    /// where encoders are all that is served.
     pub(super) fn ready(&self) -> Result<&Served, ApiError> {
         let unavailable = |message| Err(ApiError::unavailable(message));
         if self.inner.draining.is_cancelled() {

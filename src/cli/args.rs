@@ -41,7 +41,8 @@ Examples:
 pub enum Command {
     /// Serve a model over HTTP
     Serve(Box<ServeArgs>),
-    /// Fetch a model into the cache; check the bytes of one that is there, and fetch it again if wrong
+    /// Fetch a model into the cache; check the bytes of one that is there, and fetch it again if
+    /// wrong
     Pull {
         /// Catalogue name or hf:ORG/REPO/FILE
         #[arg(default_value = DEFAULT_MODEL)]

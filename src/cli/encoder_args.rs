@@ -34,7 +34,8 @@ pub struct EncoderArgs {
         help_heading = "Embeddings"
     )]
     pub rerank_model: Option<String>,
-    /// How states become a vector [default: what the model's folder says; else last for models that write, mean for encoders]
+    /// How states become a vector [default: what the model's folder says; else last for models that
+    /// write, mean for encoders]
     #[arg(
         long,
         env = "PONDER_POOLING_TYPE",
@@ -67,17 +68,13 @@ impl From<PoolingArg> for Pooling {
     }
 }
 
-/// Whether the model to serve is an encoder. Fetches it where it must.
-pub(super) fn serves_encoder(engine: &EngineArgs) -> anyhow::Result<bool> {
-    Ok(is_encoder(&locate(&engine.model)?))
-}
-
 impl EncoderArgs {
-    /// Loads the encoders that flags name; first, under the name `alone`, the model itself where it is one.
+    /// Loads the encoders that flags name; first the model itself where it is one, `alone` with its
+    /// name and folder.
     pub(super) fn load(
         &self,
         engine: &EngineArgs,
-        alone: Option<&str>,
+        alone: Option<(&str, &Path)>,
     ) -> anyhow::Result<ServedEncoders> {
         let options = EncoderOptions {
             num_threads: engine.num_threads(),
@@ -88,9 +85,8 @@ impl EncoderArgs {
             },
         };
         let mut all: Vec<ServedEncoder> = Vec::new();
-        if let Some(name) = alone {
-            let path = locate(&engine.model)?;
-            all.push(load_one(name, &path, options).with_context(|| engine.model.clone())?);
+        if let Some((name, path)) = alone {
+            all.push(load_one(name, path, options).with_context(|| engine.model.clone())?);
         }
         for (flag, model, is_embedder) in [
             ("--embedding-model", &self.embedding_model, true),
@@ -124,21 +120,20 @@ impl EncoderArgs {
         })
     }
 
-    /// How the states of the model that writes become vectors.
-    pub(super) fn decoder_pooling(&self, engine: &EngineArgs) -> anyhow::Result<Pooling> {
+    /// How the states of the model that writes, which lies at `path`, become vectors.
+    pub(super) fn decoder_pooling(&self, path: &Path) -> Pooling {
         if let Some(pooling) = self.pooling_type {
-            return Ok(pooling.into());
+            return pooling.into();
         }
-        let path = locate(&engine.model)?;
         // What cannot be read of it is no reason not to write answers.
         let declared = match path.is_dir() {
-            true => SentenceConfig::read(&path)
+            true => SentenceConfig::read(path)
                 .ok()
                 .and_then(|config| config.pooling),
-            false => gguf_pooling(&path),
+            false => gguf_pooling(path),
         };
         let known = declared.filter(|pooling| *pooling != Pooling::Max);
-        Ok(known.unwrap_or(Pooling::Last))
+        known.unwrap_or(Pooling::Last)
     }
 }
 

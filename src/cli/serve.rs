@@ -1,6 +1,7 @@
 //! `ponder serve`.
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,6 @@ use ponder_sandbox::{Confined, ConfinedError, Limits, Sandbox};
 use tracing_subscriber::EnvFilter;
 
 use super::args::ServeArgs;
-use super::encoder_args::serves_encoder;
 use super::engine_args::EngineArgs;
 use super::identity::hash;
 use super::signals::wait_for_signal;
@@ -21,6 +21,7 @@ use crate::api::{
 };
 use crate::engine::{Backend, Capability, Engine};
 use crate::model::Pooling;
+use crate::model::encoder::is_encoder;
 use crate::reward::{Programs, PythonRunner, RewardServer, SchemaChecker, ValueHead};
 use crate::trace::TraceStore;
 
@@ -107,21 +108,21 @@ fn load(args: &ServeArgs) -> anyhow::Result<Loaded> {
         is_shared: args.api_key.len() > 1,
         ..args.engine.clone()
     };
-    if serves_encoder(&engine)? {
+    let path = setup::locate(&engine.model)?;
+    if is_encoder(&path) {
         check_alone(args)?;
         let names = server_config(args).served_model_names;
+        let alone = names.first().map(|name| (name.as_str(), path.as_path()));
         return Ok(Loaded {
-            encoders: args
-                .encoders
-                .load(&engine, names.first().map(String::as_str))?,
+            encoders: args.encoders.load(&engine, alone)?,
             model: None,
         });
     }
     let encoders = args.encoders.load(&engine, None)?;
-    let pooling = args.encoders.decoder_pooling(&engine)?;
+    let pooling = args.encoders.decoder_pooling(&path);
     Ok(Loaded {
         encoders,
-        model: Some((load_model(args, &engine)?, pooling)),
+        model: Some((load_model(args, &engine, &path)?, pooling)),
     })
 }
 
@@ -148,13 +149,13 @@ fn check_alone(args: &ServeArgs) -> anyhow::Result<()> {
 }
 
 /// The model that writes and what rewards need.
-fn load_model(args: &ServeArgs, engine: &EngineArgs) -> anyhow::Result<Served> {
+fn load_model(args: &ServeArgs, engine: &EngineArgs, path: &Path) -> anyhow::Result<Served> {
     // What can fail fast is checked before the model loads.
     let programs = Programs::new(args.work.max_running_programs, engine.is_shared);
     let schemas = schema_checker(programs.clone())?;
     let python = args.allow_code_execution;
     let python = python.then(|| python_runner(programs)).transpose()?;
-    let mut served = setup::start(engine)?;
+    let mut served = setup::start_at(engine, path, None)?;
     let value_head = match &args.value_head {
         Some(path) => {
             let demanded = served.engine.demand(Capability::HiddenStates);

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -15,8 +16,8 @@ use super::interrupt;
 use super::progress::Bar;
 use crate::api::Served;
 use crate::engine::{
-    Backend, Capability, Engine, EngineError, EngineHandle, EngineOptions, Executor,
-    GenerateRequest, SamplingParams, StreamEvent,
+    Backend, Engine, EngineError, EngineHandle, EngineOptions, Executor, GenerateRequest,
+    SamplingParams, StreamEvent,
 };
 use crate::grammar::{GrammarError, Grammars};
 use crate::model::catalogue::{self, Source, State};
@@ -34,15 +35,14 @@ pub(super) fn locate(model: &str) -> anyhow::Result<PathBuf> {
         Source::Hub { .. } => State::Absent,
     };
     match state {
-        State::Absent => {}
         State::Damaged => warn(&format!("the cached file of {model} is damaged")),
         State::Changed => warn(&format!(
             "the cached file of {model} has changed since it was checked: \
              `ponder pull {model}` checks it again"
         )),
-        State::Verified | State::Unverified => return Ok(catalogue::pull(&source, &Silent)?),
+        State::Absent | State::Verified | State::Unverified => {}
     }
-    if state == State::Changed {
+    if !matches!(state, State::Absent | State::Damaged) {
         return Ok(catalogue::pull(&source, &Silent)?);
     }
     let _interruptible = interrupt::Pull::begin();
@@ -110,8 +110,16 @@ pub(super) fn start_with(
     args: &EngineArgs,
     operator_times: Option<Arc<OperatorTimes>>,
 ) -> anyhow::Result<Served> {
-    let path = locate(&args.model)?;
-    load(args, &path, operator_times).map_err(|error| with_remedy(error, &args.model, &path))
+    start_at(args, &locate(&args.model)?, operator_times)
+}
+
+/// [`start_with`] on the model at `path`, which [`locate`] has found.
+pub(super) fn start_at(
+    args: &EngineArgs,
+    path: &Path,
+    operator_times: Option<Arc<OperatorTimes>>,
+) -> anyhow::Result<Served> {
+    load(args, path, operator_times).map_err(|error| with_remedy(error, &args.model, path))
 }
 
 /// Starts the engine on the model at `path`.
@@ -131,9 +139,13 @@ fn load(
         None => None,
     };
     let chat_template = ChatTemplate::from_files(&files, &tokenizer, source.as_deref())?;
+    let mut making = None;
     let (engine, model_config) = match is_native(&args.backend, &files)? {
         true => {
             let config = files.config()?;
+            let (own, vocab_size) = (tokenizer.clone(), config.vocab_size);
+            // The vocabulary's tree takes half a second: it is made while the weights load.
+            making = Some(thread::spawn(move || Grammars::new(&own, vocab_size)));
             let limit = config.max_position_embeddings;
             let engine = start_native(args, (path, &files), &tokenizer, limit, operator_times)?;
             (engine, Some(config))
@@ -153,7 +165,7 @@ fn load(
         ))
     });
     Ok(Served {
-        grammars: grammars(engine.as_ref(), &tokenizer),
+        grammars: making.and_then(grammars),
         output: args.output.format(chat_template.as_ref(), &tokenizer),
         adaptation: None,
         model_config,
@@ -168,12 +180,19 @@ fn load(
     })
 }
 
-/// `None` where answers cannot be constrained: requests that ask for it are refused then.
-fn grammars(engine: &dyn Backend, tokenizer: &Tokenizer) -> Option<Grammars> {
-    engine.demand(Capability::Constraints).ok()?;
-    let grammars = Grammars::new(tokenizer, engine.model_info().vocab_size);
-    let warn = |error: &GrammarError| tracing::warn!("structured output is off: {error}");
-    grammars.inspect_err(warn).ok()
+/// `None` where grammars cannot be made: requests that ask for one are refused then.
+fn grammars(making: JoinHandle<Result<Grammars, GrammarError>>) -> Option<Grammars> {
+    match making.join() {
+        Ok(Ok(grammars)) => Some(grammars),
+        Ok(Err(error)) => {
+            tracing::warn!("structured output is off: {error}");
+            None
+        }
+        Err(_) => {
+            tracing::warn!("structured output is off: its thread panicked, which is a bug");
+            None
+        }
+    }
 }
 
 /// Loads the model and its drafter into the native engine.

@@ -2,7 +2,7 @@
 
 /// Until SIGINT or SIGTERM comes.
 #[cfg(unix)]
-pub(super) async fn wait_for_signal() {
+pub(in crate::cli) async fn wait_for_signal() {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut terminate) = signal(SignalKind::terminate()) else {
         return std::future::pending().await;
@@ -14,6 +14,6 @@ pub(super) async fn wait_for_signal() {
 }
 
 #[cfg(not(unix))]
-pub(super) async fn wait_for_signal() {
+pub(in crate::cli) async fn wait_for_signal() {
     let _ = tokio::signal::ctrl_c().await;
 }

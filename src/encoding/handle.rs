@@ -6,12 +6,14 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use super::EncoderKind;
 use super::queue::TextQueue;
 use super::request::{Request, Sequence, Waiting, lock};
 use crate::model::encoder::{EncodeError, EncoderConfig};
-use crate::model::{Encoder, EncoderInput, Pooling};
+use crate::model::{Encoder, EncoderInput};
 
-/// Tokens of one batch: enough to keep all threads busy, few enough that a short text does not wait long.
+/// Tokens of one batch: enough to keep all threads busy, few enough that a short text does not wait
+/// long.
 const BATCH_TOKENS: usize = 1024;
 
 /// How many texts may wait, and who shares the encoder.
@@ -61,13 +63,6 @@ struct Shared {
     has_failed: AtomicBool,
 }
 
-/// What the thread makes of a sequence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Task {
-    Embed(Pooling),
-    Classify,
-}
-
 /// An encoder on its own thread, which ends with the last handle.
 pub struct EncoderHandle {
     shared: Arc<Shared>,
@@ -79,25 +74,15 @@ pub struct EncoderHandle {
 impl EncoderHandle {
     pub(super) fn start(
         encoder: Encoder,
-        task: Task,
+        kind: EncoderKind,
         options: WorkerOptions,
     ) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared {
-            state: Mutex::new(State {
-                queue: TextQueue::new(),
-                is_stopped: false,
-            }),
-            changed: Condvar::new(),
-            num_texts: AtomicU64::new(0),
-            num_tokens: AtomicU64::new(0),
-            num_batches: AtomicU64::new(0),
-            has_failed: AtomicBool::new(false),
-        });
+        let shared = Arc::new(Shared::new());
         let own = Arc::clone(&shared);
         let config = encoder.config().clone();
         let thread = std::thread::Builder::new()
             .name("ponder-encoder".to_owned())
-            .spawn(move || own.work(encoder, task))?;
+            .spawn(move || own.work(encoder, kind))?;
         Ok(Self {
             shared,
             config,
@@ -120,7 +105,8 @@ impl EncoderHandle {
         }
     }
 
-    /// The vector, or the logits, of each sequence. Dropping the future takes what waits out of the queue.
+    /// The vector, or the logits, of each sequence. Dropping the future takes what waits out of the
+    /// queue.
     ///
     /// # Errors
     /// [`EncodingError::Full`] when too many texts wait.
@@ -180,7 +166,6 @@ impl Drop for EncoderHandle {
     fn drop(&mut self) {
         let mut state = lock(&self.shared.state);
         state.is_stopped = true;
-        state.queue.clear();
         drop(state);
         self.shared.changed.notify_all();
         if let Some(thread) = self.thread.take() {
@@ -212,10 +197,24 @@ impl Drop for Seat<'_> {
 type Item = (Arc<Request>, usize);
 
 impl Shared {
+    fn new() -> Self {
+        Self {
+            state: Mutex::new(State {
+                queue: TextQueue::new(),
+                is_stopped: false,
+            }),
+            changed: Condvar::new(),
+            num_texts: AtomicU64::new(0),
+            num_tokens: AtomicU64::new(0),
+            num_batches: AtomicU64::new(0),
+            has_failed: AtomicBool::new(false),
+        }
+    }
+
     /// The thread's life.
-    fn work(&self, mut encoder: Encoder, task: Task) {
+    fn work(&self, mut encoder: Encoder, kind: EncoderKind) {
         while let Some(batch) = self.next_batch() {
-            let run = AssertUnwindSafe(|| run_batch(&mut encoder, task, &batch));
+            let run = AssertUnwindSafe(|| run_batch(&mut encoder, kind, &batch));
             let Ok(results) = catch_unwind(run) else {
                 return self.fail(&batch);
             };
@@ -259,21 +258,23 @@ impl Shared {
         }
         let mut state = lock(&self.state);
         state.is_stopped = true;
-        // Their senders are dropped with them.
-        state.queue.clear();
+        // Who waits holds the sender, too: only an answer wakes them.
+        for waiting in state.queue.drain() {
+            waiting.request.take(0, Err(EncodingError::Failed));
+        }
     }
 }
 
 fn run_batch(
     encoder: &mut Encoder,
-    task: Task,
+    kind: EncoderKind,
     batch: &[Item],
 ) -> Vec<Result<Vec<f32>, EncodingError>> {
     let inputs = (batch.iter()).map(|(request, index)| request.sequences[*index].input());
     let inputs: Vec<EncoderInput<'_>> = inputs.collect();
-    let encoded = match task {
-        Task::Embed(pooling) => encoder.embed(&inputs, pooling),
-        Task::Classify => encoder.classify(&inputs),
+    let encoded = match kind {
+        EncoderKind::Embedder(pooling) => encoder.embed(&inputs, pooling),
+        EncoderKind::CrossEncoder => encoder.classify(&inputs),
     };
     let checked = |vector: Vec<f32>| match vector.iter().all(|value| value.is_finite()) {
         true => Ok(vector),
@@ -282,5 +283,30 @@ fn run_batch(
     match encoded {
         Ok(vectors) => vectors.into_iter().map(checked).collect(),
         Err(error) => vec![Err(error.into()); batch.len()],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_answers_those_who_wait() {
+        let shared = Shared::new();
+        let sequence = Sequence {
+            token_ids: vec![1, 2],
+            second_from: 2,
+        };
+        // Whoever waits holds the request, and with it the sender.
+        let (running, in_batch) = Request::new(vec![sequence.clone()]);
+        let (queued, in_queue) = Request::new(vec![sequence]);
+        let waiting = Waiting::new(Arc::clone(&queued));
+        lock(&shared.state).queue.push(7, waiting);
+        shared.fail(&[(Arc::clone(&running), 0)]);
+        for receiver in [in_batch, in_queue] {
+            let answer = receiver.await.unwrap();
+            assert!(matches!(answer, Err(EncodingError::Failed)), "{answer:?}");
+        }
+        assert!(lock(&shared.state).queue.is_empty());
     }
 }

@@ -20,8 +20,8 @@ struct Lane<R> {
     used: u64,
 }
 
-/// Requests of many tenants. The tenant that has used the fewest tokens is next; the requests of one tenant take turns,
-/// so that a short one does not wait for the end of a long one.
+/// Requests of many tenants. The tenant that has used the fewest tokens is next; the requests of
+/// one tenant take turns, so that a short one does not wait for the end of a long one.
 pub(super) struct TextQueue<R> {
     lanes: BTreeMap<u64, Lane<R>>,
     /// Virtual time: what the tenant that was served last had used.
@@ -73,11 +73,13 @@ impl<R: Texts> TextQueue<R> {
     }
 
     /// Removes all.
-    pub fn clear(&mut self) {
-        self.lanes.clear();
+    pub fn drain(&mut self) -> impl Iterator<Item = R> {
+        let lanes = std::mem::take(&mut self.lanes).into_values();
+        lanes.flat_map(|lane| lane.requests)
     }
 
-    /// Hands texts to `take` until they have `max_tokens` together; the first one goes whatever its length.
+    /// Hands texts to `take` until they have `max_tokens` together; the first one goes whatever its
+    /// length.
     pub fn take_batch(&mut self, max_tokens: usize, mut take: impl FnMut(&R)) {
         let mut num_tokens = 0;
         loop {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use ponder_kernels::ThreadPool;
 
-use super::handle::Task;
 use super::{EncoderHandle, EncoderTokenizer, Limit, WorkerOptions};
 use crate::model::encoder::{EncoderConfig, EncoderError, SentenceConfig};
 use crate::model::{ConfigError, Encoder, ModelFiles, OpenError, Pooling};
@@ -95,10 +94,6 @@ impl ServedEncoder {
             Some(1) => EncoderKind::CrossEncoder,
             Some(other) => return Err(EncodingLoadError::Labels(other)),
         };
-        let task = match kind {
-            EncoderKind::Embedder(pooling) => Task::Embed(pooling),
-            EncoderKind::CrossEncoder => Task::Classify,
-        };
         let longest = config.max_position_embeddings;
         Ok(Self {
             name: name.to_owned(),
@@ -106,7 +101,7 @@ impl ServedEncoder {
             tokenizer: EncoderTokenizer::new(tokenizer, &sentence)
                 .ok_or(EncodingLoadError::NoMarks)?,
             max_len: sentence.max_seq_length.unwrap_or(longest).min(longest),
-            handle: EncoderHandle::start(encoder, task, options.worker)?,
+            handle: EncoderHandle::start(encoder, kind, options.worker)?,
             config,
         })
     }

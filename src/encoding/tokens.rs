@@ -59,7 +59,8 @@ impl EncoderTokenizer {
         if is_pair { 3 } else { 2 }
     }
 
-    /// A text between its marks, and whether it lost its end. Without `add_marks` it is the text alone.
+    /// A text between its marks, and whether it lost its end. Without `add_marks` it is the text
+    /// alone.
     ///
     /// # Errors
     /// [`TokenizerError::TooLong`], and [`TokenizerError::Stopped`] when `may_go_on` says so.
@@ -122,8 +123,8 @@ impl EncoderTokenizer {
 
     /// The tokens of a text; of one with more than `room`, at least one more than that.
     ///
-    /// The text is read a piece at a time: BERT's tokens never reach over whitespace, so the pieces' tokens are the
-    /// text's, but for a single word of more than [`WORD_BYTES`].
+    /// The text is read a piece at a time: BERT's tokens never reach over whitespace, so the
+    /// pieces' tokens are the text's, but for a single word of more than [`WORD_BYTES`].
     fn tokens(
         &self,
         text: &str,
@@ -174,7 +175,8 @@ fn piece_len(text: &str) -> usize {
     end
 }
 
-/// What two texts keep of their tokens where there is room for `most`: the longer one is cut until they are even.
+/// What two texts keep of their tokens where there is room for `most`: the longer one is cut until
+/// they are even.
 fn longest_first(first: usize, second: usize, most: usize) -> (usize, usize) {
     let (short, long) = (min(first, second), max(first, second));
     if first + second <= most {

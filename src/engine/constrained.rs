@@ -1,10 +1,12 @@
-//! A sequence's constraint. What it does wrong, panics included, ends its own request and nothing else.
+//! A sequence's constraint. What it does wrong, panics included, ends its own request and nothing
+//! else.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::request::{ConstraintError, TokenConstraint, TokenId, TokenMask};
 
-/// A constraint as the engine calls it: no call panics. Once one has, the constraint is gone and every later call fails.
+/// A constraint as the engine calls it: no call panics. Once one has, the constraint is gone and
+/// every later call fails.
 #[derive(Debug)]
 pub(super) struct Constrained {
     constraint: Result<Box<dyn TokenConstraint>, ConstraintError>,

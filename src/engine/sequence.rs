@@ -35,7 +35,8 @@ pub(super) enum Appended {
     Token { is_tapped: bool },
     /// The budget has no token left.
     OutOfBudget,
-    /// The constraint does not allow it, though its mask did: it cannot go on, or it breaks its own rules.
+    /// The constraint does not allow it, though its mask did: it cannot go on, or it breaks its own
+    /// rules.
     Refused(Option<ConstraintError>),
 }
 

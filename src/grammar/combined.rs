@@ -2,7 +2,8 @@
 
 use crate::engine::{ConstraintError, TokenConstraint, TokenId, TokenMask};
 
-/// An answer that keeps to one of two constraints. A constraint is out at the first token that it does not allow.
+/// An answer that keeps to one of two constraints. A constraint is out at the first token that it
+/// does not allow.
 #[derive(Debug, Clone)]
 struct Either {
     parts: [Alternative; 2],

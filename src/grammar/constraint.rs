@@ -12,6 +12,7 @@ use super::watch::{Watch, Watched};
 use crate::engine::{ConstraintError, TokenConstraint, TokenId, TokenMask};
 
 /// One text under one grammar.
+#[derive(Clone)]
 pub(super) struct GrammarConstraint {
     matcher: Matcher,
     vocabulary: Arc<Vocabulary>,
@@ -86,14 +87,15 @@ impl GrammarConstraint {
         }
     }
 
-    /// Takes tokens with more digits than `room` out of a mask. Where the grammar wants another digit all the same (a number above
-    /// an exclusive 0 that has only zeros so far), one may come: not a zero, if that is possible.
+    /// Takes tokens with more digits than `room` out of a mask. Where the grammar wants another
+    /// digit all the same (a number above an exclusive 0 that has only zeros so far), one may come:
+    /// not a zero, if that is possible.
     fn bound_digits(&self, mask: &mut TokenMask, room: usize, allowed: &SimpleVob) {
         for token_id in self.vocabulary.longer_digits(room) {
             mask.words_mut()[token_id as usize / 32] &= !(1 << (token_id % 32));
         }
         for least in [b'1', b'0'] {
-            if mask.words().iter().any(|word| *word != 0) {
+            if !mask.allows_nothing() {
                 return;
             }
             for token_id in self.vocabulary.longer_digits(room) {
@@ -203,21 +205,13 @@ impl TokenConstraint for GrammarConstraint {
         if bytes.is_empty() {
             return Vec::new();
         }
-        let mut token_ids = self.vocabulary.tokenize_forced(&bytes, false);
+        let mut token_ids = self.vocabulary.tokenize_forced(&bytes);
         token_ids.truncate(most);
         token_ids
     }
 
     fn fork(&self) -> Box<dyn TokenConstraint> {
-        Box::new(Self {
-            matcher: self.matcher.clone(),
-            vocabulary: Arc::clone(&self.vocabulary),
-            watch: self.watch.clone(),
-            numbers: self.numbers.clone(),
-            has_special: self.has_special,
-            is_ended: self.is_ended,
-            failure: self.failure.clone(),
-        })
+        Box::new(self.clone())
     }
 }
 

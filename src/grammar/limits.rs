@@ -30,7 +30,8 @@ pub const MAX_PATTERN_PROPERTIES: usize = 16;
 pub const MAX_PATTERNED_SCHEMAS: usize = 1000;
 /// Repetitions and lengths that a schema or grammar may count: `maxItems`, `maxLength`, `{m,n}`.
 pub const MAX_REPETITIONS: u64 = 10_000;
-/// Digits in a row of a number in JSON: each integer of 64 bits that is not negative can be written.
+/// Digits in a row of a number in JSON: each integer of 64 bits that is not negative can be
+/// written.
 pub const MAX_DIGITS: usize = 19;
 /// Digits of a number's exponent.
 pub const MAX_EXPONENT_DIGITS: usize = 2;

@@ -1,5 +1,5 @@
-//! Calls that begin with their mark. Small models leave the mark out, and what stands there instead is no call that a
-//! grammar knows: an answer may not begin so.
+//! Calls that begin with their mark. Small models leave the mark out, and what stands there instead
+//! is no call that a grammar knows: an answer may not begin so.
 
 use std::sync::Arc;
 

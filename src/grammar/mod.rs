@@ -2,7 +2,8 @@
 //! constraints on tokens.
 //!
 //! The parsers and the masks are llguidance's. This room builds its grammars, bounds their
-//! compilation, and gives the engine a [`crate::engine::TokenConstraint`] of each. It knows no HTTP.
+//! compilation, and gives the engine a [`crate::engine::TokenConstraint`] of each. It knows no
+//! HTTP.
 
 mod cache;
 mod calls;
@@ -132,8 +133,8 @@ impl Grammars {
         Ok(Box::new(compiled.constraint(vocabulary, watch)))
     }
 
-    /// As [`after_thought`], where the thought's end may be tokenized in any way, and where a thought
-    /// before a constrained answer cannot end the answer.
+    /// As [`after_thought`], where the thought's end may be tokenized in any way, and where a
+    /// thought before a constrained answer cannot end the answer.
     pub fn after_thought(
         &self,
         thought: Thought,

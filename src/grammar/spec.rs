@@ -9,7 +9,8 @@ use super::tools::ToolGrammar;
 pub enum Grammar {
     /// Any JSON object.
     JsonObject,
-    /// JSON that a schema accepts. `strict`: a keyword that cannot be enforced is an error; otherwise it is left out.
+    /// JSON that a schema accepts. `strict`: a keyword that cannot be enforced is an error;
+    /// otherwise it is left out.
     JsonSchema { schema: Value, strict: bool },
     /// A whole answer matches the pattern.
     Regex(String),

@@ -330,20 +330,23 @@ impl TokenConstraint for Thinking {
 
     fn rollback(&mut self, num_tokens: usize) {
         let len = self.accepted.len().saturating_sub(num_tokens);
-        let Some((_, state)) = self.accepted.drain(len..).next() else {
+        let is_thought = |state: &State| matches!(state.phase, Phase::Thought { .. });
+        let mut undone = self.accepted[len..].iter().map(|(_, state)| state);
+        let Some(state) = undone.next().copied() else {
             return;
         };
-        let taken = self.now.num_rest;
+        let has_thought = is_thought(&self.now) || undone.any(is_thought);
+        self.accepted.truncate(len);
         if let Some(rest) = &mut self.rest {
-            match taken.checked_sub(state.num_rest) {
-                Some(0) => {}
-                Some(more) => rest.rollback(more),
-                // Back into the start, which `rest` had taken as an answer.
-                None => {
-                    for token_id in &self.plan.thought.start[taken..state.num_rest] {
-                        rest.accept(*token_id);
-                    }
-                }
+            // When the thought began, `rest` gave the start's tokens back.
+            let num_kept = match state.phase {
+                Phase::Start { .. } if has_thought => 0,
+                _ => state.num_rest,
+            };
+            rest.rollback(self.now.num_rest - num_kept);
+            let start = self.plan.thought.start.iter();
+            for token_id in start.take(state.num_rest).skip(num_kept) {
+                rest.accept(*token_id);
             }
         }
         self.now = state;

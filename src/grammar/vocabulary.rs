@@ -98,8 +98,9 @@ impl Vocabulary {
         digits.iter().filter_map(is_longer)
     }
 
-    /// Tokens of bytes that must come next. The last token is left out if it could as well be longer.
-    pub(super) fn tokenize_forced(&self, bytes: &[u8], is_end: bool) -> Vec<TokenId> {
+    /// Tokens of bytes that must come next. The last token is left out if it could as well be
+    /// longer.
+    pub(super) fn tokenize_forced(&self, bytes: &[u8]) -> Vec<TokenId> {
         let bytes = &bytes[..bytes.len().min(MAX_FORCED_BYTES)];
         let (mut token_ids, _) = self.env.tokenize_bytes_marker(bytes);
         let may_grow = |id: &TokenId| {
@@ -109,7 +110,7 @@ impl Vocabulary {
             });
             is_word && self.trie().has_extensions(bytes)
         };
-        if !is_end && token_ids.last().is_some_and(may_grow) {
+        if token_ids.last().is_some_and(may_grow) {
             token_ids.pop();
         }
         token_ids
@@ -162,7 +163,8 @@ impl TokenizerEnv for Env {
         })
     }
 
-    /// Masks allow every tokenization of a forced text: which one the model writes is its own choice.
+    /// Masks allow every tokenization of a forced text: which one the model writes is its own
+    /// choice.
     fn tokenize_is_canonical(&self) -> bool {
         false
     }

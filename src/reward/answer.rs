@@ -3,51 +3,45 @@
 use serde::de::IgnoredAny;
 
 use super::verifier::{extract, math};
+use crate::text::{ReasoningFormat, ToolFormat};
 
-/// What stands in front of an answer in the text of models that think.
-const THOUGHT_END: &str = "</think>";
-/// What begins a call of a tool in one model or another.
-const CALL_MARKS: [&str; 4] = [
-    "<tool_call>",
-    "[TOOL_CALLS]",
-    "<|python_tag|>",
-    "<｜tool▁calls▁begin｜>",
-];
+/// Begins a value that is text as it stands, in calls written as XML (Qwen3-Coder).
+const PLAIN_VALUE: &str = "<parameter=";
 
-/// The canonical form of the final answer of `text`, for votes; of the whole text when it names none. JSON and calls of
-/// tools count as a whole, but for their white space.
+/// The canonical form of the final answer of `text`, for votes; of the whole text when it names none.
+/// JSON and calls of tools count as a whole, but for their white space.
 pub fn answer_key(text: &str) -> String {
-    if let Some(data) = data(text) {
-        return without_white_space(data);
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let answer = ReasoningFormat::after_thought(text).trim();
+    let is_json =
+        answer.starts_with(['{', '[']) && serde_json::from_str::<IgnoredAny>(answer).is_ok();
+    let is_call = ToolFormat::has_mark(answer);
+    // `[name(key=value)]`, Python's way.
+    let is_python = !is_json && answer.starts_with('[') && answer.ends_with(")]");
+    if is_call && answer.contains(PLAIN_VALUE) {
+        return words(answer);
+    }
+    if is_json || is_call || is_python {
+        return without_white_space(answer, is_python);
     }
     match extract::final_answer(text) {
         Some(answer) => math::normalize(&answer),
-        None => text.split_whitespace().collect::<Vec<_>>().join(" "),
+        None => words(text),
     }
 }
 
-/// The answer of a text when it is JSON or a call.
-fn data(text: &str) -> Option<&str> {
-    let answer = text
-        .rsplit_once(THOUGHT_END)
-        .map_or(text, |(_, answer)| answer);
-    let answer = answer.trim();
-    let is_json =
-        answer.starts_with(['{', '[']) && serde_json::from_str::<IgnoredAny>(answer).is_ok();
-    let is_call = CALL_MARKS.iter().any(|mark| answer.contains(mark));
-    // `[name(key=value)]`, Python's way.
-    let is_python = answer.starts_with('[') && answer.ends_with(")]");
-    (is_json || is_call || is_python).then_some(answer)
-}
-
-/// A text without the white space outside of its strings.
-fn without_white_space(text: &str) -> String {
+/// A text without the white space outside of its strings. Python has two marks of strings.
+fn without_white_space(text: &str, is_python: bool) -> String {
     let mut kept = String::with_capacity(text.len());
-    let (mut is_string, mut is_escaped) = (false, false);
+    let (mut string, mut is_escaped) = (None, false);
     for c in text.chars() {
         match c {
-            '"' if !is_escaped => is_string = !is_string,
-            c if c.is_whitespace() && !is_string => continue,
+            '"' | '\'' if !is_escaped && (c == '"' || is_python) => match string {
+                None => string = Some(c),
+                Some(mark) if mark == c => string = None,
+                Some(_) => {}
+            },
+            c if c.is_whitespace() && string.is_none() => continue,
             _ => {}
         }
         is_escaped = c == '\\' && !is_escaped;
@@ -80,6 +74,11 @@ mod tests {
                 "<tool_call>{\"name\": \"b\"}</tool_call>",
             ),
             ("[a(x=1)]", "[b(x=1)]"),
+            ("[a(x='b c')]", "[a(x='bc')]"),
+            (
+                "<tool_call><function=f><parameter=q>new york</parameter></function></tool_call>",
+                "<tool_call><function=f><parameter=q>newyork</parameter></function></tool_call>",
+            ),
         ] {
             assert_ne!(answer_key(a), answer_key(b));
         }

@@ -30,6 +30,7 @@ pub use majority::Majority;
 pub use prm::{Prm, PrmFormat, PrmParts, PrmScorer};
 pub use reading::ReadError;
 pub use remote::{RemoteScorer, RewardServer};
+pub(crate) use spec::MAX_REWARDS;
 pub use spec::{BuildError, RewardContext, RewardResources, RewardSpec, RewardSpecError, build};
 pub use value_head::{ValueHead, ValueHeadError, tensors as head_tensors};
 pub use verifier::programs::{Programs, default_parallel};

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::work::WorkPool;
 
-const MAX_REWARDS: usize = 8;
+pub(crate) const MAX_REWARDS: usize = 8;
 /// Of the texts that a reward brings: a known answer, an instruction, a prefix.
 const MAX_TEXT_BYTES: usize = 64 << 10;
 

@@ -33,6 +33,7 @@ pub use outcome::{Ranked, SearchError, SearchOutcome, SearchStats, Stopped};
 pub use policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, Running};
 pub use recording::{RecordedNode, Recording, ReplayPolicy};
 pub use spec::{BudgetSpec, OneOrMany, SearchRequest, SearchSpec, SpecError, StepSpec};
+pub(crate) use spec::{MAX_DELIMITER_BYTES, MAX_STEP_TOKENS, MAX_TAGS};
 pub use step::StepRule;
 pub use strategy::{Defaults, PLAIN, STRATEGIES, Strategy, StrategyName, find};
 pub use tree::{Node, NodeId, Tree};

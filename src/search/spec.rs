@@ -11,11 +11,11 @@ use crate::reward::{Aggregate, RewardSpec, Weighted};
 const DEFAULT_STEP_TOKENS: usize = 256;
 
 /// Longest step.
-const MAX_STEP_TOKENS: usize = 8192;
+pub(crate) const MAX_STEP_TOKENS: usize = 8192;
 const MAX_DEPTH: usize = 256;
 const MAX_ITERATIONS: usize = 1024;
-const MAX_DELIMITER_BYTES: usize = 64;
-const MAX_TAGS: usize = 16;
+pub(crate) const MAX_DELIMITER_BYTES: usize = 64;
+pub(crate) const MAX_TAGS: usize = 16;
 const MAX_TAG_BYTES: usize = 128;
 
 /// Hard limits over the whole search.

@@ -439,6 +439,14 @@ fn every_limit_on_the_architecture_page_has_a_case() {
 /// Limits whose tests are beside what they test: file and function.
 const ELSEWHERE: &[(&str, &str)] = &[
     (
+        "responses of one conversation",
+        "tests/integration/api_responses.rs::a_conversation_is_no_longer_than_a_body",
+    ),
+    (
+        "JSON values in the arguments of all calls of a history",
+        "src/api/openai/messages/tests.rs::arguments_are_bounded",
+    ),
+    (
         "a grammar, an expression, their depth",
         "src/grammar/tests/hostile.rs::large_and_deep_grammars_are_refused",
     ),

@@ -78,6 +78,30 @@ fn settled(offline: &Offline, path: &str) -> Value {
     }
 }
 
+/// What is remembered of a conversation is bounded as a body is.
+#[test]
+fn a_conversation_is_no_longer_than_a_body() {
+    let offline = Offline::with(ServerConfig {
+        max_body_bytes: 6144,
+        ..ServerConfig::default()
+    });
+    let mut previous = respond(&offline, json!({}));
+    for _ in 0..20 {
+        let more = json!({"previous_response_id": previous["id"], "input": "And 2?"});
+        let (status, answer) = offline.server.post(RESPONSES, request(more));
+        if status == 200 {
+            previous = answer;
+            continue;
+        }
+        assert_eq!(status, 400, "{answer}");
+        assert_eq!(answer["error"]["param"], "previous_response_id");
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.contains("--max-body-bytes"), "{message}");
+        return;
+    }
+    panic!("a conversation of 20 responses fits 6144 bytes");
+}
+
 #[test]
 fn a_stream_adds_up_to_the_response() {
     let offline = Offline::start();

@@ -1,5 +1,5 @@
-//! Constraints: masks where tokens are sampled, on drafts and on what drafts beside the model; forks and what is taken back; forced
-//! tokens, ends, and constraints that fail.
+//! Constraints: masks where tokens are sampled, on drafts and on what drafts beside the model;
+//! forks and what is taken back; forced tokens, ends, and constraints that fail.
 
 use ponder::engine::fake_model::{FakeModel, Fault};
 use ponder::engine::{
@@ -401,7 +401,8 @@ fn num_steps(engine: &EngineHandle) -> u64 {
     }
 }
 
-/// A text that is complete ends, whatever else says that it should go on, and no pass follows the token that ends it.
+/// A text that is complete ends, whatever else says that it should go on, and no pass follows the
+/// token that ends it.
 #[test]
 fn a_complete_text_ends_at_once() {
     let template = Template::new(Wrong::Nothing, 0);

@@ -1,4 +1,5 @@
-//! Encoders against sentence-transformers, and their thread. `tests/goldens/encoders/make.py` made the goldens.
+//! Encoders against sentence-transformers, and their thread. `tests/goldens/encoders/make.py` made
+//! the goldens.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

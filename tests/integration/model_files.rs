@@ -1,5 +1,5 @@
-//! Files that are no models, or not whole ones, given to the real binary: each ends it with one line
-//! that says what the file is and what to do.
+//! Files that are no models, or not whole ones, given to the real binary: each ends it with one
+//! line that says what the file is and what to do.
 
 use std::fs;
 use std::path::Path;

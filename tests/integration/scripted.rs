@@ -1,5 +1,5 @@
-//! A server whose model writes what the last user message says. Where the message has several texts, divided by
-//! [`OR`], it samples one of them.
+//! A server whose model writes what the last user message says. Where the message has several
+//! texts, divided by [`OR`], it samples one of them.
 
 use std::sync::Arc;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -16,7 +17,7 @@ use crate::api::error::ApiError;
 use crate::api::wire::format::{Format, Frame};
 
 /// Frames buffered for a slow reader; the reader's own socket applies back-pressure after that.
-const FRAME_BUFFER: usize = 64;
+pub(in crate::api) const FRAME_BUFFER: usize = 64;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Makes an answer. Dropping its future aborts what it asked the engine for.
@@ -42,7 +43,7 @@ pub(in crate::api) struct EventSender {
 /// The writing half of a stream.
 pub(in crate::api) struct FrameSender {
     format: Box<dyn Format>,
-    frames: mpsc::Sender<Result<Event, Infallible>>,
+    frames: mpsc::Sender<Frame>,
 }
 
 impl Sink<'_> {
@@ -72,13 +73,8 @@ impl Sink<'_> {
 
 impl FrameSender {
     async fn write(&mut self, frames: Vec<Frame>) {
-        for Frame { name, data } in frames {
-            let event = Event::default().data(data);
-            let event = match name {
-                Some(name) => event.event(name),
-                None => event,
-            };
-            let _ = self.frames.send(Ok(event)).await;
+        for frame in frames {
+            let _ = self.frames.send(frame).await;
         }
     }
 }
@@ -98,23 +94,39 @@ pub(in crate::api) async fn deliver(
 }
 
 fn stream(producer: impl Produce, format: Box<dyn Format>) -> Response {
+    streamed(|frames| async move {
+        let mut sender = FrameSender { format, frames };
+        if let Err(error) = producer.run(&mut Sink::Stream(&mut sender)).await {
+            let frames = sender.format.error(&error);
+            sender.write(frames).await;
+        }
+    })
+}
+
+/// A stream of the frames that `write` sends. A reader who goes away ends the answer: dropping it
+/// aborts its requests.
+pub(in crate::api) fn streamed<F>(write: impl FnOnce(mpsc::Sender<Frame>) -> F) -> Response
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let (frames, receiver) = mpsc::channel(FRAME_BUFFER);
+    let reader = frames.clone();
+    let written = write(frames);
     tokio::spawn(async move {
-        let reader = frames.clone();
-        let answer = async move {
-            let mut sender = FrameSender { format, frames };
-            if let Err(error) = producer.run(&mut Sink::Stream(&mut sender)).await {
-                let frames = sender.format.error(&error);
-                sender.write(frames).await;
-            }
-        };
-        // A reader who goes away ends the answer: dropping it aborts its requests.
         tokio::select! {
-            () = answer => {}
+            () = written => {}
             () = reader.closed() => {}
         }
     });
-    Sse::new(ReceiverStream::new(receiver))
+    let events = ReceiverStream::new(receiver).map(|Frame { name, data }| {
+        let event = Event::default();
+        let event = match name {
+            Some(name) => event.event(name),
+            None => event,
+        };
+        Ok::<_, Infallible>(event.data(data))
+    });
+    Sse::new(events)
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
         .into_response()
 }

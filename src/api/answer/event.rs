@@ -1,7 +1,7 @@
 //! What an answer is made of, whoever makes it and in whatever format it is sent.
 //!
-//! [`super::whole`] and each format of [`crate::api::wire`] match all kinds of content, so that the compiler names every place
-//! that must know a new one.
+//! [`super::whole`] and each format of [`crate::api::wire`] match all kinds of content, so that the
+//! compiler names every place that must know a new one.
 
 use serde_json::Value;
 
@@ -211,7 +211,8 @@ pub(in crate::api) struct Usage {
     pub num_cached_tokens: usize,
     /// All that were generated, those of discarded branches too.
     pub num_completion_tokens: usize,
-    /// Generated tokens that are thoughts, and those that are in no answer: of a search's discarded branches.
+    /// Generated tokens that are thoughts, and those that are in no answer: of a search's discarded
+    /// branches.
     pub num_reasoning_tokens: usize,
     pub drafts: DraftCounts,
 }

@@ -3,8 +3,8 @@
 use crate::api::error::ApiError;
 use crate::api::state::AppState;
 
-/// Counts a request that is being answered, unless its answer becomes whole: choices that end count themselves. Dropped
-/// before that, its client has hung up.
+/// Counts a request that is being answered, unless its answer becomes whole: choices that end count
+/// themselves. Dropped before that, its client has hung up.
 pub(super) struct Outcome {
     state: AppState,
     is_known: bool,

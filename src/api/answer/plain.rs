@@ -66,7 +66,8 @@ struct Choice {
 }
 
 impl Choice {
-    /// The choice's end, when it has come; what was held back of the text is added to its last part.
+    /// The choice's end, when it has come; what was held back of the text is added to its last
+    /// part.
     fn end(&mut self, last: &mut Delta) -> Option<ChoiceEnd> {
         let end = self.text.end()?.clone();
         last.append(self.reader.finish());
@@ -100,13 +101,14 @@ impl PlainAnswer {
         let params = &generation.params;
         let reading = &generation.shape.reading;
         let (tokenizer, skip_special) = (&served.tokenizer, shared.skip_special);
+        let reader = Reader::new(reading);
         let new_choice = |_| Choice {
             text: ChoiceText::new(
                 Detokenizer::with_visible(tokenizer, skip_special, &reading.visible),
                 StopMatcher::new(generation.stops.clone(), shared.include_stop)
                     .after(params.min_tokens.saturating_sub(1)),
             ),
-            reader: Reader::new(reading),
+            reader: reader.clone(),
             num_tokens: 0,
             is_started: false,
             untold: Vec::new(),

@@ -1,4 +1,5 @@
-//! The producer of an answer, whichever kind of answer a request asks for. It counts what becomes of the answer, once.
+//! The producer of an answer, whichever kind of answer a request asks for. It counts what becomes
+//! of the answer, once.
 
 use super::best::BestOf;
 use super::deliver::{Produce, Sink};
@@ -69,7 +70,7 @@ impl Produce for Producer {
 
 /// `best_of` samples of each prompt, of which `n` are sent.
 fn best(state: &AppState, mut generation: Generation) -> Result<BestOf<PlainAnswer>, ApiError> {
-    let n = generation.shared.n.unwrap_or(1);
+    let n = PlainAnswer::check_n(state, "n", generation.shared.n)?;
     let best_of = generation.shared.best_of;
     let shows_logprobs = generation.params.logprobs.is_some();
     generation.params.logprobs.get_or_insert(0);
@@ -77,7 +78,7 @@ fn best(state: &AppState, mut generation: Generation) -> Result<BestOf<PlainAnsw
     Ok(BestOf {
         best_of: PlainAnswer::check_n(state, "best_of", best_of)?,
         samples: PlainAnswer::start(state, generation)?,
-        n: usize::try_from(n).unwrap_or(usize::MAX),
+        n,
         shows_logprobs,
     })
 }

@@ -1,5 +1,6 @@
-//! The text of a choice on its way to the client, told apart: thoughts, calls of tools, the answer itself. What a
-//! choice's end is called, and how many of its tokens were thoughts, is decided here for every producer.
+//! The text of a choice on its way to the client, told apart: thoughts, calls of tools, the answer
+//! itself. What a choice's end is called, and how many of its tokens were thoughts, is decided here
+//! for every producer.
 
 use std::sync::Arc;
 
@@ -77,7 +78,7 @@ impl ReadingRules {
 }
 
 /// Reads the text of one choice.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::api) struct Reader {
     parser: Option<OutputParser>,
     tools: Option<ToolFormat>,

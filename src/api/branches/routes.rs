@@ -34,7 +34,7 @@ use crate::work::Budget;
 /// Nodes of a session.
 const MAX_NODES: usize = 4096;
 /// Nodes that one call names.
-const MAX_NAMED: usize = 256;
+pub(in crate::api) const MAX_NAMED: usize = 256;
 /// Samples that continue nodes.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

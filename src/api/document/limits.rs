@@ -38,8 +38,8 @@ pub(super) fn add(document: &mut Value) {
     bound_integers(document);
 }
 
-/// A session is opened by the request of a chat or a completion without the fields that mean nothing
-/// for it.
+/// A session is opened by the request of a chat or a completion without the fields that mean
+/// nothing for it.
 fn describe_sessions(document: &mut Value) {
     let bodies = GENERATING.map(|name| {
         let mut schema = document["components"]["schemas"][name].clone();
@@ -74,7 +74,8 @@ fn find<'a>(document: &'a mut Value, schema: &str, property: &str) -> Option<&'a
 }
 
 /// Rust's integers end where their width ends; the document says so in numbers. `format: int64`
-/// comes of `u64` and `i64`, `int32` of `u32`; `usize` has no format. Unsigned ones have a minimum of 0.
+/// comes of `u64` and `i64`, `int32` of `u32`; `usize` has no format. Unsigned ones have a minimum
+/// of 0.
 fn bound_integers(value: &mut Value) {
     match value {
         Value::Object(fields) => {

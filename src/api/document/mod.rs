@@ -1,6 +1,6 @@
 //! What the OpenAPI document says beyond the routes' own words: how requests authenticate, which
-//! errors each route answers with, and the limits that the code checks. All of it by rule, so that a
-//! new route has it without a word.
+//! errors each route answers with, and the limits that the code checks. All of it by rule, so that
+//! a new route has it without a word.
 
 mod answers;
 mod limits;
@@ -19,8 +19,10 @@ pub(super) fn complete(document: &utoipa::openapi::OpenApi) -> Value {
             "description": "A key of --api-key. A server that was started without keys asks for none."},
         "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key",
             "description": "The same key in a header of its own."},
+        "api-key": {"type": "apiKey", "in": "header", "name": "api-key",
+            "description": "The same, as Azure's clients send it."},
     });
-    document["security"] = json!([{"bearer": []}, {"x-api-key": []}]);
+    document["security"] = json!([{"bearer": []}, {"x-api-key": []}, {"api-key": []}]);
     answers::add(&mut document);
     limits::add(&mut document);
     document

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::walk::{Row, reference};
+use crate::reward::MAX_REWARDS;
 
 /// A kind of reward (of a verifier its type, too), the fields that it needs, and those that it may
 /// have.
@@ -26,8 +27,6 @@ const KINDS: [Kind; 11] = [
     ("verifier", Some("json_schema"), &["schema"], &[]),
     ("verifier", Some("python"), &["tests"], &["prefix"]),
 ];
-/// Rewards of one request.
-const MAX_REWARDS: usize = 8;
 
 /// The schema of one reward, from that of its Rust type.
 pub(super) fn reward(written: &Value) -> Value {

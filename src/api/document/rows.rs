@@ -5,21 +5,24 @@ use serde_json::{Value, json};
 
 use super::rewards;
 use super::walk::{Row, reference};
+use crate::api::branches::routes::MAX_NAMED;
 use crate::api::config::{
     MAX_LOGIT_BIAS, MAX_LOGPROBS, MAX_PROMPTS, MAX_STOP_STRING_BYTES, MAX_STOP_STRINGS,
     MAX_STOP_TOKEN_IDS,
 };
 use crate::api::presets::effort_names;
+use crate::api::responses::query::MAX_LIMIT;
 use crate::api::responses::request::INCLUDES;
+use crate::api::score::MAX_CANDIDATES;
+use crate::api::traces::query;
 use crate::engine::Speculative;
+use crate::search::{MAX_DELIMITER_BYTES, MAX_STEP_TOKENS, MAX_TAGS};
 use crate::trace::{Format, MAX_LEAVES};
 
 /// Requests that generate text.
 pub(super) const GENERATING: [&str; 2] = ["ChatRequest", "CompletionRequest"];
 /// The largest number that the store keeps.
 const MAX_STORED: i64 = i64::MAX;
-const TRACES_AT_ONCE: usize = 1000;
-const MAX_WRONG_BRANCHES: usize = 1000;
 const CURSOR: &str = "^[0-9]{1,18}(-[0-9]{1,18})?$";
 
 fn ranged(low: f64, high: f64) -> Value {
@@ -106,16 +109,19 @@ fn texts() -> Vec<Row> {
         "properties": {"role": {"type": "string"}},
     }});
     let input = json!({"type": null, "oneOf": [reference("OneOrMany"), {"type": "null"}]});
-    let at_least = |low: u64| json!({"minimum": low});
+    // -1 is no limit.
+    let of_answers = json!({"minimum": -1});
+    let of_chats = json!({"minimum": -1, "not": {"const": 0}});
     let alternatives = json!({"maximum": MAX_LOGPROBS});
     vec![
         ("OneOrMany", "", stop()),
         ("ChatRequest", "messages", messages.clone()),
-        ("ChatRequest", "max_tokens", at_least(1)),
-        ("ChatRequest", "max_completion_tokens", at_least(1)),
+        ("ChatRequest", "max_tokens", of_chats.clone()),
+        ("ChatRequest", "max_completion_tokens", of_chats),
         ("ChatRequest", "top_logprobs", alternatives.clone()),
         ("CompletionRequest", "logprobs", alternatives),
-        ("CompletionRequest", "max_tokens", at_least(0)),
+        ("CompletionRequest", "max_tokens", of_answers.clone()),
+        ("CompletionRequest", "max_completion_tokens", of_answers),
         ("Prompt", "", prompts()),
         (
             "TokenizeRequest",
@@ -142,10 +148,11 @@ fn nodes() -> Vec<Row> {
         },
     });
     let leaves = json!({"maxItems": MAX_LEAVES, "items": leaf});
-    let named = json!({"minItems": 1, "maxItems": 256});
-    let delimiter = json!({"minLength": 1, "maxLength": 64});
+    let named = json!({"minItems": 1, "maxItems": MAX_NAMED});
+    let candidates = json!({"minItems": 1, "maxItems": MAX_CANDIDATES});
+    let delimiter = json!({"minLength": 1, "maxLength": MAX_DELIMITER_BYTES});
     vec![
-        ("ScoreRequest", "candidates", named.clone()),
+        ("ScoreRequest", "candidates", candidates),
         ("ScoreBranches", "nodes", named.clone()),
         ("GenerateBranches", "nodes", named),
         ("GenerateBranches", "n", json!({"minimum": 1})),
@@ -154,10 +161,10 @@ fn nodes() -> Vec<Row> {
         (
             "StepSpec",
             "max_tokens",
-            json!({"minimum": 1, "maximum": 8192}),
+            json!({"minimum": 1, "maximum": MAX_STEP_TOKENS}),
         ),
         ("StepSpec", "delimiter", delimiter),
-        ("SearchRequest", "tags", json!({"maxItems": 16})),
+        ("SearchRequest", "tags", json!({"maxItems": MAX_TAGS})),
     ]
 }
 
@@ -193,13 +200,13 @@ pub(super) fn parameters() -> Vec<Row> {
         (
             "/v1/traces",
             "limit",
-            json!({"minimum": 1, "maximum": TRACES_AT_ONCE}),
+            json!({"minimum": 1, "maximum": query::MAX_LIMIT}),
         ),
         ("/v1/traces/stream", "limit", stored.clone()),
         (
             "/v1/responses/{id}/input_items",
             "limit",
-            json!({"minimum": 1, "maximum": 100}),
+            json!({"minimum": 1, "maximum": MAX_LIMIT}),
         ),
         ("/v1/traces", "after", json!({"pattern": CURSOR})),
         ("/v1/traces/stream", "after", json!({"pattern": CURSOR})),
@@ -217,7 +224,7 @@ pub(super) fn parameters() -> Vec<Row> {
         (
             "",
             "max_wrong_branches",
-            json!({"maximum": MAX_WRONG_BRANCHES}),
+            json!({"maximum": query::MAX_WRONG_BRANCHES}),
         ),
     ]
 }

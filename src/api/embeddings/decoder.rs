@@ -17,7 +17,8 @@ use crate::model::{AdapterId, Pooling};
 
 /// How long a text waits before it tries again to enter a full queue.
 const RETRY: Duration = Duration::from_millis(20);
-/// Bytes of text that a token stands for at most, roughly: what is cut to some tokens needs no more of a text.
+/// Bytes of text that a token stands for at most, roughly: what is cut to some tokens needs no more
+/// of a text.
 const BYTES_A_TOKEN: usize = 256;
 
 /// What all texts of a request share.
@@ -49,7 +50,8 @@ pub(in crate::api) fn prefix(text: &str, num_tokens: usize) -> &str {
     &text[..end]
 }
 
-/// One vector a prompt. Prompts run side by side, as many as the engine runs at once; dropping the future ends those that run.
+/// One vector a prompt. Prompts run side by side, as many as the engine runs at once; dropping the
+/// future ends those that run.
 pub(super) async fn embed(
     served: &Served,
     prompts: Vec<Vec<u32>>,
@@ -88,7 +90,8 @@ pub(super) async fn embed(
         .await
 }
 
-/// Submits a text. The first one of a request is refused where the queue is full, the others wait for their place.
+/// Submits a text. The first one of a request is refused where the queue is full, the others wait
+/// for their place.
 async fn enter(
     served: &Served,
     request: GenerateRequest,

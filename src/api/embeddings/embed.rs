@@ -91,8 +91,8 @@ pub(in crate::api) async fn embed(
     })
 }
 
-/// The tokens of every text. A request may bring more of them than one piece of work may take time for: each piece is a
-/// part of them.
+/// The tokens of every text. A request may bring more of them than one piece of work may take time
+/// for: each piece is a part of them.
 async fn tokenise(
     state: &AppState,
     target: &Target<'_>,
@@ -177,7 +177,7 @@ pub(in crate::api) fn grouped<T>(items: Vec<T>, num_bytes: impl Fn(&T) -> usize)
 }
 
 /// An error about the text at `param`.
-fn at(param: &str, error: TokenizerError) -> ApiError {
+pub(in crate::api) fn at(param: &str, error: TokenizerError) -> ApiError {
     match error {
         TokenizerError::TooLong { .. } => {
             let message = format!("{error}, or send truncate_prompt_tokens");

@@ -60,7 +60,8 @@ pub struct EmbeddingRequest {
     pub dimensions: Option<u64>,
     /// Who the end user is, for the log.
     pub user: Option<String>,
-    /// Cut longer texts to so many tokens, -1 for the most that the model reads; without it they are refused.
+    /// Cut longer texts to so many tokens, -1 for the most that the model reads; without it they
+    /// are refused.
     #[schema(minimum = -1)]
     pub truncate_prompt_tokens: Option<i64>,
     /// Put the model's own marks around texts; token ids are taken as they are.

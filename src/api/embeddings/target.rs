@@ -23,7 +23,8 @@ impl Target<'_> {
     }
 }
 
-/// The model of this name; `default` of the encoders, or else the model that writes, where the request names none.
+/// The model of this name; `default` of the encoders, or else the model that writes, where the
+/// request names none.
 ///
 /// # Errors
 /// 404 for other names, 503 while the model loads.

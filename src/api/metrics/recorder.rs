@@ -166,7 +166,8 @@ impl Metrics {
         self.cut_short(reason);
     }
 
-    /// Counts what ended: a choice, or a request whose answer did not come to its end (`abort`, `error`, `timeout`).
+    /// Counts what ended: a choice, or a request whose answer did not come to its end (`abort`,
+    /// `error`, `timeout`).
     pub(in crate::api) fn cut_short(&self, reason: &str) {
         let mut labels = self.labels.clone();
         labels.push(Label::new("finished_reason", reason.to_owned()));

@@ -1,6 +1,6 @@
-//! The fields that other servers document, and what becomes of each. None is accepted without
-//! effect: a field that would change an answer elsewhere is refused here, unless its value asks for
-//! what happens anyway. Names that nobody documents are ignored.
+//! The fields that other servers document, and what becomes of each. A field that would change an
+//! answer elsewhere has its effect or is refused, unless its value asks for what happens anyway;
+//! those that change no answer (`user`) are taken. Names that nobody documents are ignored.
 
 use serde_json::{Map, Value};
 

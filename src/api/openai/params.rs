@@ -111,10 +111,12 @@ macro_rules! generation_request {
             /// Text that the answer is expected to repeat: `{"type": "content", "content": "…"}`.
             #[schema(value_type = Option<Object>)]
             pub prediction: Option<serde_json::Value>,
-            /// `{"type": "text"}`, `json_object`, `{"type": "json_schema", "json_schema": {…}}` or a `structural_tag`.
+            /// `{"type": "text"}`, `json_object`, `{"type": "json_schema", "json_schema": {…}}` or
+            /// a `structural_tag`.
             #[schema(value_type = Option<Object>)]
             pub response_format: Option<serde_json::Value>,
-            /// vLLM's: one of `json`, `regex`, `choice`, `grammar`, `json_object` and `structural_tag`.
+            /// vLLM's: one of `json`, `regex`, `choice`, `grammar`, `json_object` and
+            /// `structural_tag`.
             #[schema(value_type = Option<Object>)]
             pub structured_outputs: Option<serde_json::Value>,
             /// The answer is JSON of this schema.
@@ -165,20 +167,20 @@ macro_rules! generation_request {
                     || self.guided_json_object.is_some()
             }
 
-            /// What the answer must look like.
-            pub(crate) fn structured(&self) -> $crate::api::openai::structured::StructuredFields {
+            /// What the answer must look like; taken out of the request.
+            pub(crate) fn structured(&mut self) -> $crate::api::openai::structured::StructuredFields {
                 $crate::api::openai::structured::StructuredFields {
-                    response_format: self.response_format.clone(),
-                    structured_outputs: self.structured_outputs.clone(),
-                    guided_json: self.guided_json.clone(),
-                    guided_regex: self.guided_regex.clone(),
-                    guided_choice: self.guided_choice.clone(),
-                    guided_grammar: self.guided_grammar.clone(),
+                    response_format: self.response_format.take(),
+                    structured_outputs: self.structured_outputs.take(),
+                    guided_json: self.guided_json.take(),
+                    guided_regex: self.guided_regex.take(),
+                    guided_choice: self.guided_choice.take(),
+                    guided_grammar: self.guided_grammar.take(),
                     guided_json_object: self.guided_json_object,
-                    guided_decoding_backend: self.guided_decoding_backend.clone(),
-                    guided_whitespace_pattern: self.guided_whitespace_pattern.clone(),
-                    grammar: self.grammar.clone(),
-                    json_schema: self.json_schema.clone(),
+                    guided_decoding_backend: self.guided_decoding_backend.take(),
+                    guided_whitespace_pattern: self.guided_whitespace_pattern.take(),
+                    grammar: self.grammar.take(),
+                    json_schema: self.json_schema.take(),
                 }
             }
 

@@ -114,7 +114,8 @@ impl Own {
 }
 
 impl ReasoningPlan {
-    /// Tells the template that the model is not to think, unless the request tells it something itself.
+    /// Tells the template that the model is not to think, unless the request tells it something
+    /// itself.
     pub fn tell(&self, variables: &mut Map<String, Value>) {
         if self.is_off && !variables.contains_key(ENABLE_THINKING) {
             variables.insert(ENABLE_THINKING.to_owned(), Value::Bool(false));
@@ -139,13 +140,13 @@ impl ReasoningPlan {
             };
         };
         let is_open = served.output.opens_thought(prompt);
-        let budget = match self.is_off {
-            true => Some((0, "reasoning")),
-            false => self.budget,
+        let max_tokens = match self.is_off {
+            true => Some(0),
+            false => self.budget.map(|(tokens, _)| tokens),
         };
         // Templates that end a thought before the answer begins leave nothing to bound.
         let is_over = !is_open && prompt.trim_end().ends_with(&format.end);
-        if is_over || (rest.is_none() && budget.is_none()) {
+        if is_over || (rest.is_none() && max_tokens.is_none()) {
             return Ok(rest);
         }
         let Some(grammars) = &served.grammars else {
@@ -162,7 +163,7 @@ impl ReasoningPlan {
             start: encode(&format.start)?,
             end: encode(&format.end)?,
             is_open,
-            max_tokens: budget.map(|(tokens, _)| tokens),
+            max_tokens,
         };
         Ok(Some(grammars.after_thought(thought, rest)))
     }

@@ -117,8 +117,9 @@ fn constraint(
     }
 }
 
-/// Small models leave the mark of Hermes' calls out, and a grammar sees text there. So an answer that begins with an
-/// object is a call, too, and one that begins with what else stands for the mark is not allowed.
+/// Small models leave the mark of Hermes' calls out, and a grammar sees text there. So an answer
+/// that begins with an object is a call, too, and one that begins with what else stands for the
+/// mark is not allowed.
 fn unmarked(
     served: &Served,
     calls: &Calls,

@@ -135,7 +135,8 @@ fn top(path: &str) -> &str {
     path.split('.').next().unwrap_or(path)
 }
 
-/// What a field asks for, if it is given and asks for something. `read` gets the path for its errors.
+/// What a field asks for, if it is given and asks for something. `read` gets the path for its
+/// errors.
 fn given<T: serde::Serialize>(
     field: &str,
     value: &Option<T>,
@@ -289,7 +290,8 @@ fn structured_outputs(value: &Value, at: &str) -> Result<Option<Grammar>, ApiErr
             "grammar" => Some(Grammar::Ebnf(text(value, &at)?)),
             "choice" => Some(choice(texts(value, &at)?, &at)?),
             "structural_tag" => Some(Grammar::StructuralTag(tag(value, &at)?)),
-            // There is no other back end to fall back to, and white space is not free: both are so already.
+            // There is no other back end to fall back to, and white space is not free: both are so
+            // already.
             "disable_fallback" | "disable_any_whitespace" => flag(value, &at).map(|_| None)?,
             "disable_additional_properties" => {
                 is_closed = flag(value, &at)?;
@@ -364,7 +366,8 @@ fn tag(value: &Value, at: &str) -> Result<Value, ApiError> {
     })
 }
 
-/// Objects with listed properties have no others, unless they say so themselves. A body's JSON is not deep.
+/// Objects with listed properties have no others, unless they say so themselves. A body's JSON is
+/// not deep.
 fn close(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {

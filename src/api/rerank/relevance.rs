@@ -1,10 +1,11 @@
-//! Scores of pairs, by whatever is served: a cross-encoder, vectors' cosines, or a model's yes or no.
+//! Scores of pairs, by whatever is served: a cross-encoder, vectors' cosines, or a model's yes or
+//! no.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::api::causes::Causes;
-use crate::api::embeddings::embed::{Reading, embed, grouped, max_len, prefix};
+use crate::api::embeddings::embed::{Reading, at, embed, grouped, max_len, prefix};
 use crate::api::embeddings::request::EmbeddingInput;
 use crate::api::embeddings::target::{self, Target};
 use crate::api::error::ApiError;
@@ -50,7 +51,8 @@ pub(super) struct Relevance {
     pub num_tokens: usize,
 }
 
-/// The model that ranks: the one that a request names, else a cross-encoder, an encoder, the model that writes.
+/// The model that ranks: the one that a request names, else a cross-encoder, an encoder, the model
+/// that writes.
 pub(super) fn find<'s>(
     state: &'s AppState,
     tenant: Tenant,
@@ -81,20 +83,6 @@ pub(super) async fn relevance(
             }
             by_judge(state, served, pairs, work).await
         }
-    }
-}
-
-/// An error about a text of either side.
-fn at(param: &str, error: TokenizerError) -> ApiError {
-    match error {
-        TokenizerError::TooLong { .. } => ApiError {
-            code: Some("context_length_exceeded"),
-            ..ApiError::invalid(param, format!("{error}, or send truncate_prompt_tokens"))
-        },
-        error => ApiError {
-            param: Some(param.to_owned()),
-            ..error.into()
-        },
     }
 }
 
@@ -243,8 +231,8 @@ fn groups(pairs: &Pairs) -> Vec<Vec<(usize, usize)>> {
     })
 }
 
-/// What the judge reads: the shape that rerankers among language models are trained on, query first, so that
-/// the documents of one query share what is computed of it.
+/// What the judge reads: the shape that rerankers among language models are trained on, query
+/// first, so that the documents of one query share what is computed of it.
 fn messages(
     served: &Served,
     pairs: &Pairs,

@@ -52,10 +52,11 @@ pub struct RerankRequest {
     /// Return so many of the best; all without it.
     #[schema(minimum = 1)]
     pub top_n: Option<u64>,
-    /// Return the documents' texts too: by default on `/v1/rerank` and `/rerank`, not on `/v2/rerank`.
+    /// Return the documents' texts too: by default on `/v1/rerank` and `/rerank`, not on
+    /// `/v2/rerank`.
     pub return_documents: Option<bool>,
-    /// The model reads so many tokens of a document, or of a query and a document where it reads both together;
-    /// what it can without this. What is longer loses its end.
+    /// The model reads so many tokens of a document, or of a query and a document where it reads
+    /// both together; what it can without this. What is longer loses its end.
     #[schema(minimum = 1)]
     pub max_tokens_per_doc: Option<u64>,
     /// The same under vLLM's name, -1 for what the model can.
@@ -114,17 +115,12 @@ pub(in crate::api) async fn rerank(
 #[utoipa::path(post, path = "/rerank", tag = "text", request_body = RerankRequest,
     responses((status = 200, description = "The most relevant first", body = RerankResponse)))]
 pub(in crate::api) async fn rerank_unversioned(
-    State(state): State<AppState>,
-    Extension(tenant): Extension<Tenant>,
+    state: State<AppState>,
+    tenant: Extension<Tenant>,
     deadline: Deadline,
-    SizedBody(request, num_bytes): SizedBody<RerankRequest>,
+    body: SizedBody<RerankRequest>,
 ) -> Result<Json<RerankResponse>, ApiError> {
-    let work = Causes {
-        tenant,
-        deadline,
-        num_bytes,
-    };
-    answer(&state, request, true, work).await
+    rerank(state, tenant, deadline, body).await
 }
 
 /// `/v1/rerank` as Cohere has it: without the documents' texts.

@@ -36,7 +36,8 @@ pub struct TextScoreRequest {
     #[serde(alias = "documents")]
     #[schema(value_type = Object)]
     pub text_2: OneOrMany,
-    /// Cut longer texts so that the model reads so many tokens, -1 for what it can; without it they are refused.
+    /// Cut longer texts so that the model reads so many tokens, -1 for what it can; without it they
+    /// are refused.
     #[schema(minimum = -1)]
     pub truncate_prompt_tokens: Option<i64>,
     /// Who the end user is, for the log.
@@ -64,7 +65,8 @@ pub struct TextScoreResponse {
     pub usage: TokenUsage,
 }
 
-/// Says how alike or relevant texts are, pair by pair (vLLM's shape; `/v1/score` has rewards of answers).
+/// Says how alike or relevant texts are, pair by pair (vLLM's shape; `/v1/score` has rewards of
+/// answers).
 #[utoipa::path(post, path = "/score", tag = "text", request_body = TextScoreRequest,
     responses((status = 200, description = "One score a pair", body = TextScoreResponse)))]
 pub(in crate::api) async fn score_texts(

@@ -15,7 +15,8 @@ pub(super) struct Item {
     pub path: String,
 }
 
-/// The items of an `input`. `hex`: of the response that they are for, from which they get their ids.
+/// The items of an `input`. `hex`: of the response that they are for, from which they get their
+/// ids.
 pub(super) fn read(input: Option<Value>, hex: &str) -> Result<Vec<Item>, ApiError> {
     match input {
         None | Some(Value::Null) => Ok(Vec::new()),

@@ -143,8 +143,8 @@ impl Conversation {
         &mut self.messages[last]
     }
 
-    /// Where a conversation may begin when its oldest messages are dropped, the earliest first: at a
-    /// user's message, and in the last turn behind calls and their outputs.
+    /// Where a conversation may begin when its oldest messages are dropped, the earliest first: at
+    /// a user's message, and in the last turn behind calls and their outputs.
     pub fn cuts(&self) -> Vec<usize> {
         let role = |index: usize| self.messages[index]["role"].as_str().unwrap_or_default();
         let all = 1..self.messages.len();

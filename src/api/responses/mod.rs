@@ -15,7 +15,7 @@ mod messages;
 mod names;
 mod parts;
 mod prepare;
-mod query;
+pub(super) mod query;
 pub(super) mod request;
 pub(super) mod routes;
 mod run;

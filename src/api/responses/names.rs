@@ -5,7 +5,7 @@ use super::messages::Source;
 use crate::api::error::ApiError;
 
 /// Fields of a chat, the longest first, and of a response.
-const NAMES: [(&str, &str); 14] = [
+const NAMES: [(&str, &str); 13] = [
     ("response_format.json_schema", "text.format"),
     ("response_format", "text.format"),
     ("tool_choice.allowed_tools", "tool_choice"),
@@ -19,7 +19,6 @@ const NAMES: [(&str, &str); 14] = [
     ("logprobs", "include"),
     ("messages", "input"),
     ("prompt", "input"),
-    ("cache_salt", "cache_salt"),
 ];
 
 /// The error about the fields of a response.

@@ -41,8 +41,12 @@ pub(super) async fn prepare(
         ..work
     };
     let translate = move |_: &Budget| {
-        let Resolved { before, own, .. } = resolved;
-        let all = [before, own.clone()].concat();
+        let Resolved {
+            before: mut all,
+            own,
+            ..
+        } = resolved;
+        all.extend(own.iter().cloned());
         let translated = Translated::new(&request, &all)?;
         Ok((request, translated, own))
     };

@@ -7,7 +7,7 @@ use crate::api::error::ApiError;
 
 /// Items of one page.
 const DEFAULT_LIMIT: usize = 20;
-const MAX_LIMIT: usize = 100;
+pub(in crate::api) const MAX_LIMIT: usize = 100;
 
 /// Name and value of each parameter of the URL.
 pub(super) type Pairs = Query<Vec<(String, String)>>;

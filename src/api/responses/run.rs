@@ -4,13 +4,14 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::background::{EventLog, Seat};
-use super::stored::{Keeper, in_progress};
+use super::names::renamed;
+use super::stored::Keeper;
 use crate::api::answer::deliver::{EventSender, Produce, Sink};
 use crate::api::answer::event::{AnswerEvent, Summary};
 use crate::api::answer::producer::Producer;
 use crate::api::error::ApiError;
 use crate::api::wire::format::Frame;
-use crate::api::wire::responses::ResponseWriter;
+use crate::api::wire::responses::{ResponseWriter, in_progress_object};
 
 /// Events between the producer and the writer.
 const EVENT_BUFFER: usize = 64;
@@ -70,7 +71,7 @@ impl Answering {
             Some(log) => Outlet::Log(log),
             None => Outlet::Nowhere,
         };
-        running.set(in_progress(running.response()));
+        running.set(in_progress_object(running.response()));
         let ended = tokio::select! {
             ended = self.events(producer, &outlet) => Some(ended),
             () = running.cancel.cancelled() => None,
@@ -134,7 +135,7 @@ impl Answering {
         while let Ok(event) = received.try_recv() {
             self.write(event, &mut summary, outlet).await;
         }
-        result?;
+        result.map_err(|error| renamed(error, &[]))?;
         summary.ok_or_else(|| ApiError::internal("the answer has no end; this is a bug"))
     }
 

@@ -12,7 +12,7 @@ use crate::api::error::ApiError;
 use crate::api::state::AppState;
 use crate::api::tenant::Tenant;
 use crate::api::traces::access;
-use crate::api::wire::responses::{failed_object, in_progress_object};
+use crate::api::wire::responses::failed_object;
 use crate::trace::{PackedResponse, StoreError, TraceStore};
 use crate::work::Budget;
 
@@ -144,11 +144,6 @@ pub(super) fn read(
     let record = serde_json::from_slice(&json);
     let record: Record = record.map_err(|error| ApiError::internal(error.to_string()))?;
     Ok((record, json.len()))
-}
-
-/// The response as its readers see it while it is made.
-pub(super) fn in_progress(response: Value) -> Value {
-    in_progress_object(response)
 }
 
 /// Deletes an owner's response.

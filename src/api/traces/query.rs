@@ -8,7 +8,7 @@ use crate::trace::{ExportOptions, Filter, Format, Level, Order};
 
 /// Traces of one list.
 const DEFAULT_LIMIT: usize = 20;
-const MAX_LIMIT: usize = 1000;
+pub(in crate::api) const MAX_LIMIT: usize = 1000;
 
 /// Parameters of one URL.
 const MAX_PAIRS: usize = 64;
@@ -17,7 +17,7 @@ const MAX_VALUE_BYTES: usize = 4096;
 /// What an error repeats of a value.
 const MAX_QUOTED_CHARS: usize = 64;
 /// Most detours of a walk that may be asked for.
-const MAX_WRONG_BRANCHES: u64 = 1000;
+pub(in crate::api) const MAX_WRONG_BRANCHES: u64 = 1000;
 
 /// Name and value of each parameter of the URL.
 pub(super) type Pairs = Query<Vec<(String, String)>>;

@@ -24,7 +24,8 @@ pub(in crate::api) struct Head {
     pub tells_trace: bool,
     /// The body shows the prompt's log-probabilities.
     pub shows_prompt_logprobs: bool,
-    /// The request offered `functions`, which OpenAI had before `tools`: a call is a `function_call`.
+    /// The request offered `functions`, which OpenAI had before `tools`: a call is a
+    /// `function_call`.
     pub is_legacy: bool,
     /// Texts have the special tokens.
     pub shows_special: bool,

@@ -62,7 +62,8 @@ pub struct SampleSpec {
     pub params: Arc<SamplingParams>,
     /// In `0..1`, drawn from the counter-based generator; only read when the temperature is above 0.
     pub uniform: f64,
-    /// End-of-sequence and stop tokens are out of reach ([`SamplingParams::min_tokens`]). A spec with a mask has none: its mask says so.
+    /// End-of-sequence and stop tokens are out of reach ([`SamplingParams::min_tokens`]). A spec
+    /// with a mask has none: its mask says so.
     pub masks_ends: bool,
     /// Tokens of the prompt and the output so far, and how often the output has them; empty without penalties.
     pub counts: Vec<(TokenId, u32)>,

@@ -87,7 +87,8 @@ impl TokenMask {
             && self.words[token_id / WORD_BITS] & (1 << (token_id % WORD_BITS)) != 0
     }
 
-    /// Puts the logits of the tokens that are not allowed out of reach. Most words of most masks are empty or full.
+    /// Puts the logits of the tokens that are not allowed out of reach. Most words of most masks
+    /// are empty or full.
     pub fn apply(&self, logits: &mut [f32]) {
         for (word, logits) in self.words.iter().zip(logits.chunks_mut(WORD_BITS)) {
             match *word {
@@ -116,10 +117,11 @@ pub struct ConstraintError(pub String);
 
 /// Decides which tokens may come next in one continuation.
 ///
-/// The engine asks for a mask for each token that it samples, on a thread of its own while the model computes the token's logits.
-/// The engine follows a draft with [`Self::accept`] token by token, so that each of its rows has its own mask, and takes the draft
-/// back with [`Self::rollback`]. Tokens that are sampled are then accepted for good. A constraint that fails or panics ends its own
-/// request ([`super::EngineError::Constraint`]) and no other.
+/// The engine asks for a mask for each token that it samples, on a thread of its own while the
+/// model computes the token's logits. The engine follows a draft with [`Self::accept`] token by
+/// token, so that each of its rows has its own mask, and takes the draft back with
+/// [`Self::rollback`]. Tokens that are sampled are then accepted for good. A constraint that fails
+/// or panics ends its own request ([`super::EngineError::Constraint`]) and no other.
 pub trait TokenConstraint: std::fmt::Debug + Send {
     /// Allows in `mask`, which allows nothing, the tokens that may come next: end-of-sequence tokens where the text may end.
     ///
@@ -133,7 +135,8 @@ pub trait TokenConstraint: std::fmt::Debug + Send {
     /// Takes back the newest `num_tokens` accepted tokens.
     fn rollback(&mut self, num_tokens: usize);
 
-    /// Tokens that must come next, at most `most`: they are drafted. A guess is fine, since drafts are verified.
+    /// Tokens that must come next, at most `most`: they are drafted. A guess is fine, since drafts
+    /// are verified.
     fn forced(&mut self, _most: usize) -> Vec<TokenId> {
         Vec::new()
     }

@@ -41,7 +41,8 @@ pub struct PoolingParams {
     pub token_ids: Vec<TokenId>,
     /// Report the final hidden state.
     pub hidden_state: bool,
-    /// One [`StreamEvent::Pooled`] at the last position, whose hidden state is the mean of those at all positions.
+    /// One [`StreamEvent::Pooled`] at the last position, whose hidden state is the mean of those at
+    /// all positions.
     pub mean: bool,
 }
 

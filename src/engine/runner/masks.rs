@@ -1,7 +1,7 @@
 //! The masks of a step, made while the model computes it.
 //!
-//! A sequence's constraint leaves the sequence with a [`MaskJob`] when the step is planned, and is back once the step was launched
-//! ([`Masks::gather`]): before anything else looks at the sequence.
+//! A sequence's constraint leaves the sequence with a [`MaskJob`] when the step is planned, and is
+//! back once the step was launched ([`Masks::gather`]): before anything else looks at the sequence.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -66,7 +66,8 @@ impl MaskJob {
             }
         }
         self.constraint.rollback(num_accepted);
-        // Rows behind a token that the constraint refuses never count: the row before them cannot draw that token.
+        // Rows behind a token that the constraint refuses never count: the row before them cannot
+        // draw that token.
         let rest = self.masks.iter_mut().zip(is_made);
         rest.filter(|(_, is_made)| !is_made)
             .for_each(|(mask, _)| mask.allow_all());
@@ -200,8 +201,9 @@ impl Masks {
         self.num_planned = 0;
     }
 
-    /// Plans the masks of a sequence's next token, of the tokens after its `drafted` ones, and of those after `leaves`, in this order.
-    /// Returns the first, or `None` without a constraint; the constraint is away until [`Self::gather`].
+    /// Plans the masks of a sequence's next token, of the tokens after its `drafted` ones, and of
+    /// those after `leaves`, in this order. Returns the first, or `None` without a constraint; the
+    /// constraint is away until [`Self::gather`].
     pub fn plan(
         &mut self,
         sequence: &mut Sequence,

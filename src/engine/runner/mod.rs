@@ -74,7 +74,8 @@ impl Runner {
         self.executor.launch(std::mem::take(&mut self.input))
     }
 
-    /// Waits for the masks of the step that was planned. Until then its sequences lack their constraints.
+    /// Waits for the masks of the step that was planned. Until then its sequences lack their
+    /// constraints.
     pub(super) fn gather_masks(&mut self, sequences: &mut Sequences) {
         self.masks.gather(sequences);
     }

@@ -9,7 +9,8 @@ const WORD: usize = u32::BITS as usize;
 /// Of so many tokens one may be allowed for a mask to be sparse.
 const SPARSE: usize = 16;
 
-/// The largest of the allowed logits and its index, ties to the lower index; `None` when none is above negative infinity.
+/// The largest of the allowed logits and its index, ties to the lower index; `None` when none is
+/// above negative infinity.
 pub(super) fn argmax(mask: &TokenMask, row: &[f32], memory: &mut Vec<f32>) -> Option<(usize, f32)> {
     let num_allowed: u32 = mask.words().iter().map(|word| word.count_ones()).sum();
     if num_allowed as usize > row.len() / SPARSE {

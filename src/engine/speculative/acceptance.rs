@@ -41,7 +41,8 @@ impl AcceptanceTable {
         Self::with_prior(|kind| (1.0 - 0.8_f32.powi(kind as i32)).min(0.9))
     }
 
-    /// Before anything is known of a forced token: the model may only cut the same text into tokens otherwise.
+    /// Before anything is known of a forced token: the model may only cut the same text into tokens
+    /// otherwise.
     pub(super) fn prior_of_forced() -> Self {
         Self::with_prior(|_| 0.95)
     }

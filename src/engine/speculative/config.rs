@@ -102,7 +102,8 @@ pub enum Drafter {
     PromptLookup,
     Swift,
     DraftModel,
-    /// The constraint on the answer, where only one text may come next. It drafts before all others.
+    /// The constraint on the answer, where only one text may come next. It drafts before all
+    /// others.
     Forced,
 }
 

@@ -170,7 +170,8 @@ impl Speculator {
         })
     }
 
-    /// Drafts the tokens that the sequence's constraint leaves no choice about, at most `most`; false where there are none.
+    /// Drafts the tokens that the sequence's constraint leaves no choice about, at most `most`;
+    /// false where there are none.
     fn draft_forced(&mut self, sequence: &mut Sequence, most: usize) -> bool {
         let constraint = sequence.constraint.as_mut().filter(|_| most > 0);
         let token_ids = constraint.map_or_else(Vec::new, |constraint| constraint.forced(most));

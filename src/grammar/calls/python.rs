@@ -107,9 +107,7 @@ impl<'c> Python<'_, '_, 'c> {
     }
 
     fn reference(&mut self, reference: &str) -> Result<String, GrammarError> {
-        let target = reference
-            .strip_prefix('#')
-            .and_then(|path| self.root.pointer(path));
+        let target = schema::target(self.root, reference);
         self.num_references += 1;
         let value = match target {
             Some(target) if self.num_references <= MAX_REFERENCES => self.value(target),

@@ -1,4 +1,5 @@
-//! Calls in tags: `<tool_call>\n<function=NAME>\n<parameter=KEY>\nVALUE\n</parameter>\n</function>\n</tool_call>`.
+//! Calls in tags:
+//! `<tool_call>\n<function=NAME>\n<parameter=KEY>\nVALUE\n</parameter>\n</function>\n</tool_call>`.
 
 use serde_json::{Value, json};
 

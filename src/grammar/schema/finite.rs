@@ -111,7 +111,7 @@ fn list<'a>(map: &'a Map<String, Value>, keyword: &str) -> &'a [Value] {
 }
 
 /// Where a reference points to; others than pointers are llguidance's to follow.
-pub(super) fn target<'a>(root: &'a Value, reference: &str) -> Option<&'a Value> {
+pub(in crate::grammar) fn target<'a>(root: &'a Value, reference: &str) -> Option<&'a Value> {
     root.pointer(&decode(reference.strip_prefix('#')?))
 }
 

@@ -6,6 +6,8 @@ mod finite;
 mod formats;
 mod keywords;
 
+pub(super) use finite::target;
+
 use serde_json::{Map, Value, json};
 
 use super::GrammarError;

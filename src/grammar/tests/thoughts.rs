@@ -77,6 +77,15 @@ fn a_model_may_answer_without_a_thought() {
             "{text}"
         );
         if is_whole {
+            // All ways back at once, over the thought's ends as well.
+            for num_kept in 0..ids.len() {
+                let mut back = constraint.fork();
+                back.rollback(ids.len() - num_kept);
+                let mask = small().mask(&mut *back);
+                assert_eq!(mask, masks[num_kept], "{text} {num_kept}");
+                let goes_on = ids[num_kept..].iter().all(|id| back.accept(*id));
+                assert!(goes_on && small().may_end(&mut *back), "{text} {num_kept}");
+            }
             for mask in masks.iter().rev() {
                 constraint.rollback(1);
                 assert_eq!(&small().mask(&mut *constraint), mask, "{text}");

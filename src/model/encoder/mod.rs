@@ -1,7 +1,7 @@
 //! Encoders: models that read a whole text at once and make one vector, or one score, of it.
 //!
-//! BERT's forward pass in f32 over ragged rows: sequences of a batch lie one after the other, and nothing is
-//! padded. A sequence's result depends on the sequence alone.
+//! BERT's forward pass in f32 over ragged rows: sequences of a batch lie one after the other, and
+//! nothing is padded. A sequence's result depends on the sequence alone.
 
 mod config;
 mod forward;

@@ -102,10 +102,12 @@ fn read_json(path: &Path) -> Result<Value, ConfigError> {
 }
 
 impl SentenceConfig {
-    /// Reads `modules.json`, the pooling module and `sentence_bert_config.json` of a folder, where they are.
+    /// Reads `modules.json`, the pooling module and `sentence_bert_config.json` of a folder, where
+    /// they are.
     ///
     /// # Errors
-    /// When the folder has modules or kinds of pooling that are not known: its vectors would be others.
+    /// When the folder has modules or kinds of pooling that are not known: its vectors would be
+    /// others.
     pub fn read(folder: &Path) -> Result<Self, ConfigError> {
         let modules = read_json(&folder.join("modules.json"))?;
         let mut pooling = None;

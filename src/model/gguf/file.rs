@@ -109,7 +109,8 @@ impl GgufFile {
         self.tensors.len()
     }
 
-    /// Lets the operating system drop a tensor's pages; they are read again when they are asked for.
+    /// Lets the operating system drop a tensor's pages; they are read again when they are asked
+    /// for.
     pub fn release(&self, name: &str) {
         if let Some(Place { part, info }) = self.tensors.get(name) {
             self.maps[*part].release(info.start, info.len);

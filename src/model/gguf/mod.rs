@@ -309,7 +309,8 @@ mod tests {
         }
     }
 
-    /// Every length of a file that was cut says what is missing, and never that it is another thing.
+    /// Every length of a file that was cut says what is missing, and never that it is another
+    /// thing.
     #[test]
     fn a_cut_file_says_how_much_is_missing() {
         let good = sample();

@@ -35,9 +35,10 @@ fn rounds_to_reference(given: &str, reference: &str) -> bool {
     }
 }
 
-/// Whether two answers are the same: as exact rationals where both are, else as floats within
-/// 1e-9, as a value and its print as a float, as expressions by value at fixed points, as lists and tuples by element, else as text.
-/// Units and percent signs do not count. Symmetric, deterministic, and never panics.
+/// Whether two answers are the same: as exact rationals where both are, else as floats within 1e-9,
+/// as a value and its print as a float, as expressions by value at fixed points, as lists and
+/// tuples by element, else as text. Units and percent signs do not count. Symmetric, deterministic,
+/// and never panics.
 pub fn equivalent(given: &str, reference: &str) -> bool {
     if given.len() > MAX_LEN || reference.len() > MAX_LEN {
         return given.trim() == reference.trim();

@@ -1,4 +1,5 @@
-//! DeepSeek's calls: sections of marked calls, with the arguments in a fence (V3, R1) or not (V3.1).
+//! DeepSeek's calls: sections of marked calls, with the arguments in a fence (V3, R1) or not
+//! (V3.1).
 
 use std::collections::VecDeque;
 

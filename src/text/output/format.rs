@@ -7,7 +7,8 @@ use super::deepseek;
 pub enum ToolFormat {
     /// `<tool_call>{"name": …, "arguments": {…}}</tool_call>` (Hermes, Qwen2.5, Qwen3).
     Hermes,
-    /// `<tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></tool_call>` (Qwen3-Coder).
+    /// `<tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></tool_call>`
+    /// (Qwen3-Coder).
     Qwen3Coder,
     /// `{"name": …, "parameters": {…}}`, alone or behind `<|python_tag|>` (Llama 3).
     Llama3Json,
@@ -51,6 +52,12 @@ impl ToolFormat {
     pub fn by_name(name: &str) -> Option<Self> {
         let found = TOOL_NAMES.iter().find(|(known, _)| *known == name);
         found.map(|(_, format)| *format)
+    }
+
+    /// Whether a text has the mark of a call, in any format.
+    pub fn has_mark(text: &str) -> bool {
+        let marks = TOOL_NAMES.iter().flat_map(|(_, format)| format.marks());
+        marks.into_iter().any(|mark| text.contains(mark))
     }
 
     /// The marks that a tokenizer may hold as special tokens.
@@ -117,6 +124,13 @@ impl ReasoningFormat {
     pub fn by_name(name: &str) -> Option<Self> {
         let found = REASONING.iter().find(|(_, _, names)| names.contains(&name));
         found.map(|(start, end, _)| Self::new(start, end))
+    }
+
+    /// What follows the last thought of a text, whatever marks it.
+    pub fn after_thought(text: &str) -> &str {
+        let end_of = |(_, end, _): &(&str, &str, &[&str])| Some(text.rfind(end)? + end.len());
+        let end = REASONING.iter().filter_map(end_of).max();
+        &text[end.unwrap_or(0)..]
     }
 
     /// The format whose marks a template writes.

@@ -102,7 +102,8 @@ impl Out {
         }
     }
 
-    /// Gives the white space that waits, unless a thought or call stands before it and nothing else.
+    /// Gives the white space that waits, unless a thought or call stands before it and nothing
+    /// else.
     fn release(&mut self) {
         if self.has_content || !self.is_behind {
             let space = std::mem::take(&mut self.space);

@@ -163,8 +163,8 @@ impl Writer {
         Ok(last)
     }
 
-    /// Deletes what is too old or too much, the oldest first: all of it or, on an error, nothing. Where there is too
-    /// much, responses have half of the room at most.
+    /// Deletes what is too old or too much, the oldest first: all of it or, on an error, nothing.
+    /// Where there is too much, responses have half of the room at most.
     fn retain(&mut self) -> Result<(), StoreError> {
         let oldest = i64::try_from(self.retention.oldest()).unwrap_or(i64::MAX);
         let transaction =

@@ -40,6 +40,9 @@ impl ResponseWriter {
 
     /// The response as it is before its first token, with the beginning of its stream.
     pub fn begin(&mut self) -> Vec<Frame> {
+        if !self.head.is_streamed {
+            return Vec::new();
+        }
         if self.head.is_background {
             let queued = self.object(Status::Queued);
             self.emit("response.created", json!({"response": queued}));
@@ -164,7 +167,7 @@ impl ResponseWriter {
 
     fn text(&mut self, text: &str, logprobs: Vec<TokenLogprob>) {
         let is_message = |item: &OpenItem| matches!(item.kind, Kind::Message { .. });
-        let logprobs_json = short_logprobs(&logprobs);
+        let logprobs_json = self.head.is_streamed.then(|| short_logprobs(&logprobs));
         let kind = Kind::Message {
             logprobs: Vec::new(),
         };
@@ -176,7 +179,7 @@ impl ResponseWriter {
         {
             all.extend(logprobs);
         }
-        self.more("response.output_text.delta", text, Some(logprobs_json));
+        self.more("response.output_text.delta", text, logprobs_json);
     }
 
     fn call(&mut self, delta: ToolCallDelta) {

@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 use crate::cli::chat::first_model;
 use crate::cli::progress::Counter;
 use crate::cli::setup;
+use crate::cli::signals::wait_for_signal;
 use checks::Quiet;
 use child::{KEYS, SharedLog, locked, temporary};
 use client::{Client, Shared};
@@ -69,7 +70,7 @@ pub(in crate::cli) fn run(args: &BenchSoakArgs) -> anyhow::Result<()> {
         tokio::select! {
             report = soak(args, &kinds, folder.path()) => report,
             // Whatever is dropped now takes the server with it.
-            () = interrupted() => bail!("interrupted"),
+            () = wait_for_signal() => bail!("interrupted"),
         }
     });
     drop(runtime);
@@ -78,24 +79,6 @@ pub(in crate::cli) fn run(args: &BenchSoakArgs) -> anyhow::Result<()> {
     let num_failed = report.num_failed();
     ensure!(num_failed == 0, "{num_failed} checks failed");
     Ok(())
-}
-
-/// The end that somebody wants: the server of this soak must not stay behind.
-#[cfg(unix)]
-async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-    }
-}
-
-#[cfg(not(unix))]
-async fn interrupted() {
-    let _ = tokio::signal::ctrl_c().await;
 }
 
 /// What goes on beside the clients.
