@@ -154,11 +154,11 @@ pub fn experts_glu(
             scratch.grow();
             let (expert, blocks) = cut.part(chunk);
             for rows in row_blocks(routes.rows_of(expert)) {
-                for block in blocks.clone() {
+                for blocks in GluCell::runs(blocks.clone(), rows.len()) {
                     let cell = GluCell {
                         weights: [&gate.matrix, &up.matrix],
                         first_panel: gate.first_panel(expert),
-                        block,
+                        blocks,
                         rows: rows.clone(),
                     };
                     cell.run(x, glu, scratch, &shared);

@@ -144,6 +144,7 @@ pub(crate) fn check_inputs(x: &Activations, weights: &PackedMatrix) {
 
 fn run_panels(x: &Activations, plan: &Plan<'_>, panels: Range<usize>, scratch: &mut Scratch) {
     scratch.grow();
+    cpu::begin_at(plan.weights, panels.start);
     for row_start in (0..x.num_rows()).step_by(ROW_BLOCK) {
         let rows = row_start..(row_start + ROW_BLOCK).min(x.num_rows());
         for panel in panels.clone().step_by(MAX_PANELS) {
@@ -229,13 +230,16 @@ pub fn matmul_glu(
     for_ranges(pool, works.into_iter().sum(), num_blocks, |blocks| {
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.grow();
+            for weights in [gate, up] {
+                cpu::begin_at(weights, blocks.start * PANELS_PER_BLOCK);
+            }
             for row_start in (0..num_rows).step_by(ROW_BLOCK) {
                 let rows = row_start..(row_start + ROW_BLOCK).min(num_rows);
-                for block in blocks.clone() {
+                for blocks in GluCell::runs(blocks.clone(), rows.len()) {
                     let cell = GluCell {
                         weights: [gate, up],
                         first_panel: 0,
-                        block,
+                        blocks,
                         rows: rows.clone(),
                     };
                     cell.run(x, glu, scratch, &shared);
@@ -245,17 +249,31 @@ pub fn matmul_glu(
     });
 }
 
-/// One block of 32 outputs of a gated product over at most [`ROW_BLOCK`] rows.
+/// A few blocks of 32 outputs of a gated product over at most [`ROW_BLOCK`] rows.
 pub(crate) struct GluCell<'a> {
     /// Gate and up.
     pub weights: [&'a PackedMatrix; 2],
     /// Where the matrices' outputs begin: those of an expert among others.
     pub first_panel: usize,
-    pub block: usize,
+    /// Of [`GluCell::runs`].
+    pub blocks: Range<usize>,
     pub rows: Range<usize>,
 }
 
 impl GluCell<'_> {
+    /// Divides a thread's blocks into those of cells. Few rows wait for weights, which come from memory
+    /// fastest in long runs of one matrix; of many rows the results have no room for more.
+    pub(crate) fn runs(
+        blocks: Range<usize>,
+        num_rows: usize,
+    ) -> impl Iterator<Item = Range<usize>> {
+        let len = (ROW_BLOCK / num_rows.max(1)).clamp(1, MAX_PANELS / PANELS_PER_BLOCK);
+        let end = blocks.end;
+        blocks
+            .step_by(len)
+            .map(move |start| start..(start + len).min(end))
+    }
+
     pub(crate) fn run(
         self,
         x: &Activations,
@@ -264,30 +282,33 @@ impl GluCell<'_> {
         out: &SharedRows<'_>,
     ) {
         let rows = self.rows;
+        let num_panels = self.blocks.len() * PANELS_PER_BLOCK;
+        let first = self.first_panel + self.blocks.start * PANELS_PER_BLOCK;
         for (weights, wide) in self
             .weights
             .into_iter()
             .zip([&mut scratch.gate, &mut scratch.up])
         {
-            let first = self.first_panel + self.block * PANELS_PER_BLOCK;
-            let tiles = &mut scratch.tiles[..PANELS_PER_BLOCK * rows.len() * PANEL_ROWS];
-            let panels = first..first + PANELS_PER_BLOCK;
+            let tiles = &mut scratch.tiles[..num_panels * rows.len() * PANEL_ROWS];
+            let panels = first..first + num_panels;
             let decoded = &mut scratch.decoded;
             cpu::panels_product(x, weights, panels, rows.clone(), decoded, tiles);
             let tiles = tiles.chunks_exact(rows.len() * PANEL_ROWS);
             for (part, tile) in tiles.enumerate() {
                 let (cells, _) = wide.as_chunks_mut::<PANEL_ROWS>();
-                let cells = cells.iter_mut().skip(part).step_by(PANELS_PER_BLOCK);
+                let cells = cells.iter_mut().skip(part).step_by(num_panels);
                 for (cell, values) in cells.zip(tile.as_chunks::<PANEL_ROWS>().0) {
                     *cell = *values;
                 }
             }
         }
-        let cells = rows.len() * BLOCK_INPUTS;
+        let width = self.blocks.len() * BLOCK_INPUTS;
+        let cells = rows.len() * width;
         elementwise::glu(glu, &mut scratch.gate[..cells], &scratch.up[..cells]);
-        for (row, values) in rows.zip(scratch.gate.chunks_exact(BLOCK_INPUTS)) {
-            // SAFETY: a (row, block) cell is written by the one chunk that owns the block.
-            unsafe { out.store(row, self.block * BLOCK_INPUTS, values) };
+        let start = self.blocks.start * BLOCK_INPUTS;
+        for (row, values) in rows.zip(scratch.gate.chunks_exact(width)) {
+            // SAFETY: the blocks of a row are written by the one chunk that owns them.
+            unsafe { out.store(row, start, values) };
         }
     }
 }

@@ -204,7 +204,8 @@ fn pack_panels(
     let panel_bytes = format.panel_bytes(in_features / BLOCK_INPUTS);
     let row_bytes = data.len() / out_features;
     let len = num_panels * panel_bytes;
-    let mut bytes = PageBuffer::zeroed(len).ok_or(KernelError::OutOfMemory { bytes: len })?;
+    let mut bytes =
+        PageBuffer::beside_others(len).ok_or(KernelError::OutOfMemory { bytes: len })?;
     let shared = SharedSlice::new(&mut bytes[..]);
     let work = cost::values(out_features * in_features);
     for_each(pool, work, num_panels, |index| {

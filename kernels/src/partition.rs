@@ -58,12 +58,17 @@ const TAKE_COST: Nanoseconds = Nanoseconds(50.0);
 const TAKES_SHARE: f64 = 0.25;
 /// Most chunks of a thread: enough that a slow thread does not hold up the others.
 const CHUNKS_PER_THREAD_MAX: usize = 8;
+/// The share of its chunks, as a fraction, that a thread has for itself: neighbours, so that it reads one
+/// long run of memory. The others go to whichever thread asks first.
+const OWN_CHUNKS: (usize, usize) = (3, 4);
 
 /// How a section's items are divided: into chunks of neighbours, which share cache lines.
 pub(crate) struct Division {
     num_threads: usize,
     /// Items of a chunk.
     pub chunk_len: usize,
+    /// Of [`OWN_CHUNKS`], or just a first one each.
+    own_chunks: (usize, usize),
 }
 
 impl Division {
@@ -84,6 +89,7 @@ impl Division {
         Self {
             num_threads,
             chunk_len: chunk_len.unwrap_or(1),
+            own_chunks: OWN_CHUNKS,
         }
     }
 
@@ -99,7 +105,13 @@ impl Division {
             (0..num_chunks).for_each(body);
             return;
         }
-        let chunks = Chunks::new(num_chunks, num_threads);
+        let (part, whole) = self.own_chunks;
+        let own = (num_chunks / num_threads * part / whole).max(1);
+        let chunks = Chunks {
+            own,
+            next: Counter(AtomicUsize::new(num_threads * own)),
+            count: num_chunks,
+        };
         pool.run_on(num_threads, &|thread, _| chunks.for_each(thread, &body));
     }
 }
@@ -108,30 +120,25 @@ impl Division {
 #[repr(align(128))]
 struct Counter(AtomicUsize);
 
-/// Hands out chunk numbers `0..count`: the first of each thread is the thread's own number, the
-/// others go to whichever asks first.
+/// Hands out chunk numbers `0..count`: to each thread some neighbours, the others to whichever asks
+/// first.
 struct Chunks {
+    /// A thread's neighbours.
+    own: usize,
     next: Counter,
     count: usize,
 }
 
 impl Chunks {
-    fn new(count: usize, num_threads: usize) -> Self {
-        Self {
-            next: Counter(AtomicUsize::new(num_threads)),
-            count,
-        }
-    }
-
     fn for_each(&self, thread: usize, mut body: impl FnMut(usize)) {
-        let mut chunk = thread;
-        while chunk < self.count {
-            body(chunk);
-            // Looking first spares the line a last round among the threads.
-            if self.next.0.load(Ordering::Relaxed) >= self.count {
+        (thread * self.own..(thread + 1) * self.own).for_each(&mut body);
+        // Looking first spares the line a last round among the threads.
+        while self.next.0.load(Ordering::Relaxed) < self.count {
+            let chunk = self.next.0.fetch_add(1, Ordering::Relaxed);
+            if chunk >= self.count {
                 return;
             }
-            chunk = self.next.0.fetch_add(1, Ordering::Relaxed);
+            body(chunk);
         }
     }
 }
@@ -168,6 +175,7 @@ pub(crate) fn for_each(
     let division = Division {
         num_threads: pool.team().threads_for(work, num_items),
         chunk_len: 1,
+        own_chunks: (0, 1),
     };
     division.for_chunks(pool, num_items, body);
 }

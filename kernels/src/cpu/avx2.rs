@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::ahead::Ahead;
 use super::rows;
 use crate::activations::{Activations, BlockInfo, Correction, Corrections};
 use crate::panel::{BLOCK_INPUTS, Codes, LINE_BYTES, PANEL_ROWS, Panel, Scales};
@@ -54,7 +55,9 @@ fn tile<const ROWS: usize>(
     let (codes, _) = x.codes().as_chunks::<BLOCK_INPUTS>();
     let mut sums = [[_mm256_setzero_ps(); ROWS]; 2];
     let block_bytes = panel.format.codes.block_bytes();
+    let ahead = Ahead::of_packed(panel);
     for (index, block) in panel.codes.chunks_exact(block_bytes).enumerate() {
+        ahead.fetch(index);
         let (lines, _) = block.as_chunks::<LINE_BYTES>();
         let inputs: [Input<'_>; ROWS] = std::array::from_fn(|r| {
             let at = (first_row + r) * panel.blocks + index;

@@ -3,20 +3,18 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::ahead::Ahead;
 use super::{DecodedPanel, Line, rows};
 use crate::activations::{Activations, BlockInfo, Correction, Corrections};
 use crate::panel::{BLOCK_INPUTS, Codes, LINE_BYTES, PANEL_ROWS, Panel, SUPER_BLOCKS, Scales};
 
-/// Activation rows whose sums are kept in registers together.
-const TILE_ROWS: usize = 8;
+/// Activation rows whose sums are kept in registers together: with the eight lines of a block and its
+/// scales these are all there are.
+const TILE_ROWS: usize = 16;
 /// Lines of a block whose codes are whole bytes.
 pub(super) const BLOCK_LINES: usize = 8;
 /// Lines of a decoded block: codes, then two f32 vectors (scale and offset, or two scales).
 pub(super) const DECODED_LINES: usize = BLOCK_LINES + 2;
-
-/// How far ahead of its use a packed panel is asked for: past the page, which the hardware's own prefetching
-/// does not cross. 2 KiB was slower; 4, 8 and 16 differ by no more than noise.
-pub(super) const PREFETCH_BYTES: usize = 8192;
 
 pub(super) const BITS4: u32 = 4;
 pub(super) const BITS5: u32 = 5;
@@ -65,8 +63,7 @@ fn run<const BITS: u32, const KIND: u32>(
     let source = Source {
         codes: panel.codes.as_ptr(),
         scales: panel.scales.as_ptr(),
-        next: std::ptr::null(),
-        lines_per_turn: 0,
+        ahead: Ahead::of_packed(&panel),
     };
     if rows.len() <= TILE_ROWS {
         return tiles::<BITS, KIND>(x, source, panel.blocks, rows, out);
@@ -86,19 +83,9 @@ fn run<const BITS: u32, const KIND: u32>(
     let source = Source {
         codes: lines.as_ptr().cast(),
         scales: std::ptr::null(),
-        next: panel.codes.as_ptr().wrapping_add(panel.bytes()),
-        lines_per_turn: panel.bytes().div_ceil(LINE_BYTES * num_turns),
+        ahead: Ahead::of_next(&panel, num_turns),
     };
     tiles::<DECODED, KIND>(x, source, panel.blocks, rows, out);
-}
-
-/// Asks for `count` lines before they are used.
-#[inline(always)]
-pub(super) fn prefetch_lines<const HINT: i32>(start: *const u8, count: usize) {
-    for line in 0..count {
-        // SAFETY: a prefetch reads nothing.
-        unsafe { _mm_prefetch::<HINT>(start.wrapping_add(line * LINE_BYTES).cast()) };
-    }
 }
 
 /// Unpacks a block to signed codes with their zero points taken off; only the scales of 8-bit codes, which
@@ -121,8 +108,7 @@ pub(super) fn decode_signed<const BITS: u32, const KIND: u32>(
     let source = Source {
         codes: panel.codes.as_ptr(),
         scales: panel.scales.as_ptr(),
-        next: std::ptr::null(),
-        lines_per_turn: 0,
+        ahead: Ahead::of_packed(&panel),
     };
     if BITS == BITS8 {
         // Whole bytes are multiplied where they are.
@@ -146,10 +132,7 @@ pub(super) fn decode_signed<const BITS: u32, const KIND: u32>(
 struct Source {
     codes: *const u8,
     scales: *const u8,
-    /// The panel that follows in memory, to be fetched while a decoded one multiplies, and how much of it
-    /// for a block and tile of rows.
-    next: *const u8,
-    lines_per_turn: usize,
+    ahead: Ahead,
 }
 
 /// A block of a panel in registers.
@@ -334,23 +317,22 @@ fn tiles<const BITS: u32, const KIND: u32>(
             infos: x.infos[row * blocks..].as_ptr(),
             corrections: x.corrections[row * blocks..].as_ptr(),
             blocks,
+            count,
         };
-        let turn = (row - rows.start) / TILE_ROWS * blocks * source.lines_per_turn;
-        let source = Source {
-            next: source.next.wrapping_add(turn * LINE_BYTES),
-            ..source
-        };
+        let first_turn = (row - rows.start) / TILE_ROWS * blocks;
         // SAFETY: the assertions above bound the inputs of `count` rows; `source` holds `blocks` blocks.
         unsafe {
             match count {
-                8 => tile::<BITS, KIND, 8>(inputs, source, out),
-                7 => tile::<BITS, KIND, 7>(inputs, source, out),
-                6 => tile::<BITS, KIND, 6>(inputs, source, out),
-                5 => tile::<BITS, KIND, 5>(inputs, source, out),
-                4 => tile::<BITS, KIND, 4>(inputs, source, out),
-                3 => tile::<BITS, KIND, 3>(inputs, source, out),
-                2 => tile::<BITS, KIND, 2>(inputs, source, out),
-                _ => tile::<BITS, KIND, 1>(inputs, source, out),
+                13.. => tile::<BITS, KIND, 16>(inputs, source, first_turn, out),
+                9..13 => tile::<BITS, KIND, 12>(inputs, source, first_turn, out),
+                8 => tile::<BITS, KIND, 8>(inputs, source, first_turn, out),
+                7 => tile::<BITS, KIND, 7>(inputs, source, first_turn, out),
+                6 => tile::<BITS, KIND, 6>(inputs, source, first_turn, out),
+                5 => tile::<BITS, KIND, 5>(inputs, source, first_turn, out),
+                4 => tile::<BITS, KIND, 4>(inputs, source, first_turn, out),
+                3 => tile::<BITS, KIND, 3>(inputs, source, first_turn, out),
+                2 => tile::<BITS, KIND, 2>(inputs, source, first_turn, out),
+                _ => tile::<BITS, KIND, 1>(inputs, source, first_turn, out),
             }
         }
         row += count;
@@ -364,6 +346,8 @@ struct Inputs {
     infos: *const BlockInfo,
     corrections: *const Corrections,
     blocks: usize,
+    /// Rows that there are. A tile of more takes the last of them again.
+    count: usize,
 }
 
 /// Sixteen output rows times `ROWS` activation rows. Integer sums are exact and each element's float
@@ -371,30 +355,22 @@ struct Inputs {
 /// not depend on its neighbours.
 ///
 /// # Safety
-/// `inputs` has `ROWS` rows; `source` holds `inputs.blocks` blocks in the form that `BITS` and `KIND` say.
+/// `inputs` has its rows, at least one; `source` holds `inputs.blocks` blocks in the form that `BITS` and `KIND` say.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn tile<const BITS: u32, const KIND: u32, const ROWS: usize>(
     inputs: Inputs,
     source: Source,
+    first_turn: usize,
     out: &mut [[f32; PANEL_ROWS]],
 ) {
     let mut sums = [_mm512_setzero_ps(); ROWS];
     for index in 0..inputs.blocks {
         // SAFETY: the caller's promise.
         unsafe {
-            if BITS != DECODED {
-                let lines = code_lines::<BITS>();
-                let ahead = PREFETCH_BYTES + index * lines * LINE_BYTES;
-                prefetch_lines::<_MM_HINT_T0>(source.codes.wrapping_add(ahead), lines);
-            } else {
-                let next = source
-                    .next
-                    .wrapping_add(index * source.lines_per_turn * LINE_BYTES);
-                prefetch_lines::<_MM_HINT_T1>(next, source.lines_per_turn);
-            }
+            source.ahead.fetch(first_turn + index);
             let block = read_block::<BITS, KIND>(source, index);
             for (r, sum) in sums.iter_mut().enumerate() {
-                let at = r * inputs.blocks + index;
+                let at = r.min(inputs.count - 1) * inputs.blocks + index;
                 let codes = inputs.codes.add(at * BLOCK_INPUTS);
                 let (info, corrections) = (&*inputs.infos.add(at), &*inputs.corrections.add(at));
                 *sum = add_block::<KIND>(*sum, &block, codes, info, corrections);

@@ -1,6 +1,8 @@
 //! The one place that chooses an instruction set.
 
 #[cfg(target_arch = "x86_64")]
+mod ahead;
+#[cfg(target_arch = "x86_64")]
 mod amx;
 mod attend;
 #[cfg(target_arch = "x86_64")]
@@ -143,6 +145,14 @@ impl DecodedPanel {
 /// Most panels of a [`panels_product`] call.
 pub(crate) const MAX_PANELS: usize = 8;
 
+/// Asks for the first lines of panel `panel`, before a run of products begins there.
+pub(crate) fn begin_at(weights: &PackedMatrix, panel: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(panel) = weights.panel(panel) {
+        ahead::Ahead::begin(&panel);
+    }
+}
+
 /// The product of some activation rows with panels `panels` of output rows; `out` is
 /// `[panels.len(), rows.len(), PANEL_ROWS]`.
 ///
@@ -236,8 +246,6 @@ macro_rules! compiled_for_each_isa {
 compiled_for_each_isa! {
     /// `x = x / sqrt(mean(x^2) + eps) * weight`
     rows::rms_norm_row(x: &mut [f32], weight: &[f32], eps: f32);
-    /// Adds all 64-bit words of `x` to `sum`, wrapping.
-    rows::sum_words(x: &[u8], sum: &mut u64);
     /// The largest of `x` and `out`; NaN is never larger.
     rows::largest(x: &[f32], out: &mut f32);
     /// `weights[i] = exp(x[i] - shift)`, 0 for negative infinity, and their sum.
@@ -311,6 +319,8 @@ macro_rules! vectors_for_each_isa {
 }
 
 vectors_for_each_isa! {
+    /// Reads whole groups of 128 values, as fast as they come: the largest of them and `largest`.
+    rows::read_floats(x: &[f32], largest: &mut f32);
     /// The product of some rows with sixteen rows of float weights; `out` is `[rows.len(), PANEL_ROWS]`.
     float::float_product(
         x: &Activations,
@@ -336,19 +346,23 @@ vectors_for_each_isa! {
 /// `max_lines`.
 #[inline]
 pub(crate) fn prefetch<T>(data: &[T], max_lines: usize) {
+    let lines = size_of_val(data).div_ceil(64).min(max_lines);
+    for line in 0..lines {
+        prefetch_line(data.as_ptr().cast::<u8>().wrapping_add(64 * line));
+    }
+}
+
+/// Asks for the cache line of `address`, into the second-level cache.
+#[inline(always)]
+fn prefetch_line(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        let lines = size_of_val(data).div_ceil(64).min(max_lines);
-        for line in 0..lines {
-            // SAFETY: a prefetch reads nothing, and needs only SSE, which x86-64 has.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_T1>(data.as_ptr().cast::<i8>().wrapping_add(64 * line))
-            };
-        }
+        // SAFETY: a prefetch reads nothing, and needs only SSE, which x86-64 has.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (data, max_lines);
+    let _ = address;
 }
 
 /// Multiply-adds of one round of [`dot_rounds`].

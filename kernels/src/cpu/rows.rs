@@ -209,17 +209,16 @@ pub(super) fn gelu_tanh_mul<const FMA: bool>(gate: &mut [f32], up: &[f32]) {
     }
 }
 
+/// See [`super::read_floats`].
 #[inline(always)]
-pub(super) fn sum_words<const FMA: bool>(x: &[u8], sum: &mut u64) {
-    let mut sums = [0_u64; 32];
-    for group in x.as_chunks::<8>().0.as_chunks::<32>().0 {
-        for i in 0..32 {
-            sums[i] = sums[i].wrapping_add(u64::from_le_bytes(group[i]));
+pub(super) fn read_floats<V: Vector>(x: &[f32], largest: &mut f32) {
+    let mut lanes = [V::splat(*largest); 8];
+    for group in x.as_chunks::<LANES>().0.as_chunks::<8>().0 {
+        for (lanes, x) in lanes.iter_mut().zip(group) {
+            *lanes = lanes.max(V::load(x));
         }
     }
-    *sum = sums
-        .iter()
-        .fold(*sum, |total, sum| total.wrapping_add(*sum));
+    *largest = lanes.into_iter().fold(*largest, |a, b| a.max(b.largest()));
 }
 
 /// See [`super::dot_rounds`].

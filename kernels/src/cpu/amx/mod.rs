@@ -37,6 +37,9 @@ const ROWS_PER_PIECE: usize = TILE_ROWS / PIECES;
 /// multiplied now and their scales needed two steps later.
 const SLOT_LINES: usize = PIECES * DECODED_LINES;
 const NUM_SLOTS: usize = 3;
+/// How far ahead of its use a packed panel is asked for: past the page, which the hardware's own
+/// prefetching does not cross.
+const PREFETCH_BYTES: usize = 8192;
 /// Lines of the sums of one step.
 const STEP_LINES: usize = TILE_ROWS * PIECES;
 
@@ -252,7 +255,7 @@ impl Cursor {
             return None;
         }
         let packed = panels[self.panel].codes.as_ptr();
-        let ahead = self.piece * shape.lines_per_piece * LINE_BYTES + avx512::PREFETCH_BYTES;
+        let ahead = self.piece * shape.lines_per_piece * LINE_BYTES + PREFETCH_BYTES;
         let step = Step {
             panel: self.panel,
             piece: self.piece,
@@ -364,7 +367,10 @@ impl<const KIND: u32> Work<KIND> {
                     if MULTIPLY {
                         let lines = next.lines_per_piece;
                         let ahead = next.ahead.wrapping_add($index * lines * LINE_BYTES);
-                        avx512::prefetch_lines::<_MM_HINT_T0>(ahead, lines);
+                        for line in 0..lines {
+                            // SAFETY: a prefetch reads nothing.
+                            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line * LINE_BYTES).cast());
+                        }
                         let (codes, weights) = self.operands(next, $index);
                         asm!(
                             concat!("tilezero ", $sums),
