@@ -742,6 +742,22 @@ fn a_server_without_a_store_keeps_nothing_and_says_so() {
         let message = error["error"]["message"].as_str().unwrap();
         assert!(message.contains("--trace-db"), "{message}");
     }
+    // Chats and texts are traces there.
+    for (path, body) in [
+        (
+            "/v1/chat/completions",
+            json!({"messages": [{"role": "user", "content": "x"}]}),
+        ),
+        ("/v1/completions", json!({"prompt": "x"})),
+    ] {
+        let asked = |store: bool| {
+            let more = json!({"model": "m", "store": store, "max_tokens": 1});
+            offline.post(path, with(body.clone(), more))
+        };
+        let (status, error) = asked(true);
+        assert_eq!((status, &error["error"]["param"]), (400, &json!("store")));
+        assert_eq!(asked(false).0, 200);
+    }
 }
 
 #[test]

@@ -16,6 +16,11 @@ pub(in crate::api) async fn answer(
     generation: Generation,
 ) -> Result<Response, ApiError> {
     let shared = &generation.shared;
+    if shared.store == Some(true) && state.traces().is_none() {
+        let message = "store: this server keeps no traces: start it with --trace-db FILE, or leave \
+            store out";
+        return Err(ApiError::invalid("store", message));
+    }
     let is_stream = shared.stream;
     let wire = generation.wire;
     let head = Head {
