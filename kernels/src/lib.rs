@@ -8,6 +8,7 @@
 
 pub mod activations;
 pub mod attention;
+mod codebook;
 pub mod cost;
 mod cpu;
 pub mod dense;
