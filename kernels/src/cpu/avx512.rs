@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 pub(super) use self::read::code_lines;
-use self::read::{Lookup, decoded_lines, read_codes, read_scales};
+use self::read::{Block, Lookup, decode, decoded_lines, read_codes, read_scales};
 use super::ahead::Ahead;
 use super::{DecodedPanel, Line, rows};
 use crate::activations::{Activations, BlockInfo, Correction, Corrections};
@@ -28,7 +28,7 @@ pub(super) const BITS6: u32 = 6;
 pub(super) const BITS8: u32 = 8;
 /// Four bits that name a value.
 const NAMED: u32 = 9;
-/// Already unpacked by [`decode`].
+/// Already unpacked by [`read::decode`].
 const DECODED: u32 = 0;
 
 /// [`Scales`] as constants.
@@ -146,8 +146,8 @@ pub(super) fn decode_signed<const BITS: u32, const KIND: u32>(
         }
         return;
     }
-    // SAFETY: the panel holds the block.
     let lookup = Lookup::new::<BITS>(source.format_codes);
+    // SAFETY: the panel holds the block.
     let mut block = unsafe { read_block::<BITS, KIND>(source, lookup, index) };
     for line in &mut block.lines {
         *line = _mm512_sub_epi8(*line, zero);
@@ -163,31 +163,6 @@ struct Source {
     /// What the codes name, if they do.
     format_codes: Codes,
     ahead: Ahead,
-}
-
-/// A block of a panel in registers.
-struct Block {
-    /// Unsigned codes of inputs `4 g..4 g + 4`.
-    lines: [__m512i; BLOCK_LINES],
-    /// The scale, then the offset or the scale of the second half, then the minima of both halves.
-    scales: [__m512; 4],
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn decode<const KIND: u32>(block: Block, lines: &mut [Line]) {
-    assert!(lines.len() >= decoded_lines::<KIND>(), "this is a bug");
-    let (codes, scales) = lines.split_at_mut(BLOCK_LINES);
-    let count = decoded_lines::<KIND>() - BLOCK_LINES;
-    // SAFETY: a line holds 64 aligned bytes.
-    unsafe {
-        for (line, codes) in codes.iter_mut().zip(block.lines) {
-            _mm512_store_si512(line.0.as_mut_ptr().cast(), codes);
-        }
-        for (line, scale) in scales.iter_mut().zip(block.scales).take(count) {
-            _mm512_store_ps(line.0.as_mut_ptr().cast(), scale);
-        }
-    }
 }
 
 /// # Safety

@@ -1,4 +1,4 @@
-//! Blocks of packed panels into registers.
+//! Blocks of packed panels into registers, and from there to memory.
 
 use std::arch::x86_64::*;
 
@@ -6,6 +6,7 @@ use super::{
     BITS2, BITS3, BITS4, BITS5, BITS6, BITS8, BLOCK_LINES, DECODED_LINES, EXPONENT, HALVES,
     HALVES_FOUR, HALVES_OFFSET, HALVES_SIGNED, NAMED, OFFSET, SUPER, SUPER_SIGNED,
 };
+use crate::cpu::Line;
 use crate::panel::{Codes, LINE_BYTES, PANEL_ROWS, SUPER_BLOCKS};
 
 /// What codes that name values are looked up in.
@@ -38,6 +39,31 @@ pub(super) const fn decoded_lines<const KIND: u32>() -> usize {
     match KIND {
         HALVES_OFFSET => BLOCK_LINES + 4,
         _ => DECODED_LINES,
+    }
+}
+
+/// A block of a panel in registers.
+pub(super) struct Block {
+    /// Unsigned codes of inputs `4 g..4 g + 4`.
+    pub lines: [__m512i; BLOCK_LINES],
+    /// The scale, then the offset or the scale of the second half, then the minima of both halves.
+    pub scales: [__m512; 4],
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn decode<const KIND: u32>(block: Block, lines: &mut [Line]) {
+    assert!(lines.len() >= decoded_lines::<KIND>(), "this is a bug");
+    let (codes, scales) = lines.split_at_mut(BLOCK_LINES);
+    let count = decoded_lines::<KIND>() - BLOCK_LINES;
+    // SAFETY: a line holds 64 aligned bytes.
+    unsafe {
+        for (line, codes) in codes.iter_mut().zip(block.lines) {
+            _mm512_store_si512(line.0.as_mut_ptr().cast(), codes);
+        }
+        for (line, scale) in scales.iter_mut().zip(block.scales).take(count) {
+            _mm512_store_ps(line.0.as_mut_ptr().cast(), scale);
+        }
     }
 }
 
