@@ -15,6 +15,7 @@ from pathlib import Path
 from ik_llama_cpp import _ctypes_api as ik
 
 PREFILL, PROMPT, OUTPUT = 512, 128, 48
+LONG_OUTPUT = 32
 CHECKED = 32  # Tokens of the prompt that self_kl reads in two ways.
 
 
@@ -34,7 +35,7 @@ def open_context(args):
     if not model:
         raise SystemExit(f"ik_llama.cpp cannot load {args.model}")
     params = ik.llama_context_default_params()
-    params.n_ctx = max(PREFILL, max(args.batch) * (PROMPT + OUTPUT)) + 256
+    params.n_ctx = max(PREFILL, max(args.batch) * (PROMPT + OUTPUT), args.long + OUTPUT) + 256
     params.n_batch = params.n_ubatch = PREFILL
     params.n_seq_max = max(args.batch)
     params.n_threads = params.n_threads_batch = args.threads
@@ -84,6 +85,27 @@ def decode_speed(context, batch, token, num_sequences):
     return num_sequences * OUTPUT / (time.perf_counter() - started)
 
 
+def long_context(context, batch, token, num_tokens):
+    """Speeds and memory at one long context, read in pieces of the batch."""
+    started = time.perf_counter()
+    for start in range(0, num_tokens, PREFILL):
+        places = range(start, min(start + PREFILL, num_tokens))
+        decode(context, batch, [(token(), at, 0, at == places[-1]) for at in places])
+    read = time.perf_counter()
+    for position in range(num_tokens, num_tokens + LONG_OUTPUT):
+        decode(context, batch, [(token(), position, 0, True)])
+    ended = time.perf_counter()
+    status = Path("/proc/self/status").read_text().splitlines()
+    sizes = dict(line.split(":", 1) for line in status if line.startswith("Vm"))
+    kilobytes = {name: int(sizes[name].split()[0]) for name in ["VmRSS", "VmHWM"]}
+    return {
+        "prefill": num_tokens / (read - started),
+        "decode": LONG_OUTPUT / (ended - read),
+        "rss": kilobytes["VmRSS"] * 1024,
+        "peak_rss": kilobytes["VmHWM"] * 1024,
+    }
+
+
 def log_probs(context, row, vocab_size):
     logits = ik.llama_get_logits_ith(context, row)[:vocab_size]
     largest = max(logits)
@@ -111,6 +133,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=lambda text: [int(n) for n in text.split(",")], default=[1, 16])
     parser.add_argument("--repeats", type=int, default=3, help="the median counts")
+    parser.add_argument("--long", type=int, default=0, help="measure one context of this length")
     args = parser.parse_args()
 
     context, vocab_size = open_context(args)
@@ -123,6 +146,9 @@ def main():
     def median(measure, *arguments):
         return statistics.median(measure(context, batch, token, *arguments) for _ in range(args.repeats))
 
+    if args.long:
+        print(json.dumps(long_context(context, batch, token, args.long)))
+        return
     prefill_speed(context, batch, token)  # A warm-up, as llama-bench has.
     result = {
         "prefill": median(prefill_speed),

@@ -30,6 +30,9 @@ pub struct EngineArgs {
     /// Longest prompt plus answer [default: the model's, at most 8192]
     #[arg(long, env = "PONDER_MAX_MODEL_LEN", help_heading = "Engine")]
     pub max_model_len: Option<usize>,
+    /// Let --max-model-len exceed the model's own context, where its answers may be bad
+    #[arg(long, env = "PONDER_ALLOW_LONG_MAX_MODEL_LEN", help_heading = "Engine")]
+    pub allow_long_max_model_len: bool,
     /// Sequences in one step
     #[arg(long, env = "PONDER_MAX_NUM_SEQS", default_value_t = sizes::DEFAULT_MAX_NUM_SEQS, help_heading = "Engine")]
     pub max_num_seqs: usize,

@@ -17,7 +17,7 @@ use super::progress::Bar;
 use crate::api::Served;
 use crate::engine::{
     Backend, Engine, EngineError, EngineHandle, EngineOptions, Executor, GenerateRequest,
-    SamplingParams, StreamEvent,
+    SamplingParams, Speculative, StreamEvent,
 };
 use crate::grammar::{GrammarError, Grammars};
 use crate::model::catalogue::{self, Source, State};
@@ -206,7 +206,7 @@ fn start_native(
     let device = Device::open(args)?;
     let skip_set = skip_set(args, path, files)?;
     let options = engine_options(args, &device, skip_set);
-    let max_model_len = options.served_model_len(limit);
+    let max_model_len = options.served_model_len(limit)?;
     let executor = device.load(Weights::Files(files), max_model_len, operator_times)?;
     let draft_executor = match &args.speculative.draft_model {
         Some(name) => {
@@ -222,7 +222,7 @@ fn start_native(
 pub(super) fn start_random(args: &EngineArgs, model: &RandomModel) -> anyhow::Result<Engine> {
     let device = Device::open(args)?;
     let options = engine_options(args, &device, None);
-    let max_model_len = options.served_model_len(model.config()?.max_position_embeddings);
+    let max_model_len = options.served_model_len(model.config()?.max_position_embeddings)?;
     let executor = device.load(Weights::Random(model), max_model_len, None)?;
     let engine = start_engine(args, &device, options, executor, None)?;
     warm_up(engine.as_ref())?;
@@ -232,6 +232,7 @@ pub(super) fn start_random(args: &EngineArgs, model: &RandomModel) -> anyhow::Re
 fn engine_options(args: &EngineArgs, device: &Device, skip_set: Option<SkipSet>) -> EngineOptions {
     EngineOptions {
         max_model_len: args.max_model_len,
+        allow_long_max_model_len: args.allow_long_max_model_len,
         max_num_seqs: args.max_num_seqs,
         max_num_batched_tokens: (args.max_num_batched_tokens)
             .unwrap_or_else(|| device.default_num_batched_tokens().max(args.max_num_seqs)),
@@ -283,6 +284,7 @@ fn check_native_flags(args: &EngineArgs) -> anyhow::Result<()> {
         ("--skip-set", speculative.skip_set.is_some()),
         ("--speculative", speculative.speculative.names_drafter()),
         ("--kv-cache-memory", args.kv_cache_memory.is_some()),
+        ("--allow-long-max-model-len", args.allow_long_max_model_len),
         (
             "--device cuda",
             matches!(args.device.device, DeviceArg::Cuda(_)),
@@ -382,6 +384,8 @@ fn warm_up(engine: &dyn Backend) -> anyhow::Result<()> {
     };
     let mut stream = engine.submit(GenerateRequest {
         cache_salt: u64::MAX,
+        // What drafts cost is measured once the server is ready.
+        speculative: Some(Speculative::Off),
         ..GenerateRequest::new(vec![0], params)
     })?;
     while let Some(event) = stream.blocking_recv() {

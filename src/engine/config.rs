@@ -12,6 +12,8 @@ pub const DEFAULT_MAX_NUM_BATCHED_TOKENS_ON_GPU: usize = 2048;
 pub const DEFAULT_MAX_NUM_WAITING_SEQS: usize = 1024;
 /// Context served when the operator names none; longer ones cost RoPE tables and KV memory.
 pub const DEFAULT_MAX_MODEL_LEN: usize = 8192;
+/// Longest context of all, for models that are served beyond their own.
+pub const LONGEST_MODEL_LEN: usize = 1 << 24;
 
 /// Sizes of the engine; every limit is fixed when it starts.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,6 +58,9 @@ impl EngineConfig {
 #[derive(Debug, Clone, PartialEq)]
 pub struct EngineOptions {
     pub max_model_len: Option<usize>,
+    /// Whether `max_model_len` may be more than the model's context. The model was not trained on
+    /// such positions: answers may be bad.
+    pub allow_long_max_model_len: bool,
     pub max_num_seqs: usize,
     pub max_num_batched_tokens: usize,
     pub block_size: usize,
@@ -80,8 +85,13 @@ pub enum ConfigError {
     TooManyDrafts { limit: usize, actual: usize },
     #[error("block size {0} is not a multiple of 16")]
     BlockSize(usize),
-    #[error("max-model-len {asked} is more than the model's context of {limit}")]
+    #[error(
+        "max-model-len {asked} is more than the model's context of {limit} \
+         (--allow-long-max-model-len serves it all the same)"
+    )]
     ContextTooLong { asked: usize, limit: usize },
+    #[error("max-model-len must be at most {limit}, not {asked}")]
+    ModelLenTooLarge { asked: usize, limit: usize },
     #[error(
         "the KV cache of {available} tokens cannot hold one sequence of max-model-len {needed}: \
          raise --kv-cache-memory or lower --max-model-len"
@@ -90,10 +100,21 @@ pub enum ConfigError {
 }
 
 impl EngineOptions {
-    /// The context length that will be served by a model with this limit.
-    pub fn served_model_len(&self, max_position_embeddings: usize) -> usize {
-        self.max_model_len
-            .unwrap_or(max_position_embeddings.min(DEFAULT_MAX_MODEL_LEN))
+    /// The context length that will be served by a model with this limit. To be asked before the
+    /// model loads: its tables grow with it.
+    pub fn served_model_len(&self, max_position_embeddings: usize) -> Result<usize, ConfigError> {
+        let limit = max_position_embeddings;
+        let asked = self
+            .max_model_len
+            .unwrap_or(limit.min(DEFAULT_MAX_MODEL_LEN));
+        if asked > limit && !self.allow_long_max_model_len {
+            return Err(ConfigError::ContextTooLong { asked, limit });
+        }
+        if asked > LONGEST_MODEL_LEN {
+            let limit = LONGEST_MODEL_LEN;
+            return Err(ConfigError::ModelLenTooLarge { asked, limit });
+        }
+        Ok(asked)
     }
 
     /// Checks every limit and sizes the KV cache; never more blocks than all sequences could use.
@@ -126,14 +147,7 @@ impl EngineOptions {
                 actual: self.max_num_batched_tokens,
             });
         }
-        let limit = info.max_position_embeddings;
-        let max_model_len = self.served_model_len(limit);
-        if max_model_len > limit {
-            return Err(ConfigError::ContextTooLong {
-                asked: max_model_len,
-                limit,
-            });
-        }
+        let max_model_len = self.served_model_len(info.max_position_embeddings)?;
         if max_model_len < 2 {
             return Err(ConfigError::TooSmall {
                 name: "max-model-len",
@@ -169,6 +183,7 @@ impl Default for EngineOptions {
     fn default() -> Self {
         Self {
             max_model_len: None,
+            allow_long_max_model_len: false,
             max_num_seqs: DEFAULT_MAX_NUM_SEQS,
             max_num_batched_tokens: DEFAULT_MAX_NUM_BATCHED_TOKENS,
             block_size: DEFAULT_BLOCK_SIZE,
@@ -178,6 +193,48 @@ impl Default for EngineOptions {
             max_num_waiting_seqs: DEFAULT_MAX_NUM_WAITING_SEQS,
             is_shared: false,
             speculative: SpeculativeConfig::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: usize = 32_768;
+
+    fn served(asked: Option<usize>, allow_long: bool) -> Result<usize, ConfigError> {
+        let options = EngineOptions {
+            max_model_len: asked,
+            allow_long_max_model_len: allow_long,
+            ..EngineOptions::default()
+        };
+        options.served_model_len(OWN)
+    }
+
+    #[test]
+    fn a_context_beyond_the_models_own_must_be_allowed() {
+        let too_long = |asked| Err(ConfigError::ContextTooLong { asked, limit: OWN });
+        for (asked, plain) in [
+            (None, Ok(DEFAULT_MAX_MODEL_LEN)),
+            (Some(OWN), Ok(OWN)),
+            (Some(OWN + 1), too_long(OWN + 1)),
+        ] {
+            assert_eq!(served(asked, false), plain);
+            assert_eq!(
+                served(asked, true),
+                Ok(asked.unwrap_or(DEFAULT_MAX_MODEL_LEN))
+            );
+        }
+    }
+
+    #[test]
+    fn a_context_beyond_all_is_refused() {
+        assert_eq!(served(Some(LONGEST_MODEL_LEN), true), Ok(LONGEST_MODEL_LEN));
+        for asked in [LONGEST_MODEL_LEN + 1, usize::MAX] {
+            let limit = LONGEST_MODEL_LEN;
+            let refused = Err(ConfigError::ModelLenTooLarge { asked, limit });
+            assert_eq!(served(Some(asked), true), refused);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use ponder::engine::fake_model::{FakeModel, Fault};
 use ponder::engine::{
     Backend, EngineConfig, EngineError, EngineHandle, FinishReason, ForkParams, GenerateRequest,
-    PoolingParams, RequestStream, SamplingParams, StreamEvent,
+    PoolingParams, RequestStream, SamplingParams, Speculative, StreamEvent,
 };
 
 fn config() -> EngineConfig {
@@ -310,6 +310,30 @@ fn failures_stay_with_their_request_or_end_the_engine_cleanly() {
         wait_for(|| !broken.is_healthy());
         assert!(broken.submit(request(&[1], 1, 0.0)).is_err());
     }
+}
+
+/// What drafts cost is measured once there is nothing else to do, so that the first request does not
+/// wait for it; a panic then ends the engine as in a step.
+#[test]
+fn an_idle_engine_measures_what_drafts_cost() {
+    // Measured steps of two rows and more hold token 19, these requests do not.
+    let fault = Fault::PanicOn(19);
+    let without_drafts = || GenerateRequest {
+        speculative: Some(Speculative::Off),
+        ..request(&[8], 1, 0.0)
+    };
+    let plain = start(config(), fault);
+    for _ in 0..2 {
+        collect(plain.submit(without_drafts()).unwrap(), 1).unwrap();
+    }
+    assert!(plain.is_healthy(), "nobody drafts there");
+
+    let mut drafting = config();
+    drafting.speculative.default = Speculative::Auto;
+    let drafting = start(drafting, fault);
+    collect(drafting.submit(without_drafts()).unwrap(), 1).unwrap();
+    wait_for(|| !drafting.is_healthy());
+    assert!(drafting.submit(without_drafts()).is_err());
 }
 
 #[test]

@@ -32,7 +32,9 @@ impl StepCosts {
     }
 
     /// Of what could be measured, when that is enough.
-    pub(super) fn measured<const N: usize>(points: [Option<(usize, Duration)>; N]) -> Option<Self> {
+    pub(super) fn measured(
+        points: impl IntoIterator<Item = Option<(usize, Duration)>>,
+    ) -> Option<Self> {
         let costs = Self::new(points.into_iter().flatten());
         (costs.points.len() > 1).then_some(costs)
     }

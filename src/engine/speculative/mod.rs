@@ -50,7 +50,10 @@ pub(super) struct Speculator {
     draft_costs: [Option<StepCosts>; Drafter::ALL.len()],
     /// Once a request asks for it.
     swift: Option<Swift>,
-    is_measured: bool,
+    /// What of [`MEASURED_ROWS`] and [`MEASURED_DRAFT_ROWS`] is measured, in their order; `None`
+    /// where a step failed or had no room.
+    measured: Vec<Option<(usize, Duration)>>,
+    draft_measured: Vec<Option<(usize, Duration)>>,
     acceptance: [AcceptanceTable; Drafter::ALL.len()],
     leaf_acceptance: AcceptanceTable,
     candidates: Vec<Candidate>,
@@ -69,7 +72,8 @@ impl Speculator {
             costs: StepCosts::unmeasured(),
             draft_costs,
             swift: None,
-            is_measured: false,
+            measured: Vec::new(),
+            draft_measured: Vec::new(),
             acceptance: Drafter::ALL.map(|drafter| match drafter {
                 Drafter::PromptLookup => AcceptanceTable::prior_of_matches(),
                 Drafter::Swift | Drafter::DraftModel => sure,
@@ -81,17 +85,17 @@ impl Speculator {
         }
     }
 
-    /// Before a step: measures steps of a few sizes, of the model and of what drafts for it, once they are needed.
+    /// Before a step: measures what is not measured yet of steps of a few sizes, of the model and of
+    /// what drafts for it, once they are needed.
     pub(super) fn prepare(
         &mut self,
         runner: &mut Runner,
-        draft_runner: Option<&mut Runner>,
+        mut draft_runner: Option<&mut Runner>,
         sequences: &Sequences,
     ) {
         let asks = |s: &Sequence, speculative| s.draft.speculative == speculative;
-        if !self.is_measured && sequences.iter().any(|s| !asks(s, Speculative::Off)) {
-            self.is_measured = true;
-            self.measure(runner, draft_runner);
+        if sequences.iter().any(|s| !asks(s, Speculative::Off)) {
+            while self.measure_one(runner, draft_runner.as_deref_mut()) {}
         }
         let mut all = sequences.iter();
         if self.swift.is_none()
@@ -100,6 +104,11 @@ impl Speculator {
         {
             self.start_swift(runner);
         }
+    }
+
+    /// Whether requests draft unless they say otherwise: then it is worth measuring ahead.
+    pub(super) fn drafts_by_default(&self) -> bool {
+        self.config.default != Speculative::Off
     }
 
     fn start_swift(&mut self, runner: &mut Runner) {
@@ -126,21 +135,42 @@ impl Speculator {
         self.swift.as_ref().map(|swift| &swift.skip)
     }
 
-    fn measure(&mut self, runner: &mut Runner, draft_runner: Option<&mut Runner>) {
+    /// Measures the next size of step that is not measured yet, of the model and then of the draft
+    /// model. False when there was none.
+    pub(super) fn measure_one(
+        &mut self,
+        runner: &mut Runner,
+        draft_runner: Option<&mut Runner>,
+    ) -> bool {
         if self.config.ignores_costs {
-            return;
+            return false;
         }
-        let measured = MEASURED_ROWS.map(|rows| Some((rows, runner.time_rows(rows, None)?)));
-        if let Some(costs) = StepCosts::measured(measured) {
-            self.costs = costs;
+        let time = |runner: &mut Runner, rows| Some((rows, runner.time_rows(rows, None)?));
+        if let Some(rows) = MEASURED_ROWS.get(self.measured.len()) {
+            self.measured.push(time(runner, *rows));
+            if self.measured.len() == MEASURED_ROWS.len()
+                && let Some(costs) = StepCosts::measured(self.measured.iter().copied())
+            {
+                self.costs = costs;
+            }
+            return true;
         }
-        if let (Some(costs), Some(runner)) = (
+        let (Some(costs), Some(runner)) = (
             &mut self.draft_costs[Drafter::DraftModel as usize],
             draft_runner,
-        ) {
-            let time = |rows| Some((rows, runner.time_rows(rows, None)?));
-            *costs = StepCosts::measured(MEASURED_DRAFT_ROWS.map(time)).unwrap_or(costs.clone());
+        ) else {
+            return false;
+        };
+        let Some(rows) = MEASURED_DRAFT_ROWS.get(self.draft_measured.len()) else {
+            return false;
+        };
+        self.draft_measured.push(time(runner, *rows));
+        if self.draft_measured.len() == MEASURED_DRAFT_ROWS.len()
+            && let Some(measured) = StepCosts::measured(self.draft_measured.iter().copied())
+        {
+            *costs = measured;
         }
+        true
     }
 
     /// Learns from a draft's verification.

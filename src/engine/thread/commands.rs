@@ -1,6 +1,8 @@
 //! What handles ask of the engine.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::TryRecvError;
 use std::sync::{Arc, mpsc};
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -80,12 +82,42 @@ impl EngineCore {
                 return false;
             }
             self.publish();
-            match self.commands.recv() {
-                Ok(command) => self.handle(command),
-                Err(_) => return false,
+            match self.recv() {
+                Some(command) => self.handle(command),
+                None => return false,
             }
         }
         true
+    }
+
+    /// The next command; `None` when none can come, or the engine is broken. Until it comes, the
+    /// costs of steps are measured, one after the other, so that neither the start nor the first
+    /// request that drafts waits for all of them.
+    fn recv(&mut self) -> Option<Command> {
+        loop {
+            match self.commands.try_recv() {
+                Ok(command) => return Some(command),
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) => {}
+            }
+            let measured = catch_unwind(AssertUnwindSafe(|| self.measure_while_idle()));
+            match measured {
+                Ok(true) => {}
+                Ok(false) => return self.commands.recv().ok(),
+                Err(_) => {
+                    self.break_down();
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Measures a step. False when all are measured, when nobody drafts unasked, and before the
+    /// engine has run a step for somebody.
+    fn measure_while_idle(&mut self) -> bool {
+        self.scheduler.stats.num_steps > 0
+            && self.speculator.drafts_by_default()
+            && (self.speculator).measure_one(&mut self.runner, self.draft_runner.as_mut())
     }
 
     pub(super) fn next_command(&mut self) -> Option<Command> {

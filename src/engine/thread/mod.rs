@@ -103,19 +103,19 @@ impl EngineCore {
         self.end_requests();
         self.drop_adapters();
         let step = catch_unwind(AssertUnwindSafe(|| self.step()));
-        let is_whole = match &step {
-            Ok(is_whole) => *is_whole,
-            // The model's state is unknown after a panic: fail everything and stop.
-            Err(_) => {
-                self.fail_all("the model panicked; the engine has stopped");
-                false
-            }
-        };
-        if !is_whole {
-            self.shared.is_healthy.store(false, Ordering::Release);
+        match &step {
+            Ok(true) => {}
+            Ok(false) => self.shared.is_healthy.store(false, Ordering::Release),
+            Err(_) => self.break_down(),
         }
         self.publish();
-        is_whole
+        step.unwrap_or(false)
+    }
+
+    /// The model's state is unknown after a panic: fails everything, and the engine stops.
+    fn break_down(&mut self) {
+        self.fail_all("the model panicked; the engine has stopped");
+        self.shared.is_healthy.store(false, Ordering::Release);
     }
 
     /// One step of the engine. False when no later one can succeed.
