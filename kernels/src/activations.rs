@@ -54,6 +54,8 @@ pub struct Activations {
     keeps_values: bool,
     /// `[num_rows, in_features]`, when kept.
     pub(crate) values: Vec<f32>,
+    /// `values` rounded to bf16, rows filled up to whole pairs with zeros; where products read them.
+    halves: Vec<u16>,
     /// `[num_rows, in_features]`, in -127..=127; on a page so that rows of whole blocks start where a
     /// cache line or its half does.
     codes: PageBuffer,
@@ -67,6 +69,7 @@ pub struct Activations {
 pub(crate) struct SharedRows<'a> {
     in_features: usize,
     values: Option<SharedSlice<'a, f32>>,
+    halves: Option<SharedSlice<'a, u16>>,
     codes: SharedSlice<'a, i8>,
     infos: SharedSlice<'a, BlockInfo>,
     corrections: SharedSlice<'a, Corrections>,
@@ -83,6 +86,14 @@ impl SharedRows<'_> {
         if let Some(values) = &self.values {
             // SAFETY: the caller's promise.
             unsafe { values.slice_mut(at, x.len()) }.copy_from_slice(x);
+        }
+        if let Some(halves) = &self.halves {
+            let at = row * self.in_features.next_multiple_of(2) + start;
+            // SAFETY: the caller's promise; a row's last pair goes with its last column.
+            let halves = unsafe { halves.slice_mut(at, x.len().next_multiple_of(2)) };
+            let (halves, rest) = halves.split_at_mut(x.len());
+            cpu::round_to_bf16(x, halves);
+            rest.fill(0);
         }
         if self.in_features.is_multiple_of(BLOCK_INPUTS) {
             // SAFETY: the caller's promise.
@@ -121,6 +132,10 @@ impl Activations {
         if self.keeps_values && self.values.len() < count {
             self.values.resize(count, 0.0);
         }
+        let halves = num_rows * in_features.next_multiple_of(2);
+        if self.keeps_halves() && self.halves.len() < halves {
+            self.halves.resize(halves, 0);
+        }
         if self.codes.len() < count {
             self.codes = PageBuffer::zeroed(count).expect("memory for the rows of a step");
         }
@@ -131,11 +146,17 @@ impl Activations {
         }
     }
 
+    fn keeps_halves(&self) -> bool {
+        self.keeps_values && cpu::multiplies_bf16()
+    }
+
     /// Makes room for `[num_rows, in_features]` and hands out the rows to be filled.
     pub(crate) fn start(&mut self, num_rows: usize, in_features: usize) -> SharedRows<'_> {
         self.resize(num_rows, in_features);
+        let keeps_halves = self.keeps_halves();
         SharedRows {
             in_features,
+            halves: keeps_halves.then(|| SharedSlice::new(&mut self.halves)),
             values: self
                 .keeps_values
                 .then(|| SharedSlice::new(&mut self.values)),
@@ -205,6 +226,11 @@ impl Activations {
                     let from = &source.values[row * width..][..width];
                     values.slice_mut(index * width, width).copy_from_slice(from);
                 }
+                if let Some(halves) = &target.halves {
+                    let width = width.next_multiple_of(2);
+                    let from = &source.halves[row * width..][..width];
+                    halves.slice_mut(index * width, width).copy_from_slice(from);
+                }
                 if is_blocks {
                     let codes = target.codes.slice_mut(index * width, width);
                     codes.copy_from_slice(&source.codes()[row * width..][..width]);
@@ -220,6 +246,12 @@ impl Activations {
     /// `[num_rows, in_features]`, or more.
     pub(crate) fn codes(&self) -> &[i8] {
         self.codes.signed()
+    }
+
+    /// Pairs of inputs as bf16, `[num_rows, in_features / 2]` rounded up, or more.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn pairs(&self) -> &[[u16; 2]] {
+        self.halves.as_chunks().0
     }
 
     /// Whether float matrices can read the rows.

@@ -22,8 +22,12 @@ pub const JOIN_COST: Nanoseconds = Nanoseconds(500.0);
 const WEIGHT_BYTE: f64 = 0.08;
 /// A multiply-add of quantised weights with a row's codes.
 const CODE_MAC: f64 = 0.005;
-/// A multiply-add of float weights.
-const FLOAT_MAC: f64 = 0.06;
+/// A multiply-add of float weights with a row's values.
+const FLOAT_MAC: f64 = 0.02;
+/// The same of bf16 weights with values rounded to bf16.
+const BF16_MAC: f64 = 0.01;
+/// A multiply-add with the transpose of weights.
+const TRANSPOSED_MAC: f64 = 0.06;
 /// A multiply-add of attention, its share of widening keys and values and of the softmax included.
 const ATTENTION_MAC: f64 = 0.08;
 /// A value that is normalised, rotated, quantised or added.
@@ -33,16 +37,17 @@ const ROW_VALUE: f64 = 1.0;
 pub fn product(num_rows: usize, weights: &PackedMatrix, share: f64) -> Nanoseconds {
     let outputs = weights.out_features() as f64 * share;
     let macs = num_rows as f64 * outputs * weights.in_features() as f64;
-    let mac = match weights.is_quantised() {
-        true => CODE_MAC * cpu::isa().relative_mac_cost(),
-        false => FLOAT_MAC,
+    let mac = match weights.floats() {
+        None => CODE_MAC * cpu::isa().relative_mac_cost(),
+        Some(floats) if floats.is_bf16() && cpu::multiplies_bf16() => BF16_MAC,
+        Some(_) => FLOAT_MAC,
     };
     Nanoseconds(weights.nbytes() as f64 * share * WEIGHT_BYTE + macs * mac)
 }
 
 /// The products of `num_rows` rows with a matrix's transpose, whose weights are read back first.
 pub fn transposed(num_rows: usize, num_weights: usize) -> Nanoseconds {
-    Nanoseconds(num_weights as f64 * (ROW_VALUE + num_rows as f64 * FLOAT_MAC))
+    Nanoseconds(num_weights as f64 * (ROW_VALUE + num_rows as f64 * TRANSPOSED_MAC))
 }
 
 /// Attention of rows that see `num_tokens` tokens together.

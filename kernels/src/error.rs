@@ -28,6 +28,8 @@ pub enum KernelError {
     },
     #[error("{bytes} bytes are needed, which this machine cannot allocate")]
     OutOfMemory { bytes: usize },
+    #[error("weights cannot be quantised to {0}")]
+    CannotQuantise(&'static str),
     #[error("{0}")]
     BadKvShape(String),
 }

@@ -16,6 +16,7 @@ pub mod dtype;
 pub mod elementwise;
 pub mod error;
 pub mod experts;
+mod float_panel;
 pub mod gating;
 pub mod gradients;
 pub mod kv_cache;
@@ -28,6 +29,7 @@ pub mod norm;
 mod panel;
 mod partition;
 pub mod pool;
+pub mod quantise;
 pub mod reference;
 pub mod roofline;
 pub mod rope;
@@ -54,6 +56,12 @@ pub use transposed::{experts_transposed, matmul_transposed};
 /// The instruction set the kernels run with on this machine.
 pub fn isa() -> &'static str {
     cpu::isa().name()
+}
+
+/// Whether products with bf16 weights read activations rounded to bf16 on this machine
+/// (`vdpbf16ps`); elsewhere, and with all other weights, they read f32.
+pub fn rounds_to_bf16() -> bool {
+    cpu::multiplies_bf16()
 }
 
 /// The instruction sets that this machine has kernels for, best first; `PONDER_ISA` names the one to use.

@@ -1,16 +1,14 @@
 //! Weight matrices in the layout that the kernels stream.
 
-use half::f16;
-
 use crate::cost;
 use crate::cpu;
 use crate::dtype::DType;
 use crate::error::KernelError;
+use crate::float_panel::FloatPanels;
 use crate::memory::PageBuffer;
 use crate::panel::{self, BLOCK_INPUTS, PANEL_ROWS, Panel, PanelFormat};
 use crate::partition::{SharedSlice, for_each};
 use crate::pool::ThreadPool;
-use crate::reference;
 
 #[derive(Debug)]
 pub(crate) enum Storage {
@@ -19,10 +17,8 @@ pub(crate) enum Storage {
         format: PanelFormat,
         bytes: PageBuffer,
     },
-    /// Row-major.
-    F32(Vec<f32>),
-    F16(Vec<u16>),
-    BF16(Vec<u16>),
+    /// Unquantised: see [`crate::float_panel`].
+    Floats(FloatPanels),
 }
 
 /// A weight matrix `[out_features, in_features]` in kernel layout.
@@ -43,17 +39,14 @@ impl PackedMatrix {
         in_features: usize,
     ) -> Result<Self, KernelError> {
         check(dtype, data, out_features, in_features)?;
-        let storage = match (dtype, PanelFormat::of(dtype)) {
-            (_, Some(format)) => Storage::Panels {
+        let storage = match PanelFormat::of(dtype) {
+            Some(format) => Storage::Panels {
                 format,
                 bytes: pack_panels(pool, dtype, format, data, out_features, in_features)?,
             },
-            (DType::F16, None) => Storage::F16(words(data)),
-            (DType::BF16, None) => Storage::BF16(words(data)),
-            _ => {
-                let mut values = vec![0.0; out_features * in_features];
-                reference::dequantize(dtype, data, &mut values);
-                Storage::F32(values)
+            None => {
+                let panels = FloatPanels::pack(pool, dtype, data, out_features, in_features)?;
+                Storage::Floats(panels)
             }
         };
         Ok(Self {
@@ -84,8 +77,15 @@ impl PackedMatrix {
     pub fn nbytes(&self) -> usize {
         match &self.storage {
             Storage::Panels { bytes, .. } => bytes.len(),
-            Storage::F32(values) => values.len() * 4,
-            Storage::F16(values) | Storage::BF16(values) => values.len() * 2,
+            Storage::Floats(panels) => panels.nbytes(),
+        }
+    }
+
+    /// The panels of a float matrix.
+    pub(crate) fn floats(&self) -> Option<&FloatPanels> {
+        match &self.storage {
+            Storage::Panels { .. } => None,
+            Storage::Floats(panels) => Some(panels),
         }
     }
 
@@ -102,6 +102,10 @@ impl PackedMatrix {
 
     /// Writes rows `first..` as f32 until `out` (`[rows, in_features]`, at most a panel) is full; `first` begins a panel.
     pub(crate) fn dequantize_panel(&self, first: usize, out: &mut [f32]) {
+        if let Some(panels) = self.floats() {
+            let panel = panels.panel(first / PANEL_ROWS);
+            return panel.read(0, self.in_features, out);
+        }
         match self.panel(first / PANEL_ROWS) {
             Some(panel) if out.len() == PANEL_ROWS * self.in_features => cpu::unpack(&panel, out),
             _ => {
@@ -123,18 +127,10 @@ impl PackedMatrix {
             self.out_features
         );
         assert_eq!(out.len(), self.in_features, "one value per input feature");
-        let range = row * self.in_features..(row + 1) * self.in_features;
         match &self.storage {
-            Storage::F32(values) => out.copy_from_slice(&values[range]),
-            Storage::F16(values) => {
-                for (out, bits) in out.iter_mut().zip(&values[range]) {
-                    *out = f16::from_bits(*bits).to_f32();
-                }
-            }
-            Storage::BF16(values) => {
-                for (out, bits) in out.iter_mut().zip(&values[range]) {
-                    *out = f32::from_bits(u32::from(*bits) << 16);
-                }
+            Storage::Floats(panels) => {
+                let panel = panels.panel(row / PANEL_ROWS);
+                panel.read(row % PANEL_ROWS, self.in_features, out);
             }
             Storage::Panels { .. } => {
                 let panel = self.panel(row / PANEL_ROWS).expect("the storage is panels");
@@ -182,14 +178,6 @@ fn check(
         });
     }
     Ok(())
-}
-
-fn words(data: &[u8]) -> Vec<u16> {
-    data.as_chunks::<2>()
-        .0
-        .iter()
-        .map(|bytes| u16::from_le_bytes(*bytes))
-        .collect()
 }
 
 fn pack_panels(

@@ -116,16 +116,16 @@ impl PageBuffer {
         unsafe { self.align_to_mut::<i8>().1 }
     }
 
-    /// The buffer as floats.
-    pub(crate) fn floats(&self) -> &[f32] {
-        // SAFETY: any bits are valid f32 values, and pages are aligned.
-        unsafe { self.align_to::<f32>().1 }
-    }
-
     /// The buffer as 16-bit words.
     pub(crate) fn words(&self) -> &[u16] {
         // SAFETY: any bits are valid u16 values, and pages are aligned.
         unsafe { self.align_to::<u16>().1 }
+    }
+
+    /// The buffer as floats.
+    pub(crate) fn floats(&self) -> &[f32] {
+        // SAFETY: any bits are valid f32 values, and pages are aligned.
+        unsafe { self.align_to::<f32>().1 }
     }
 
     /// The buffer as 16-bit words.

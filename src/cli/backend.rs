@@ -29,7 +29,9 @@ pub(super) fn is_native(args: &BackendArgs, files: &ModelFiles) -> anyhow::Resul
         },
     };
     if is_native && args.isq.is_some() {
-        bail!("--isq needs --backend mistralrs: the native engine reads quantised GGUF files");
+        bail!(
+            "--isq needs --backend mistralrs: for the native engine there is --quantize q8_0|q4_k"
+        );
     }
     if !is_native && !HAS_MISTRALRS {
         let flag = match args.backend {

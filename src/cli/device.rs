@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 
 use anyhow::Context;
 use ponder_kernels::ThreadPool;
@@ -11,8 +12,8 @@ use super::engine_args::{DeviceArg, EngineArgs};
 use super::progress::Counter;
 use crate::engine::{CudaExecutor, Executor, ModelExecutor, config};
 use crate::model::{
-    CpuOps, CudaOps, Decoder, LoadOptions, ModelFiles, OperatorTimes, Ops, RandomModel, catalogue,
-    load_on,
+    CpuOps, CudaOps, Decoder, LoadOptions, ModelFiles, OperatorTimes, Ops, Quantization,
+    RandomModel, catalogue, load_on,
 };
 
 /// KV memory when neither a flag nor the operating system says how much there is.
@@ -33,6 +34,23 @@ pub(super) enum Device {
 pub(super) enum Weights<'a> {
     Files(&'a ModelFiles),
     Random(&'a RandomModel),
+}
+
+/// How a model is loaded.
+#[derive(Clone, Copy)]
+pub(super) struct LoadShape {
+    pub max_model_len: usize,
+    /// What float weights become.
+    pub quantize: Option<Quantization>,
+}
+
+impl LoadShape {
+    pub(super) fn new(args: &EngineArgs, max_model_len: usize) -> Self {
+        Self {
+            max_model_len,
+            quantize: args.quantize,
+        }
+    }
 }
 
 /// Compiled kernels lie beside the models.
@@ -83,18 +101,20 @@ impl Device {
     pub(super) fn load(
         &self,
         weights: Weights<'_>,
-        max_model_len: usize,
+        shape: LoadShape,
         operator_times: Option<Arc<OperatorTimes>>,
     ) -> anyhow::Result<Box<dyn Executor>> {
         Ok(match self {
             Self::Cpu(pool) => {
                 let ops = CpuOps::new(Arc::clone(pool));
-                let model = decoder(ops, weights, max_model_len, operator_times)?;
+                let options = load_options(shape, Some(Arc::clone(pool)), operator_times);
+                let model = decoder(ops, weights, options)?;
                 Box::new(ModelExecutor::new(Box::new(model)))
             }
             Self::Cuda { gpu, .. } => {
                 let ops = CudaOps::new(gpu.clone());
-                let model = decoder(ops, weights, max_model_len, operator_times)?;
+                let options = load_options(shape, None, operator_times);
+                let model = decoder(ops, weights, options)?;
                 Box::new(CudaExecutor::new(model))
             }
         })
@@ -117,21 +137,30 @@ impl Device {
     }
 }
 
-fn decoder<O: Ops>(
-    ops: O,
-    weights: Weights<'_>,
-    max_model_len: usize,
+/// Without a pool the machine's cores quantise.
+fn load_options(
+    shape: LoadShape,
+    pool: Option<Arc<ThreadPool>>,
     operator_times: Option<Arc<OperatorTimes>>,
-) -> anyhow::Result<Decoder<O>> {
+) -> LoadOptions {
     let bar = Counter::of_unknown("loading");
-    let options = LoadOptions {
-        max_model_len: Some(max_model_len),
+    LoadOptions {
+        num_threads: available_parallelism().map_or(1, usize::from),
+        pool,
+        max_model_len: Some(shape.max_model_len),
+        quantize: shape.quantize,
         operator_times,
         progress: Some(Arc::new(move |done, total| {
             bar.set(done as u64, total as u64)
         })),
-        ..LoadOptions::default()
-    };
+    }
+}
+
+fn decoder<O: Ops>(
+    ops: O,
+    weights: Weights<'_>,
+    options: LoadOptions,
+) -> anyhow::Result<Decoder<O>> {
     Ok(match weights {
         Weights::Files(files) => load_on(ops, files, options)?,
         Weights::Random(model) => model.load(ops, options)?,

@@ -6,13 +6,13 @@ use std::thread::available_parallelism;
 use clap::{Args, ValueEnum, value_parser};
 
 use super::output_args::OutputArgs;
-use super::values::{MAX_SECONDS, parse_bytes, parse_speculative};
+use super::values::{MAX_SECONDS, parse_bytes, parse_quantization, parse_speculative};
 use crate::engine::config as sizes;
 use crate::engine::{
     DEFAULT_NUM_SPECULATIVE_TOKENS, DEFAULT_PROMPT_LOOKUP_MIN, Speculative, SpeculativeConfig,
 };
-use crate::model::SkipSet;
 use crate::model::catalogue::DEFAULT_MODEL;
+use crate::model::{Quantization, SkipSet};
 
 /// What every command that loads a model takes.
 #[derive(Debug, Clone, Args)]
@@ -22,6 +22,9 @@ pub struct EngineArgs {
     pub model: String,
     #[command(flatten)]
     pub backend: BackendArgs,
+    /// Quantise float weights as they load
+    #[arg(long, env = "PONDER_QUANTIZE", value_parser = parse_quantization, value_name = "q8_0|q4_k", help_heading = "Engine")]
+    pub quantize: Option<Quantization>,
     #[command(flatten)]
     pub device: DeviceArgs,
     /// Threads of the engine [default: all cores]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 
 use super::backend::{is_native, start_mistralrs};
-use super::device::{Device, Weights};
+use super::device::{Device, LoadShape, Weights};
 use super::engine_args::{DeviceArg, EngineArgs};
 use super::identity::identity;
 use super::interrupt;
@@ -207,10 +207,11 @@ fn start_native(
     let skip_set = skip_set(args, path, files)?;
     let options = engine_options(args, &device, skip_set);
     let max_model_len = options.served_model_len(limit)?;
-    let executor = device.load(Weights::Files(files), max_model_len, operator_times)?;
+    let shape = LoadShape::new(args, max_model_len);
+    let executor = device.load(Weights::Files(files), shape, operator_times)?;
     let draft_executor = match &args.speculative.draft_model {
         Some(name) => {
-            let loaded = draft_model(name, tokenizer, &device, max_model_len);
+            let loaded = draft_model(name, tokenizer, &device, shape);
             Some(loaded.with_context(|| format!("--draft-model {name}"))?)
         }
         None => None,
@@ -223,7 +224,8 @@ pub(super) fn start_random(args: &EngineArgs, model: &RandomModel) -> anyhow::Re
     let device = Device::open(args)?;
     let options = engine_options(args, &device, None);
     let max_model_len = options.served_model_len(model.config()?.max_position_embeddings)?;
-    let executor = device.load(Weights::Random(model), max_model_len, None)?;
+    let shape = LoadShape::new(args, max_model_len);
+    let executor = device.load(Weights::Random(model), shape, None)?;
     let engine = start_engine(args, &device, options, executor, None)?;
     warm_up(engine.as_ref())?;
     Ok(engine)
@@ -285,6 +287,7 @@ fn check_native_flags(args: &EngineArgs) -> anyhow::Result<()> {
         ("--speculative", speculative.speculative.names_drafter()),
         ("--kv-cache-memory", args.kv_cache_memory.is_some()),
         ("--allow-long-max-model-len", args.allow_long_max_model_len),
+        ("--quantize", args.quantize.is_some()),
         (
             "--device cuda",
             matches!(args.device.device, DeviceArg::Cuda(_)),
@@ -350,7 +353,7 @@ fn draft_model(
     name: &str,
     tokenizer: &Tokenizer,
     device: &Device,
-    max_model_len: usize,
+    shape: LoadShape,
 ) -> anyhow::Result<Box<dyn Executor>> {
     let files = ModelFiles::open(&locate(name)?)?;
     let own = Tokenizer::from_files(&files)?;
@@ -363,7 +366,7 @@ fn draft_model(
             tokenizer.token_text(id)
         );
     }
-    device.load(Weights::Files(&files), max_model_len, None)
+    device.load(Weights::Files(&files), shape, None)
 }
 
 /// A drafter that is the default must be there.

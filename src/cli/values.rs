@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::engine::Speculative;
+use crate::model::Quantization;
 
 /// Longest duration that a flag may name, ten years: a point in time so far away can still be told.
 pub(super) const MAX_SECONDS: u64 = 10 * 365 * 24 * 3600;
@@ -13,6 +14,11 @@ pub(super) const MAX_DAYS: u64 = 100 * 365;
 pub(super) fn parse_speculative(text: &str) -> Result<Speculative, String> {
     let names = Speculative::ALL.map(Speculative::name).join(", ");
     Speculative::from_name(text).ok_or_else(|| format!("choose one of {names}"))
+}
+
+pub(super) fn parse_quantization(text: &str) -> Result<Quantization, String> {
+    let names = Quantization::ALL.map(Quantization::name).join(", ");
+    Quantization::from_name(text).ok_or_else(|| format!("choose one of {names}"))
 }
 
 /// `NAME=FOLDER`

@@ -21,6 +21,7 @@ mod mla;
 mod moe;
 pub mod ops;
 pub mod profile;
+mod quantize;
 mod random;
 mod rope_scaling;
 pub mod safetensors;
@@ -48,6 +49,7 @@ pub use mla::MlaConfig;
 pub use moe::{ExpertLoad, LayerRouting, MoeConfig};
 pub use ops::{CpuOps, CudaOps, Ops, StepKey};
 pub use profile::{Operator, OperatorTimes};
+pub use quantize::Quantization;
 pub use random::RandomModel;
 pub use skip::{SkipSet, SubLayer};
 pub use skip_search::{Probe, SkipCosts};
@@ -63,6 +65,8 @@ pub struct LoadOptions {
     pub pool: Option<Arc<ThreadPool>>,
     /// Positions to prepare for; the model's own context length when absent.
     pub max_model_len: Option<usize>,
+    /// What float weights become, where they do not stay floats.
+    pub quantize: Option<Quantization>,
     /// Where to count the time of each operator.
     pub operator_times: Option<Arc<OperatorTimes>>,
     /// Told how many layers are loaded, of how many.

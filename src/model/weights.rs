@@ -8,6 +8,7 @@ use super::config::ConfigError;
 use super::finite::is_finite;
 use super::gguf::GgufFile;
 use super::ops::{Ops, OpsError};
+use super::quantize::Quantizer;
 
 /// Why a model's weights cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +110,8 @@ impl WeightSource for GgufFile {
 pub(super) struct Weights<'a, S: ?Sized, O> {
     pub source: &'a S,
     pub ops: &'a O,
+    /// Makes blocks of float matrices.
+    pub quantizer: Option<Quantizer>,
 }
 
 impl<S: WeightSource + ?Sized, O: Ops> Weights<'_, S, O> {
@@ -156,9 +159,25 @@ impl<S: WeightSource + ?Sized, O: Ops> Weights<'_, S, O> {
         in_features: usize,
     ) -> Result<O::Matrix, LoadError> {
         check_finite(name, dtype, data)?;
-        let packed = self.ops.matrix(dtype, data, [out_features, in_features]);
+        let shape = [out_features, in_features];
+        let (dtype, data) = self.quantised(name, (dtype, data), shape)?;
+        let packed = self.ops.matrix(dtype, &data, shape);
         self.source.release(name);
         packed.map_err(|source| failed(name, source))
+    }
+
+    /// What is packed of a tensor: its bytes, or the blocks that they become.
+    fn quantised<'b>(
+        &self,
+        name: &str,
+        (dtype, data): (DType, &'b [u8]),
+        shape: [usize; 2],
+    ) -> Result<(DType, Cow<'b, [u8]>), LoadError> {
+        let Some(quantizer) = &self.quantizer else {
+            return Ok((dtype, Cow::Borrowed(data)));
+        };
+        let made = quantizer.apply(name, (dtype, data), shape);
+        made.map_err(|source| failed(name, source.into()))
     }
 
     /// A packed `[parts, out_features, in_features]` tensor as one matrix, part after part.
@@ -176,7 +195,10 @@ impl<S: WeightSource + ?Sized, O: Ops> Weights<'_, S, O> {
     pub(super) fn experts(&self, name: &str, shape: [usize; 3]) -> Result<O::Experts, LoadError> {
         let tensor = self.tensor(name, &shape)?;
         check_finite(name, tensor.dtype, &tensor.data)?;
-        let packed = self.ops.experts(tensor.dtype, &tensor.data, shape);
+        let [_, out_features, in_features] = shape;
+        let bytes = (tensor.dtype, &*tensor.data);
+        let (dtype, data) = self.quantised(name, bytes, [out_features, in_features])?;
+        let packed = self.ops.experts(dtype, &data, shape);
         self.source.release(name);
         packed.map_err(|source| failed(name, source))
     }

@@ -46,6 +46,7 @@ mod prm;
 mod process;
 mod pull;
 mod pull_hub;
+mod quantize;
 mod schemathesis;
 mod scripted;
 mod sdk;

@@ -1,87 +1,261 @@
-//! Products with float weights: rows are widened to f32 a piece at a time.
+//! Products with float weights by fused multiply-add: weights are widened to f32, activations stay
+//! f32.
+//!
+//! An element is summed over its inputs in order, whatever rows and panels are beside it: sums that
+//! wait in `out` while other tiles pass by have the bits that they had in a register.
 
 use std::ops::Range;
 
-use super::vector::{LANES, Vector};
-use super::widen_halves;
+use super::prefetch_line;
+use super::vector::LANES;
+use super::widen::Widen;
 use crate::activations::Activations;
-use crate::matrix::{PackedMatrix, Storage};
+use crate::float_panel::{FloatPanel, FloatPanels, LineBF16, LineF16, LineF32};
 use crate::panel::PANEL_ROWS;
 
-/// Activation rows that share a widened piece.
-const TILE_ROWS: usize = 4;
-/// Float weights widened to f32 at a time.
-const WIDEN_CHUNK: usize = 256;
+/// Inputs of a pass: what tiles of rows read again of a panel stays in the second cache.
+const INPUTS_AT_ONCE: usize = 1024;
+/// How far ahead of its use a panel is asked for, as packed panels are.
+const AHEAD_BYTES: usize = 16 << 10;
 
-/// `out` is `[rows.len(), PANEL_ROWS]`.
+/// A line of weights in registers.
+trait Line {
+    /// Inputs of a line.
+    const INPUTS: usize;
+
+    /// Input `input` of sixteen rows.
+    fn widen<V: Widen>(&self, input: usize) -> V;
+}
+
+impl Line for LineF32 {
+    const INPUTS: usize = 1;
+
+    #[inline(always)]
+    fn widen<V: Widen>(&self, _: usize) -> V {
+        V::load(self)
+    }
+}
+
+impl Line for LineF16 {
+    const INPUTS: usize = 1;
+
+    #[inline(always)]
+    fn widen<V: Widen>(&self, _: usize) -> V {
+        V::load_f16(self)
+    }
+}
+
+impl Line for LineBF16 {
+    const INPUTS: usize = 2;
+
+    #[inline(always)]
+    fn widen<V: Widen>(&self, input: usize) -> V {
+        V::load_bf16_pairs(self, input)
+    }
+}
+
+/// The product of some rows with panels of float weights; `out` is
+/// `[panels.len(), rows.len(), PANEL_ROWS]`.
 #[inline(always)]
-pub(super) fn float_product<V: Vector>(
+pub(super) fn float_product<V: Widen>(
     x: &Activations,
-    weights: &PackedMatrix,
-    panel: usize,
+    weights: &FloatPanels,
+    panels: Range<usize>,
     rows: Range<usize>,
     out: &mut [f32],
 ) {
-    let (out, _) = out.as_chunks_mut::<PANEL_ROWS>();
-    let mut row = rows.start;
-    while row + TILE_ROWS <= rows.end {
-        let out = &mut out[row - rows.start..][..TILE_ROWS];
-        float_tile::<V, TILE_ROWS>(x, weights, panel, row, out);
-        row += TILE_ROWS;
-    }
-    while row < rows.end {
-        float_tile::<V, 1>(x, weights, panel, row, &mut out[row - rows.start..][..1]);
-        row += 1;
+    let inputs = &x.values[rows.start * x.in_features..rows.end * x.in_features];
+    out.fill(0.0);
+    let panel_len = rows.len() * PANEL_ROWS;
+    let mut panel = panels.start;
+    while panel < panels.end {
+        let is_pair = V::TILE_PANELS == 2 && panel + 2 <= panels.end;
+        let count = if is_pair { 2 } else { 1 };
+        let out = &mut out[(panel - panels.start) * panel_len..][..count * panel_len];
+        let second = if is_pair { panel + 1 } else { panel };
+        match (weights.panel(panel), weights.panel(second)) {
+            (FloatPanel::F32(first), FloatPanel::F32(second)) => {
+                panels_product::<V, _>(inputs, x.in_features, [first, second], is_pair, out);
+            }
+            (FloatPanel::F16(first), FloatPanel::F16(second)) => {
+                panels_product::<V, _>(inputs, x.in_features, [first, second], is_pair, out);
+            }
+            (FloatPanel::BF16(first), FloatPanel::BF16(second)) => {
+                panels_product::<V, _>(inputs, x.in_features, [first, second], is_pair, out);
+            }
+            _ => unreachable!("panels of one matrix have one type"),
+        }
+        panel += count;
     }
 }
 
 #[inline(always)]
-#[allow(clippy::needless_range_loop)] // `lane` numbers a weight row and a column of `out`.
-fn float_tile<V: Vector, const ROWS: usize>(
-    x: &Activations,
-    weights: &PackedMatrix,
-    panel: usize,
-    first_row: usize,
-    out: &mut [[f32; PANEL_ROWS]],
+fn panels_product<V: Widen, L: Line>(
+    x: &[f32],
+    in_features: usize,
+    panels: [&[L]; 2],
+    is_pair: bool,
+    out: &mut [f32],
 ) {
-    let k = x.in_features;
-    let lanes = PANEL_ROWS.min(weights.out_features() - panel * PANEL_ROWS);
-    let mut buffer = [0.0_f32; WIDEN_CHUNK];
-    for lane in 0..lanes {
-        let weight_row = (panel * PANEL_ROWS + lane) * k;
-        let mut sums = [V::splat(0.0); ROWS];
-        let mut tails = [0.0_f32; ROWS];
-        for start in (0..k).step_by(WIDEN_CHUNK) {
-            let len = WIDEN_CHUNK.min(k - start);
-            let range = weight_row + start..weight_row + start + len;
-            let chunk: &[f32] = match &weights.storage {
-                Storage::F32(values) => &values[range],
-                Storage::F16(values) => {
-                    widen_halves(&values[range], &mut buffer[..len]);
-                    &buffer[..len]
-                }
-                Storage::BF16(values) => {
-                    for (wide, bits) in buffer.iter_mut().zip(&values[range]) {
-                        *wide = f32::from_bits(u32::from(*bits) << 16);
-                    }
-                    &buffer[..len]
-                }
-                Storage::Panels { .. } => unreachable!("quantised panels have their own kernel"),
-            };
-            let (groups, rest) = chunk.as_chunks::<LANES>();
-            for r in 0..ROWS {
-                let inputs = &x.values[(first_row + r) * k + start..][..len];
-                let (input_groups, input_rest) = inputs.as_chunks::<LANES>();
-                for (group, inputs) in groups.iter().zip(input_groups) {
-                    sums[r] = sums[r].add_product(V::load(group), V::load(inputs));
-                }
-                for (weight, input) in rest.iter().zip(input_rest) {
-                    tails[r] += weight * input;
-                }
+    for start in (0..in_features).step_by(INPUTS_AT_ONCE) {
+        let inputs = start..(start + INPUTS_AT_ONCE).min(in_features);
+        if is_pair {
+            tiles::<V, L, 2>(x, in_features, panels, inputs, out);
+        } else {
+            tiles::<V, L, 1>(x, in_features, [panels[0]], inputs, out);
+        }
+    }
+}
+
+/// Adds some inputs' products to all rows.
+#[inline(always)]
+fn tiles<V: Widen, L: Line, const PANELS: usize>(
+    x: &[f32],
+    in_features: usize,
+    panels: [&[L]; PANELS],
+    inputs: Range<usize>,
+    out: &mut [f32],
+) {
+    let num_rows = x.len() / in_features;
+    let lines = inputs.start / L::INPUTS..inputs.end.div_ceil(L::INPUTS);
+    let panels = panels.map(|panel| &panel[lines.clone()]);
+    let (out, _) = out.as_chunks_mut::<PANEL_ROWS>();
+    let mut row = 0;
+    while row < num_rows {
+        let count = V::TILE_ROWS.min(num_rows - row);
+        let tile = Tile {
+            x: &x[row * in_features + inputs.start..],
+            stride: in_features,
+            num_inputs: inputs.len(),
+            panels,
+        };
+        let out = &mut out[row..];
+        match count {
+            8 => tile.add::<V, 8>(out, num_rows),
+            7 => tile.add::<V, 7>(out, num_rows),
+            6 => tile.add::<V, 6>(out, num_rows),
+            5 => tile.add::<V, 5>(out, num_rows),
+            4 => tile.add::<V, 4>(out, num_rows),
+            3 => tile.add::<V, 3>(out, num_rows),
+            2 => tile.add::<V, 2>(out, num_rows),
+            _ => tile.add::<V, 1>(out, num_rows),
+        }
+        row += count;
+    }
+}
+
+/// A few rows and panels, whose sums are in registers.
+struct Tile<'a, L, const PANELS: usize> {
+    /// From the first input of the first row on.
+    x: &'a [f32],
+    /// From row to row.
+    stride: usize,
+    num_inputs: usize,
+    /// Lines of the inputs.
+    panels: [&'a [L]; PANELS],
+}
+
+impl<L: Line, const PANELS: usize> Tile<'_, L, PANELS> {
+    /// `out` has a panel's row after the other, the next panel `panel_stride` rows further on.
+    #[inline(always)]
+    fn add<V: Widen, const ROWS: usize>(&self, out: &mut [[f32; LANES]], panel_stride: usize) {
+        let lines = self.num_inputs.div_ceil(L::INPUTS);
+        let has_lines = |panel: &&[L]| panel.len() >= lines;
+        assert!(self.panels.iter().all(has_lines), "this is a bug");
+        let x: [&[f32]; ROWS] =
+            std::array::from_fn(|row| &self.x[row * self.stride..][..self.num_inputs]);
+        let mut sums: [[V; PANELS]; ROWS] = std::array::from_fn(|row| {
+            std::array::from_fn(|panel| V::load(&out[panel * panel_stride + row]))
+        });
+        let num_lines = self.num_inputs / L::INPUTS;
+        for line in 0..num_lines {
+            for input in 0..L::INPUTS {
+                // SAFETY: the line is whole.
+                unsafe { self.add_input(&x, &mut sums, line, input) };
             }
         }
-        for r in 0..ROWS {
-            out[r][lane] = sums[r].sum() + tails[r];
+        if !self.num_inputs.is_multiple_of(L::INPUTS) {
+            // SAFETY: the last line has one input.
+            unsafe { self.add_input(&x, &mut sums, num_lines, 0) };
+        }
+        for (row, sums) in sums.iter().enumerate() {
+            for (panel, sum) in sums.iter().enumerate() {
+                sum.store(&mut out[panel * panel_stride + row]);
+            }
+        }
+    }
+
+    /// # Safety
+    /// `line * L::INPUTS + input` is below `num_inputs`, the length of each of `x`.
+    #[inline(always)]
+    unsafe fn add_input<V: Widen, const ROWS: usize>(
+        &self,
+        x: &[&[f32]; ROWS],
+        sums: &mut [[V; PANELS]; ROWS],
+        line: usize,
+        input: usize,
+    ) {
+        let at = line * L::INPUTS + input;
+        debug_assert!(at < self.num_inputs);
+        let weights: [V; PANELS] = std::array::from_fn(|panel| {
+            // SAFETY: a panel has the lines of all inputs.
+            let line = unsafe { self.panels[panel].get_unchecked(line) };
+            prefetch_line(
+                std::ptr::from_ref(line)
+                    .cast::<u8>()
+                    .wrapping_add(AHEAD_BYTES),
+            );
+            line.widen(input)
+        });
+        for row in 0..ROWS {
+            // SAFETY: the caller's promise.
+            let factor = V::splat(unsafe { *x[row].get_unchecked(at) });
+            for panel in 0..PANELS {
+                sums[row][panel] = sums[row][panel].add_product(factor, weights[panel]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::pool::ThreadPool;
+    use crate::{Activations, DType, PackedMatrix, cpu, reference};
+
+    /// Processors with AVX-512 and without its bf16 products widen bf16 weights, as others do.
+    #[test]
+    fn bf16_weights_meet_f32_activations_on_every_instruction_set() {
+        let pool = ThreadPool::new(1);
+        let (out_features, in_features, num_rows) = (40, 131, 11);
+        let value = |i: usize| ((i * 7919) % 1021) as f32 / 510.0 - 1.0;
+        let halves = (0..out_features * in_features).map(|i| half::bf16::from_f32(value(i)));
+        let halves: Vec<half::bf16> = halves.collect();
+        let bytes: Vec<u8> = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
+        let weights: Vec<f32> = halves.iter().map(|half| half.to_f32()).collect();
+        let packed = PackedMatrix::pack(&pool, DType::BF16, &bytes, out_features, in_features);
+        let packed = packed.unwrap();
+        let x: Vec<f32> = (0..num_rows * in_features)
+            .map(|i| value(3 * i + 1))
+            .collect();
+        let mut input = Activations::with_capacity(num_rows, in_features, true);
+        input.load(&pool, &x, num_rows, in_features);
+        let mut expected = vec![0.0; num_rows * out_features];
+        reference::matmul(&x, &weights, in_features, &mut expected);
+        let mut tiles = vec![f32::NAN; 3 * num_rows * 16];
+        cpu::float_product(
+            &input,
+            packed.floats().unwrap(),
+            0..3,
+            0..num_rows,
+            &mut tiles,
+        );
+        for (index, expected) in expected.iter().enumerate() {
+            let (row, output) = (index / out_features, index % out_features);
+            let actual = tiles[((output / 16) * num_rows + row) * 16 + output % 16];
+            assert!(
+                (actual - expected).abs() < 3e-5,
+                "{actual} is not {expected}"
+            );
         }
     }
 }

@@ -9,22 +9,30 @@ mod attend;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod bf16;
 mod encode;
 mod float;
+mod floats;
 mod gradients;
 mod outer;
 mod portable;
+mod quantise;
 mod rows;
 mod unpack;
 mod vector;
+mod widen;
 
 use std::ops::Range;
 use std::sync::OnceLock;
 
 pub(crate) use attend::{QueryState, TILE_TOKENS, TileInput};
+pub(crate) use floats::multiplies_bf16;
 pub use gradients::{AttentionRow, AttentionSums};
 
 use crate::activations::{Activations, BlockInfo, Corrections};
+use crate::dtype::DType;
+use crate::float_panel::FloatPanels;
 use crate::matrix::PackedMatrix;
 use crate::panel::{PANEL_ROWS, Panel};
 
@@ -171,6 +179,9 @@ pub(crate) fn panels_product(
         rows.end <= x.num_rows && panels.len() <= MAX_PANELS,
         "this is a bug"
     );
+    if let Some(floats) = weights.floats() {
+        return floats::product(x, floats, panels, rows, out);
+    }
     #[cfg(target_arch = "x86_64")]
     if let (Isa::Amx, Some(first)) = (isa(), weights.panel(panels.start))
         && rows.len() > AMX_MIN_ROWS
@@ -198,9 +209,7 @@ fn panel_product(
     decoded: &mut DecodedPanel,
     out: &mut [f32],
 ) {
-    let Some(quantised) = weights.panel(panel) else {
-        return float_product(x, weights, panel, rows, out);
-    };
+    let quantised = weights.panel(panel).expect("this is a bug");
     match isa() {
         Isa::Portable => portable::panel_product(x, quantised, rows, out),
         #[cfg(target_arch = "x86_64")]
@@ -247,6 +256,10 @@ macro_rules! compiled_for_each_isa {
 compiled_for_each_isa! {
     /// `x = x / sqrt(mean(x^2) + eps) * weight`
     rows::rms_norm_row(x: &mut [f32], weight: &[f32], eps: f32);
+    /// Whole blocks of Q8_0, Q4_K or Q6_K from their values; `out` is zeroed.
+    quantise::quantise_values(dtype: DType, x: &[f32], out: &mut [u8]);
+    /// Rounds to the nearest bf16, ties to even.
+    rows::round_to_bf16(x: &[f32], out: &mut [u16]);
     /// The largest of `x` and `out`; NaN is never larger.
     rows::largest(x: &[f32], out: &mut f32);
     /// `weights[i] = exp(x[i] - shift)`, 0 for negative infinity, and their sum.
@@ -322,11 +335,12 @@ macro_rules! vectors_for_each_isa {
 vectors_for_each_isa! {
     /// Reads whole groups of 128 values, as fast as they come: the largest of them and `largest`.
     rows::read_floats(x: &[f32], largest: &mut f32);
-    /// The product of some rows with sixteen rows of float weights; `out` is `[rows.len(), PANEL_ROWS]`.
+    /// The product of some rows with panels of float weights, widened to f32; `out` is
+    /// `[panels.len(), rows.len(), PANEL_ROWS]`.
     float::float_product(
         x: &Activations,
-        weights: &PackedMatrix,
-        panel: usize,
+        weights: &FloatPanels,
+        panels: Range<usize>,
         rows: Range<usize>,
         out: &mut [f32]
     );

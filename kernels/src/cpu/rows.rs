@@ -191,6 +191,23 @@ pub(super) fn widen_halves(source: &[u16], out: &mut [f32]) {
     }
 }
 
+/// A NaN stays one.
+#[inline(always)]
+pub(super) fn round_to_bf16<const FMA: bool>(x: &[f32], out: &mut [u16]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        let bits = x.to_bits();
+        let odd = (bits >> 16) & 1;
+        let rounded = bits.wrapping_add(0x7FFF + odd);
+        // The quiet bit: rounding could carry a NaN's bits into the sign.
+        let bits = if x.is_nan() {
+            bits | 0x40_0000
+        } else {
+            rounded
+        };
+        *out = (bits >> 16) as u16;
+    }
+}
+
 #[inline(always)]
 pub(super) fn silu_mul<const FMA: bool>(gate: &mut [f32], up: &[f32]) {
     for (gate, up) in gate.iter_mut().zip(up) {

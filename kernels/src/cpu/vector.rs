@@ -64,7 +64,7 @@ pub(super) fn exp<V: Vector>(x: V) -> V {
 
 /// Plain Rust: products are rounded before they are added.
 #[derive(Clone, Copy)]
-pub(super) struct Plain([f32; LANES]);
+pub(super) struct Plain(pub(super) [f32; LANES]);
 
 impl Vector for Plain {
     const MAX_SUMS: usize = 4;
@@ -171,7 +171,7 @@ fn fold8(x: __m256, op: impl Fn(__m128, __m128) -> __m128) -> f32 {
 /// Two AVX registers.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(super) struct Avx(__m256, __m256);
+pub(super) struct Avx(pub(super) __m256, pub(super) __m256);
 
 #[cfg(target_arch = "x86_64")]
 impl Avx {
@@ -325,7 +325,7 @@ impl Vector for Avx {
 /// One AVX-512 register.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(super) struct Avx512(__m512);
+pub(super) struct Avx512(pub(super) __m512);
 
 // SAFETY (of every block below): called by code compiled for AVX-512 F and DQ only.
 #[cfg(target_arch = "x86_64")]

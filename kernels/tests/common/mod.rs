@@ -101,3 +101,20 @@ pub fn product(pool: &ThreadPool, weights: &PackedMatrix, x: &[f32]) -> Vec<f32>
     matmul(pool, &activations, weights, None, &mut out);
     out
 }
+
+/// Runs this test program with every other instruction set that the machine has: it is chosen once
+/// a process, so each has a process of its own.
+pub fn with_other_instruction_sets() {
+    const VARIABLE: &str = "PONDER_ISA";
+    if std::env::var_os(VARIABLE).is_some() {
+        return;
+    }
+    for isa in available_isas().into_iter().skip(1) {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .env(VARIABLE, isa)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{isa}: {text}");
+    }
+}

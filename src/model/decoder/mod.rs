@@ -15,6 +15,7 @@ use super::layers::Layer;
 use super::moe::{ExpertLoad, LayerRouting};
 use super::ops::{CpuOps, KvShape, LogitsTransform, Ops, OpsError, RopeParams, WeightMatrix};
 use super::profile::OperatorTimes;
+use super::quantize::Quantizer;
 use super::weights::{LoadError, WeightSource, Weights};
 
 /// Bytes of one f16 value in the KV cache.
@@ -54,10 +55,23 @@ impl<O: Ops> Decoder<O> {
         source: &impl WeightSource,
         options: &LoadOptions,
     ) -> Result<Self, LoadError> {
-        let weights = Weights { source, ops: &ops };
+        let mut weights = Weights {
+            source,
+            ops: &ops,
+            quantizer: None,
+        };
+        let has_head = weights.has("output.weight")?;
+        weights.quantizer = options.quantize.map(|kind| Quantizer {
+            kind,
+            pool: options.pool(),
+            head: match has_head {
+                true => "output.weight",
+                false => "token_embd.weight",
+            },
+        });
         let (vocab_size, hidden) = (config.vocab_size, config.hidden_size);
         let embeddings = weights.matrix("token_embd.weight", vocab_size, hidden)?;
-        let head = if weights.has("output.weight")? {
+        let head = if has_head {
             Some(weights.matrix("output.weight", vocab_size, hidden)?)
         } else {
             None
