@@ -29,6 +29,16 @@ fn weights(pool: &ThreadPool, dtype: DType) -> PackedMatrix {
         DType::BF16 => (0..count)
             .flat_map(|i| bf16::from_f32(value(i)).to_le_bytes())
             .collect(),
+        // Exponents as in models: small ones make subnormal products, which are slow.
+        DType::MXFP4 => (0..dtype.byte_count(count).expect("whole blocks"))
+            .map(|i| {
+                if i % dtype.block_bytes() == 0 {
+                    120
+                } else {
+                    byte(i)
+                }
+            })
+            .collect(),
         _ => (0..dtype.byte_count(count).expect("whole blocks"))
             .map(byte)
             .collect(),
