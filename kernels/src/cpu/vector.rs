@@ -17,6 +17,8 @@ pub(super) trait Vector: Copy {
 
     fn splat(value: f32) -> Self;
     fn load(source: &[f32; LANES]) -> Self;
+    /// Sixteen f16.
+    fn load_halves(source: &[u16; LANES]) -> Self;
     fn store(self, target: &mut [f32; LANES]);
     fn mul(self, factor: Self) -> Self;
     fn sub(self, other: Self) -> Self;
@@ -77,6 +79,11 @@ impl Vector for Plain {
     #[inline(always)]
     fn load(source: &[f32; LANES]) -> Self {
         Self(*source)
+    }
+
+    #[inline(always)]
+    fn load_halves(source: &[u16; LANES]) -> Self {
+        Self(source.map(|bits| half::f16::from_bits(bits).to_f32()))
     }
 
     #[inline(always)]
@@ -198,6 +205,16 @@ impl Vector for Avx {
         let start = source.as_ptr();
         // SAFETY: sixteen values are there.
         unsafe { Self(_mm256_loadu_ps(start), _mm256_loadu_ps(start.add(8))) }
+    }
+
+    #[inline(always)]
+    fn load_halves(source: &[u16; LANES]) -> Self {
+        let start = source.as_ptr();
+        // SAFETY: sixteen values are there; F16C comes with the instruction sets that are chosen.
+        let eight = |at: usize| unsafe {
+            _mm256_cvtph_ps(_mm_loadu_si128(start.add(at).cast::<__m128i>()))
+        };
+        Self(eight(0), eight(8))
     }
 
     #[inline(always)]
@@ -342,6 +359,12 @@ impl Vector for Avx512 {
     fn load(source: &[f32; LANES]) -> Self {
         // SAFETY: sixteen values are there.
         Self(unsafe { _mm512_loadu_ps(source.as_ptr()) })
+    }
+
+    #[inline(always)]
+    fn load_halves(source: &[u16; LANES]) -> Self {
+        // SAFETY: sixteen values are there.
+        Self(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(source.as_ptr().cast::<__m256i>())) })
     }
 
     #[inline(always)]
