@@ -112,8 +112,10 @@ fn adapter<O: Ops>(model: &Decoder<O>) -> LoraAdapter {
     };
     let layer: BTreeMap<_, _> = targets.into_iter().map(|t| (t, part(t))).collect();
     let mut layers = vec![layer; config.num_layers];
-    // The down product alone, which reads what gate and up leave.
-    layers[0].retain(|target, _| *target == Target::Down);
+    if layers[0].contains_key(&Target::Down) {
+        // It alone, which reads what gate and up leave.
+        layers[0].retain(|target, _| *target == Target::Down);
+    }
     LoraAdapter { layers }
 }
 
