@@ -28,7 +28,8 @@ impl Site {
         }
     }
 
-    /// Whether a matrix of the site reads floats; false where a layer has another kind of product there, which no adapter changes.
+    /// Whether a matrix of the site reads floats; false where a layer has another kind of product
+    /// there, which no adapter changes.
     fn reads_floats<O: Ops>(self, layer: &Layer<O>) -> bool {
         let any = |linears: &[&Linear<O>]| linears.iter().any(|l| l.weights.reads_floats());
         match (self, &layer.attention.projections, &layer.feed_forward) {
@@ -120,8 +121,9 @@ impl<O: Ops> Adapters<O> {
         Ok(())
     }
 
-    /// What the step's adapters add to the products of a site; `None` when that is nothing. An adapted down product reads rows that
-    /// the adapted gate and up leave behind, so then these are [`Some`] as well.
+    /// What the step's adapters add to the products of a site; `None` when that is nothing. An
+    /// adapted down product reads rows that the adapted gate and up leave behind, so then these are
+    /// [`Some`] as well.
     pub fn additions<'a>(
         &'a self,
         step: Step<'a, O>,

@@ -1,6 +1,8 @@
-//! The second factor of a low-rank adapter, added to tiles of a product while they are in the cache.
+//! The second factor of a low-rank adapter, added to tiles of a product while they are in the
+//! cache.
 
-use super::vector::{LANES, Vector};
+use super::halves::Halves;
+use super::vector::LANES;
 use crate::panel::PANEL_ROWS;
 
 /// Columns of the factors whose steps are unrolled.
@@ -9,7 +11,8 @@ const AT_ONCE: usize = 8;
 /// Rows of tiles to which an adapter adds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LowRankTile<'a> {
-    /// `[num_rows, stride]`: what the first factor made of the rows, from the first column of this product on.
+    /// `[num_rows, stride]`: what the first factor made of the rows, from the first column of this
+    /// product on.
     pub low: &'a [f32],
     pub stride: usize,
     /// `[panels, rank, PANEL_ROWS]`, f16
@@ -20,11 +23,13 @@ pub(crate) struct LowRankTile<'a> {
     pub num_rows: usize,
 }
 
-/// `tiles[panel, first_row + row] += sum_j low[row, j] * up[panel, j]`; a tile is `[tile_rows, PANEL_ROWS]`.
+/// `tiles[panel, first_row + row] += sum_j low[row, j] * up[panel, j]`; a tile is `[tile_rows,
+/// PANEL_ROWS]`.
 ///
-/// An element is summed over `j` in order, and the sum added to what was there, whatever rows are beside it.
+/// An element is summed over `j` in order, and the sum added to what was there, whatever rows are
+/// beside it.
 #[inline(always)]
-pub(super) fn add_low_rank<V: Vector>(add: &LowRankTile<'_>, tiles: &mut [f32], tile_rows: usize) {
+pub(super) fn add_low_rank<V: Halves>(add: &LowRankTile<'_>, tiles: &mut [f32], tile_rows: usize) {
     let panels = add.up.chunks_exact(add.rank * PANEL_ROWS);
     for (up, tile) in panels.zip(tiles.chunks_exact_mut(tile_rows * PANEL_ROWS)) {
         let (up, tile) = (up.as_chunks().0, tile.as_chunks_mut().0);
@@ -41,7 +46,7 @@ pub(super) fn add_low_rank<V: Vector>(add: &LowRankTile<'_>, tiles: &mut [f32], 
 /// Adds to `ROWS` rows at a time from `row` on; returns the first row that is left.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // `j` and `r` number columns and rows.
-fn add_rows<V: Vector, const ROWS: usize>(
+fn add_rows<V: Halves, const ROWS: usize>(
     add: &LowRankTile<'_>,
     up: &[[u16; LANES]],
     tile: &mut [[f32; LANES]],

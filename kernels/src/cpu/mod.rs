@@ -12,6 +12,7 @@ mod avx512;
 mod encode;
 mod float;
 mod gradients;
+mod halves;
 mod low_rank;
 mod outer;
 mod portable;

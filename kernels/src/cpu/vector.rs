@@ -17,8 +17,6 @@ pub(super) trait Vector: Copy {
 
     fn splat(value: f32) -> Self;
     fn load(source: &[f32; LANES]) -> Self;
-    /// Sixteen f16.
-    fn load_halves(source: &[u16; LANES]) -> Self;
     fn store(self, target: &mut [f32; LANES]);
     fn mul(self, factor: Self) -> Self;
     fn sub(self, other: Self) -> Self;
@@ -66,7 +64,7 @@ pub(super) fn exp<V: Vector>(x: V) -> V {
 
 /// Plain Rust: products are rounded before they are added.
 #[derive(Clone, Copy)]
-pub(super) struct Plain([f32; LANES]);
+pub(super) struct Plain(pub(super) [f32; LANES]);
 
 impl Vector for Plain {
     const MAX_SUMS: usize = 4;
@@ -79,11 +77,6 @@ impl Vector for Plain {
     #[inline(always)]
     fn load(source: &[f32; LANES]) -> Self {
         Self(*source)
-    }
-
-    #[inline(always)]
-    fn load_halves(source: &[u16; LANES]) -> Self {
-        Self(source.map(|bits| half::f16::from_bits(bits).to_f32()))
     }
 
     #[inline(always)]
@@ -178,7 +171,7 @@ fn fold8(x: __m256, op: impl Fn(__m128, __m128) -> __m128) -> f32 {
 /// Two AVX registers.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(super) struct Avx(__m256, __m256);
+pub(super) struct Avx(pub(super) __m256, pub(super) __m256);
 
 #[cfg(target_arch = "x86_64")]
 impl Avx {
@@ -205,16 +198,6 @@ impl Vector for Avx {
         let start = source.as_ptr();
         // SAFETY: sixteen values are there.
         unsafe { Self(_mm256_loadu_ps(start), _mm256_loadu_ps(start.add(8))) }
-    }
-
-    #[inline(always)]
-    fn load_halves(source: &[u16; LANES]) -> Self {
-        let start = source.as_ptr();
-        // SAFETY: sixteen values are there; F16C comes with the instruction sets that are chosen.
-        let eight = |at: usize| unsafe {
-            _mm256_cvtph_ps(_mm_loadu_si128(start.add(at).cast::<__m128i>()))
-        };
-        Self(eight(0), eight(8))
     }
 
     #[inline(always)]
@@ -342,7 +325,7 @@ impl Vector for Avx {
 /// One AVX-512 register.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(super) struct Avx512(__m512);
+pub(super) struct Avx512(pub(super) __m512);
 
 // SAFETY (of every block below): called by code compiled for AVX-512 F and DQ only.
 #[cfg(target_arch = "x86_64")]
@@ -359,12 +342,6 @@ impl Vector for Avx512 {
     fn load(source: &[f32; LANES]) -> Self {
         // SAFETY: sixteen values are there.
         Self(unsafe { _mm512_loadu_ps(source.as_ptr()) })
-    }
-
-    #[inline(always)]
-    fn load_halves(source: &[u16; LANES]) -> Self {
-        // SAFETY: sixteen values are there.
-        Self(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(source.as_ptr().cast::<__m256i>())) })
     }
 
     #[inline(always)]

@@ -26,8 +26,9 @@ pub trait AdapterOps: LayerOps {
         additions: &Additions<'_, Self>,
     ) -> Result<(), OpsError>;
 
-    /// [`LayerOps::gate_up`] with the same, before the gate. `gated` is where an implementation that needs them has the two
-    /// products; the first of them is then what an adapter of the down product reads.
+    /// [`LayerOps::gate_up`] with the same, before the gate. `gated` is where an implementation
+    /// that needs them has the two products; the first of them is then what an adapter of the down
+    /// product reads.
     fn gate_up_adapted(
         &mut self,
         x: &Self::Activations,
