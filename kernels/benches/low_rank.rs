@@ -1,4 +1,5 @@
-//! What an adapter adds to the products of a model's layers: their time without and with one, in the same process.
+//! What an adapter adds to the products of a model's layers: their time without and with one, in
+//! the same process.
 //!
 //!     cargo bench -p ponder-kernels --bench low_rank
 
