@@ -28,6 +28,8 @@ const FLOAT_MAC: f64 = 0.02;
 const BF16_MAC: f64 = 0.01;
 /// A multiply-add with the transpose of weights.
 const TRANSPOSED_MAC: f64 = 0.06;
+/// A multiply-add of floats on a tile in the first cache.
+const TILE_MAC: f64 = 0.02;
 /// A multiply-add of attention, its share of widening keys and values and of the softmax included.
 const ATTENTION_MAC: f64 = 0.08;
 /// A value that is normalised, rotated, quantised or added.
@@ -43,6 +45,12 @@ pub fn product(num_rows: usize, weights: &PackedMatrix, share: f64) -> Nanosecon
         Some(_) => FLOAT_MAC,
     };
     Nanoseconds(weights.nbytes() as f64 * share * WEIGHT_BYTE + macs * mac)
+}
+
+/// What `num_rows` rows of an adapter add to tiles of a product, by factors of `num_weights` f16.
+pub fn low_rank(num_rows: usize, num_weights: usize) -> Nanoseconds {
+    let macs = (num_rows * num_weights) as f64;
+    Nanoseconds(num_weights as f64 * 2.0 * WEIGHT_BYTE + macs * TILE_MAC)
 }
 
 /// The products of `num_rows` rows with a matrix's transpose, whose weights are read back first.

@@ -160,6 +160,7 @@ pub fn experts_glu(
                         first_panel: gate.first_panel(expert),
                         blocks,
                         rows: rows.clone(),
+                        sums: None,
                     };
                     cell.run(x, glu, scratch, &shared);
                 }

@@ -21,6 +21,7 @@ pub mod gating;
 pub mod gradients;
 pub mod kv_cache;
 pub mod logits;
+pub mod low_rank;
 pub mod mapped_file;
 pub mod matmul;
 pub mod matrix;
@@ -44,6 +45,9 @@ pub use error::KernelError;
 pub use experts::{ExpertMatrix, experts_glu, experts_matmul};
 pub use gating::{Gating, GroupScore, Groups, Routes, Scoring};
 pub use kv_cache::KvCache;
+pub use low_rank::{
+    Addition, Factors, LowRank, LowRankScratch, Reads, glu_adapted, matmul_adapted,
+};
 pub use mapped_file::MappedFile;
 pub use matmul::{Glu, Product, matmul, matmul_glu, matmul_many};
 pub use matrix::PackedMatrix;

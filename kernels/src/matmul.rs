@@ -7,9 +7,10 @@ use crate::activations::{Activations, SharedRows};
 use crate::cost;
 use crate::cpu::{self, DecodedPanel, MAX_PANELS};
 use crate::elementwise;
+use crate::low_rank::LowSums;
 use crate::matrix::PackedMatrix;
 use crate::panel::{BLOCK_INPUTS, PANEL_ROWS};
-use crate::partition::{SharedSlice, for_ranges};
+use crate::partition::{SharedSlice, for_ranges_after};
 use crate::pool::ThreadPool;
 
 /// Activation rows that one pass over a panel works on: their codes stay in the second-level cache.
@@ -66,6 +67,8 @@ struct Plan<'a> {
     bias: Option<&'a [f32]>,
     out: SharedSlice<'a, f32>,
     accumulate: bool,
+    /// What adapters add, and the product's number among theirs.
+    sums: Option<(&'a LowSums<'a>, usize)>,
 }
 
 /// `out[row, j] = sum_k x[row, k] * weights[j, k] + bias[j]`.
@@ -93,11 +96,24 @@ pub fn matmul(
 /// # Panics
 /// When shapes do not fit.
 pub fn matmul_many<const N: usize>(pool: &ThreadPool, x: &Activations, products: [Product<'_>; N]) {
+    self::products(pool, x, products, None);
+}
+
+/// [`matmul_many`], with what adapters add.
+pub(crate) fn products<const N: usize>(
+    pool: &ThreadPool,
+    x: &Activations,
+    products: [Product<'_>; N],
+    sums: Option<&LowSums<'_>>,
+) {
     let num_rows = x.num_rows();
     let works = products.each_ref();
     let works = works.map(|product| cost::product(num_rows, product.weights, 1.0));
-    let work = works.into_iter().sum();
+    let work = works.into_iter().chain(sums.map(LowSums::work)).sum();
+    let mut index = 0;
     let plans = products.map(|product| {
+        let number = index;
+        index += 1;
         let weights = product.weights;
         check_inputs(x, weights);
         assert_eq!(
@@ -113,13 +129,15 @@ pub fn matmul_many<const N: usize>(pool: &ThreadPool, x: &Activations, products:
             bias: product.bias,
             out: SharedSlice::new(product.out),
             accumulate: product.accumulate,
+            sums: sums.map(|sums| (sums, number)),
         }
     });
     if num_rows == 0 {
         return;
     }
     let num_panels = plans.iter().map(|plan| plan.weights.num_panels()).sum();
-    for_ranges(pool, work, num_panels, |panels| {
+    let help = || sums.iter().for_each(|sums| sums.help());
+    for_ranges_after(pool, work, num_panels, help, |panels| {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut first = 0;
             for plan in &plans {
@@ -151,6 +169,9 @@ fn run_panels(x: &Activations, plan: &Plan<'_>, panels: Range<usize>, scratch: &
             let panels = panel..(panel + MAX_PANELS).min(panels.end);
             let tiles = &mut scratch.tiles[..panels.len() * rows.len() * PANEL_ROWS];
             let decoded = &mut scratch.decoded;
+            if let Some((sums, product)) = plan.sums {
+                sums.prefetch(product, &panels);
+            }
             cpu::panels_product(
                 x,
                 plan.weights,
@@ -159,6 +180,9 @@ fn run_panels(x: &Activations, plan: &Plan<'_>, panels: Range<usize>, scratch: &
                 decoded,
                 tiles,
             );
+            if let Some((sums, product)) = plan.sums {
+                sums.add(product, panels.clone(), rows.clone(), tiles);
+            }
             plan.take(panels, rows.clone(), tiles.as_chunks_mut::<PANEL_ROWS>().0);
         }
     }
@@ -212,6 +236,18 @@ pub fn matmul_glu(
     glu: Glu,
     out: &mut Activations,
 ) {
+    gated(pool, x, [gate, up], glu, out, None);
+}
+
+/// [`matmul_glu`], with what adapters add before the gate.
+pub(crate) fn gated(
+    pool: &ThreadPool,
+    x: &Activations,
+    [gate, up]: [&PackedMatrix; 2],
+    glu: Glu,
+    out: &mut Activations,
+    sums: Option<&LowSums<'_>>,
+) {
     check_inputs(x, gate);
     check_inputs(x, up);
     let width = gate.out_features();
@@ -221,13 +257,15 @@ pub fn matmul_glu(
         "gate and up have the same outputs"
     );
     if !width.is_multiple_of(BLOCK_INPUTS) {
-        return matmul_glu_ragged(pool, x, gate, up, glu, out);
+        return gated_ragged(pool, x, [gate, up], glu, out, sums);
     }
     let num_blocks = width / BLOCK_INPUTS;
     let num_rows = x.num_rows();
     let works = [gate, up].map(|weights| cost::product(num_rows, weights, 1.0));
+    let work = works.into_iter().chain(sums.map(LowSums::work)).sum();
     let shared = out.start(num_rows, width);
-    for_ranges(pool, works.into_iter().sum(), num_blocks, |blocks| {
+    let help = || sums.iter().for_each(|sums| sums.help());
+    for_ranges_after(pool, work, num_blocks, help, |blocks| {
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.grow();
             for weights in [gate, up] {
@@ -241,6 +279,7 @@ pub fn matmul_glu(
                         first_panel: 0,
                         blocks,
                         rows: rows.clone(),
+                        sums,
                     };
                     cell.run(x, glu, scratch, &shared);
                 }
@@ -258,6 +297,8 @@ pub(crate) struct GluCell<'a> {
     /// Of [`GluCell::runs`].
     pub blocks: Range<usize>,
     pub rows: Range<usize>,
+    /// What adapters add.
+    pub sums: Option<&'a LowSums<'a>>,
 }
 
 impl GluCell<'_> {
@@ -284,15 +325,22 @@ impl GluCell<'_> {
         let rows = self.rows;
         let num_panels = self.blocks.len() * PANELS_PER_BLOCK;
         let first = self.first_panel + self.blocks.start * PANELS_PER_BLOCK;
-        for (weights, wide) in self
+        for (product, (weights, wide)) in self
             .weights
             .into_iter()
             .zip([&mut scratch.gate, &mut scratch.up])
+            .enumerate()
         {
             let tiles = &mut scratch.tiles[..num_panels * rows.len() * PANEL_ROWS];
             let panels = first..first + num_panels;
             let decoded = &mut scratch.decoded;
-            cpu::panels_product(x, weights, panels, rows.clone(), decoded, tiles);
+            if let Some(sums) = self.sums {
+                sums.prefetch(product, &panels);
+            }
+            cpu::panels_product(x, weights, panels.clone(), rows.clone(), decoded, tiles);
+            if let Some(sums) = self.sums {
+                sums.add(product, panels, rows.clone(), tiles);
+            }
             let tiles = tiles.chunks_exact(rows.len() * PANEL_ROWS);
             for (part, tile) in tiles.enumerate() {
                 let (cells, _) = wide.as_chunks_mut::<PANEL_ROWS>();
@@ -314,13 +362,13 @@ impl GluCell<'_> {
 }
 
 /// Widths that aren't whole blocks: only tiny float models have them.
-fn matmul_glu_ragged(
+fn gated_ragged(
     pool: &ThreadPool,
     x: &Activations,
-    gate: &PackedMatrix,
-    up: &PackedMatrix,
+    [gate, up]: [&PackedMatrix; 2],
     glu: Glu,
     out: &mut Activations,
+    sums: Option<&LowSums<'_>>,
 ) {
     let (num_rows, width) = (x.num_rows(), gate.out_features());
     let mut values = [vec![0.0; num_rows * width], vec![0.0; num_rows * width]];
@@ -331,11 +379,8 @@ fn matmul_glu_ragged(
         out,
         accumulate: false,
     };
-    matmul_many(
-        pool,
-        x,
-        [product(gate, gate_values), product(up, up_values)],
-    );
+    let both = [product(gate, gate_values), product(up, up_values)];
+    products(pool, x, both, sums);
     elementwise::glu(glu, gate_values, up_values);
     out.load(pool, gate_values, num_rows, width);
 }

@@ -40,6 +40,17 @@ impl<'a, T> SharedSlice<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
     }
 
+    /// # Safety
+    /// Nobody may write the range while the result lives.
+    pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &[T] {
+        assert!(
+            start <= self.len && len <= self.len - start,
+            "this is a bug"
+        );
+        // SAFETY: in bounds by the assertion; not written by the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.start.add(start), len) }
+    }
+
     /// Writes one element.
     ///
     /// # Safety
@@ -100,8 +111,20 @@ impl Division {
         num_chunks: usize,
         body: impl Fn(usize) + Sync,
     ) {
+        self.for_chunks_after(pool, num_chunks, || (), body);
+    }
+
+    /// [`Self::for_chunks`], where each thread that takes part calls `first` before its chunks.
+    pub(crate) fn for_chunks_after(
+        &self,
+        pool: &ThreadPool,
+        num_chunks: usize,
+        first: impl Fn() + Sync,
+        body: impl Fn(usize) + Sync,
+    ) {
         let num_threads = self.num_threads.min(num_chunks);
         if num_threads <= 1 {
+            first();
             (0..num_chunks).for_each(body);
             return;
         }
@@ -112,13 +135,16 @@ impl Division {
             next: Counter(AtomicUsize::new(num_threads * own)),
             count: num_chunks,
         };
-        pool.run_on(num_threads, &|thread, _| chunks.for_each(thread, &body));
+        pool.run_on(num_threads, &|thread, _| {
+            first();
+            chunks.for_each(thread, &body);
+        });
     }
 }
 
 /// A counter on its own cache lines, away from what threads only read.
 #[repr(align(128))]
-struct Counter(AtomicUsize);
+pub(crate) struct Counter(pub AtomicUsize);
 
 /// Hands out chunk numbers `0..count`: to each thread some neighbours, the others to whichever asks
 /// first.
@@ -151,16 +177,28 @@ pub(crate) fn for_ranges(
     num_items: usize,
     body: impl Fn(Range<usize>) + Sync,
 ) {
+    for_ranges_after(pool, work, num_items, || (), body);
+}
+
+/// [`for_ranges`], where each thread that takes part calls `first` before its ranges.
+pub(crate) fn for_ranges_after(
+    pool: &ThreadPool,
+    work: Nanoseconds,
+    num_items: usize,
+    first: impl Fn() + Sync,
+    body: impl Fn(Range<usize>) + Sync,
+) {
     if num_items <= 1 {
         // A decode step's single row: not even to be divided.
+        first();
         (0..num_items).for_each(|item| body(item..item + 1));
         return;
     }
     let division = Division::new(pool.team(), work, num_items);
     let chunk_len = division.chunk_len;
-    division.for_chunks(pool, num_items.div_ceil(chunk_len), |chunk| {
-        let first = chunk * chunk_len;
-        body(first..(first + chunk_len).min(num_items));
+    division.for_chunks_after(pool, num_items.div_ceil(chunk_len), first, |chunk| {
+        let start = chunk * chunk_len;
+        body(start..(start + chunk_len).min(num_items));
     });
 }
 

@@ -139,8 +139,9 @@ impl ThreadPool {
 
     /// Calls `task(part, num_threads)` once for each part in `0..num_threads` and returns when all
     /// have finished. Each part runs on a thread of its own, or on the caller's where a thread
-    /// comes too late: a part must not wait for another. Takes no lock. Sections run one at a time
-    /// even when the pool is shared; a task must not start another.
+    /// comes too late: a part must not wait for another, except for work that it has seen begun.
+    /// Takes no lock. Sections run one at a time even when the pool is shared; a task must not
+    /// start another.
     ///
     /// # Panics
     /// A panic of any part is carried to the caller after the others have finished.

@@ -2,14 +2,48 @@
 
 use std::collections::HashMap;
 
-use ponder_kernels::DType;
-
 use super::causal_lm::{AdapterId, ForwardBatch, ForwardError};
-use super::lora::{LoraAdapter, LowRank, Target};
-use super::ops::{AdaptedInput, AdapterRows, LowRankFactors, Ops, OpsError, Step};
+use super::layers::{FeedForward, Layer, Projections};
+use super::lora::{LoraAdapter, Target};
+use super::ops::{AdaptedInput, AdapterRows, Additions, Linear, Ops, Step, WeightMatrix};
 
-/// One by [`Target`].
-type LayerFactors<O> = [Option<LowRankFactors<O>>; Target::ALL.len()];
+/// The products of a layer that read the same input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Site {
+    Qkv,
+    Output,
+    GateUp,
+    Down,
+}
+
+impl Site {
+    const ALL: [Self; 4] = [Self::Qkv, Self::Output, Self::GateUp, Self::Down];
+
+    fn targets(self) -> &'static [Target] {
+        match self {
+            Self::Qkv => &[Target::Q, Target::K, Target::V],
+            Self::Output => &[Target::Output],
+            Self::GateUp => &[Target::Gate, Target::Up],
+            Self::Down => &[Target::Down],
+        }
+    }
+
+    /// Whether a matrix of the site reads floats; false where a layer has another kind of product
+    /// there, which no adapter changes.
+    fn reads_floats<O: Ops>(self, layer: &Layer<O>) -> bool {
+        let any = |linears: &[&Linear<O>]| linears.iter().any(|l| l.weights.reads_floats());
+        match (self, &layer.attention.projections, &layer.feed_forward) {
+            (Self::Qkv, Projections::Plain { q, k, v }, _) => any(&[q, k, v]),
+            (Self::Output, _, _) => any(&[&layer.attention.output]),
+            (Self::GateUp, _, FeedForward::Mlp(mlp)) => any(&[&mlp.gate, &mlp.up]),
+            (Self::Down, _, FeedForward::Mlp(mlp)) => any(&[&mlp.down]),
+            _ => false,
+        }
+    }
+}
+
+/// One by [`Site`]; `None` where the adapter changes nothing.
+type LayerFactors<O> = [Option<<O as super::ops::Device>::LowRank>; Site::ALL.len()];
 
 /// The adapters that are loaded, and which rows of the step use them.
 pub(super) struct Adapters<O: Ops> {
@@ -27,19 +61,26 @@ impl<O: Ops> Default for Adapters<O> {
 }
 
 impl<O: Ops> Adapters<O> {
+    /// Packs an adapter of a model of these layers.
     pub fn load(
         &mut self,
         ops: &O,
         id: AdapterId,
         adapter: &LoraAdapter,
+        of_model: &[Layer<O>],
     ) -> Result<(), ForwardError> {
         let mut layers = Vec::with_capacity(adapter.layers.len());
-        for parts in &adapter.layers {
-            let mut layer = LayerFactors::default();
-            for (target, part) in parts {
-                layer[*target as usize] = Some(pack(ops, part)?);
+        for (parts, layer) in adapter.layers.iter().zip(of_model) {
+            let mut factors = LayerFactors::<O>::default();
+            for site in Site::ALL {
+                let parts = site.targets().iter().map(|target| parts.get(target));
+                let parts: Vec<_> = parts.collect();
+                if parts.iter().any(Option::is_some) {
+                    let packed = ops.low_rank(&parts, site.reads_floats(layer))?;
+                    factors[site as usize] = Some(packed);
+                }
             }
-            layers.push(layer);
+            layers.push(factors);
         }
         self.loaded.insert(id, layers);
         Ok(())
@@ -80,43 +121,32 @@ impl<O: Ops> Adapters<O> {
         Ok(())
     }
 
-    /// Whether a row of the step uses an adapter.
-    pub fn are_used(&self) -> bool {
-        !self.groups.is_empty()
-    }
-
-    /// Adds what the step's adapters change in products of the same input of a layer.
-    pub fn add<const N: usize>(
-        &self,
-        ops: &mut O,
-        step: Step<'_, O>,
+    /// What the step's adapters add to the products of a site; `None` when that is nothing. An
+    /// adapted down product reads rows that the adapted gate and up leave behind, so then these are
+    /// [`Some`] as well.
+    pub fn additions<'a>(
+        &'a self,
+        step: Step<'a, O>,
         layer: usize,
-        input: &AdaptedInput<'_, O>,
-        mut products: [(Target, &mut O::Rows); N],
-    ) -> Result<(), OpsError> {
-        for (index, group) in self.groups.iter().enumerate() {
-            let Some(layers) = self.loaded.get(&group.adapter) else {
-                continue;
-            };
-            let of_layer = &layers[layer];
-            let products = products
-                .each_mut()
-                .map(|(target, out)| (of_layer[*target as usize].as_ref(), &mut **out));
-            if products.iter().any(|(factors, _)| factors.is_some()) {
-                ops.add_low_rank(step, index, input, products)?;
-            }
+        site: Site,
+        input: AdaptedInput<'a, O>,
+    ) -> Option<Additions<'a, O>> {
+        if self.groups.is_empty() {
+            return None;
         }
-        Ok(())
+        let of_group = |group: &AdapterRows, site: Site| {
+            let layers = self.loaded.get(&group.adapter)?;
+            layers.get(layer)?[site as usize].as_ref()
+        };
+        let of_site = self.groups.iter().map(|group| of_group(group, site));
+        let factors: Vec<_> = of_site.collect();
+        let mut groups = self.groups.iter();
+        let is_read = site == Site::GateUp && groups.any(|g| of_group(g, Site::Down).is_some());
+        let is_changed = factors.iter().any(Option::is_some);
+        (is_changed || is_read).then_some(Additions {
+            step,
+            input,
+            factors,
+        })
     }
-}
-
-fn pack<O: Ops>(ops: &O, part: &LowRank) -> Result<LowRankFactors<O>, OpsError> {
-    let matrix = |values: &[f32], shape| {
-        let bytes = values.iter().flat_map(|value| value.to_le_bytes());
-        ops.matrix(DType::F32, &bytes.collect::<Vec<u8>>(), shape)
-    };
-    Ok(LowRankFactors {
-        down: matrix(&part.a, [part.rank, part.in_features])?,
-        up: matrix(&part.b, [part.out_features, part.rank])?,
-    })
 }

@@ -2,12 +2,11 @@
 
 use ponder_kernels::AttentionParams;
 
-use super::adapted::Adapters;
+use super::adapted::{Adapters, Site};
 use super::causal_lm::ForwardError;
 use super::config::ModelConfig;
 use super::families::QkNorm;
 use super::layers::{Attention, Mlp, Projections};
-use super::lora::Target;
 use super::mla::LatentScratch;
 use super::moe::MoeScratch;
 use super::ops::{AdaptedInput, Linear, Ops, Residual, Rotation, Step};
@@ -77,29 +76,23 @@ impl<O: Ops> LayerStep<'_, '_, O> {
         let s = &mut *self.scratch;
         ops.norm(&s.x, &layer.norm, eps, &mut s.activations)?;
         self.stopwatch.mark(Operator::Norm);
+        let outs = [&mut s.q, &mut s.k, &mut s.v];
         match &layer.projections {
             Projections::Plain { q, k, v } => {
-                let outs = [&mut s.q, &mut s.k, &mut s.v];
-                ops.project(&s.activations, [q, k, v], outs)?;
+                let input = AdaptedInput::Normed {
+                    rows: &s.x,
+                    weight: &layer.norm,
+                    eps,
+                };
+                let (linears, x) = ([q, k, v], &s.activations);
+                match (self.adapters).additions(self.step, self.index, Site::Qkv, input) {
+                    Some(additions) => ops.project_adapted(x, linears, outs, &additions)?,
+                    None => ops.project(x, linears, outs)?,
+                }
             }
             Projections::Latent(latent) => {
-                let heads = [&mut s.q, &mut s.k, &mut s.v];
-                latent.project(ops, &s.activations, &mut s.latent, heads)?;
+                latent.project(ops, &s.activations, &mut s.latent, outs)?;
             }
-        }
-        if self.adapters.are_used() {
-            let input = AdaptedInput::Normed {
-                rows: &s.x,
-                weight: &layer.norm,
-                eps,
-            };
-            let outs = [
-                (Target::Q, &mut s.q),
-                (Target::K, &mut s.k),
-                (Target::V, &mut s.v),
-            ];
-            self.adapters
-                .add(ops, self.step, self.index, &input, outs)?;
         }
         self.stopwatch.mark(Operator::Qkv);
         if self.config.family.qk_norm == QkNorm::Whole {
@@ -165,7 +158,7 @@ impl<O: Ops> LayerStep<'_, '_, O> {
         let s = &mut *self.scratch;
         self.ops.quantise(&s.attended, &mut s.activations)?;
         self.stopwatch.mark(Operator::Quantise);
-        self.add_product(Target::Output, &layer.output, layer.post_norm.as_ref())?;
+        self.add_product(Site::Output, &layer.output, layer.post_norm.as_ref())?;
         self.stopwatch.mark(Operator::AttentionOutput);
         Ok(())
     }
@@ -175,50 +168,40 @@ impl<O: Ops> LayerStep<'_, '_, O> {
         let eps = self.config.rms_norm_eps;
         self.ops.norm(&s.x, &layer.norm, eps, &mut s.activations)?;
         self.stopwatch.mark(Operator::Norm);
-        if self.adapters.are_used() {
-            self.gate_up_adapted(layer)?;
-        } else {
-            let weights = [&layer.gate.weights, &layer.up.weights];
-            let (x, out) = (&s.activations, &mut s.gated);
-            self.ops.gate_up(x, weights, self.config.family.glu, out)?;
-        }
-        self.stopwatch.mark(Operator::GateUp);
-        self.add_product(Target::Down, &layer.down, layer.post_norm.as_ref())?;
-        self.stopwatch.mark(Operator::Down);
-        Ok(())
-    }
-
-    /// Gate and up with their sums before the gate is applied, so that adapters can add to them. Each value comes from the same
-    /// sums as in the fused operation: rows without an adapter get the same bits.
-    fn gate_up_adapted(&mut self, layer: &Mlp<O>) -> Result<(), ForwardError> {
-        let s = &mut *self.scratch;
-        let linears = [&layer.gate, &layer.up];
-        let outs = [&mut s.gate, &mut s.up];
-        self.ops.project(&s.activations, linears, outs)?;
         let input = AdaptedInput::Normed {
             rows: &s.x,
             weight: &layer.norm,
-            eps: self.config.rms_norm_eps,
+            eps,
         };
-        let outs = [(Target::Gate, &mut s.gate), (Target::Up, &mut s.up)];
-        self.adapters
-            .add(self.ops, self.step, self.index, &input, outs)?;
-        let (gate, up, glu) = (&mut s.gate, &s.up, self.config.family.glu);
-        self.ops.activate(gate, up, glu, &mut s.gated)?;
+        let (x, out, glu) = (&s.activations, &mut s.gated, self.config.family.glu);
+        match (self.adapters).additions(self.step, self.index, Site::GateUp, input) {
+            Some(additions) => {
+                let linears = [&layer.gate, &layer.up];
+                let rows = [&mut s.gate, &mut s.up];
+                (self.ops).gate_up_adapted(x, linears, glu, &additions, rows, out)?;
+            }
+            None => {
+                let weights = [&layer.gate.weights, &layer.up.weights];
+                self.ops.gate_up(x, weights, glu, out)?;
+            }
+        }
+        self.stopwatch.mark(Operator::GateUp);
+        self.add_product(Site::Down, &layer.down, layer.post_norm.as_ref())?;
+        self.stopwatch.mark(Operator::Down);
         Ok(())
     }
 
     /// Adds the last product of a sub-layer, attention's output or the MLP's down projection, to the residual stream.
     fn add_product(
         &mut self,
-        target: Target,
+        site: Site,
         linear: &Linear<O>,
         post_norm: Option<&O::Vector>,
     ) -> Result<(), ForwardError> {
         let s = &mut *self.scratch;
         // What it reads, and the rows that this was made of where an adapter may read them.
-        let (input, rows) = match target {
-            Target::Down => (&s.gated, &s.gate),
+        let (input, rows) = match site {
+            Site::Down => (&s.gated, &s.gate),
             _ => (&s.activations, &s.attended),
         };
         let residual = Residual {
@@ -226,16 +209,20 @@ impl<O: Ops> LayerStep<'_, '_, O> {
             eps: self.config.rms_norm_eps,
             scale: self.config.residual_scale,
         };
-        let is_adapted = self.adapters.are_used();
-        if post_norm.is_none() && residual.scale == 1.0 && !is_adapted {
-            return Ok(self.ops.project_add(input, linear, &mut s.x)?);
-        }
-        self.ops.project(input, [linear], [&mut s.h])?;
-        if is_adapted {
-            let input = AdaptedInput::Plain(rows);
-            let outs = [(target, &mut s.h)];
-            self.adapters
-                .add(self.ops, self.step, self.index, &input, outs)?;
+        let rows = AdaptedInput::Plain(rows);
+        let additions = (self.adapters).additions(self.step, self.index, site, rows);
+        let is_plain = post_norm.is_none() && residual.scale == 1.0;
+        match (additions, is_plain) {
+            (None, true) => return Ok(self.ops.project_add(input, linear, &mut s.x)?),
+            (Some(additions), true) => {
+                let x = &mut s.x;
+                return Ok((self.ops).project_add_adapted(input, linear, x, &additions)?);
+            }
+            (None, false) => self.ops.project(input, [linear], [&mut s.h])?,
+            (Some(additions), false) => {
+                let outs = [&mut s.h];
+                (self.ops).project_adapted(input, [linear], outs, &additions)?;
+            }
         }
         self.ops.add_residual(&mut s.h, &residual, &mut s.x)?;
         Ok(())

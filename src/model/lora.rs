@@ -93,7 +93,13 @@ impl Target {
         match self {
             Self::Q => (q, hidden),
             Self::K | Self::V => (kv, hidden),
-            Self::Output => (hidden, q),
+            Self::Output => {
+                let values = config
+                    .mla
+                    .as_ref()
+                    .map_or(config.head_dim, |mla| mla.v_head_dim);
+                (hidden, config.num_heads * values)
+            }
             Self::Gate | Self::Up => (inner, hidden),
             Self::Down => (hidden, inner),
         }

@@ -15,6 +15,8 @@ mod encode;
 mod float;
 mod floats;
 mod gradients;
+mod halves;
+mod low_rank;
 mod outer;
 mod portable;
 mod quantise;
@@ -29,6 +31,7 @@ use std::sync::OnceLock;
 pub(crate) use attend::{QueryState, TILE_TOKENS, TileInput};
 pub(crate) use floats::multiplies_bf16;
 pub use gradients::{AttentionRow, AttentionSums};
+pub(crate) use low_rank::LowRankTile;
 
 use crate::activations::{Activations, BlockInfo, Corrections};
 use crate::dtype::DType;
@@ -353,6 +356,8 @@ vectors_for_each_isa! {
     );
     /// `out[row, i] += sum_j x[row * stride + j] * weights[j, i]`; rows of `weights` and `out` have `width` values.
     outer::add_outer(x: &[f32], stride: usize, weights: &[f32], out: &mut [f32], width: usize);
+    /// Adds what an adapter's second factor makes of some rows to tiles of `tile_rows` rows, one a panel.
+    low_rank::add_low_rank(add: &LowRankTile<'_>, tiles: &mut [f32], tile_rows: usize);
     /// Adds one tile to each query's running softmax.
     attend::attend_tile(tile: &TileInput<'_>, states: &mut [QueryState], outs: &mut [f32]);
 }

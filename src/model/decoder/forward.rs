@@ -280,7 +280,7 @@ impl<O: Ops> CausalLm for Decoder<O> {
 
 impl<O: Ops> AdapterStore for Decoder<O> {
     fn load(&mut self, id: AdapterId, adapter: &LoraAdapter) -> Result<(), ForwardError> {
-        self.adapters.load(&self.ops, id, adapter)
+        self.adapters.load(&self.ops, id, adapter, &self.layers)
     }
 
     fn unload(&mut self, id: AdapterId) {

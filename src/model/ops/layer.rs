@@ -2,10 +2,7 @@
 
 use ponder_kernels::{AttentionParams, Glu};
 
-use super::{
-    AdaptedInput, Device, Linear, LogitsTransform, LowRankFactors, OpsError, Residual, Rotation,
-    Step,
-};
+use super::{Device, Linear, LogitsTransform, OpsError, Residual, Rotation, Step};
 
 /// The fused operations of a dense layer, of the embedding and the head.
 pub trait LayerOps: Device {
@@ -105,16 +102,6 @@ pub trait LayerOps: Device {
         up: &Self::Rows,
         glu: Glu,
         out: &mut Self::Activations,
-    ) -> Result<(), OpsError>;
-
-    /// Adds what one adapter changes in products of the same input, at the rows of group `group` alone:
-    /// `out[row] += input[row] · down^T · up^T`. Products without factors stay as they are.
-    fn add_low_rank<const N: usize>(
-        &mut self,
-        step: Step<'_, Self>,
-        group: usize,
-        input: &AdaptedInput<'_, Self>,
-        products: [(Option<&LowRankFactors<Self>>, &mut Self::Rows); N],
     ) -> Result<(), OpsError>;
 
     /// [`Self::norm`] before the head, with what steers each sequence's hidden state added after the norm. Rows that nothing is

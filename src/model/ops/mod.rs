@@ -12,6 +12,7 @@
 //!
 //! `conformance` holds an implementation to all of this.
 
+mod adapters;
 #[cfg(test)]
 mod conformance;
 pub mod cpu;
@@ -25,6 +26,7 @@ mod types;
 
 use ponder_kernels::DType;
 
+pub use adapters::AdapterOps;
 pub use cpu::CpuOps;
 pub use cuda::{CudaOps, StepKey};
 pub use experts::ExpertOps;
@@ -34,9 +36,10 @@ pub use types::*;
 
 use super::causal_lm::{Adaptable, BlockId, ForwardBatch};
 use super::decoder::Decoder;
+use super::lora::LowRank;
 
 /// What runs a decoder. See the module's promises.
-pub trait Ops: LayerOps + ExpertOps + LatentOps {
+pub trait Ops: AdapterOps + ExpertOps + LatentOps {
     /// Test-time adaptation, of implementations that gradients go back through.
     fn adaptable(_decoder: &mut Decoder<Self>) -> Option<&mut dyn Adaptable> {
         None
@@ -49,6 +52,8 @@ pub trait Device: Send + Sized + 'static {
     type Matrix: WeightMatrix;
     /// One matrix of every expert, `[num_experts, out_features, in_features]`.
     type Experts: WeightMatrix;
+    /// What an adapter adds to products of the same input.
+    type LowRank: Send;
     /// Weights `[width]`, as f32.
     type Vector: Send;
     /// Rows of f32: the residual stream, queries, logits.
@@ -79,6 +84,14 @@ pub trait Device: Send + Sized + 'static {
         bytes: &[u8],
         shape: [usize; 3],
     ) -> Result<Self::Experts, OpsError>;
+
+    /// Packs what an adapter adds to products of the same input, `None` for those it leaves alone. `reads_floats`: one of their
+    /// matrices has [`WeightMatrix::reads_floats`].
+    fn low_rank(
+        &self,
+        parts: &[Option<&LowRank>],
+        reads_floats: bool,
+    ) -> Result<Self::LowRank, OpsError>;
 
     fn vector(&self, values: Vec<f32>) -> Result<Self::Vector, OpsError>;
 

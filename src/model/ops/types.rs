@@ -160,15 +160,15 @@ pub struct Residual<'a, O: Device> {
     pub scale: f32,
 }
 
-/// The two factors of what an adapter adds to a product.
-pub struct LowRankFactors<O: Device> {
-    /// `[rank, in_features]`
-    pub down: O::Matrix,
-    /// `[out_features, rank]`, scaled.
-    pub up: O::Matrix,
+/// What a step's adapters add to products of one input.
+pub struct Additions<'a, O: Device> {
+    pub step: Step<'a, O>,
+    pub input: AdaptedInput<'a, O>,
+    /// By group of the step; `None` where the group's adapter changes none of the products.
+    pub factors: Vec<Option<&'a O::LowRank>>,
 }
 
-/// What adapted products read.
+/// The rows that adapted products read, for implementations that do not take them from the products' activations.
 pub enum AdaptedInput<'a, O: Device> {
     /// The rows as they are.
     Plain(&'a O::Rows),

@@ -367,10 +367,7 @@ impl<const KIND: u32> Work<KIND> {
                     if MULTIPLY {
                         let lines = next.lines_per_piece;
                         let ahead = next.ahead.wrapping_add($index * lines * LINE_BYTES);
-                        for line in 0..lines {
-                            // SAFETY: a prefetch reads nothing.
-                            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line * LINE_BYTES).cast());
-                        }
+                        prefetch(ahead, lines);
                         let (codes, weights) = self.operands(next, $index);
                         asm!(
                             concat!("tilezero ", $sums),

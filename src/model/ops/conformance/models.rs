@@ -111,9 +111,12 @@ fn adapter<O: Ops>(model: &Decoder<O>) -> LoraAdapter {
         }
     };
     let layer: BTreeMap<_, _> = targets.into_iter().map(|t| (t, part(t))).collect();
-    LoraAdapter {
-        layers: vec![layer; config.num_layers],
+    let mut layers = vec![layer; config.num_layers];
+    if layers[0].contains_key(&Target::Down) {
+        // It alone, which reads what gate and up leave.
+        layers[0].retain(|target, _| *target == Target::Down);
     }
+    LoraAdapter { layers }
 }
 
 /// Which tokens of which sequences a step has.

@@ -2,10 +2,15 @@
 
 use std::ops::Range;
 
-use super::{Case, FLOATS, assert_same_bits, check, floats, host, norm, observe, random, rows};
+use ponder_kernels::Glu;
+
+use super::{
+    Case, FLOATS, ROUNDED, assert_same_bits, check, floats, host, norm, observe, random, rows,
+};
 use crate::model::causal_lm::{AdapterId, ForwardBatch, SequenceRows};
+use crate::model::lora::LowRank;
 use crate::model::ops::{
-    AdaptedInput, AdapterRows, AttentionShape, KvShape, LowRankFactors, Ops, OpsError, RowSet, Step,
+    AdaptedInput, AdapterRows, Additions, AttentionShape, KvShape, Ops, OpsError, RowSet, Step,
 };
 use crate::model::steering::Steering;
 
@@ -24,7 +29,15 @@ pub(super) fn check_all<O: Ops>(ops: &mut O) {
     for kept in [RowSet::All, RowSet::Kept] {
         check(ops, "steering", FLOATS, &Steered { kept });
         for is_normed in [false, true] {
-            check(ops, "low rank", 1e-4, &Adapted { kept, is_normed });
+            for (width, reads_floats, tolerance) in [(WIDTH, true, 5e-4), (96, false, ROUNDED)] {
+                let case = Adapted {
+                    kept,
+                    is_normed,
+                    width,
+                    reads_floats,
+                };
+                check(ops, "low rank", tolerance, &case);
+            }
         }
     }
     check(ops, "embeddings", FLOATS, &Embedded);
@@ -43,11 +56,16 @@ fn steering() -> Steering {
 
 /// The rows of some sequences before the step: `[rows, WIDTH]`.
 fn values(seed: u64, sequences: &Range<usize>, rows: RowSet) -> Vec<f32> {
+    values_of(WIDTH, seed, sequences, rows)
+}
+
+/// `[rows, width]`
+fn values_of(width: usize, seed: u64, sequences: &Range<usize>, rows: RowSet) -> Vec<f32> {
     let of_sequence = |index: usize| {
-        let all = random(seed + index as u64, SEQUENCES[index].0 * WIDTH);
+        let all = random(seed + index as u64, SEQUENCES[index].0 * width);
         let is_there = |row: &usize| rows == RowSet::All || is_kept(*row);
         let kept = (0..SEQUENCES[index].0).filter(is_there);
-        kept.flat_map(|row| all[row * WIDTH..(row + 1) * WIDTH].to_vec())
+        kept.flat_map(|row| all[row * width..(row + 1) * width].to_vec())
             .collect::<Vec<f32>>()
     };
     sequences.clone().flat_map(of_sequence).collect()
@@ -204,9 +222,31 @@ impl Case for Steered {
     }
 }
 
+/// Products with two adapters, of which one changes both matrices.
 struct Adapted {
     kept: RowSet,
     is_normed: bool,
+    width: usize,
+    reads_floats: bool,
+}
+
+impl Adapted {
+    /// Of one matrix a rank; 0 leaves the matrix alone.
+    fn factors<O: Ops>(&self, ops: &O, ranks: &[usize]) -> Result<O::LowRank, OpsError> {
+        let width = self.width;
+        let scaled = |seed, count| random(seed, count).iter().map(|x| 0.3 * x).collect();
+        let part = |seed, rank| LowRank {
+            rank,
+            out_features: width,
+            in_features: width,
+            a: scaled(seed, rank * width),
+            b: scaled(seed + 1, width * rank),
+        };
+        let parts = ranks.iter().zip([90, 92]);
+        let parts: Vec<_> = parts.map(|(rank, seed)| part(seed, *rank)).collect();
+        let parts = parts.iter().map(|part| (part.rank > 0).then_some(part));
+        ops.low_rank(&parts.collect::<Vec<_>>(), self.reads_floats)
+    }
 }
 
 impl Case for Adapted {
@@ -214,40 +254,65 @@ impl Case for Adapted {
         SEQUENCES.len()
     }
 
-    /// Two products, of which each adapter changes others.
+    /// Two products, what is gated by one of them, and rows that the first is added to.
     fn run<O: Ops>(&self, ops: &mut O, units: Range<usize>) -> Result<Vec<f32>, OpsError> {
-        let factors = |seed, rank| {
-            Ok::<_, OpsError>(LowRankFactors {
-                down: floats(ops, seed, rank, WIDTH)?.weights,
-                up: floats(ops, seed + 1, WIDTH, rank)?.weights,
-            })
-        };
-        let (small, large) = (factors(90, 1)?, factors(92, 5)?);
-        let x = rows(ops, &values(94, &units, self.kept), WIDTH)?;
-        let weight = ops.vector(norm(95, WIDTH))?;
-        let mut outs = [96, 97].map(|seed| rows(ops, &values(seed, &units, self.kept), WIDTH));
-        let [Ok(first), Ok(second)] = &mut outs else {
-            panic!("rows go to the device");
-        };
+        let width = self.width;
+        let packed = [self.factors(ops, &[1, 0])?, self.factors(ops, &[3, 5])?];
+        let alone = [self.factors(ops, &[1])?, self.factors(ops, &[3])?];
+        let linears = [
+            floats(ops, 86, width, width)?,
+            floats(ops, 87, width, width)?,
+        ];
+        let linears = linears.each_ref();
+        let x = rows(ops, &values_of(width, 94, &units, self.kept), width)?;
+        let weight = ops.vector(norm(95, width))?;
+        let mut read = ops.activations(0, 0, true)?;
+        match self.is_normed {
+            true => ops.norm(&x, &weight, 1e-6, &mut read)?,
+            false => ops.quantise(&x, &mut read)?,
+        }
+        let mut sums = rows(ops, &values_of(width, 96, &units, self.kept), width)?;
+        let [mut first, mut second, mut gate, mut up] = std::array::from_fn(|_| O::Rows::default());
+        let mut gated = ops.activations(0, 0, true)?;
         with_step(ops, &units, self.kept, |ops, step| {
-            for (index, group) in step.groups.iter().enumerate() {
-                let input = match self.is_normed {
-                    true => AdaptedInput::Normed {
-                        rows: &x,
-                        weight: &weight,
-                        eps: 1e-6,
-                    },
-                    false => AdaptedInput::Plain(&x),
-                };
-                let of_second = (group.adapter.0 == 1).then_some(&large);
-                let products = [(Some(&small), &mut *first), (of_second, &mut *second)];
-                ops.add_low_rank(step, index, &input, products)?;
-            }
-            Ok(())
+            let input = match self.is_normed {
+                true => AdaptedInput::Normed {
+                    rows: &x,
+                    weight: &weight,
+                    eps: 1e-6,
+                },
+                false => AdaptedInput::Plain(&x),
+            };
+            let of_group = |group: &AdapterRows| Some(&packed[group.adapter.0 as usize]);
+            let additions = Additions {
+                step,
+                input,
+                factors: step.groups.iter().map(of_group).collect(),
+            };
+            ops.project_adapted(&read, linears, [&mut first, &mut second], &additions)?;
+            let rows = [&mut gate, &mut up];
+            ops.gate_up_adapted(&read, linears, Glu::Silu, &additions, rows, &mut gated)?;
+            let of_group = |group: &AdapterRows| Some(&alone[group.adapter.0 as usize]);
+            let factors = step.groups.iter().map(of_group);
+            let additions = Additions {
+                factors: factors.collect(),
+                ..additions
+            };
+            ops.project_add_adapted(&read, linears[0], &mut sums, &additions)
         })?;
-        let (first, second) = (host(ops, first)?, host(ops, second)?);
-        let rows = first.chunks_exact(WIDTH).zip(second.chunks_exact(WIDTH));
-        Ok(rows.flat_map(|(a, b)| [a, b].concat()).collect())
+        let parts = [
+            host(ops, &first)?,
+            host(ops, &second)?,
+            observe(ops, &gated, width)?,
+            host(ops, &sums)?,
+        ];
+        let num_rows = parts[0].len() / width;
+        let of_row = |row: usize| {
+            parts
+                .iter()
+                .flat_map(move |p| p[row * width..][..width].to_vec())
+        };
+        Ok((0..num_rows).flat_map(of_row).collect())
     }
 }
 

@@ -7,14 +7,11 @@ use ponder_kernels::{
     matmul_many, paged_attention, rotate_and_cache,
 };
 
-use super::super::{
-    AdaptedInput, LayerOps, Linear, LogitsTransform, LowRankFactors, OpsError, Residual, Rotation,
-    RowSet, Step,
-};
+use super::super::{LayerOps, Linear, LogitsTransform, OpsError, Residual, Rotation, RowSet, Step};
 use super::{CpuOps, CpuRows};
 use crate::model::adapt::add_offset;
 
-fn product<'a>(linear: &'a Linear<CpuOps>, out: &'a mut [f32]) -> Product<'a> {
+pub(super) fn product<'a>(linear: &'a Linear<CpuOps>, out: &'a mut [f32]) -> Product<'a> {
     Product {
         weights: &linear.weights,
         bias: linear.bias.as_deref(),
@@ -188,18 +185,6 @@ impl LayerOps for CpuOps {
     ) -> Result<(), OpsError> {
         glu(kind, &mut gate.values, &up.values);
         self.quantise(gate, out)
-    }
-
-    fn add_low_rank<const N: usize>(
-        &mut self,
-        step: Step<'_, Self>,
-        group: usize,
-        input: &AdaptedInput<'_, Self>,
-        products: [(Option<&LowRankFactors<Self>>, &mut CpuRows); N],
-    ) -> Result<(), OpsError> {
-        let rows = step.group_rows(group);
-        self.low_rank.add(&self.pool, rows, input, products);
-        Ok(())
     }
 
     fn final_norm(

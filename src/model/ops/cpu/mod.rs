@@ -1,14 +1,15 @@
 //! The operations on this machine's processor, by `ponder-kernels`.
 
+mod adapters;
 mod experts;
 mod latent;
 mod layer;
-mod low_rank;
 
 use std::sync::Arc;
 
 use ponder_kernels::{
-    Activations, AttentionPlan, DType, ExpertMatrix, KvCache, PackedMatrix, RopeTable, ThreadPool,
+    Activations, AttentionPlan, DType, ExpertMatrix, Factors, KvCache, LowRank, LowRankScratch,
+    PackedMatrix, Reads, RopeTable, ThreadPool,
 };
 
 use super::{
@@ -17,13 +18,14 @@ use super::{
 use crate::model::causal_lm::Adaptable;
 use crate::model::causal_lm::{BlockId, ForwardBatch};
 use crate::model::decoder::Decoder;
+use crate::model::lora;
 
 pub use experts::CpuRouting;
 
 /// The processor's threads, and buffers of single operations.
 pub struct CpuOps {
     pub(in crate::model) pool: Arc<ThreadPool>,
-    low_rank: low_rank::Buffers,
+    low_rank: LowRankScratch,
     /// Rows that are normed before they are quantised.
     normed: Vec<f32>,
 }
@@ -32,7 +34,7 @@ impl CpuOps {
     pub fn new(pool: Arc<ThreadPool>) -> Self {
         Self {
             pool,
-            low_rank: low_rank::Buffers::default(),
+            low_rank: LowRankScratch::default(),
             normed: Vec::new(),
         }
     }
@@ -92,9 +94,18 @@ impl Ops for CpuOps {
     }
 }
 
+fn factors(part: &lora::LowRank) -> Factors<'_> {
+    Factors {
+        rank: part.rank,
+        down: &part.a,
+        up: &part.b,
+    }
+}
+
 impl Device for CpuOps {
     type Matrix = PackedMatrix;
     type Experts = ExpertMatrix;
+    type LowRank = LowRank;
     type Vector = Vec<f32>;
     type Rows = CpuRows;
     type Activations = Activations;
@@ -122,6 +133,24 @@ impl Device for CpuOps {
     ) -> Result<ExpertMatrix, OpsError> {
         let packed = ExpertMatrix::pack(&self.pool, dtype, bytes, experts, outputs, inputs);
         Ok(packed?)
+    }
+
+    fn low_rank(
+        &self,
+        parts: &[Option<&lora::LowRank>],
+        reads_floats: bool,
+    ) -> Result<LowRank, OpsError> {
+        let in_features = parts
+            .iter()
+            .flatten()
+            .next()
+            .map_or(0, |part| part.in_features);
+        let parts: Vec<_> = parts.iter().map(|part| part.map(factors)).collect();
+        let reads = match reads_floats {
+            true => Reads::Values,
+            false => Reads::Codes,
+        };
+        Ok(LowRank::pack(&self.pool, &parts, in_features, reads)?)
     }
 
     fn vector(&self, values: Vec<f32>) -> Result<Vec<f32>, OpsError> {

@@ -3,30 +3,11 @@
 use ponder_kernels::{AttentionParams, Glu};
 use ponder_kernels_cuda::attention::{self, KvCache, StepPart};
 use ponder_kernels_cuda::product::{self, Job, Matrix, Workspace};
-use ponder_kernels_cuda::rows::{self, LowRank, Norm};
+use ponder_kernels_cuda::rows::{self, Norm};
 use ponder_kernels_cuda::{Activations, Buffer, CudaError, Gpu, Rows};
 
-use super::super::{
-    AdaptedInput, LayerOps, Linear, LogitsTransform, LowRankFactors, OpsError, Residual, Rotation,
-    Step,
-};
+use super::super::{LayerOps, Linear, LogitsTransform, OpsError, Residual, Rotation, Step};
 use super::{CudaMatrix, CudaOps};
-
-/// A factor of an adapter: adapters are loaded as f32.
-fn float(matrix: &CudaMatrix) -> Result<&rows::FloatMatrix, OpsError> {
-    match matrix {
-        CudaMatrix::Float(matrix) => Ok(matrix),
-        CudaMatrix::Packed(_) => Err(OpsError::Device("an adapter that is not f32".to_owned())),
-    }
-}
-
-/// An adapter's factors as the kernels take them.
-fn low_rank(factors: &LowRankFactors<CudaOps>) -> Result<LowRank<'_>, OpsError> {
-    Ok(LowRank {
-        down: float(&factors.down)?,
-        up: float(&factors.up)?,
-    })
-}
 
 /// Rows of the largest products whose parts of a sum are computed apart: with more there are blocks enough.
 const MAX_APART_ROWS: usize = 256;
@@ -262,37 +243,6 @@ impl LayerOps for CudaOps {
         out: &mut Activations,
     ) -> Result<(), OpsError> {
         Ok(rows::activate(&self.gpu, gate, up, glu, out)?)
-    }
-
-    fn add_low_rank<const N: usize>(
-        &mut self,
-        step: Step<'_, Self>,
-        group: usize,
-        input: &AdaptedInput<'_, Self>,
-        products: [(Option<&LowRankFactors<Self>>, &mut Rows); N],
-    ) -> Result<(), OpsError> {
-        let Some(list) = step.inputs.group(group, step.rows) else {
-            return Ok(());
-        };
-        let input = match input {
-            AdaptedInput::Plain(rows) => rows::AdaptedInput::Plain(rows),
-            AdaptedInput::Normed { rows, weight, eps } => rows::AdaptedInput::Normed {
-                rows,
-                norm: Norm { weight, eps: *eps },
-            },
-        };
-        let fits = |(factors, _): &(Option<&LowRankFactors<Self>>, _)| {
-            factors.map_or(Ok(()), |factors| low_rank(factors).map(drop))
-        };
-        products.iter().try_for_each(fits)?;
-        let products = products.map(|(factors, out)| {
-            let factors = factors.and_then(|factors| low_rank(factors).ok());
-            (factors, out)
-        });
-        let scratch = &mut self.low_rank;
-        Ok(rows::add_low_rank(
-            &self.gpu, scratch, list, input, products,
-        )?)
     }
 
     fn final_norm(

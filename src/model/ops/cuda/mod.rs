@@ -3,6 +3,7 @@
 //! Every operation queues launches and returns. Their grids follow from the step's [`StepKey`] and from shapes, so that a decode step
 //! can be recorded once and replayed; lists and lengths are read on the device.
 
+mod adapters;
 mod experts;
 mod latent;
 mod layer;
@@ -18,6 +19,7 @@ use super::{
     AdapterRows, AttentionShape, Device, KvShape, Ops, OpsError, RopeParams, WeightMatrix,
 };
 use crate::model::causal_lm::{BlockId, ForwardBatch};
+use crate::model::lora::LowRank;
 
 pub use experts::CudaRouting;
 pub use step::{CudaStep, StepKey};
@@ -143,6 +145,7 @@ impl Ops for CudaOps {}
 impl Device for CudaOps {
     type Matrix = CudaMatrix;
     type Experts = CudaExperts;
+    type LowRank = adapters::LowRank;
     type Vector = Buffer<f32>;
     type Rows = Rows;
     type Activations = Activations;
@@ -179,6 +182,16 @@ impl Device for CudaOps {
             }
             _ => CudaExperts::Packed(Matrix::new(&self.gpu, dtype, bytes, shape)?),
         })
+    }
+
+    fn low_rank(&self, parts: &[Option<&LowRank>], _: bool) -> Result<Self::LowRank, OpsError> {
+        let upload = |values: &[f32], shape| FloatMatrix::upload(&self.gpu, values, shape);
+        let pair = |part: &LowRank| {
+            let down = upload(&part.a, [part.rank, part.in_features])?;
+            Ok([down, upload(&part.b, [part.out_features, part.rank])?])
+        };
+        let parts = parts.iter().map(|part| part.map(pair).transpose());
+        parts.collect()
     }
 
     fn vector(&self, values: Vec<f32>) -> Result<Buffer<f32>, OpsError> {

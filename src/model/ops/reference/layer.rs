@@ -2,10 +2,7 @@
 
 use ponder_kernels::{AttentionParams, Glu};
 
-use super::super::{
-    AdaptedInput, LayerOps, Linear, LogitsTransform, LowRankFactors, OpsError, Residual, Rotation,
-    RowSet, Step,
-};
+use super::super::{LayerOps, Linear, LogitsTransform, OpsError, Residual, Rotation, Step};
 use super::attention::{self, Cache};
 use super::experts::gated;
 use super::{Dense, ReferenceOps, Rows, add, rms_norm};
@@ -187,35 +184,6 @@ impl LayerOps for ReferenceOps {
             *gate = gated(glu, gate, up);
         }
         out.clone_from(gate);
-        Ok(())
-    }
-
-    fn add_low_rank<const N: usize>(
-        &mut self,
-        step: Step<'_, Self>,
-        group: usize,
-        input: &AdaptedInput<'_, Self>,
-        products: [(Option<&LowRankFactors<Self>>, &mut Rows); N],
-    ) -> Result<(), OpsError> {
-        self.run()?;
-        let group = &step.inputs.groups[group];
-        let rows = match step.rows {
-            RowSet::All => &group.rows,
-            RowSet::Kept => &group.kept,
-        };
-        for (factors, out) in products {
-            let Some(factors) = factors else { continue };
-            for row in rows {
-                let x = match input {
-                    AdaptedInput::Plain(x) => x[*row].clone(),
-                    AdaptedInput::Normed { rows, weight, eps } => {
-                        rms_norm(&rows[*row], weight, *eps)
-                    }
-                };
-                let low = factors.down.product(0, &x);
-                add(&mut out[*row], 1.0, &factors.up.product(0, &low));
-            }
-        }
         Ok(())
     }
 

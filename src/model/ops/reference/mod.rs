@@ -2,6 +2,7 @@
 //!
 //! It takes over what [`Device::prepare`] is given and never looks at the batch again, as a device would, and it can be told to fail.
 
+mod adapters;
 mod attention;
 mod experts;
 mod latent;
@@ -14,6 +15,7 @@ use super::{
     AdapterRows, AttentionShape, Device, KvShape, Ops, OpsError, RopeParams, RowSet, WeightMatrix,
 };
 use crate::model::causal_lm::{BlockId, ForwardBatch, SequenceRows};
+use crate::model::lora::LowRank;
 use crate::model::steering::Steering;
 use attention::{Angles, Cache};
 use experts::Routing;
@@ -151,6 +153,7 @@ impl Ops for ReferenceOps {}
 impl Device for ReferenceOps {
     type Matrix = Dense;
     type Experts = Dense;
+    type LowRank = adapters::LowRank;
     type Vector = Vec<f32>;
     type Rows = Rows;
     type Activations = Rows;
@@ -165,6 +168,14 @@ impl Device for ReferenceOps {
 
     fn experts(&self, dtype: DType, bytes: &[u8], shape: [usize; 3]) -> Result<Dense, OpsError> {
         Ok(Dense::new(dtype, bytes, shape))
+    }
+
+    fn low_rank(&self, parts: &[Option<&LowRank>], _: bool) -> Result<Self::LowRank, OpsError> {
+        let dense = |values: &[f32], width: usize| Dense {
+            matrices: vec![values.chunks_exact(width).map(<[f32]>::to_vec).collect()],
+        };
+        let pair = |part: &LowRank| [dense(&part.a, part.in_features), dense(&part.b, part.rank)];
+        Ok(parts.iter().map(|part| part.map(pair)).collect())
     }
 
     fn vector(&self, values: Vec<f32>) -> Result<Vec<f32>, OpsError> {

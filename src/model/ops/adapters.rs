@@ -1,0 +1,41 @@
+//! Products with what adapters add to the rows that use them.
+//!
+//! Rows that use no adapter get the bits of the plain operations.
+
+use ponder_kernels::Glu;
+
+use super::{Additions, LayerOps, Linear, OpsError};
+
+/// The products of a layer, adapted.
+pub trait AdapterOps: LayerOps {
+    /// [`LayerOps::project`], then `out[row] += input[row] · down^T · up^T` at each adapter's rows.
+    fn project_adapted<const N: usize>(
+        &mut self,
+        x: &Self::Activations,
+        linears: [&Linear<Self>; N],
+        outs: [&mut Self::Rows; N],
+        additions: &Additions<'_, Self>,
+    ) -> Result<(), OpsError>;
+
+    /// [`LayerOps::project_add`] with the same.
+    fn project_add_adapted(
+        &mut self,
+        x: &Self::Activations,
+        linear: &Linear<Self>,
+        out: &mut Self::Rows,
+        additions: &Additions<'_, Self>,
+    ) -> Result<(), OpsError>;
+
+    /// [`LayerOps::gate_up`] with the same, before the gate. `gated` is where an implementation
+    /// that needs them has the two products; the first of them is then what an adapter of the down
+    /// product reads.
+    fn gate_up_adapted(
+        &mut self,
+        x: &Self::Activations,
+        gate_and_up: [&Linear<Self>; 2],
+        glu: Glu,
+        additions: &Additions<'_, Self>,
+        gated: [&mut Self::Rows; 2],
+        out: &mut Self::Activations,
+    ) -> Result<(), OpsError>;
+}
