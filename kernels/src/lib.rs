@@ -62,8 +62,9 @@ pub fn isa() -> &'static str {
     cpu::isa().name()
 }
 
-/// Whether products with bf16 weights read activations rounded to bf16 on this machine
-/// (`vdpbf16ps`); elsewhere, and with all other weights, they read f32.
+/// Whether products with bf16 weights read activations rounded to bf16 (`vdpbf16ps`), as
+/// `PONDER_BF16_ACTIVATIONS=1` asks where the machine can; otherwise, and with all other weights,
+/// they read f32.
 pub fn rounds_to_bf16() -> bool {
     cpu::multiplies_bf16()
 }

@@ -207,11 +207,11 @@ impl<L: Line, const PANELS: usize> Tile<'_, L, PANELS> {
             );
             line.widen(input)
         });
-        for row in 0..ROWS {
+        for (sums, x) in sums.iter_mut().zip(x) {
             // SAFETY: the caller's promise.
-            let factor = V::splat(unsafe { *x[row].get_unchecked(at) });
-            for panel in 0..PANELS {
-                sums[row][panel] = sums[row][panel].add_product(factor, weights[panel]);
+            let factor = V::splat(unsafe { *x.get_unchecked(at) });
+            for (sum, weights) in sums.iter_mut().zip(weights) {
+                *sum = sum.add_product(factor, weights);
             }
         }
     }

@@ -342,11 +342,11 @@ fn put_6_bits(codes: &[u8; SUPER], out: &mut [u8; 210]) {
     let outs = low.as_chunks_mut::<64>().0.iter_mut();
     let outs = outs.zip(rest.as_chunks_mut::<32>().0);
     for (codes, (low, high)) in halves.zip(outs) {
-        for i in 0..32 {
+        for (i, high) in high.iter_mut().enumerate() {
             let run = |index: usize| codes[32 * index + i];
             low[i] = (run(0) & 15) | (run(2) & 15) << 4;
             low[32 + i] = (run(1) & 15) | (run(3) & 15) << 4;
-            high[i] = run(0) >> 4 | (run(1) >> 4) << 2 | (run(2) >> 4) << 4 | (run(3) >> 4) << 6;
+            *high = run(0) >> 4 | (run(1) >> 4) << 2 | (run(2) >> 4) << 4 | (run(3) >> 4) << 6;
         }
     }
 }

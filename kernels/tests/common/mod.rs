@@ -102,19 +102,21 @@ pub fn product(pool: &ThreadPool, weights: &PackedMatrix, x: &[f32]) -> Vec<f32>
     out
 }
 
-/// Runs this test program with every other instruction set that the machine has: it is chosen once
-/// a process, so each has a process of its own.
+/// Runs this test program with every other instruction set that the machine has, and with bf16
+/// activations: both are chosen once a process, so each has a process of its own.
 pub fn with_other_instruction_sets() {
-    const VARIABLE: &str = "PONDER_ISA";
-    if std::env::var_os(VARIABLE).is_some() {
+    const ISA: &str = "PONDER_ISA";
+    const BF16: &str = "PONDER_BF16_ACTIVATIONS";
+    if std::env::var_os(ISA).is_some() || std::env::var_os(BF16).is_some() {
         return;
     }
-    for isa in available_isas().into_iter().skip(1) {
+    let others = available_isas().into_iter().skip(1).map(|isa| (ISA, isa));
+    for (variable, value) in others.chain([(BF16, "1")]) {
         let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .env(VARIABLE, isa)
+            .env(variable, value)
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{isa}: {text}");
+        assert!(output.status.success(), "{variable}={value}: {text}");
     }
 }
