@@ -9,6 +9,10 @@ use crate::panel::{LINE_BYTES, Panel};
 /// codes alone at 22 (`cargo bench -p ponder-kernels --bench stream`).
 const DISTANCE: usize = 16 << 10;
 
+/// The same of AMX's pipeline, measured on another machine: past the page, which the hardware's own
+/// prefetching does not cross.
+pub(super) const AMX_DISTANCE: usize = 8 << 10;
+
 /// Fraction bits of [`Ahead::lines_per_turn`].
 const FRACTION_BITS: u32 = 16;
 
@@ -57,5 +61,15 @@ impl Ahead {
         for line in from..to {
             prefetch_line(self.start.wrapping_add(line * LINE_BYTES));
         }
+    }
+}
+
+/// Asks for `count` lines from `start` on, into the first-level cache.
+#[inline(always)]
+pub(super) fn fetch_lines(start: *const u8, count: usize) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    for line in 0..count {
+        // SAFETY: a prefetch reads nothing, and needs only SSE, which x86-64 has.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line * LINE_BYTES).cast()) };
     }
 }

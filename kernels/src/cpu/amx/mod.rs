@@ -23,7 +23,7 @@ use super::avx512::{
     self, BITS4, BITS5, BITS6, BITS8, BLOCK_LINES, DECODED_LINES, EIGHT, HALVES, OFFSET, SIGNED,
     SIXTEEN, SUPER,
 };
-use super::{DecodedPanel, Line};
+use super::{DecodedPanel, Line, ahead};
 use crate::activations::{Activations, BlockInfo};
 use crate::panel::{BLOCK_INPUTS, Codes, LINE_BYTES, PANEL_ROWS, Panel, Scales};
 
@@ -37,9 +37,6 @@ const ROWS_PER_PIECE: usize = TILE_ROWS / PIECES;
 /// multiplied now and their scales needed two steps later.
 const SLOT_LINES: usize = PIECES * DECODED_LINES;
 const NUM_SLOTS: usize = 3;
-/// How far ahead of its use a packed panel is asked for: past the page, which the hardware's own
-/// prefetching does not cross.
-const PREFETCH_BYTES: usize = 8192;
 /// Lines of the sums of one step.
 const STEP_LINES: usize = TILE_ROWS * PIECES;
 
@@ -255,7 +252,7 @@ impl Cursor {
             return None;
         }
         let packed = panels[self.panel].codes.as_ptr();
-        let ahead = self.piece * shape.lines_per_piece * LINE_BYTES + PREFETCH_BYTES;
+        let ahead = self.piece * shape.lines_per_piece * LINE_BYTES + ahead::AMX_DISTANCE;
         let step = Step {
             panel: self.panel,
             piece: self.piece,
@@ -367,7 +364,7 @@ impl<const KIND: u32> Work<KIND> {
                     if MULTIPLY {
                         let lines = next.lines_per_piece;
                         let ahead = next.ahead.wrapping_add($index * lines * LINE_BYTES);
-                        prefetch(ahead, lines);
+                        ahead::fetch_lines(ahead, lines);
                         let (codes, weights) = self.operands(next, $index);
                         asm!(
                             concat!("tilezero ", $sums),
