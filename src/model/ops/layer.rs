@@ -1,10 +1,10 @@
 //! The operations of attention, MLPs and the head.
 
-use ponder_kernels::{AttentionParams, Glu};
+use ponder_kernels::Glu;
 
 use super::{
-    AdaptedInput, Device, Linear, LogitsTransform, LowRankFactors, OpsError, Residual, Rotation,
-    Step,
+    AdaptedInput, Device, LayerAttention, Linear, LogitsTransform, LowRankFactors, OpsError,
+    Residual, Rotation, Step,
 };
 
 /// The fused operations of a dense layer, of the embedding and the head.
@@ -78,9 +78,8 @@ pub trait LayerOps: Device {
     fn attention(
         &mut self,
         step: Step<'_, Self>,
-        params: &AttentionParams,
+        attention: &LayerAttention<'_, Self>,
         cache: &Self::KvCache,
-        layer: usize,
         q: &Self::Rows,
         out: &mut Self::Rows,
     ) -> Result<(), OpsError>;
