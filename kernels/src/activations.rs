@@ -23,6 +23,11 @@ pub(crate) struct BlockInfo {
 /// product of raw weight codes that starts here ends at that of `code - zero`.
 pub(crate) type Corrections = [i32; 6];
 
+/// The sums of a block's first and second 16 codes.
+pub(crate) fn half_sums(corrections: &Corrections) -> [i32; 2] {
+    [Correction::LowHalf, Correction::HighHalf].map(|half| corrections[half as usize] / -32)
+}
+
 /// Index into [`Corrections`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]

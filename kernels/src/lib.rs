@@ -9,6 +9,7 @@
 pub mod activations;
 pub mod attention;
 mod attention_params;
+mod codebook;
 pub mod cost;
 mod cpu;
 pub mod dense;

@@ -4,19 +4,27 @@
 //! a sequence of 64-byte lines; byte `4 r + i` of a line belongs to row `r` of the panel, so one line
 //! feeds sixteen rows with the same four inputs (what `vpdpbusd` and an AMX tile want):
 //!
-//! | lines | 4-bit | 5-bit | 6-bit | 8-bit |
-//! |---|---|---|---|---|
-//! | nibbles: line `p` has input `4 p + i` low, input `16 + 4 p + i` high | 4 | 4 | 4 | – |
-//! | bits above: bit `g` belongs to input `4 g + i` | – | 1 | – | – |
-//! | bit pairs above: bits `2 g`, `2 g + 1` of line `h` belong to input `16 h + 4 g + i` | – | – | 2 | – |
-//! | whole codes, signed: line `g` is input `4 g + i` | – | – | – | 8 |
+//! | lines | 2-bit | 3-bit | 4-bit | 5-bit | 6-bit | 8-bit |
+//! |---|---|---|---|---|---|---|
+//! | nibbles: line `p` has input `4 p + i` low, input `16 + 4 p + i` high | – | – | 4 | 4 | 4 | – |
+//! | bit pairs: bits `2 g`, `2 g + 1` of line `h` belong to input `16 h + 4 g + i` | 2 | 2 | – | – | 2 | – |
+//! | bits above: bit `g` belongs to input `4 g + i` | – | 1 | – | 1 | – | – |
+//! | whole codes, signed: line `g` is input `4 g + i` | – | – | – | – | – | 8 |
+//!
+//! A 4-bit code may be a number or the index of one ([`Codebook`]); the codes of IQ2 and IQ3 blocks, which
+//! name entries of a grid of several values in the file, become 4-bit codes of each value here.
 //!
 //! The scales are those of the file, so packing loses nothing ([`Scales`]).
 
+mod pack;
+
 use half::f16;
 
+use crate::codebook::{self, Codebook};
 use crate::dtype::DType;
-use crate::reference::{self, BlockParts, SubBlock};
+use crate::reference::SubBlock;
+
+pub(crate) use pack::pack_row;
 
 /// Output rows interleaved in one panel.
 pub const PANEL_ROWS: usize = 16;
@@ -30,11 +38,15 @@ pub(crate) const SUPER_BLOCKS: usize = 8;
 /// How codes are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Codes {
+    Bits2,
+    Bits3,
     Bits4,
     Bits5,
     Bits6,
     /// Signed.
     Bits8,
+    /// Four bits that name a signed value.
+    Named(Codebook),
 }
 
 impl Codes {
@@ -42,11 +54,21 @@ impl Codes {
     pub(crate) const fn block_bytes(self) -> usize {
         LINE_BYTES
             * match self {
-                Codes::Bits4 => 4,
+                Codes::Bits2 => 2,
+                Codes::Bits3 => 3,
+                Codes::Bits4 | Codes::Named(_) => 4,
                 Codes::Bits5 => 5,
                 Codes::Bits6 => 6,
                 Codes::Bits8 => 8,
             }
+    }
+
+    /// What signed integer scales are multiplied by.
+    pub(crate) fn unit(self) -> f32 {
+        match self {
+            Codes::Named(codebook) => codebook.unit(),
+            _ => 1.0,
+        }
     }
 }
 
@@ -61,12 +83,32 @@ pub(crate) enum Scales {
     /// `value = d * scale * code - d_min * minimum`.
     Super,
     /// Eight blocks: f16 `d`, then for each block i8 scales of its first and second 16 inputs.
-    /// `value = d * scale * (code - 32)`.
-    SuperHalves,
+    /// `value = d * scale * (code - zero)`, times the codebook's unit.
+    SuperHalves { zero: i32 },
+    /// Eight blocks: f16 `d`, f16 `d_min`, then for each block a byte for its first and one for its
+    /// second 16 inputs: 4-bit scale low, 4-bit minimum high.
+    /// `value = d * scale * code - d_min * minimum`.
+    SuperHalvesOffset,
+    /// Eight blocks: f16 `d`, then for each block an i8 scale. `value = d * scale * code`, times the
+    /// codebook's unit.
+    SuperSigned,
+    /// A block: u8 exponent. `value = 2^(exponent - 128) * code`.
+    Exponent,
 }
 
-/// What `code - zero` subtracts in a Q6_K block.
-pub(crate) const Q6K_ZERO: i32 = 32;
+impl Scales {
+    /// Bytes of a super-block's header and of a block's own scales.
+    const fn entry_bytes(self) -> (usize, usize) {
+        match self {
+            Scales::Half { .. } => (0, 2 * PANEL_ROWS),
+            Scales::HalfOffset => (0, 4 * PANEL_ROWS),
+            Scales::Super | Scales::SuperHalvesOffset => (4 * PANEL_ROWS, 2 * PANEL_ROWS),
+            Scales::SuperHalves { .. } => (2 * PANEL_ROWS, 2 * PANEL_ROWS),
+            Scales::SuperSigned => (2 * PANEL_ROWS, PANEL_ROWS),
+            Scales::Exponent => (0, PANEL_ROWS),
+        }
+    }
+}
 
 /// The packed form of a quantised type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +128,18 @@ impl PanelFormat {
             DType::Q8_0 => (Codes::Bits8, Scales::Half { zero: 0 }),
             DType::Q4K => (Codes::Bits4, Scales::Super),
             DType::Q5K => (Codes::Bits5, Scales::Super),
-            DType::Q6K => (Codes::Bits6, Scales::SuperHalves),
+            DType::Q6K => (Codes::Bits6, Scales::SuperHalves { zero: 32 }),
+            DType::Q2K => (Codes::Bits2, Scales::SuperHalvesOffset),
+            DType::Q3K => (Codes::Bits3, Scales::SuperHalves { zero: 4 }),
+            DType::IQ2_XS | DType::IQ2_S => {
+                (Codes::Named(Codebook::Iq2), Scales::SuperHalves { zero: 0 })
+            }
+            DType::IQ2_XXS => (Codes::Named(Codebook::Iq2), Scales::SuperSigned),
+            DType::IQ3_XXS => (Codes::Named(Codebook::Iq3Xxs), Scales::SuperSigned),
+            DType::IQ3_S => (Codes::Named(Codebook::Iq3S), Scales::SuperSigned),
+            DType::IQ4_NL => (Codes::Named(Codebook::Iq4), Scales::Half { zero: 0 }),
+            DType::IQ4_XS => (Codes::Named(Codebook::Iq4), Scales::SuperSigned),
+            DType::MXFP4 => (Codes::Named(Codebook::Mxfp4), Scales::Exponent),
             DType::F32 | DType::F16 | DType::BF16 => return None,
         };
         Some(Self { codes, scales })
@@ -94,118 +147,18 @@ impl PanelFormat {
 
     /// Bytes of a panel over `blocks` blocks; a multiple of a line.
     pub(crate) fn panel_bytes(self, blocks: usize) -> usize {
-        let scales = self.scale_at(blocks.next_multiple_of(match self.scales {
-            Scales::Super | Scales::SuperHalves => SUPER_BLOCKS,
-            Scales::Half { .. } | Scales::HalfOffset => 1,
-        }));
+        let scales = self.scale_at(match self.scales.entry_bytes() {
+            (0, _) => blocks,
+            _ => blocks.next_multiple_of(SUPER_BLOCKS),
+        });
         blocks * self.codes.block_bytes() + scales.next_multiple_of(LINE_BYTES)
     }
 
     /// Where block `index`'s own scales begin in the scales part of a panel, its super-block's header
     /// not counted.
     const fn scale_at(self, index: usize) -> usize {
-        let supers = index / SUPER_BLOCKS;
-        match self.scales {
-            Scales::Half { .. } => 2 * PANEL_ROWS * index,
-            Scales::HalfOffset => 4 * PANEL_ROWS * index,
-            Scales::Super => 4 * PANEL_ROWS * supers + 2 * PANEL_ROWS * index,
-            Scales::SuperHalves => 2 * PANEL_ROWS * supers + 2 * PANEL_ROWS * index,
-        }
-    }
-}
-
-/// Packs one row (GGUF bytes) into lane `lane` of a zeroed panel.
-pub(crate) fn pack_row(
-    dtype: DType,
-    format: PanelFormat,
-    row: &[u8],
-    lane: usize,
-    panel: &mut [u8],
-) {
-    let mut parts = BlockParts::default();
-    let blocks = row.len() / dtype.block_bytes() * dtype.block_size() / BLOCK_INPUTS;
-    let block_bytes = format.codes.block_bytes();
-    let (codes, scales) = panel.split_at_mut(blocks * block_bytes);
-    let blocks_per_source = dtype.block_size() / BLOCK_INPUTS;
-    for (source_index, source) in row.chunks_exact(dtype.block_bytes()).enumerate() {
-        reference::split_codes(dtype, source, &mut parts);
-        let first = source_index * blocks_per_source;
-        pack_scales(format, source, first, lane, scales);
-        let blocks = codes[first * block_bytes..].chunks_exact_mut(block_bytes);
-        for (block, values) in blocks
-            .zip(parts.codes.as_chunks::<BLOCK_INPUTS>().0)
-            .take(blocks_per_source)
-        {
-            pack_codes(format.codes, values, lane, block);
-        }
-    }
-}
-
-fn pack_codes(codes: Codes, values: &[u8; BLOCK_INPUTS], lane: usize, block: &mut [u8]) {
-    let (lines, _) = block.as_chunks_mut::<LINE_BYTES>();
-    let (groups, _) = values.as_chunks::<4>();
-    let mut put =
-        |line: usize, bytes: [u8; 4]| lines[line][4 * lane..][..4].copy_from_slice(&bytes);
-    if codes == Codes::Bits8 {
-        for (group, bytes) in groups.iter().enumerate() {
-            put(group, *bytes);
-        }
-        return;
-    }
-    for p in 0..4 {
-        let (low, high) = (groups[p], groups[p + 4]);
-        put(p, std::array::from_fn(|i| (low[i] & 15) | (high[i] << 4)));
-    }
-    match codes {
-        Codes::Bits5 => put(
-            4,
-            std::array::from_fn(|i| {
-                (0..8).fold(0, |bits, g| bits | ((groups[g][i] >> 4) & 1) << g)
-            }),
-        ),
-        Codes::Bits6 => {
-            for half in 0..2 {
-                let pair = |i: usize| {
-                    (0..4).fold(0, |bits, g| {
-                        bits | ((groups[4 * half + g][i] >> 4) & 3) << (2 * g)
-                    })
-                };
-                put(4 + half, std::array::from_fn(pair));
-            }
-        }
-        Codes::Bits4 | Codes::Bits8 => {}
-    }
-}
-
-/// Copies the scales of a source block whose first packed block is `first`.
-fn pack_scales(format: PanelFormat, source: &[u8], first: usize, lane: usize, scales: &mut [u8]) {
-    let at = format.scale_at(first);
-    let mut put_half = |at: usize, from: usize| {
-        scales[at + 2 * lane..][..2].copy_from_slice(&source[from..from + 2]);
-    };
-    match format.scales {
-        Scales::Half { .. } => put_half(at, 0),
-        Scales::HalfOffset => {
-            put_half(at, 0);
-            put_half(at + 2 * PANEL_ROWS, 2);
-        }
-        Scales::Super => {
-            put_half(at, 0);
-            put_half(at + 2 * PANEL_ROWS, 2);
-            let at = at + 4 * PANEL_ROWS + lane;
-            for sub in 0..SUPER_BLOCKS {
-                let (scale, min) = reference::k_scale_min(&source[4..16], sub);
-                scales[at + 2 * PANEL_ROWS * sub] = scale;
-                scales[at + 2 * PANEL_ROWS * sub + PANEL_ROWS] = min;
-            }
-        }
-        Scales::SuperHalves => {
-            put_half(at, 208);
-            let at = at + 2 * PANEL_ROWS + lane;
-            for (sub, scale) in source[192..208].iter().enumerate() {
-                scales[at + PANEL_ROWS * sub] = *scale;
-            }
-        }
+        let (header, own) = self.scales.entry_bytes();
+        header * (index / SUPER_BLOCKS) + own * index
     }
 }
 
@@ -237,12 +190,7 @@ impl<'a> Panel<'a> {
 
     /// The scale entries of block `index`: its own, and its super-block's header when it has one.
     pub(crate) fn scale_entries(&self, index: usize) -> (&'a [u8], &'a [u8]) {
-        let (own, header_bytes) = match self.format.scales {
-            Scales::Half { .. } => (2 * PANEL_ROWS, 0),
-            Scales::HalfOffset => (4 * PANEL_ROWS, 0),
-            Scales::Super => (2 * PANEL_ROWS, 4 * PANEL_ROWS),
-            Scales::SuperHalves => (2 * PANEL_ROWS, 2 * PANEL_ROWS),
-        };
+        let (header_bytes, own) = self.format.scales.entry_bytes();
         let header = self.format.scale_at(index / SUPER_BLOCKS * SUPER_BLOCKS);
         let at = self.format.scale_at(index) + header_bytes;
         (
@@ -257,17 +205,21 @@ impl<'a> Panel<'a> {
         let (lines, _) = self.codes[index * block_bytes..][..block_bytes].as_chunks::<LINE_BYTES>();
         let codes = std::array::from_fn(|input| {
             let (group, byte) = (input / 4, 4 * lane + input % 4);
-            if self.format.codes == Codes::Bits8 {
-                return i16::from(lines[group][byte] as i8);
-            }
-            let both = lines[group % 4][byte];
-            let nibble = if group < 4 { both & 15 } else { both >> 4 };
-            let above = match self.format.codes {
-                Codes::Bits5 => (lines[4][byte] >> group) & 1,
-                Codes::Bits6 => (lines[4 + group / 4][byte] >> (2 * (group % 4))) & 3,
-                Codes::Bits4 | Codes::Bits8 => 0,
+            let nibble = || (lines[group % 4][byte] >> (4 * (group / 4))) & 15;
+            let pair = |first: usize| (lines[first + group / 4][byte] >> (2 * (group % 4))) & 3;
+            let bit = |line: usize| (lines[line][byte] >> group) & 1;
+            let code = match self.format.codes {
+                Codes::Bits2 => pair(0),
+                Codes::Bits3 => pair(0) | bit(2) << 2,
+                Codes::Bits4 => nibble(),
+                Codes::Bits5 => nibble() | bit(4) << 4,
+                Codes::Bits6 => nibble() | pair(4) << 4,
+                Codes::Bits8 => return i16::from(lines[group][byte] as i8),
+                Codes::Named(codebook) => {
+                    return i16::from(codebook.values()[usize::from(nibble())]);
+                }
             };
-            i16::from(nibble | (above << 4))
+            i16::from(code)
         });
         BlockRow {
             codes,
@@ -282,6 +234,7 @@ impl<'a> Panel<'a> {
             let at = 2 * (PANEL_ROWS * entry + lane);
             f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
         };
+        let unit = self.format.codes.unit();
         match self.format.scales {
             Scales::Half { zero } => {
                 let scale = half(own, 0);
@@ -301,13 +254,29 @@ impl<'a> Panel<'a> {
                 let offset = -half(header, 1) * f32::from(own[PANEL_ROWS + lane]);
                 [SubBlock { scale, offset }; 2]
             }
-            Scales::SuperHalves => [0, 1].map(|part| {
-                let scale = half(header, 0) * f32::from(own[PANEL_ROWS * part + lane] as i8);
+            Scales::SuperHalves { zero } => [0, 1].map(|part| {
+                let factor = f32::from(own[PANEL_ROWS * part + lane] as i8);
+                let scale = half(header, 0) * factor * unit;
                 SubBlock {
                     scale,
-                    offset: -(Q6K_ZERO as f32) * scale,
+                    offset: -(zero as f32) * scale,
                 }
             }),
+            Scales::SuperHalvesOffset => [0, 1].map(|part| {
+                let both = own[PANEL_ROWS * part + lane];
+                SubBlock {
+                    scale: half(header, 0) * f32::from(both & 15),
+                    offset: -half(header, 1) * f32::from(both >> 4),
+                }
+            }),
+            Scales::SuperSigned => {
+                let scale = half(header, 0) * f32::from(own[lane] as i8) * unit;
+                [SubBlock { scale, offset: 0.0 }; 2]
+            }
+            Scales::Exponent => {
+                let scale = codebook::half_power(own[lane]);
+                [SubBlock { scale, offset: 0.0 }; 2]
+            }
         }
     }
 }

@@ -2,8 +2,12 @@
 //!
 //! Block layouts are those of ggml's `ggml-common.h`.
 
+mod grids;
+mod low_bits;
+
 use half::{bf16, f16};
 
+use crate::codebook::{self, Codebook};
 use crate::dtype::DType;
 
 fn half_at(block: &[u8], at: usize) -> f32 {
@@ -40,9 +44,10 @@ const MAX_BLOCK: usize = 256;
 /// A block taken apart.
 #[derive(Debug, Clone)]
 pub struct BlockParts {
-    /// One a value; unsigned except Q8_0's, which are two's complement.
+    /// One a value; unsigned except Q8_0's, which are two's complement. Codes of a [`Codebook`] are its
+    /// indices.
     pub codes: [u8; MAX_BLOCK],
-    /// One for 32 values, for 16 in Q6_K.
+    /// One for 32 values, or for 16 where scales are so fine.
     pub subs: [SubBlock; MAX_BLOCK / 16],
 }
 
@@ -67,7 +72,10 @@ pub fn split_block(dtype: DType, block: &[u8], parts: &mut BlockParts) {
 
 /// Values that share a scale.
 fn sub_block_size(dtype: DType) -> usize {
-    if dtype == DType::Q6K { 16 } else { 32 }
+    match dtype {
+        DType::Q2K | DType::Q3K | DType::Q6K | DType::IQ2_XS | DType::IQ2_S => 16,
+        _ => 32,
+    }
 }
 
 /// The codes of a block.
@@ -86,12 +94,24 @@ pub(crate) fn split_codes(dtype: DType, block: &[u8], parts: &mut BlockParts) {
         DType::Q8_0 => codes[..32].copy_from_slice(&block[2..34]),
         DType::Q4K | DType::Q5K => split_k45_codes(dtype, block, codes),
         DType::Q6K => split_q6k_codes(block, codes),
+        DType::Q2K | DType::Q3K => low_bits::split_k23_codes(dtype, block, codes),
+        DType::IQ2_XXS | DType::IQ2_XS | DType::IQ2_S => {
+            low_bits::split_iq2_codes(dtype, block, codes);
+        }
+        DType::IQ3_XXS | DType::IQ3_S => low_bits::split_iq3_codes(dtype, block, codes),
+        DType::IQ4_NL => split_nibbles(&block[2..18], codes),
+        DType::MXFP4 => split_nibbles(&block[1..17], codes),
+        DType::IQ4_XS => {
+            for (codes, bytes) in codes.chunks_exact_mut(32).zip(block[8..].chunks_exact(16)) {
+                split_nibbles(bytes, codes);
+            }
+        }
         DType::F32 | DType::F16 | DType::BF16 => unreachable!("float types have no blocks"),
     }
 }
 
 /// Sixteen bytes whose low nibbles are the first half of a block, high nibbles the second.
-fn split_nibbles(bytes: &[u8], codes: &mut [u8; MAX_BLOCK]) {
+fn split_nibbles(bytes: &[u8], codes: &mut [u8]) {
     for (index, byte) in bytes.iter().enumerate() {
         codes[index] = byte & 15;
         codes[index + 16] = byte >> 4;
@@ -130,6 +150,26 @@ fn split_q6k_codes(block: &[u8], codes: &mut [u8; MAX_BLOCK]) {
     }
 }
 
+/// Where a block with integer scales has the f16 that they multiply.
+pub(crate) fn d_at(dtype: DType) -> usize {
+    match dtype {
+        DType::Q2K => 80,
+        DType::Q3K => 108,
+        DType::Q6K => 208,
+        _ => 0,
+    }
+}
+
+/// The signed integer scales of a block: sixteen, or eight and zeros.
+pub(crate) fn signed_factors(dtype: DType, block: &[u8]) -> [i8; 16] {
+    match dtype {
+        DType::Q3K => low_bits::q3k_factors(block),
+        DType::Q6K => std::array::from_fn(|index| block[192 + index] as i8),
+        DType::IQ4_XS => low_bits::iq4_xs_factors(block),
+        _ => low_bits::grid_factors(dtype, block),
+    }
+}
+
 /// The scales of a block.
 fn split_scales(dtype: DType, block: &[u8], parts: &mut BlockParts) {
     let scale = half_at(block, 0);
@@ -149,17 +189,53 @@ fn split_scales(dtype: DType, block: &[u8], parts: &mut BlockParts) {
                 };
             }
         }
-        DType::Q6K => {
-            let d = half_at(block, 208);
-            for (factor, sub) in block[192..208].iter().zip(&mut parts.subs) {
-                let scale = d * f32::from(*factor as i8);
+        DType::Q2K => {
+            let (d, d_min) = (half_at(block, 80), half_at(block, 82));
+            for (byte, sub) in block[..16].iter().zip(&mut parts.subs) {
                 *sub = SubBlock {
-                    scale,
-                    offset: -32.0 * scale,
+                    scale: d * f32::from(byte & 15),
+                    offset: -d_min * f32::from(byte >> 4),
                 };
             }
         }
+        DType::IQ4_NL => parts.subs[0] = with(0.0),
+        DType::MXFP4 => {
+            parts.subs[0] = SubBlock {
+                scale: codebook::half_power(block[0]),
+                offset: 0.0,
+            }
+        }
+        DType::Q3K | DType::Q6K | DType::IQ4_XS => split_signed_scales(dtype, block, parts),
+        DType::IQ2_XXS | DType::IQ2_XS | DType::IQ2_S | DType::IQ3_XXS | DType::IQ3_S => {
+            split_signed_scales(dtype, block, parts);
+        }
         DType::F32 | DType::F16 | DType::BF16 => unreachable!("float types have no blocks"),
+    }
+}
+
+fn split_signed_scales(dtype: DType, block: &[u8], parts: &mut BlockParts) {
+    let d = half_at(block, d_at(dtype));
+    let unit = Codebook::of(dtype).map_or(1.0, Codebook::unit);
+    let zero = match dtype {
+        DType::Q3K => 4.0,
+        DType::Q6K => 32.0,
+        _ => 0.0,
+    };
+    for (factor, sub) in signed_factors(dtype, block).iter().zip(&mut parts.subs) {
+        let scale = d * f32::from(*factor) * unit;
+        *sub = SubBlock {
+            scale,
+            offset: -zero * scale,
+        };
+    }
+}
+
+/// What a code of a quantised type stands for before it is scaled.
+fn code_value(dtype: DType, code: u8) -> f32 {
+    match Codebook::of(dtype) {
+        Some(codebook) => f32::from(codebook.values()[usize::from(code & 15)]),
+        None if dtype == DType::Q8_0 => f32::from(code as i8),
+        None => f32::from(code),
     }
 }
 
@@ -191,13 +267,8 @@ pub fn dequantize(dtype: DType, data: &[u8], out: &mut [f32]) {
             for (values, block) in out.chunks_exact_mut(dtype.block_size()).zip(blocks) {
                 split_block(dtype, block, &mut parts);
                 for (index, value) in values.iter_mut().enumerate() {
-                    let (code, sub) = (parts.codes[index], parts.subs[index / width]);
-                    let code = if dtype == DType::Q8_0 {
-                        f32::from(code as i8)
-                    } else {
-                        f32::from(code)
-                    };
-                    *value = sub.scale * code + sub.offset;
+                    let sub = parts.subs[index / width];
+                    *value = sub.scale * code_value(dtype, parts.codes[index]) + sub.offset;
                 }
             }
         }

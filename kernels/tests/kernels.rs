@@ -104,7 +104,7 @@ fn extreme_codes_do_not_saturate() {
             .map(|i| if i % 7 == 0 { -1.0 } else { 1.0 })
             .collect();
         let tensor = Tensor::from_vec(values, (1, 1024), &Device::Cpu).unwrap();
-        let quantised = QTensor::quantize(&tensor, ggml(dtype)).unwrap();
+        let quantised = QTensor::quantize(&tensor, ggml(dtype).unwrap()).unwrap();
         let weights: Vec<f32> = quantised
             .dequantize(&Device::Cpu)
             .unwrap()

@@ -7,13 +7,20 @@ const F16_EXPONENT: u16 = 0x7c00;
 const BF16_EXPONENT: u16 = 0x7f80;
 const F32_EXPONENT: u32 = 0x7f80_0000;
 
+/// The largest E8M0 exponent with which all values of FP4, up to 6, are below infinity.
+const MXFP4_EXPONENT_MAX: u8 = 252;
+
 /// Where the half-precision scales of a quantised block lie; all else in it is integers.
 fn scales(dtype: DType) -> &'static [usize] {
     match dtype {
         DType::Q4_0 | DType::Q5_0 | DType::Q8_0 => &[0],
         DType::Q4_1 | DType::Q5_1 | DType::Q4K | DType::Q5K => &[0, 2],
+        DType::Q2K => &[80, 82],
+        DType::Q3K => &[108],
         DType::Q6K => &[208],
-        DType::F32 | DType::F16 | DType::BF16 => &[],
+        DType::IQ2_XXS | DType::IQ2_XS | DType::IQ2_S => &[0],
+        DType::IQ3_XXS | DType::IQ3_S | DType::IQ4_NL | DType::IQ4_XS => &[0],
+        DType::F32 | DType::F16 | DType::BF16 | DType::MXFP4 => &[],
     }
 }
 
@@ -28,6 +35,10 @@ pub(super) fn is_finite(dtype: DType, data: &[u8]) -> bool {
         }
         DType::F16 => halves().all(|half| lacks(half, F16_EXPONENT)),
         DType::BF16 => halves().all(|half| lacks(half, BF16_EXPONENT)),
+        DType::MXFP4 => {
+            let mut blocks = data.chunks_exact(dtype.block_bytes());
+            blocks.all(|block| block[0] <= MXFP4_EXPONENT_MAX)
+        }
         quantised => {
             let block_bytes = quantised.byte_count(quantised.block_size()).unwrap_or(1);
             let scales = scales(quantised);

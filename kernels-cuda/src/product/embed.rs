@@ -77,5 +77,6 @@ fn kernel(dtype: DType) -> &'static str {
         DType::Q4K => "embed_q4_k",
         DType::Q5K => "embed_q5_k",
         DType::Q6K => "embed_q6_k",
+        _ => unreachable!("this is a bug: there is no matrix of another type"),
     }
 }

@@ -65,11 +65,25 @@ pub enum WeightType {
     Q6K,
 }
 
+/// The types that a device's kernels read.
+pub const TYPES: [DType; 11] = [
+    DType::F32,
+    DType::F16,
+    DType::BF16,
+    DType::Q4_0,
+    DType::Q4_1,
+    DType::Q5_0,
+    DType::Q5_1,
+    DType::Q8_0,
+    DType::Q4K,
+    DType::Q5K,
+    DType::Q6K,
+];
+
 impl Layout {
-    /// `None` for F32, which is not packed.
+    /// `None` for F32, which is not packed, and for types that are not of [`TYPES`].
     pub fn of(dtype: DType) -> Option<Self> {
         let (weight_type, code_bits, scale_bytes, super_bytes) = match dtype {
-            DType::F32 => return None,
             DType::F16 | DType::BF16 => (WeightType::Bf16, 16, 0, 0),
             DType::Q4_0 => (WeightType::Q4_0, 4, 2, 0),
             DType::Q4_1 => (WeightType::Q4_1, 4, 4, 0),
@@ -79,6 +93,7 @@ impl Layout {
             DType::Q4K => (WeightType::Q4K, 4, 2, 4),
             DType::Q5K => (WeightType::Q5K, 5, 2, 4),
             DType::Q6K => (WeightType::Q6K, 6, 1, 2),
+            _ => return None,
         };
         Some(Self {
             weight_type,

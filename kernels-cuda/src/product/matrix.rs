@@ -2,7 +2,7 @@
 
 use ponder_kernels::DType;
 
-use super::layout::Layout;
+use super::layout::{Layout, TYPES};
 use super::pack::pack;
 use super::plan::{self, Splits};
 use crate::{Buffer, CudaError, Gpu};
@@ -30,14 +30,20 @@ impl Matrix {
     /// Packs and uploads row-major GGUF bytes.
     ///
     /// # Errors
-    /// When the bytes are not that many values, when rows are no whole blocks, and when memory
-    /// ends.
+    /// When no kernel reads the type, when the bytes are not that many values, when rows are no
+    /// whole blocks, and when memory ends.
     pub fn new(
         gpu: &Gpu,
         dtype: DType,
         bytes: &[u8],
         [num_experts, out_features, in_features]: [usize; 3],
     ) -> Result<Self, CudaError> {
+        if !TYPES.contains(&dtype) {
+            return Err(CudaError::Unsupported(format!(
+                "weights of type {} have no kernels on a GPU: the processor reads them",
+                dtype.name()
+            )));
+        }
         let expert_bytes = dtype
             .byte_count(in_features)
             .and_then(|row| row.checked_mul(out_features));

@@ -27,10 +27,10 @@ impl Random {
 /// Where the f16 scales of a block are.
 fn halves(dtype: DType) -> &'static [usize] {
     match dtype {
-        DType::F32 | DType::F16 | DType::BF16 => &[],
         DType::Q4_0 | DType::Q5_0 | DType::Q8_0 => &[0],
         DType::Q4_1 | DType::Q5_1 | DType::Q4K | DType::Q5K => &[0, 2],
         DType::Q6K => &[208],
+        _ => &[],
     }
 }
 

@@ -1,11 +1,14 @@
 //! AVX2 + FMA + F16C: eight output rows a register, the two halves of a panel one after the other.
 
+mod half_dots;
+
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use self::half_dots::{half_dots, half_powers};
 use super::ahead::Ahead;
 use super::rows;
-use crate::activations::{Activations, BlockInfo, Correction, Corrections};
+use crate::activations::{Activations, BlockInfo, Correction, Corrections, half_sums};
 use crate::panel::{BLOCK_INPUTS, Codes, LINE_BYTES, PANEL_ROWS, Panel, Scales};
 
 /// Activation rows whose sums are kept in registers together.
@@ -116,18 +119,53 @@ fn add_block<const ROWS: usize>(
             _mm256_set1_epi32(input.corrections[correction as usize]),
         )
     };
+    let unit = _mm256_set1_ps(panel.format.codes.unit());
     match panel.format.scales {
-        Scales::SuperHalves => {
-            let d = halves(header, 0, half);
-            let dots = six_bit_dots(lines, half, inputs);
+        Scales::SuperHalves { zero } => {
+            let d = _mm256_mul_ps(halves(header, 0, half), unit);
+            let dots = half_dots(panel.format.codes, lines, half, inputs);
             let parts = [Correction::LowHalf, Correction::HighHalf];
             for (part, correction) in parts.into_iter().enumerate() {
-                let scale = _mm_cvtsi64_si128(bytes_of(own, part, half));
-                let scale = _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(scale)));
+                let scale = _mm256_mul_ps(d, signed_factor(own, part, half));
                 for r in 0..ROWS {
-                    let dot = corrected(dots[part][r], inputs[r], correction);
+                    // Corrections are those of zero point 32.
+                    let correction = match zero {
+                        32 => inputs[r].corrections[correction as usize],
+                        4 => inputs[r].corrections[correction as usize] >> 3,
+                        _ => 0,
+                    };
+                    let dot = _mm256_add_epi32(dots[part][r], _mm256_set1_epi32(correction));
                     sums[r] = add(sums[r], dot, scale, inputs[r].info);
                 }
+            }
+        }
+        Scales::SuperHalvesOffset => {
+            let (d, d_min) = (halves(header, 0, half), halves(header, 1, half));
+            let dots = half_dots(panel.format.codes, lines, half, inputs);
+            for (part, dots) in dots.iter().enumerate() {
+                let both = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bytes_of(own, part, half)));
+                let scale = _mm256_cvtepi32_ps(_mm256_and_si256(both, _mm256_set1_epi32(15)));
+                let minimum = _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(both));
+                let (scale, minimum) = (_mm256_mul_ps(d, scale), _mm256_mul_ps(d_min, minimum));
+                for r in 0..ROWS {
+                    sums[r] = add(sums[r], dots[r], scale, inputs[r].info);
+                    let input_sum = half_sums(inputs[r].corrections)[part];
+                    let input_sum = input_sum as f32 * inputs[r].info.scale;
+                    sums[r] = _mm256_fnmadd_ps(minimum, _mm256_set1_ps(input_sum), sums[r]);
+                }
+            }
+        }
+        Scales::SuperSigned | Scales::Exponent => {
+            let scale = if panel.format.scales == Scales::Exponent {
+                let exponent = _mm_cvtsi64_si128(bytes_of(own, 0, half));
+                half_powers(_mm256_cvtepu8_epi32(exponent))
+            } else {
+                let d = _mm256_mul_ps(halves(header, 0, half), unit);
+                _mm256_mul_ps(d, signed_factor(own, 0, half))
+            };
+            let dots = dots(panel.format.codes, lines, half, inputs);
+            for r in 0..ROWS {
+                sums[r] = add(sums[r], dots[r], scale, inputs[r].info);
             }
         }
         Scales::Half { zero } => {
@@ -165,6 +203,14 @@ fn add_block<const ROWS: usize>(
     }
 }
 
+/// Eight signed bytes of entry `entry` as f32.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn signed_factor(bytes: &[u8], entry: usize, half: usize) -> __m256 {
+    let bytes = _mm_cvtsi64_si128(bytes_of(bytes, entry, half));
+    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))
+}
+
 /// Half a line: eight rows' codes of four inputs.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -194,7 +240,10 @@ fn dots<const ROWS: usize>(
         Codes::Bits4 => nibble_dots::<ROWS, false>(lines, half, inputs),
         Codes::Bits5 => nibble_dots::<ROWS, true>(lines, half, inputs),
         Codes::Bits8 => byte_dots(lines, half, inputs),
-        Codes::Bits6 => unreachable!("6-bit codes have their own sums"),
+        Codes::Bits2 | Codes::Bits3 | Codes::Bits6 | Codes::Named(_) => {
+            let [low, high] = half_dots(codes, lines, half, inputs);
+            std::array::from_fn(|r| _mm256_add_epi32(low[r], high[r]))
+        }
     }
 }
 
@@ -242,50 +291,6 @@ fn nibble_dots<const ROWS: usize, const FIVE: bool>(
             for r in 0..ROWS {
                 totals[r] = _mm256_add_epi32(totals[r], _mm256_madd_epi16(pairs[r], ones));
                 pairs[r] = _mm256_setzero_si256();
-            }
-        }
-    }
-    totals
-}
-
-/// Dot products of 6-bit codes, of the first and the second 16 inputs apart: each has its own scale.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn six_bit_dots<const ROWS: usize>(
-    lines: &[[u8; LINE_BYTES]],
-    half: usize,
-    inputs: [Input<'_>; ROWS],
-) -> [[__m256i; ROWS]; 2] {
-    let (nibble, above) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
-    let ones = _mm256_set1_epi16(1);
-    let mut totals = [[_mm256_setzero_si256(); ROWS]; 2];
-    for (part, totals) in totals.iter_mut().enumerate() {
-        let bits = half_line(&lines[4 + part], half);
-        // Each code's pair of bits, moved to bits 4 and 5.
-        let moved = [
-            _mm256_slli_epi16::<4>(bits),
-            _mm256_slli_epi16::<2>(bits),
-            bits,
-            _mm256_srli_epi16::<2>(bits),
-        ];
-        let mut pairs = [_mm256_setzero_si256(); ROWS];
-        for (g, moved) in moved.into_iter().enumerate() {
-            let both = half_line(&lines[g], half);
-            let both = if part == 0 {
-                both
-            } else {
-                _mm256_srli_epi16::<4>(both)
-            };
-            let low = _mm256_and_si256(both, nibble);
-            let weights = _mm256_or_si256(low, _mm256_and_si256(moved, above));
-            for r in 0..ROWS {
-                // Two sums of pairs, 2 * 2 * 63 * 127, still fit 16 bits.
-                let input = broadcast_group(inputs[r].codes, 4 * part + g);
-                pairs[r] = _mm256_add_epi16(pairs[r], _mm256_maddubs_epi16(weights, input));
-                if g % 2 == 1 {
-                    totals[r] = _mm256_add_epi32(totals[r], _mm256_madd_epi16(pairs[r], ones));
-                    pairs[r] = _mm256_setzero_si256();
-                }
             }
         }
     }

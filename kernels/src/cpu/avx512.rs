@@ -1,12 +1,16 @@
 //! AVX-512 VNNI: sixteen output rows a register.
 
+mod read;
+
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+pub(super) use self::read::code_lines;
+use self::read::{Lookup, decoded_lines, read_codes, read_scales};
 use super::ahead::Ahead;
 use super::{DecodedPanel, Line, rows};
 use crate::activations::{Activations, BlockInfo, Correction, Corrections};
-use crate::panel::{BLOCK_INPUTS, Codes, LINE_BYTES, PANEL_ROWS, Panel, SUPER_BLOCKS, Scales};
+use crate::panel::{BLOCK_INPUTS, Codes, LINE_BYTES, PANEL_ROWS, Panel, Scales};
 
 /// Activation rows whose sums are kept in registers together: with the eight lines of a block and its
 /// scales these are all there are.
@@ -16,10 +20,14 @@ pub(super) const BLOCK_LINES: usize = 8;
 /// Lines of a decoded block: codes, then two f32 vectors (scale and offset, or two scales).
 pub(super) const DECODED_LINES: usize = BLOCK_LINES + 2;
 
+const BITS2: u32 = 2;
+const BITS3: u32 = 3;
 pub(super) const BITS4: u32 = 4;
 pub(super) const BITS5: u32 = 5;
 pub(super) const BITS6: u32 = 6;
 pub(super) const BITS8: u32 = 8;
+/// Four bits that name a value.
+const NAMED: u32 = 9;
 /// Already unpacked by [`decode`].
 const DECODED: u32 = 0;
 
@@ -30,6 +38,13 @@ pub(super) const SIGNED: u32 = 2;
 pub(super) const OFFSET: u32 = 3;
 pub(super) const SUPER: u32 = 4;
 pub(super) const HALVES: u32 = 5;
+/// Scales of halves, zero point 4.
+const HALVES_FOUR: u32 = 6;
+/// Scales of halves of signed values.
+const HALVES_SIGNED: u32 = 7;
+const HALVES_OFFSET: u32 = 8;
+const SUPER_SIGNED: u32 = 9;
+const EXPONENT: u32 = 10;
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn panel_product(
@@ -40,6 +55,8 @@ pub(super) fn panel_product(
     out: &mut [f32],
 ) {
     match (panel.format.codes, panel.format.scales) {
+        (Codes::Bits2, _) => run::<BITS2, HALVES_OFFSET>(x, panel, rows, decoded, out),
+        (Codes::Bits3, _) => run::<BITS3, HALVES_FOUR>(x, panel, rows, decoded, out),
         (Codes::Bits4, Scales::Half { .. }) => run::<BITS4, EIGHT>(x, panel, rows, decoded, out),
         (Codes::Bits4, Scales::HalfOffset) => run::<BITS4, OFFSET>(x, panel, rows, decoded, out),
         (Codes::Bits4, _) => run::<BITS4, SUPER>(x, panel, rows, decoded, out),
@@ -48,6 +65,16 @@ pub(super) fn panel_product(
         (Codes::Bits5, _) => run::<BITS5, SUPER>(x, panel, rows, decoded, out),
         (Codes::Bits6, _) => run::<BITS6, HALVES>(x, panel, rows, decoded, out),
         (Codes::Bits8, _) => run::<BITS8, SIGNED>(x, panel, rows, decoded, out),
+        (Codes::Named(_), Scales::Exponent) => {
+            run::<NAMED, EXPONENT>(x, panel, rows, decoded, out);
+        }
+        (Codes::Named(_), Scales::SuperSigned) => {
+            run::<NAMED, SUPER_SIGNED>(x, panel, rows, decoded, out);
+        }
+        (Codes::Named(_), Scales::SuperHalves { .. }) => {
+            run::<NAMED, HALVES_SIGNED>(x, panel, rows, decoded, out);
+        }
+        (Codes::Named(_), _) => run::<NAMED, SIGNED>(x, panel, rows, decoded, out),
     }
 }
 
@@ -63,26 +90,25 @@ fn run<const BITS: u32, const KIND: u32>(
     let source = Source {
         codes: panel.codes.as_ptr(),
         scales: panel.scales.as_ptr(),
+        format_codes: panel.format.codes,
         ahead: Ahead::of_packed(&panel),
     };
     if rows.len() <= TILE_ROWS {
         return tiles::<BITS, KIND>(x, source, panel.blocks, rows, out);
     }
     // Many rows share the unpacking.
-    let lines = decoded.lines(panel.blocks * DECODED_LINES);
-    for (index, lines) in lines
-        .as_chunks_mut::<DECODED_LINES>()
-        .0
-        .iter_mut()
-        .enumerate()
-    {
+    let lookup = Lookup::new::<BITS>(source.format_codes);
+    let lines = decoded.lines(panel.blocks * decoded_lines::<KIND>());
+    for (index, lines) in lines.chunks_exact_mut(decoded_lines::<KIND>()).enumerate() {
         // SAFETY: the panel holds block `index`.
-        decode(unsafe { read_block::<BITS, KIND>(source, index) }, lines);
+        let block = unsafe { read_block::<BITS, KIND>(source, lookup, index) };
+        decode::<KIND>(block, lines);
     }
     let num_turns = panel.blocks * rows.len().div_ceil(TILE_ROWS);
     let source = Source {
         codes: lines.as_ptr().cast(),
         scales: std::ptr::null(),
+        format_codes: panel.format.codes,
         ahead: Ahead::of_next(&panel, num_turns),
     };
     tiles::<DECODED, KIND>(x, source, panel.blocks, rows, out);
@@ -108,23 +134,25 @@ pub(super) fn decode_signed<const BITS: u32, const KIND: u32>(
     let source = Source {
         codes: panel.codes.as_ptr(),
         scales: panel.scales.as_ptr(),
+        format_codes: panel.format.codes,
         ahead: Ahead::of_packed(&panel),
     };
     if BITS == BITS8 {
         // Whole bytes are multiplied where they are.
         // SAFETY: the panel holds the block; a line is sixteen floats.
         unsafe {
-            let (scale, _) = read_scales::<KIND>(panel.scales.as_ptr(), index);
+            let [scale, ..] = read_scales::<KIND>(panel.scales.as_ptr(), index);
             _mm512_store_ps(lines[BLOCK_LINES].0.as_mut_ptr().cast(), scale);
         }
         return;
     }
     // SAFETY: the panel holds the block.
-    let mut block = unsafe { read_block::<BITS, KIND>(source, index) };
+    let lookup = Lookup::new::<BITS>(source.format_codes);
+    let mut block = unsafe { read_block::<BITS, KIND>(source, lookup, index) };
     for line in &mut block.lines {
         *line = _mm512_sub_epi8(*line, zero);
     }
-    decode(block, lines);
+    decode::<KIND>(block, lines);
 }
 
 /// A panel's bytes, packed or decoded (then everything is in `codes`).
@@ -132,6 +160,7 @@ pub(super) fn decode_signed<const BITS: u32, const KIND: u32>(
 struct Source {
     codes: *const u8,
     scales: *const u8,
+    format_codes: Codes,
     ahead: Ahead,
 }
 
@@ -139,21 +168,24 @@ struct Source {
 struct Block {
     /// Unsigned codes of inputs `4 g..4 g + 4`.
     lines: [__m512i; BLOCK_LINES],
-    scale: __m512,
-    /// The offset, or the scale of the second half.
-    second: __m512,
+    /// The scale, then the offset or the scale of the second half, then the minima of both halves.
+    scales: [__m512; 4],
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn decode(block: Block, lines: &mut [Line; DECODED_LINES]) {
+fn decode<const KIND: u32>(block: Block, lines: &mut [Line]) {
+    assert!(lines.len() >= decoded_lines::<KIND>(), "this is a bug");
+    let (codes, scales) = lines.split_at_mut(BLOCK_LINES);
+    let count = decoded_lines::<KIND>() - BLOCK_LINES;
     // SAFETY: a line holds 64 aligned bytes.
     unsafe {
-        for (line, codes) in lines.iter_mut().zip(block.lines) {
+        for (line, codes) in codes.iter_mut().zip(block.lines) {
             _mm512_store_si512(line.0.as_mut_ptr().cast(), codes);
         }
-        _mm512_store_ps(lines[BLOCK_LINES].0.as_mut_ptr().cast(), block.scale);
-        _mm512_store_ps(lines[BLOCK_LINES + 1].0.as_mut_ptr().cast(), block.second);
+        for (line, scale) in scales.iter_mut().zip(block.scales).take(count) {
+            _mm512_store_ps(line.0.as_mut_ptr().cast(), scale);
+        }
     }
 }
 
@@ -161,134 +193,35 @@ fn decode(block: Block, lines: &mut [Line; DECODED_LINES]) {
 /// `source` holds block `index` in the form that `BITS` and `KIND` say.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn read_block<const BITS: u32, const KIND: u32>(source: Source, index: usize) -> Block {
+unsafe fn read_block<const BITS: u32, const KIND: u32>(
+    source: Source,
+    lookup: Lookup,
+    index: usize,
+) -> Block {
     // SAFETY: the caller's promise bounds every load.
     unsafe {
         if BITS == DECODED {
-            let base = source.codes.add(index * DECODED_LINES * LINE_BYTES);
+            let base = source
+                .codes
+                .add(index * decoded_lines::<KIND>() * LINE_BYTES);
             let line = |g: usize| _mm512_load_si512(base.add(g * LINE_BYTES).cast());
+            let scale = |i: usize| match BLOCK_LINES + i < decoded_lines::<KIND>() {
+                true => _mm512_load_ps(base.add((BLOCK_LINES + i) * LINE_BYTES).cast()),
+                false => _mm512_setzero_ps(),
+            };
             return Block {
                 lines: std::array::from_fn(line),
-                scale: _mm512_load_ps(base.add(BLOCK_LINES * LINE_BYTES).cast()),
-                second: _mm512_load_ps(base.add((BLOCK_LINES + 1) * LINE_BYTES).cast()),
+                scales: std::array::from_fn(scale),
             };
         }
         let base = source.codes.add(index * code_lines::<BITS>() * LINE_BYTES);
-        let lines = read_codes::<BITS>(base);
-        let (scale, second) = read_scales::<KIND>(source.scales, index);
+        let mut scales = read_scales::<KIND>(source.scales, index);
+        if BITS == NAMED {
+            scales = scales.map(|scale| _mm512_mul_ps(scale, lookup.unit));
+        }
         Block {
-            lines,
-            scale,
-            second,
-        }
-    }
-}
-
-/// Lines of a packed block.
-pub(super) const fn code_lines<const BITS: u32>() -> usize {
-    match BITS {
-        BITS4 => 4,
-        BITS5 => 5,
-        BITS6 => 6,
-        _ => 8,
-    }
-}
-
-/// # Safety
-/// `base` points at a whole block of codes.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn read_codes<const BITS: u32>(base: *const u8) -> [__m512i; BLOCK_LINES] {
-    // SAFETY: the caller's promise bounds every load.
-    let line = |g: usize| unsafe { _mm512_loadu_si512(base.add(g * LINE_BYTES).cast()) };
-    if BITS == BITS8 {
-        // Signed codes plus 128.
-        let flip = _mm512_set1_epi8(-128);
-        return std::array::from_fn(|g| _mm512_xor_si512(line(g), flip));
-    }
-    let nibble = _mm512_set1_epi8(15);
-    let both: [__m512i; 4] = std::array::from_fn(line);
-    let lines: [__m512i; BLOCK_LINES] = std::array::from_fn(|g| {
-        if g < 4 {
-            _mm512_and_si512(both[g], nibble)
-        } else {
-            _mm512_and_si512(_mm512_srli_epi16::<4>(both[g - 4]), nibble)
-        }
-    });
-    match BITS {
-        BITS5 => {
-            let plane = line(4);
-            let bit = _mm512_set1_epi8(16);
-            // Bit `g` of every byte moves to bit 4.
-            let moved = [
-                _mm512_slli_epi16::<4>(plane),
-                _mm512_slli_epi16::<3>(plane),
-                _mm512_slli_epi16::<2>(plane),
-                _mm512_slli_epi16::<1>(plane),
-                plane,
-                _mm512_srli_epi16::<1>(plane),
-                _mm512_srli_epi16::<2>(plane),
-                _mm512_srli_epi16::<3>(plane),
-            ];
-            std::array::from_fn(|g| or_masked(lines[g], moved[g], bit))
-        }
-        BITS6 => {
-            let bits = _mm512_set1_epi8(0x30);
-            std::array::from_fn(|g| {
-                let pairs = line(4 + g / 4);
-                // Bits `2 g` and `2 g + 1` of every byte move to bits 4 and 5.
-                let moved = match g % 4 {
-                    0 => _mm512_slli_epi16::<4>(pairs),
-                    1 => _mm512_slli_epi16::<2>(pairs),
-                    2 => pairs,
-                    _ => _mm512_srli_epi16::<2>(pairs),
-                };
-                or_masked(lines[g], moved, bits)
-            })
-        }
-        _ => lines,
-    }
-}
-
-/// `a | (b & mask)`
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn or_masked(a: __m512i, b: __m512i, mask: __m512i) -> __m512i {
-    _mm512_ternarylogic_epi32::<0xF8>(a, b, mask)
-}
-
-/// The scale, and the offset or the second half's scale, of every row.
-///
-/// # Safety
-/// `scales` is the scales part of a panel that has block `index`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn read_scales<const KIND: u32>(scales: *const u8, index: usize) -> (__m512, __m512) {
-    const ENTRY: usize = 2 * PANEL_ROWS;
-    // SAFETY: the caller's promise bounds every load.
-    unsafe {
-        let half = |at: usize| _mm512_cvtph_ps(_mm256_loadu_si256(scales.add(at).cast()));
-        let bytes = |at: usize| _mm_loadu_si128(scales.add(at).cast());
-        let supers = index / SUPER_BLOCKS;
-        match KIND {
-            OFFSET => (half(2 * ENTRY * index), half(2 * ENTRY * index + ENTRY)),
-            SUPER => {
-                let header = supers * (2 + SUPER_BLOCKS) * ENTRY;
-                let own = header + (2 + index % SUPER_BLOCKS) * ENTRY;
-                let factor = |at| _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes(at)));
-                let scale = _mm512_mul_ps(half(header), factor(own));
-                let minimum = _mm512_mul_ps(half(header + ENTRY), factor(own + PANEL_ROWS));
-                (scale, _mm512_sub_ps(_mm512_setzero_ps(), minimum))
-            }
-            HALVES => {
-                let header = supers * (1 + SUPER_BLOCKS) * ENTRY;
-                let own = header + (1 + index % SUPER_BLOCKS) * ENTRY;
-                let factor = |at| _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes(at)));
-                let d = half(header);
-                let first = _mm512_mul_ps(d, factor(own));
-                (first, _mm512_mul_ps(d, factor(own + PANEL_ROWS)))
-            }
-            _ => (half(ENTRY * index), _mm512_setzero_ps()),
+            lines: read_codes::<BITS>(base, lookup),
+            scales,
         }
     }
 }
@@ -364,11 +297,12 @@ unsafe fn tile<const BITS: u32, const KIND: u32, const ROWS: usize>(
     out: &mut [[f32; PANEL_ROWS]],
 ) {
     let mut sums = [_mm512_setzero_ps(); ROWS];
+    let lookup = Lookup::new::<BITS>(source.format_codes);
     for index in 0..inputs.blocks {
         // SAFETY: the caller's promise.
         unsafe {
             source.ahead.fetch(first_turn + index);
-            let block = read_block::<BITS, KIND>(source, index);
+            let block = read_block::<BITS, KIND>(source, lookup, index);
             for (r, sum) in sums.iter_mut().enumerate() {
                 let at = r.min(inputs.count - 1) * inputs.blocks + index;
                 let codes = inputs.codes.add(at * BLOCK_INPUTS);
@@ -409,18 +343,33 @@ unsafe fn add_block<const KIND: u32>(
         }
         dot
     };
+    let zero = _mm512_setzero_si512();
+    let [scale, second, minima @ ..] = block.scales;
     match KIND {
-        HALVES => {
-            let sum = scaled(sum, dot(start(Correction::LowHalf), 0..4), block.scale);
-            scaled(sum, dot(start(Correction::HighHalf), 4..8), block.second)
+        HALVES | HALVES_FOUR | HALVES_SIGNED => {
+            // Corrections are those of zero point 32.
+            let start = |correction: Correction| match KIND {
+                HALVES_FOUR => _mm512_srai_epi32::<3>(start(correction)),
+                HALVES_SIGNED => _mm512_slli_epi32::<2>(start(correction)),
+                _ => start(correction),
+            };
+            let sum = scaled(sum, dot(start(Correction::LowHalf), 0..4), scale);
+            scaled(sum, dot(start(Correction::HighHalf), 4..8), second)
+        }
+        HALVES_OFFSET => {
+            let sum = scaled(sum, dot(zero, 0..4), scale);
+            let sum = scaled(sum, dot(zero, 4..8), second);
+            // Minus 32 times the inputs' sums, by a 32nd of the minima.
+            let sum = scaled(sum, start(Correction::LowHalf), minima[0]);
+            scaled(sum, start(Correction::HighHalf), minima[1])
         }
         OFFSET | SUPER => {
-            let sum = scaled(sum, dot(_mm512_setzero_si512(), 0..8), block.scale);
-            _mm512_fmadd_ps(block.second, _mm512_set1_ps(info.scaled_sum), sum)
+            let sum = scaled(sum, dot(zero, 0..8), scale);
+            _mm512_fmadd_ps(second, _mm512_set1_ps(info.scaled_sum), sum)
         }
-        EIGHT => scaled(sum, dot(start(Correction::Eight), 0..8), block.scale),
-        SIXTEEN => scaled(sum, dot(start(Correction::Sixteen), 0..8), block.scale),
-        _ => scaled(sum, dot(start(Correction::Signed), 0..8), block.scale),
+        EIGHT => scaled(sum, dot(start(Correction::Eight), 0..8), scale),
+        SIXTEEN => scaled(sum, dot(start(Correction::Sixteen), 0..8), scale),
+        _ => scaled(sum, dot(start(Correction::Signed), 0..8), scale),
     }
 }
 

@@ -174,6 +174,7 @@ pub(crate) fn panels_product(
     #[cfg(target_arch = "x86_64")]
     if let (Isa::Amx, Some(first)) = (isa(), weights.panel(panels.start))
         && rows.len() > AMX_MIN_ROWS
+        && amx::has_tiles(first.format)
     {
         let mut quantised = [first; MAX_PANELS];
         for (index, panel) in panels.clone().enumerate() {

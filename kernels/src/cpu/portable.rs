@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use crate::activations::Activations;
-use crate::panel::{BLOCK_INPUTS, PANEL_ROWS, Panel, Q6K_ZERO, Scales};
+use crate::activations::{Activations, half_sums};
+use crate::panel::{BLOCK_INPUTS, PANEL_ROWS, Panel, Scales};
 
 pub(super) fn panel_product(
     x: &Activations,
@@ -35,9 +35,20 @@ pub(super) fn panel_product(
                         *sum += dot(0..BLOCK_INPUTS, 0) as f32 * (first.scale * info.scale);
                         *sum += first.offset * info.scaled_sum;
                     }
-                    Scales::SuperHalves => {
-                        *sum += dot(0..16, Q6K_ZERO) as f32 * (first.scale * info.scale);
-                        *sum += dot(16..32, Q6K_ZERO) as f32 * (second.scale * info.scale);
+                    Scales::SuperHalves { zero } => {
+                        *sum += dot(0..16, zero) as f32 * (first.scale * info.scale);
+                        *sum += dot(16..32, zero) as f32 * (second.scale * info.scale);
+                    }
+                    Scales::SuperHalvesOffset => {
+                        let sums = half_sums(&x.corrections[row * blocks + index]);
+                        let parts = [(0..16, first, sums[0]), (16..32, second, sums[1])];
+                        for (range, sub, input_sum) in parts {
+                            *sum += dot(range, 0) as f32 * (sub.scale * info.scale);
+                            *sum += sub.offset * (input_sum as f32 * info.scale);
+                        }
+                    }
+                    Scales::SuperSigned | Scales::Exponent => {
+                        *sum += dot(0..BLOCK_INPUTS, 0) as f32 * (first.scale * info.scale);
                     }
                 }
             }

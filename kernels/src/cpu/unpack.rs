@@ -38,16 +38,23 @@ fn codes(format: Codes, lines: &[[u8; LINE_BYTES]], group: usize) -> [f32; LINE_
         }
         return values;
     }
-    let both = &lines[group % GROUP];
-    let shift = if group < GROUP { 0 } else { 4 };
-    let (line, above, mask) = match format {
-        Codes::Bits5 => (4, group, 1),
-        Codes::Bits6 => (4 + group / GROUP, 2 * (group % GROUP), 3),
-        Codes::Bits4 | Codes::Bits8 => (0, 0, 0),
+    let nibbles = (group % GROUP, 4 * (group / GROUP), 15);
+    let pairs = |first: usize| (first + group / GROUP, 2 * (group % GROUP), 3);
+    // Which line, how far right, and which bits: of the low part of a code and of the part above it.
+    let ((line, shift, mask), above, place) = match format {
+        Codes::Bits2 => (pairs(0), (0, 0, 0), 0),
+        Codes::Bits3 => (pairs(0), (2, group, 1), 2),
+        Codes::Bits5 => (nibbles, (4, group, 1), 4),
+        Codes::Bits6 => (nibbles, pairs(4), 4),
+        Codes::Bits4 | Codes::Bits8 | Codes::Named(_) => (nibbles, (0, 0, 0), 0),
     };
     for (index, value) in values.iter_mut().enumerate() {
-        let high = (lines[line][index] >> above) & mask;
-        *value = f32::from((both[index] >> shift) & 15 | high << 4);
+        let high = (lines[above.0][index] >> above.1) & above.2;
+        let code = (lines[line][index] >> shift) & mask | high << place;
+        *value = match format {
+            Codes::Named(codebook) => f32::from(codebook.values()[usize::from(code)]),
+            _ => f32::from(code),
+        };
     }
     values
 }

@@ -27,8 +27,9 @@ impl Random {
     }
 }
 
-pub fn ggml(dtype: DType) -> GgmlDType {
-    match dtype {
+/// The type that candle quantises to, if it knows it.
+pub fn ggml(dtype: DType) -> Option<GgmlDType> {
+    Some(match dtype {
         DType::F32 => GgmlDType::F32,
         DType::F16 => GgmlDType::F16,
         DType::BF16 => GgmlDType::BF16,
@@ -37,17 +38,56 @@ pub fn ggml(dtype: DType) -> GgmlDType {
         DType::Q5_0 => GgmlDType::Q5_0,
         DType::Q5_1 => GgmlDType::Q5_1,
         DType::Q8_0 => GgmlDType::Q8_0,
+        DType::Q2K => GgmlDType::Q2K,
+        DType::Q3K => GgmlDType::Q3K,
         DType::Q4K => GgmlDType::Q4K,
         DType::Q5K => GgmlDType::Q5K,
         DType::Q6K => GgmlDType::Q6K,
+        _ => return None,
+    })
+}
+
+/// The f16 scale with which a type's largest value is about 1; MXFP4 has none.
+fn unit_scale(dtype: DType) -> f32 {
+    match dtype {
+        DType::IQ2_XXS | DType::IQ2_XS | DType::IQ2_S => 8.0 / (31.0 * 43.0),
+        DType::IQ3_XXS => 4.0 / (31.0 * 62.0),
+        DType::IQ3_S => 1.0 / (31.0 * 15.0),
+        DType::IQ4_NL => 1.0 / 127.0,
+        DType::IQ4_XS => 1.0 / (32.0 * 127.0),
+        _ => panic!("candle quantises to {}", dtype.name()),
     }
 }
 
-/// Random weights quantised by candle: the bytes, and the values candle reads back from them.
+/// Blocks of any codes and scales, whose values are about -1..1, and these values by the reference, which
+/// `tests/types.rs` compares with gguf-py's.
+fn random_blocks(dtype: DType, count: usize, seed: u64) -> (Vec<u8>, Vec<f32>) {
+    let mut random = Random(seed);
+    let num_bytes = dtype.byte_count(count).unwrap();
+    let mut bytes: Vec<u8> = (0..num_bytes).map(|_| random.next() as u8).collect();
+    for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
+        if dtype == DType::MXFP4 {
+            // Twelve by a sixteenth or less.
+            block[0] = 120 + block[0] % 5;
+            continue;
+        }
+        let scale = half::f16::from_f32(unit_scale(dtype) * random.value());
+        block[..2].copy_from_slice(&scale.to_le_bytes());
+    }
+    let mut values = vec![0.0; count];
+    reference::dequantize(dtype, &bytes, &mut values);
+    (bytes, values)
+}
+
+/// Random weights quantised by candle, the bytes and the values candle reads back from them; or random
+/// blocks of a type that it does not know.
 pub fn quantised(dtype: DType, rows: usize, columns: usize, seed: u64) -> (Vec<u8>, Vec<f32>) {
+    let Some(known) = ggml(dtype) else {
+        return random_blocks(dtype, rows * columns, seed);
+    };
     let values = Random(seed).values(rows * columns);
     let tensor = Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap();
-    let quantised = QTensor::quantize(&tensor, ggml(dtype)).unwrap();
+    let quantised = QTensor::quantize(&tensor, known).unwrap();
     let bytes = quantised.data().unwrap().to_vec();
     let back = quantised.dequantize(&Device::Cpu).unwrap();
     (bytes, back.flatten_all().unwrap().to_vec1().unwrap())

@@ -6,6 +6,7 @@ mod results;
 use ponder_kernels::DType;
 
 use super::launch::{Epilogue, Launch, LaunchJob};
+use super::layout::TYPES;
 use super::testing::{
     Random, activations, random_blocks, read_rows, rounded, rounded_weights, same_value,
 };
@@ -16,7 +17,7 @@ use crate::{Gpu, Rows};
 const NUM_ROWS: [usize; 8] = [1, 2, 7, 8, 9, 17, 64, 65];
 
 fn packed_types() -> impl Iterator<Item = DType> {
-    DType::ALL.into_iter().filter(|dtype| *dtype != DType::F32)
+    TYPES.into_iter().filter(|dtype| *dtype != DType::F32)
 }
 
 fn random_rows(num_rows: usize, width: usize, seed: u64) -> Vec<f32> {
@@ -172,7 +173,7 @@ fn many_parts_are_added_in_order() {
 
 #[test]
 fn embedded_rows_are_those_of_the_table() {
-    for dtype in DType::ALL {
+    for dtype in TYPES {
         let gpu = Gpu::for_tests();
         let (tokens, width) = (130, width_of(dtype, 288));
         let data = random_blocks(dtype, tokens * width, 23);
@@ -208,4 +209,20 @@ fn matrices_that_do_not_fit_are_errors() {
         assert!(matches!(result, Err(crate::CudaError::Unsupported(_))));
     }
     assert!(Matrix::new(&gpu, DType::Q4K, &data, [1, 1, 256]).is_ok());
+}
+
+#[test]
+fn types_without_kernels_are_errors() {
+    let gpu = Gpu::for_tests();
+    for dtype in DType::ALL {
+        let data = vec![0; dtype.byte_count(256).unwrap()];
+        let result = Matrix::new(&gpu, dtype, &data, [1, 1, 256]);
+        match (TYPES.contains(&dtype), result) {
+            (true, Ok(_)) => {}
+            (false, Err(crate::CudaError::Unsupported(told))) => {
+                assert!(told.contains(dtype.name()), "{told}");
+            }
+            (_, result) => panic!("{dtype:?}: {:?}", result.map(|matrix| matrix.nbytes())),
+        }
+    }
 }

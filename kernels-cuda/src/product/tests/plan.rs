@@ -1,7 +1,7 @@
 use ponder_kernels::DType;
 
 use super::{MAX_PARTS, MIN_UNITS, MULTIPROCESSORS, Splits, Tile, splits};
-use crate::product::layout::{Layout, M_BLOCK, SUPER_BLOCKS};
+use crate::product::layout::{Layout, M_BLOCK, SUPER_BLOCKS, TYPES};
 
 fn efficiency(out_features: usize, in_features: usize) -> f64 {
     let Splits {
@@ -66,7 +66,7 @@ fn large_matrices_fill_the_multiprocessors() {
 fn tiles_fit_every_device() {
     // Compute capability 8.6 and 8.9 have the least.
     const LEAST: usize = 99 * 1024;
-    for dtype in DType::ALL {
+    for dtype in TYPES {
         let Some(layout) = Layout::of(dtype) else {
             continue;
         };

@@ -18,7 +18,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use self::tiles::TileConfig;
-pub(super) use self::tiles::is_available;
+pub(super) use self::tiles::{has_tiles, is_available};
 use super::avx512::{
     self, BITS4, BITS5, BITS6, BITS8, BLOCK_LINES, DECODED_LINES, EIGHT, HALVES, OFFSET, SIGNED,
     SIXTEEN, SUPER,
@@ -62,7 +62,7 @@ pub(super) fn panels_product(
         (Codes::Bits5, Scales::HalfOffset) => run::<BITS5, OFFSET>(x, panels, rows, decoded, out),
         (Codes::Bits5, _) => run::<BITS5, SUPER>(x, panels, rows, decoded, out),
         (Codes::Bits6, _) => run::<BITS6, HALVES>(x, panels, rows, decoded, out),
-        (Codes::Bits8, _) => run::<BITS8, SIGNED>(x, panels, rows, decoded, out),
+        _ => run::<BITS8, SIGNED>(x, panels, rows, decoded, out), // See `has_tiles`.
     }
 }
 

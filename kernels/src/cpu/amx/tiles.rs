@@ -3,7 +3,7 @@
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count};
 
-use crate::panel::LINE_BYTES;
+use crate::panel::{Codes, LINE_BYTES, PanelFormat};
 
 /// Linux's `arch_prctl` and its request for the tile data state.
 const SYS_ARCH_PRCTL: i64 = 158;
@@ -35,6 +35,14 @@ pub(in crate::cpu) fn is_available() -> bool {
         );
     }
     result == 0
+}
+
+/// Whether products of a format use tiles; those of the other formats are AVX-512's for any number of rows.
+pub(in crate::cpu) fn has_tiles(format: PanelFormat) -> bool {
+    match format.codes {
+        Codes::Bits4 | Codes::Bits5 | Codes::Bits6 | Codes::Bits8 => true,
+        Codes::Bits2 | Codes::Bits3 | Codes::Named(_) => false,
+    }
 }
 
 /// The operand of `ldtilecfg`. Tiles 0 to 3 hold sums, 4 and 5 activations, 6 and 7 weights.
