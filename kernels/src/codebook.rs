@@ -23,7 +23,8 @@ static IQ4: [i8; 16] = [
 ];
 /// Twice the values of FP4 E2M1: OCP Microscaling Formats (MX) v1.0, table 5.
 static MXFP4: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
-/// The values in `iq2xxs_grid`, `iq2xs_grid` and `iq2s_grid` of `ggml-common.h`; the fourth level has none.
+/// The values in `iq2xxs_grid`, `iq2xs_grid` and `iq2s_grid` of `ggml-common.h`. There is no fourth
+/// level.
 static IQ2: [i8; 16] = [8, 25, 43, 0, 0, 0, 0, 0, -8, -25, -43, 0, 0, 0, 0, 0];
 /// Those in `iq3xxs_grid`.
 static IQ3_XXS: [i8; 16] = [
@@ -55,8 +56,8 @@ impl Codebook {
         }
     }
 
-    /// What super-block scales are multiplied by, a power of two: the formats' scales are odd numbers of
-    /// such units.
+    /// What super-block scales are multiplied by, a power of two: the formats' scales are odd numbers
+    /// of such units.
     pub(crate) fn unit(self) -> f32 {
         match self {
             Self::Iq2 => 0.125,
@@ -66,8 +67,8 @@ impl Codebook {
     }
 }
 
-/// Two to the power of `exponent - 128`: half of an E8M0 scale, for values that are doubled. The largest
-/// code, which the standard calls NaN, is a power of two as in ggml.
+/// Two to the power of `exponent - 128`: half of an E8M0 scale, for values that are doubled. The
+/// largest code, which the standard calls NaN, is a power of two as in ggml.
 pub(crate) fn half_power(exponent: u8) -> f32 {
     match exponent {
         0 | 1 => f32::from_bits(0x0020_0000 << exponent),

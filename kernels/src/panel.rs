@@ -11,8 +11,8 @@
 //! | bits above: bit `g` belongs to input `4 g + i` | – | 1 | – | 1 | – | – |
 //! | whole codes, signed: line `g` is input `4 g + i` | – | – | – | – | – | 8 |
 //!
-//! A 4-bit code may be a number or the index of one ([`Codebook`]); the codes of IQ2 and IQ3 blocks, which
-//! name entries of a grid of several values in the file, become 4-bit codes of each value here.
+//! A 4-bit code may be a number or the index of one ([`Codebook`]). IQ2 and IQ3 blocks name entries of a
+//! grid of several values; here each value has its own 4-bit code.
 //!
 //! The scales are those of the file, so packing loses nothing ([`Scales`]).
 

@@ -44,8 +44,8 @@ const MAX_BLOCK: usize = 256;
 /// A block taken apart.
 #[derive(Debug, Clone)]
 pub struct BlockParts {
-    /// One a value; unsigned except Q8_0's, which are two's complement. Codes of a [`Codebook`] are its
-    /// indices.
+    /// One a value; unsigned except Q8_0's, which are two's complement. In types with a table of
+    /// values they are its indices.
     pub codes: [u8; MAX_BLOCK],
     /// One for 32 values, or for 16 where scales are so fine.
     pub subs: [SubBlock; MAX_BLOCK / 16],

@@ -5,10 +5,10 @@ mod half_dots;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use self::half_dots::{half_dots, half_powers};
+use self::half_dots::half_powers;
 use super::ahead::Ahead;
 use super::rows;
-use crate::activations::{Activations, BlockInfo, Correction, Corrections, half_sums};
+use crate::activations::{Activations, BlockInfo, Correction, Corrections};
 use crate::panel::{BLOCK_INPUTS, Codes, LINE_BYTES, PANEL_ROWS, Panel, Scales};
 
 /// Activation rows whose sums are kept in registers together.
@@ -98,6 +98,14 @@ fn bytes_of(bytes: &[u8], entry: usize, half: usize) -> i64 {
     i64::from_le_bytes(std::array::from_fn(|i| bytes[at + i] as _))
 }
 
+/// `sum + dot * scale`, the scale being that of the weights.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn add_scaled(sum: __m256, dot: __m256i, scale: __m256, info: &BlockInfo) -> __m256 {
+    let scale = _mm256_mul_ps(scale, _mm256_set1_ps(info.scale));
+    _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, sum)
+}
+
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn add_block<const ROWS: usize>(
@@ -109,63 +117,28 @@ fn add_block<const ROWS: usize>(
     sums: &mut [__m256; ROWS],
 ) {
     let (own, header) = panel.scale_entries(index);
-    let add = |sum: __m256, dot: __m256i, scale: __m256, info: &BlockInfo| {
-        let scale = _mm256_mul_ps(scale, _mm256_set1_ps(info.scale));
-        _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, sum)
-    };
     let corrected = |dot: __m256i, input: Input<'_>, correction: Correction| {
         _mm256_add_epi32(
             dot,
             _mm256_set1_epi32(input.corrections[correction as usize]),
         )
     };
-    let unit = _mm256_set1_ps(panel.format.codes.unit());
     match panel.format.scales {
-        Scales::SuperHalves { zero } => {
-            let d = _mm256_mul_ps(halves(header, 0, half), unit);
-            let dots = half_dots(panel.format.codes, lines, half, inputs);
-            let parts = [Correction::LowHalf, Correction::HighHalf];
-            for (part, correction) in parts.into_iter().enumerate() {
-                let scale = _mm256_mul_ps(d, signed_factor(own, part, half));
-                for r in 0..ROWS {
-                    // Corrections are those of zero point 32.
-                    let correction = match zero {
-                        32 => inputs[r].corrections[correction as usize],
-                        4 => inputs[r].corrections[correction as usize] >> 3,
-                        _ => 0,
-                    };
-                    let dot = _mm256_add_epi32(dots[part][r], _mm256_set1_epi32(correction));
-                    sums[r] = add(sums[r], dot, scale, inputs[r].info);
-                }
-            }
-        }
-        Scales::SuperHalvesOffset => {
-            let (d, d_min) = (halves(header, 0, half), halves(header, 1, half));
-            let dots = half_dots(panel.format.codes, lines, half, inputs);
-            for (part, dots) in dots.iter().enumerate() {
-                let both = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bytes_of(own, part, half)));
-                let scale = _mm256_cvtepi32_ps(_mm256_and_si256(both, _mm256_set1_epi32(15)));
-                let minimum = _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(both));
-                let (scale, minimum) = (_mm256_mul_ps(d, scale), _mm256_mul_ps(d_min, minimum));
-                for r in 0..ROWS {
-                    sums[r] = add(sums[r], dots[r], scale, inputs[r].info);
-                    let input_sum = half_sums(inputs[r].corrections)[part];
-                    let input_sum = input_sum as f32 * inputs[r].info.scale;
-                    sums[r] = _mm256_fnmadd_ps(minimum, _mm256_set1_ps(input_sum), sums[r]);
-                }
-            }
+        Scales::SuperHalves { .. } | Scales::SuperHalvesOffset => {
+            half_dots::add_halves(panel, index, lines, half, inputs, sums);
         }
         Scales::SuperSigned | Scales::Exponent => {
             let scale = if panel.format.scales == Scales::Exponent {
                 let exponent = _mm_cvtsi64_si128(bytes_of(own, 0, half));
                 half_powers(_mm256_cvtepu8_epi32(exponent))
             } else {
+                let unit = _mm256_set1_ps(panel.format.codes.unit());
                 let d = _mm256_mul_ps(halves(header, 0, half), unit);
                 _mm256_mul_ps(d, signed_factor(own, 0, half))
             };
             let dots = dots(panel.format.codes, lines, half, inputs);
             for r in 0..ROWS {
-                sums[r] = add(sums[r], dots[r], scale, inputs[r].info);
+                sums[r] = add_scaled(sums[r], dots[r], scale, inputs[r].info);
             }
         }
         Scales::Half { zero } => {
@@ -178,7 +151,7 @@ fn add_block<const ROWS: usize>(
             let dots = dots(panel.format.codes, lines, half, inputs);
             for r in 0..ROWS {
                 let dot = corrected(dots[r], inputs[r], correction);
-                sums[r] = add(sums[r], dot, scale, inputs[r].info);
+                sums[r] = add_scaled(sums[r], dot, scale, inputs[r].info);
             }
         }
         Scales::HalfOffset | Scales::Super => {
@@ -196,7 +169,7 @@ fn add_block<const ROWS: usize>(
             let dots = dots(panel.format.codes, lines, half, inputs);
             for r in 0..ROWS {
                 let info = inputs[r].info;
-                sums[r] = add(sums[r], dots[r], scale, info);
+                sums[r] = add_scaled(sums[r], dots[r], scale, info);
                 sums[r] = _mm256_fmadd_ps(offset, _mm256_set1_ps(info.scaled_sum), sums[r]);
             }
         }
@@ -241,7 +214,7 @@ fn dots<const ROWS: usize>(
         Codes::Bits5 => nibble_dots::<ROWS, true>(lines, half, inputs),
         Codes::Bits8 => byte_dots(lines, half, inputs),
         Codes::Bits2 | Codes::Bits3 | Codes::Bits6 | Codes::Named(_) => {
-            let [low, high] = half_dots(codes, lines, half, inputs);
+            let [low, high] = half_dots::half_dots(codes, lines, half, inputs);
             std::array::from_fn(|r| _mm256_add_epi32(low[r], high[r]))
         }
     }

@@ -160,6 +160,7 @@ pub(super) fn decode_signed<const BITS: u32, const KIND: u32>(
 struct Source {
     codes: *const u8,
     scales: *const u8,
+    /// What the codes name, if they do.
     format_codes: Codes,
     ahead: Ahead,
 }

@@ -40,7 +40,7 @@ fn codes(format: Codes, lines: &[[u8; LINE_BYTES]], group: usize) -> [f32; LINE_
     }
     let nibbles = (group % GROUP, 4 * (group / GROUP), 15);
     let pairs = |first: usize| (first + group / GROUP, 2 * (group % GROUP), 3);
-    // Which line, how far right, and which bits: of the low part of a code and of the part above it.
+    // Which line, how far right, and which bits: of a code's low part and of the part above it.
     let ((line, shift, mask), above, place) = match format {
         Codes::Bits2 => (pairs(0), (0, 0, 0), 0),
         Codes::Bits3 => (pairs(0), (2, group, 1), 2),

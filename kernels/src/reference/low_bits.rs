@@ -3,7 +3,7 @@
 use super::{MAX_BLOCK, grids};
 use crate::dtype::DType;
 
-/// Codes of Q2_K and Q3_K: pairs of bits, of 128 values in 32 bytes, and in Q3_K a third bit of each.
+/// Codes of Q2_K and Q3_K: pairs of bits, of 128 values in 32 bytes; in Q3_K a third bit of each.
 pub(super) fn split_k23_codes(dtype: DType, block: &[u8], codes: &mut [u8; MAX_BLOCK]) {
     let low = if dtype == DType::Q2K { 16 } else { 32 };
     for (index, codes) in codes.chunks_exact_mut(32).enumerate() {
@@ -45,7 +45,7 @@ fn word(block: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
 }
 
-/// The scales of IQ2 and IQ3 blocks as odd numbers, of 16 values each in IQ2_XS and IQ2_S, else of 32.
+/// The scales of IQ2 and IQ3 blocks as odd numbers: of 16 values in IQ2_XS and IQ2_S, else of 32.
 pub(super) fn grid_factors(dtype: DType, block: &[u8]) -> [i8; 16] {
     std::array::from_fn(|index| {
         let nibble = |at: usize| (block[at + index / 2] >> (4 * (index % 2))) & 15;

@@ -37,7 +37,7 @@ pub(in crate::cpu) fn is_available() -> bool {
     result == 0
 }
 
-/// Whether products of a format use tiles; those of the other formats are AVX-512's for any number of rows.
+/// Whether products of a format use tiles; the others are AVX-512's for any number of rows.
 pub(in crate::cpu) fn has_tiles(format: PanelFormat) -> bool {
     match format.codes {
         Codes::Bits4 | Codes::Bits5 | Codes::Bits6 | Codes::Bits8 => true,

@@ -1,10 +1,55 @@
-//! Dot products of the first and the second 16 inputs of a block apart: each may have its own scale.
+//! Products of the first and the second 16 inputs of a block apart: each may have its own scale.
 
 use std::arch::x86_64::*;
 
-use super::{Input, broadcast_group, half_line};
+use super::{Input, add_scaled, broadcast_group, bytes_of, half_line, halves, signed_factor};
+use crate::activations::{Correction, half_sums};
 use crate::codebook::Codebook;
-use crate::panel::{Codes, LINE_BYTES};
+use crate::panel::{Codes, LINE_BYTES, Panel, Scales};
+
+/// [`super::add_block`] for formats whose halves of a block have scales of their own.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn add_halves<const ROWS: usize>(
+    panel: &Panel<'_>,
+    index: usize,
+    lines: &[[u8; LINE_BYTES]],
+    half: usize,
+    inputs: [Input<'_>; ROWS],
+    sums: &mut [__m256; ROWS],
+) {
+    let (own, header) = panel.scale_entries(index);
+    let unit = _mm256_set1_ps(panel.format.codes.unit());
+    let d = _mm256_mul_ps(halves(header, 0, half), unit);
+    let dots = half_dots(panel.format.codes, lines, half, inputs);
+    let parts = [Correction::LowHalf, Correction::HighHalf];
+    for (part, correction) in parts.into_iter().enumerate() {
+        if let Scales::SuperHalves { zero } = panel.format.scales {
+            let scale = _mm256_mul_ps(d, signed_factor(own, part, half));
+            for r in 0..ROWS {
+                // Corrections are those of zero point 32.
+                let correction = match zero {
+                    32 => inputs[r].corrections[correction as usize],
+                    4 => inputs[r].corrections[correction as usize] >> 3,
+                    _ => 0,
+                };
+                let dot = _mm256_add_epi32(dots[part][r], _mm256_set1_epi32(correction));
+                sums[r] = add_scaled(sums[r], dot, scale, inputs[r].info);
+            }
+            continue;
+        }
+        let both = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bytes_of(own, part, half)));
+        let scale = _mm256_cvtepi32_ps(_mm256_and_si256(both, _mm256_set1_epi32(15)));
+        let scale = _mm256_mul_ps(d, scale);
+        let minimum = _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(both));
+        let minimum = _mm256_mul_ps(halves(header, 1, half), minimum);
+        for r in 0..ROWS {
+            sums[r] = add_scaled(sums[r], dots[part][r], scale, inputs[r].info);
+            let input_sum = half_sums(inputs[r].corrections)[part] as f32 * inputs[r].info.scale;
+            sums[r] = _mm256_fnmadd_ps(minimum, _mm256_set1_ps(input_sum), sums[r]);
+        }
+    }
+}
 
 /// Of any codes that have such scales.
 #[inline]
@@ -78,7 +123,8 @@ fn pair_dots<const ROWS: usize, const THREE: bool>(
     totals
 }
 
-/// Dot products of the values that 4-bit codes name: |w| times sign(w) x keeps the unsigned-by-signed product exact; the largest value is 127.
+/// Dot products of the values that 4-bit codes name: |w| times sign(w) x keeps the unsigned-by-signed
+/// product exact. The largest value is 127.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn named_dots<const ROWS: usize>(
