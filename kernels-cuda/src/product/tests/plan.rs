@@ -1,5 +1,3 @@
-use ponder_kernels::DType;
-
 use super::{MAX_PARTS, MIN_UNITS, MULTIPROCESSORS, Splits, Tile, splits};
 use crate::product::layout::{Layout, M_BLOCK, SUPER_BLOCKS, TYPES};
 
