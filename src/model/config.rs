@@ -208,7 +208,6 @@ impl ModelConfig {
         Needs {
             attention_sinks: family.attention_sinks,
             expert_biases: family.experts.is_some_and(|experts| experts.has_biases),
-            glu: family.glu,
         }
     }
 

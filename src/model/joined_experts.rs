@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use ponder_kernels::DType;
+
 use super::families::{ExpertsLayout, Family};
 use super::safetensors::HfWeights;
 use super::weights::{LoadError, RawTensor, joined};
@@ -60,15 +62,48 @@ impl ExpertsPart {
                 let bias = weights.raw(&format!("{}_bias", self.joined))?;
                 bias.map(|bias| self.in_turns(bias))
             }
-            ExpertsLayout::Turns => {
-                let all = weights.raw(&self.joined)?;
-                all.map(|all| self.in_turns(transposed(all)))
-            }
+            ExpertsLayout::Turns => match weights.raw(&self.joined)? {
+                Some(all) => Some(self.in_turns(transposed(all))),
+                None => self.blocks(weights)?,
+            },
         };
         match together {
             Some(together) => Ok(Some(together)),
             None => joined(|expert| self.of(expert), |name| weights.raw(name)),
         }
+    }
+
+    /// MXFP4 weights: codes `[num_experts, out_features, blocks, 16]` and the exponents of their scales
+    /// `[num_experts, out_features, blocks]`, as blocks of GGUF's type.
+    fn blocks(&self, weights: &HfWeights<'_>) -> Result<Option<RawTensor<'static>>, LoadError> {
+        let [codes_name, scales_name] =
+            ["blocks", "scales"].map(|part| format!("{}_{part}", self.joined));
+        let (Some((shape, codes)), Some((scales_shape, scales))) =
+            (weights.bytes(&codes_name)?, weights.bytes(&scales_name)?)
+        else {
+            return Ok(None);
+        };
+        let [experts, outputs, blocks, CODES_LEN] = shape[..] else {
+            return Err(LoadError::WrongShape {
+                name: codes_name,
+                expected: vec![0, 0, 0, CODES_LEN],
+                actual: shape.to_vec(),
+            });
+        };
+        if scales_shape != &shape[..3] {
+            return Err(LoadError::WrongShape {
+                name: scales_name,
+                expected: shape[..3].to_vec(),
+                actual: scales_shape.to_vec(),
+            });
+        }
+        let codes = codes.as_chunks::<CODES_LEN>().0.iter().zip(scales);
+        let data = codes.flat_map(|(codes, scale)| gguf_block(codes, *scale));
+        Ok(Some(self.in_turns(RawTensor {
+            dtype: DType::MXFP4,
+            shape: vec![experts, outputs, blocks * 2 * CODES_LEN],
+            data: Cow::Owned(data.collect()),
+        })))
     }
 
     /// Every other output, where gate and up take turns: of `[num_experts, out_features]` or `[num_experts, out_features, …]`.
@@ -90,6 +125,19 @@ impl ExpertsPart {
             data: Cow::Owned(data),
         }
     }
+}
+
+/// Bytes of a block's 32 codes.
+const CODES_LEN: usize = 16;
+
+/// A block as GGUF files hold it: the scale's exponent, then the codes. Their byte `i` has elements `i` and `i + 16`, where that of
+/// released checkpoints has elements `2 i` and `2 i + 1` (the low bits first).
+fn gguf_block(codes: &[u8; CODES_LEN], scale: u8) -> [u8; 1 + CODES_LEN] {
+    let code = |element: usize| (codes[element / 2] >> (4 * (element % 2))) & 15;
+    std::array::from_fn(|at| match at.checked_sub(1) {
+        None => scale,
+        Some(byte) => code(byte) | (code(byte + CODES_LEN) << 4),
+    })
 }
 
 /// The first or second half of every expert's outputs, of `[num_experts, 2 * out_features, in_features]`.

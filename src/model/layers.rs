@@ -95,9 +95,10 @@ fn gate_and_up<O: Ops>(
     [inner, hidden]: [usize; 2],
 ) -> Result<[Linear<O>; 2], LoadError> {
     let [gate, up] = ["gate", "up"].map(|part| format!("blk.{index}.ffn_{part}.weight"));
-    let places = match weights.has(&gate)? {
-        true => [(&gate, Outputs::all(inner)), (&up, Outputs::all(inner))],
-        false => [0..inner, inner..2 * inner].map(|rows| (&up, Outputs::among(rows, 2 * inner))),
+    let is_joined = !weights.has(&gate)? && weights.num_outputs(&up)? == Some(2 * inner);
+    let places = match is_joined {
+        true => [0..inner, inner..2 * inner].map(|rows| (&up, Outputs::among(rows, 2 * inner))),
+        false => [(&gate, Outputs::all(inner)), (&up, Outputs::all(inner))],
     };
     let [gate, up] = places.map(|(name, outputs)| weights.outputs(name, &outputs, hidden));
     Ok([Linear::plain(gate?), Linear::plain(up?)])

@@ -218,6 +218,23 @@ impl HfWeights<'_> {
     }
 }
 
+impl HfWeights<'_> {
+    /// Shape and values of a tensor of bytes.
+    pub(super) fn bytes(&self, hf_name: &str) -> Result<Option<(&[usize], &[u8])>, LoadError> {
+        let Some(entry) = self.entry(hf_name) else {
+            return Ok(None);
+        };
+        if entry.dtype != safetensors::Dtype::U8 {
+            return Err(LoadError::UnsupportedType {
+                name: hf_name.to_owned(),
+                dtype: format!("{:?}", entry.dtype),
+            });
+        }
+        let data = &self.folder.maps[entry.file][entry.start..entry.start + entry.len];
+        Ok(Some((&entry.shape, data)))
+    }
+}
+
 impl WeightSource for HfWeights<'_> {
     fn tensor(&self, name: &str) -> Result<Option<RawTensor<'_>>, LoadError> {
         if let Some(part) = ExpertsPart::new(name, self.family) {

@@ -158,6 +158,12 @@ impl<S: WeightSource + ?Sized, O: Ops> Weights<'_, S, O> {
         Ok(self.source.tensor(name)?.is_some())
     }
 
+    /// Outputs of a tensor, where it is there.
+    pub(super) fn num_outputs(&self, name: &str) -> Result<Option<usize>, LoadError> {
+        let tensor = self.source.tensor(name)?;
+        Ok(tensor.and_then(|tensor| tensor.shape.first().copied()))
+    }
+
     /// A packed `[out_features, in_features]` matrix.
     pub(super) fn matrix(
         &self,

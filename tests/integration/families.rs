@@ -13,8 +13,17 @@ const BLOCK_SIZE: usize = 16;
 const NUM_BLOCKS: usize = 16;
 /// Largest difference of a logit, of the largest: the KV cache holds 16-bit floats.
 const LOGITS_TOLERANCE: f32 = 2e-3;
+/// The same where experts' products read activations of 8 bits.
+const QUANTISED_TOLERANCE: f32 = 3e-2;
 
-const ALL: [&str; 5] = ["smollm3", "phi3", "phi4_mini", "glm4", "glm4_plain"];
+const ALL: [&str; 6] = [
+    "smollm3",
+    "phi3",
+    "phi4_mini",
+    "glm4",
+    "glm4_plain",
+    "gpt_oss",
+];
 
 #[derive(Deserialize)]
 struct Golden {
@@ -160,6 +169,24 @@ fn released_configurations_read_as_those_of_transformers_5() {
         };
         assert_eq!(read("config.json"), read("config-hub.json"), "{name}");
     }
+}
+
+/// Experts in MXFP4 lie otherwise in each kind of file; their products quantise activations, which transformers does not.
+#[test]
+fn mxfp4_experts_are_near_their_values_in_floats() {
+    let golden = golden("gpt_oss", "golden-mxfp4.json");
+    let tokens = &golden.token_ids[..];
+    let [released, gguf] = ["mxfp4", "model-mxfp4.gguf"].map(|file| {
+        let mut model = load(&folder("gpt_oss").join(file), None);
+        step(&mut model, &[(tokens, 0..tokens.len(), 0)])
+    });
+    assert_near("gpt_oss mxfp4", &gguf, &golden.logits, QUANTISED_TOLERANCE);
+    assert_near(
+        "gpt_oss released",
+        &released,
+        &golden.logits,
+        QUANTISED_TOLERANCE,
+    );
 }
 
 /// Both kinds of files say the same of the rotation; rows of Q and K may lie in another order.

@@ -167,7 +167,6 @@ pub struct LayerAttention<'a, O: Device> {
 pub struct Needs {
     pub attention_sinks: bool,
     pub expert_biases: bool,
-    pub glu: Glu,
 }
 
 impl Needs {
@@ -175,7 +174,6 @@ impl Needs {
     pub const NONE: Self = Self {
         attention_sinks: false,
         expert_biases: false,
-        glu: Glu::Silu,
     };
 }
 

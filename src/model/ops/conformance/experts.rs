@@ -28,7 +28,6 @@ pub(super) fn check_all<O: Ops>(ops: &mut O) {
     }
     let needs = Needs {
         expert_biases: true,
-        glu: Glu::ClampedSwish,
         ..Needs::NONE
     };
     if ops.lacks(needs).is_none() {

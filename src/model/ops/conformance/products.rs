@@ -7,7 +7,7 @@ use ponder_kernels::{DType, Glu};
 use super::{
     Case, FLOATS, ROUNDED, activations, bytes, check, floats, host, norm, observe, random, rows,
 };
-use crate::model::ops::{Linear, LogitsTransform, Needs, Ops, OpsError, Residual};
+use crate::model::ops::{Linear, LogitsTransform, Ops, OpsError, Residual};
 
 const EPS: f32 = 1e-5;
 const SIZES: [usize; 4] = [1, 7, 33, 96];
@@ -56,9 +56,6 @@ pub(super) fn check_all<O: Ops>(ops: &mut O, floats: f32) {
         );
     }
     for glu in [Glu::Silu, Glu::GeluTanh, Glu::ClampedSwish] {
-        if ops.lacks(Needs { glu, ..Needs::NONE }).is_some() {
-            continue;
-        }
         for (inner, inputs) in [(32, 64), (96, 33), (7, 5)] {
             let case = Gated { glu, inner, inputs };
             check(ops, &format!("{glu:?} of {inner}"), 1e-4, &case);

@@ -8,7 +8,7 @@ mod latent;
 mod layer;
 mod step;
 
-use ponder_kernels::{DType, Glu};
+use ponder_kernels::DType;
 use ponder_kernels_cuda::attention::{KvCache, RopeTable};
 use ponder_kernels_cuda::product::{Matrix, Workspace};
 use ponder_kernels_cuda::rows::{FloatExperts, FloatMatrix, LatentScratch, LowRankScratch};
@@ -36,7 +36,6 @@ impl From<CudaError> for OpsError {
 /// What the device does not do, in words.
 const NO_SINKS: &str = "attention sinks, not yet on the device";
 const NO_EXPERT_BIASES: &str = "biases of experts, not yet on the device";
-const NO_CLAMPED_GLU: &str = "clamped gated units, not yet on the device";
 
 /// A device, and buffers of single operations.
 pub struct CudaOps {
@@ -176,7 +175,6 @@ impl Device for CudaOps {
         [
             (needs.attention_sinks, NO_SINKS),
             (needs.expert_biases, NO_EXPERT_BIASES),
-            (needs.glu == Glu::ClampedSwish, NO_CLAMPED_GLU),
         ]
         .into_iter()
         .find_map(|(is_needed, what)| is_needed.then_some(what))
