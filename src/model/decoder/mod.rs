@@ -143,11 +143,11 @@ pub(super) struct RopeTables<O: Ops> {
 impl<O: Ops> RopeTables<O> {
     pub fn of(&self, attention: &Attention<O>) -> &O::RopeTable {
         let own = match (attention.is_rotated, attention.is_local) {
-            (false, _) => &self.unrotated,
-            (true, true) => &self.local,
-            (true, false) => &None,
+            (false, _) => self.unrotated.as_ref(),
+            (true, true) => self.local.as_ref(),
+            (true, false) => None,
         };
-        own.as_ref().unwrap_or(&self.global)
+        own.unwrap_or(&self.global)
     }
 }
 
