@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use half::f16;
 
+pub use crate::attention_params::{AttentionParams, AttentionRows};
 use crate::cost;
 use crate::cpu::{self, QueryState, TILE_TOKENS, TileInput};
 use crate::kv_cache::KvCache;
@@ -20,32 +21,6 @@ use crate::pool::ThreadPool;
 const ROWS_PER_UNIT: usize = 16;
 /// Units a thread should get, when there are enough rows, so that the last one is short.
 const UNITS_PER_THREAD: usize = 4;
-
-/// Shape and variant of an attention layer.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AttentionParams {
-    pub num_heads: usize,
-    pub num_kv_heads: usize,
-    pub head_dim: usize,
-    /// Multiplies q·k.
-    pub scale: f32,
-    /// A row sees this many tokens, itself included.
-    pub sliding_window: Option<usize>,
-    /// `cap * tanh(score / cap)`.
-    pub softcap: Option<f32>,
-}
-
-/// The rows of one sequence: the last `num_rows` of its `context_len` tokens. The very last of them may be leaves of a tree of draft
-/// tokens: other tokens for a position that one of the rows before has too.
-#[derive(Debug, Clone, Copy)]
-pub struct AttentionRows<'a> {
-    pub block_table: &'a [u32],
-    pub num_rows: usize,
-    pub context_len: usize,
-    /// The position of each leaf, one a row at the end. A leaf sees the tokens before its position and itself: its own key and value,
-    /// which lie where its row is in the context, take the place of those at its position.
-    pub leaves: &'a [u32],
-}
 
 /// One row of the batch.
 #[derive(Debug, Clone, Copy)]
@@ -141,6 +116,7 @@ thread_local! {
 /// What all units of a call read.
 struct Call<'a> {
     params: &'a AttentionParams,
+    sinks: Option<&'a [f32]>,
     kv_cache: &'a KvCache,
     layer: usize,
     q: &'a [f32],
@@ -163,6 +139,26 @@ pub fn paged_attention(
     sequences: &[AttentionRows<'_>],
     out: &mut [f32],
 ) {
+    paged_attention_with_sinks(pool, params, None, kv_cache, layer, plan, q, sequences, out);
+}
+
+/// [`paged_attention`] where each head has a sink (`[num_heads]`): a score beside those of the tokens, of no value, that takes
+/// its share of the softmax (Xiao et al. 2023, section 3; gpt-oss learns it).
+///
+/// # Panics
+/// When shapes or block tables do not fit.
+#[allow(clippy::too_many_arguments)]
+pub fn paged_attention_with_sinks(
+    pool: &ThreadPool,
+    params: &AttentionParams,
+    sinks: Option<&[f32]>,
+    kv_cache: &KvCache,
+    layer: usize,
+    plan: &AttentionPlan,
+    q: &[f32],
+    sequences: &[AttentionRows<'_>],
+    out: &mut [f32],
+) {
     let width = params.num_heads * params.head_dim;
     let num_rows: usize = sequences.iter().map(|sequence| sequence.num_rows).sum();
     assert_eq!(q.len(), num_rows * width, "q is [rows, heads * head_dim]");
@@ -177,6 +173,10 @@ pub fn paged_attention(
         params.num_heads % params.num_kv_heads,
         0,
         "heads divide into groups"
+    );
+    assert!(
+        sinks.is_none_or(|sinks| sinks.len() == params.num_heads),
+        "a sink a head"
     );
     for sequence in sequences {
         assert!(
@@ -193,6 +193,7 @@ pub fn paged_attention(
     }
     let call = Call {
         params,
+        sinks,
         kv_cache,
         layer,
         q,
@@ -257,8 +258,11 @@ impl Call<'_> {
             .states
             .iter()
             .zip(scratch.outs.chunks_exact(head_dim));
-        for (state, values) in results {
-            let inverse = 1.0 / state.sum;
+        for (index, (state, values)) in results.enumerate() {
+            let sink = self
+                .sinks
+                .map(|sinks| sinks[kv_head * group + index % group]);
+            let inverse = 1.0 / (state.sum + sink.map_or(0.0, |sink| (sink - state.max).exp()));
             // SAFETY: a (row, head) cell belongs to one unit, and queries and outputs lie alike.
             let out = unsafe { out.slice_mut(state.query, head_dim) };
             for (out, value) in out.iter_mut().zip(values) {

@@ -22,5 +22,6 @@ pub fn glu(glu: Glu, gate: &mut [f32], up: &[f32]) {
     match glu {
         Glu::Silu => cpu::silu_mul(gate, up),
         Glu::GeluTanh => cpu::gelu_tanh_mul(gate, up),
+        Glu::ClampedSwish => cpu::clamped_swish_mul(gate, up),
     }
 }

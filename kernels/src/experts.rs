@@ -23,6 +23,8 @@ pub struct ExpertMatrix {
     /// `[num_experts * out_features, in_features]`; no panel has rows of two experts.
     matrix: PackedMatrix,
     num_experts: usize,
+    /// `[num_experts * out_features]`
+    bias: Option<Vec<f32>>,
 }
 
 impl ExpertMatrix {
@@ -46,7 +48,25 @@ impl ExpertMatrix {
         Ok(Self {
             matrix,
             num_experts,
+            bias: None,
         })
+    }
+
+    /// The same with `bias` (`[num_experts, out_features]`) added to every product.
+    ///
+    /// # Panics
+    /// When there is not one for each output.
+    pub fn with_bias(mut self, bias: Vec<f32>) -> Self {
+        assert_eq!(bias.len(), self.matrix.out_features(), "one bias an output");
+        self.bias = Some(bias);
+        self
+    }
+
+    /// The biases of one expert's outputs.
+    pub fn bias(&self, expert: usize) -> Option<&[f32]> {
+        let width = self.out_features();
+        let bias = self.bias.as_ref()?;
+        Some(&bias[expert * width..(expert + 1) * width])
     }
 
     pub fn num_experts(&self) -> usize {
@@ -124,7 +144,7 @@ fn row_blocks(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
         .map(move |start| start..(start + ROW_BLOCK).min(end))
 }
 
-/// `out = act(x · gate_e) * (x · up_e)` of each row's expert `e`. `x` has the rows sorted by expert ([`Routes::rows`]).
+/// `out = act(x · gate_e) * (x · up_e)` of each row's expert `e`, biases included. `x` has the rows sorted by expert ([`Routes::rows`]).
 ///
 /// # Panics
 /// When shapes do not fit; the width must be whole blocks of 32.
@@ -155,8 +175,10 @@ pub fn experts_glu(
             let (expert, blocks) = cut.part(chunk);
             for rows in row_blocks(routes.rows_of(expert)) {
                 for blocks in GluCell::runs(blocks.clone(), rows.len()) {
+                    let outputs = blocks.start * BLOCK_INPUTS..blocks.end * BLOCK_INPUTS;
                     let cell = GluCell {
                         weights: [&gate.matrix, &up.matrix],
+                        biases: [gate, up].map(|m| m.bias(expert).map(|b| &b[outputs.clone()])),
                         first_panel: gate.first_panel(expert),
                         blocks,
                         rows: rows.clone(),
@@ -169,7 +191,7 @@ pub fn experts_glu(
     });
 }
 
-/// `out = x · weights_e` of each row's expert `e`; `x` and `out` (`[rows, out_features]`) are sorted by expert.
+/// `out = x · weights_e`, and its biases, of each row's expert `e`; `x` and `out` (`[rows, out_features]`) are sorted by expert.
 ///
 /// # Panics
 /// When shapes do not fit.
@@ -198,11 +220,26 @@ pub fn experts_matmul(
                     let tiles = &mut scratch.tiles[..panels.len() * rows.len() * PANEL_ROWS];
                     let decoded = &mut scratch.decoded;
                     cpu::panels_product(x, &weights.matrix, panels, rows.clone(), decoded, tiles);
+                    if let Some(bias) = weights.bias(expert) {
+                        add_bias(&bias[columns.start * PANEL_ROWS..], rows.len(), tiles);
+                    }
                     put_down(tiles.as_chunks().0, rows.clone(), columns, width, &out);
                 }
             }
         });
     });
+}
+
+/// Adds the biases of some columns to their results, `[columns, num_rows, PANEL_ROWS]`.
+fn add_bias(bias: &[f32], num_rows: usize, tiles: &mut [f32]) {
+    let panels = tiles.chunks_exact_mut(num_rows * PANEL_ROWS);
+    for (bias, panel) in bias.as_chunks::<PANEL_ROWS>().0.iter().zip(panels) {
+        for tile in panel.as_chunks_mut::<PANEL_ROWS>().0 {
+            for (value, bias) in tile.iter_mut().zip(bias) {
+                *value += bias;
+            }
+        }
+    }
 }
 
 /// Writes the results of some columns (in panels), `[columns.len(), rows.len()]`, to their rows of `width`

@@ -44,6 +44,7 @@ pub fn glu_gradient(
         match kind {
             Glu::Silu => cpu::silu_gradient(gate, up, &by_result[range]),
             Glu::GeluTanh => cpu::gelu_tanh_gradient(gate, up, &by_result[range]),
+            Glu::ClampedSwish => cpu::clamped_swish_gradient(gate, up, &by_result[range]),
         }
     });
 }

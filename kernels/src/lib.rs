@@ -8,6 +8,7 @@
 
 pub mod activations;
 pub mod attention;
+mod attention_params;
 mod codebook;
 pub mod cost;
 mod cpu;
@@ -38,7 +39,9 @@ pub mod self_attention;
 pub mod transposed;
 
 pub use activations::Activations;
-pub use attention::{AttentionParams, AttentionPlan, AttentionRows, paged_attention};
+pub use attention::{
+    AttentionParams, AttentionPlan, AttentionRows, paged_attention, paged_attention_with_sinks,
+};
 pub use dense::{Activation, DenseMatrix, FeedForward, LayerNorm};
 pub use dtype::DType;
 pub use error::KernelError;

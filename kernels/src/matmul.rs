@@ -36,6 +36,15 @@ pub enum Glu {
     Silu,
     /// `gelu_tanh(gate) * up`
     GeluTanh,
+    /// `gate * sigmoid(1.702 * gate) * (up + 1)` of clamped values: `gate` up to [`Glu::LIMIT`], `up` within it on both sides.
+    ClampedSwish,
+}
+
+impl Glu {
+    /// Where [`Glu::ClampedSwish`] clamps (gpt-oss' `swiglu_limit`).
+    pub const LIMIT: f32 = 7.0;
+    /// The slope of its sigmoid, which makes it near GELU (Hendrycks and Gimpel 2016, section 2).
+    pub const SLOPE: f32 = 1.702;
 }
 
 /// A thread's buffers.
@@ -276,6 +285,7 @@ pub(crate) fn gated(
                 for blocks in GluCell::runs(blocks.clone(), rows.len()) {
                     let cell = GluCell {
                         weights: [gate, up],
+                        biases: [None, None],
                         first_panel: 0,
                         blocks,
                         rows: rows.clone(),
@@ -292,6 +302,8 @@ pub(crate) fn gated(
 pub(crate) struct GluCell<'a> {
     /// Gate and up.
     pub weights: [&'a PackedMatrix; 2],
+    /// Biases of the blocks' outputs, `[blocks.len() * BLOCK_INPUTS]` each.
+    pub biases: [Option<&'a [f32]>; 2],
     /// Where the matrices' outputs begin: those of an expert among others.
     pub first_panel: usize,
     /// Of [`GluCell::runs`].
@@ -325,12 +337,9 @@ impl GluCell<'_> {
         let rows = self.rows;
         let num_panels = self.blocks.len() * PANELS_PER_BLOCK;
         let first = self.first_panel + self.blocks.start * PANELS_PER_BLOCK;
-        for (product, (weights, wide)) in self
-            .weights
-            .into_iter()
-            .zip([&mut scratch.gate, &mut scratch.up])
-            .enumerate()
-        {
+        let outs = [&mut scratch.gate, &mut scratch.up];
+        let products = self.weights.into_iter().zip(self.biases).zip(outs);
+        for (product, ((weights, bias), wide)) in products.enumerate() {
             let tiles = &mut scratch.tiles[..num_panels * rows.len() * PANEL_ROWS];
             let panels = first..first + num_panels;
             let decoded = &mut scratch.decoded;
@@ -347,6 +356,12 @@ impl GluCell<'_> {
                 let cells = cells.iter_mut().skip(part).step_by(num_panels);
                 for (cell, values) in cells.zip(tile.as_chunks::<PANEL_ROWS>().0) {
                     *cell = *values;
+                }
+            }
+            if let Some(bias) = bias {
+                let width = bias.len();
+                for row in wide[..rows.len() * width].chunks_exact_mut(width) {
+                    add(row, bias);
                 }
             }
         }

@@ -58,6 +58,16 @@ impl RopeTable {
         }
     }
 
+    /// The same angles with cosines and sines times `magnitude`: what is rotated is scaled too (long-rope, YaRN).
+    pub fn scaled(mut self, magnitude: f32) -> Self {
+        if magnitude != 1.0 {
+            for (cos, sin) in &mut self.angles {
+                (*cos, *sin) = (*cos * magnitude, *sin * magnitude);
+            }
+        }
+        self
+    }
+
     /// Rotates the heads of one row in place; elements past the rotary dimension stay as they are.
     ///
     /// # Panics

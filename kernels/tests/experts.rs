@@ -204,6 +204,48 @@ fn grouped_products_equal_those_of_each_expert_bit_by_bit() {
     }
 }
 
+/// A bias is what an input of one more column would add: every product has its own expert's.
+#[test]
+fn biases_are_added_to_each_product() {
+    let pool = ThreadPool::eager(2);
+    for dtype in [DType::Q8_0, DType::F32] {
+        let (gates, gate) = experts(&pool, dtype, WIDTH, HIDDEN, 1);
+        let (ups, up) = experts(&pool, dtype, WIDTH, HIDDEN, 2);
+        let (downs, down) = experts(&pool, dtype, HIDDEN, WIDTH, 3);
+        let mut random = Random(12);
+        let biases = [WIDTH, WIDTH, HIDDEN].map(|width| random.values(EXPERTS * width));
+        let [gate, up, down] = [(gate, 0), (up, 1), (down, 2)]
+            .map(|(matrix, index): (ExpertMatrix, usize)| matrix.with_bias(biases[index].clone()));
+        let x = Random(4).values(HIDDEN);
+        let logits = Random(6).values(EXPERTS);
+        let mut routes = Routes::default();
+        let convention = gating(Scoring::Softmax, true, 1.0);
+        routes.plan(&pool, &convention, &logits, EXPERTS, None);
+        let mut sorted = Activations::with_capacity(CHOSEN, HIDDEN, true);
+        let mut input = Activations::with_capacity(1, HIDDEN, true);
+        input.load(&pool, &x, 1, HIDDEN);
+        sorted.gather(&pool, &input, routes.rows());
+        let mut gated = Activations::with_capacity(CHOSEN, WIDTH, true);
+        let kind = Glu::ClampedSwish;
+        experts_glu(&pool, &sorted, &routes, &gate, &up, kind, &mut gated);
+        let mut results = vec![f32::NAN; CHOSEN * HIDDEN];
+        experts_matmul(&pool, &gated, &routes, &down, &mut results);
+        for (expert, slot) in routes.experts().iter().zip(routes.slots()) {
+            let expert = *expert as usize;
+            let biased = |matrices: &[PackedMatrix], index: usize, x: &[f32]| -> Vec<f32> {
+                let values = product(&pool, &matrices[expert], x);
+                let bias = &biases[index][expert * values.len()..];
+                values.iter().zip(bias).map(|(a, b)| a + b).collect()
+            };
+            let mut hidden = biased(&gates, 0, &x);
+            elementwise::glu(kind, &mut hidden, &biased(&ups, 1, &x));
+            let expected = biased(&downs, 2, &hidden);
+            let result = &results[*slot as usize * HIDDEN..][..HIDDEN];
+            assert_eq!(result, expected, "{} expert {expert}", dtype.name());
+        }
+    }
+}
+
 #[test]
 fn an_expert_without_whole_panels_is_refused() {
     let pool = ThreadPool::new(1);

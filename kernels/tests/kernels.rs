@@ -549,17 +549,21 @@ fn copied_blocks_hold_the_same_keys() {
 #[test]
 fn gated_units_equal_their_definitions() {
     let gate: Vec<f32> = Random(2).values(10 * 40).iter().map(|v| v * 12.0).collect();
-    let up = Random(3).values(10 * 40);
-    let (mut silu, mut gelu) = (gate.clone(), gate.clone());
+    let up: Vec<f32> = Random(3).values(10 * 40).iter().map(|v| v * 12.0).collect();
+    let [mut silu, mut gelu, mut clamped] = [(); 3].map(|()| gate.clone());
+    elementwise::glu(Glu::ClampedSwish, &mut clamped, &up);
     elementwise::glu(Glu::Silu, &mut silu, &up);
     elementwise::glu(Glu::GeluTanh, &mut gelu, &up);
     for i in 0..gate.len() {
         let (x, u) = (f64::from(gate[i]), f64::from(up[i]));
-        let expected = x / (1.0 + (-x).exp()) * u;
-        assert!((f64::from(silu[i]) - expected).abs() < 1e-5);
+        let is_near = |a: f32, expected: f64| {
+            (f64::from(a) - expected).abs() < 1e-6 * expected.abs().max(10.0)
+        };
+        assert!(is_near(silu[i], x / (1.0 + (-x).exp()) * u));
+        let swish = x.min(7.0) / (1.0 + (-1.702 * x.min(7.0)).exp());
+        assert!(is_near(clamped[i], swish * (u.clamp(-7.0, 7.0) + 1.0)));
         let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
-        let expected = 0.5 * x * (1.0 + inner.tanh()) * u;
-        assert!((f64::from(gelu[i]) - expected).abs() < 1e-5);
+        assert!(is_near(gelu[i], 0.5 * x * (1.0 + inner.tanh()) * u));
     }
 }
 

@@ -376,8 +376,7 @@ impl Backend for EngineHandle {
             && !info.is_differentiable
             && (config.layers.depth != 1)
         {
-            let message =
-                "must be \"truncated\" for this model: its latent attention has no way back";
+            let message = "must be \"truncated\" for this model: its attention has no way back";
             return refuse("gradient", message);
         }
         Ok(())

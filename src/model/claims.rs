@@ -5,7 +5,7 @@ use ponder_kernels::Glu;
 use serde_json::Value;
 
 use super::config::{ConfigError, ModelConfig};
-use super::families::Family;
+use super::families::{Bias, ExpertsLayout, Family};
 use super::fields::{GgufFields, HfFields};
 
 /// A name that transformers has for each activation.
@@ -32,7 +32,12 @@ pub(super) fn check_hf(json: &Value, family: &Family) -> Result<(), ConfigError>
         let Some(name) = fields.text(key)? else {
             continue;
         };
-        if activation(name) != Some(family.glu) {
+        let named = activation(name).map(|named| match family.glu {
+            // Families with this unit call it by what its sigmoid is near.
+            Glu::ClampedSwish if named == Glu::Silu => Glu::ClampedSwish,
+            _ => named,
+        });
+        if named != Some(family.glu) {
             return refuse(format!("{key} {name:?} in a {} model", family.name));
         }
         break;
@@ -40,19 +45,25 @@ pub(super) fn check_hf(json: &Value, family: &Family) -> Result<(), ConfigError>
     if let Some(key) = FLAGS.iter().find(|key| json[**key] == true) {
         return refuse((*key).to_owned());
     }
-    if fields.flag("attention_bias")? == Some(true) && !family.qkv_bias {
+    if fields.flag("attention_bias")? == Some(true) && family.qkv_bias == Bias::Never {
         return refuse(format!("attention_bias in a {} model", family.name));
     }
     if fields.get("clip_qkv").is_some() {
         return refuse("clamping Q, K and V (clip_qkv)".to_owned());
     }
-    if fields.get("quantization_config").is_some() {
-        return refuse("a quantization_config; GGUF files of this model are read".to_owned());
+    if let Some(method) = fields.get("quantization_config") {
+        let is_read = family.hf_tensors.experts_layout == ExpertsLayout::Turns
+            && HfFields(method).text("quant_method")? == Some("mxfp4");
+        if !is_read {
+            return refuse("a quantization_config; GGUF files of this model are read".to_owned());
+        }
     }
-    if let Some(factor) = fields.number("partial_rotary_factor")?
-        && factor != 1.0
-    {
-        return refuse(format!("partial_rotary_factor {factor}"));
+    for (key, done) in [("swiglu_limit", Glu::LIMIT), ("swiglu_alpha", Glu::SLOPE)] {
+        if let Some(value) = fields.number(key)?
+            && (value != done || family.glu != Glu::ClampedSwish)
+        {
+            return refuse(format!("{key} {value}"));
+        }
     }
     check_windows(fields, family)
 }
@@ -83,12 +94,12 @@ fn check_windows(fields: HfFields<'_>, family: &Family) -> Result<(), ConfigErro
         return Ok(());
     };
     if let Some(pattern) = fields.size("sliding_window_pattern")?
-        && pattern != local.global_every
+        && Some(pattern) != local.global_every
     {
         return refuse(format!("one global layer in {pattern}"));
     }
     if let Some(theta) = fields.number("rope_local_base_freq")?
-        && theta != local.rope_theta
+        && Some(theta) != local.rope_theta
     {
         return refuse(format!("rope_local_base_freq {theta}"));
     }
@@ -110,9 +121,9 @@ pub(super) fn check_gguf(fields: GgufFields<'_>, config: &ModelConfig) -> Result
         return refuse("use_parallel_residual".to_owned());
     }
     if let Some(rotated) = fields.size("rope.dimension_count")?
-        && rotated != config.rotary_dim()
+        && rotated != config.rope.rotary_dim
     {
-        let dims = config.rotary_dim();
+        let dims = config.rope.rotary_dim;
         return refuse(format!(
             "rotation of {rotated} dimensions where a head has {dims}"
         ));
@@ -127,8 +138,10 @@ pub(super) fn check_gguf(fields: GgufFields<'_>, config: &ModelConfig) -> Result
         ));
     }
     for part in ["rope.scaling.attn_factor", "rope.scale_linear"] {
+        let is_done = config.rope.long.is_some() && part == "rope.scaling.attn_factor";
         if let Some(factor) = fields.number(part)?
             && factor != 1.0
+            && !is_done
         {
             return refuse(format!("{part} {factor}"));
         }
@@ -140,7 +153,7 @@ pub(super) fn check_gguf(fields: GgufFields<'_>, config: &ModelConfig) -> Result
 pub(super) fn check_numbers(config: &ModelConfig) -> Result<(), ConfigError> {
     let positive = [
         ("rms_norm_eps", Some(config.rms_norm_eps)),
-        ("RoPE's scaling factor", Some(config.rope_linear_scale)),
+        ("RoPE's scaling factor", Some(config.rope.linear_scale)),
         ("the scale of attention", Some(config.attention_scale)),
         ("the soft cap of attention", config.attention_softcap),
         ("the soft cap of logits", config.final_softcap),
@@ -162,11 +175,11 @@ pub(super) fn check_numbers(config: &ModelConfig) -> Result<(), ConfigError> {
         let eps = config.rms_norm_eps;
         return Err(ConfigError::Invalid(format!("rms_norm_eps is {eps}")));
     }
-    if !(config.rope_theta.is_finite() && config.rope_theta > 1.0) {
-        let theta = config.rope_theta;
+    let theta = config.rope.theta;
+    if !(theta.is_finite() && theta > 1.0) {
         return Err(ConfigError::Invalid(format!("RoPE's base is {theta}")));
     }
-    let factors = config.rope_freq_factors.iter().flatten();
+    let factors = config.rope.all_factors().into_iter().flatten().flatten();
     if let Some(factor) = factors.copied().find(|f| !(f.is_finite() && *f > 0.0)) {
         return Err(ConfigError::Invalid(format!(
             "a RoPE frequency factor is {factor}"
@@ -245,8 +258,6 @@ mod tests {
             json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64,
                 "attention_factor": 3.0}}),
             json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64,
-                "truncate": false}}),
-            json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64,
                 "beta_slow": 0.0}}),
             json!({"rope_parameters": {"full_attention": {"rope_theta": 1e6},
                 "sliding_attention": {"rope_theta": 5.0}}}),
@@ -280,7 +291,7 @@ mod tests {
         let theta = read(
             json!({"rope_theta": null, "rope_parameters": {"full_attention": {"rope_theta": 5e5}}}),
         );
-        assert_eq!(theta.unwrap().rope_theta, 5e5);
+        assert_eq!(theta.unwrap().rope.theta, 5e5);
     }
 
     #[test]

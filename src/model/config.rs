@@ -1,15 +1,15 @@
 //! The sizes and variants of a model, read from GGUF metadata or a Hugging Face `config.json`.
 
-use ponder_kernels::RopeKind;
 use serde_json::Value;
 
 use super::claims;
-use super::families::{AttentionSizes, Family};
+use super::families::{AttentionSizes, Bias, Family};
 use super::fields::{GgufFields, HfFields};
 use super::gguf::GgufFile;
 use super::mla::MlaConfig;
 use super::moe::MoeConfig;
-use super::rope_scaling::RopeScaling;
+use super::ops::Needs;
+use super::rope_config::{Heads, RopeConfig};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -21,7 +21,7 @@ pub enum ConfigError {
     Invalid(String),
     #[error("the model has {0}, which is not supported")]
     Unsupported(String),
-    #[error("RoPE scaling {0:?} is not supported (linear, llama3 and yarn are)")]
+    #[error("RoPE scaling {0:?} is not supported (linear, llama3, longrope and yarn are)")]
     UnsupportedRopeScaling(String),
 }
 
@@ -41,18 +41,14 @@ pub struct ModelConfig {
     pub head_dim: usize,
     pub max_position_embeddings: usize,
     pub rms_norm_eps: f32,
-    pub rope_theta: f32,
-    /// Positions are divided by this (linear scaling).
-    pub rope_linear_scale: f32,
-    /// Per-frequency divisors (llama 3).
-    pub rope_freq_factors: Option<Vec<f32>>,
+    pub rope: RopeConfig,
+    /// Q, K and V have biases.
+    pub qkv_bias: bool,
     pub sliding_window: Option<usize>,
     /// Multiplies q·k.
     pub attention_scale: f32,
     pub attention_softcap: Option<f32>,
     pub final_softcap: Option<f32>,
-    /// Q and K rows are stored for adjacent-pair rotation (llama weights in GGUF files).
-    pub rope_adjacent_pairs: bool,
     /// Of models with mixture-of-experts layers.
     pub moe: Option<MoeConfig>,
     /// Of models whose attention reads a latent vector.
@@ -85,12 +81,15 @@ impl ModelConfig {
         let (embeddings, _) = file
             .tensor("token_embd.weight")
             .ok_or_else(|| missing("token_embd.weight"))?;
-        let rope_theta = fields.number("rope.freq_base")?.unwrap_or(10_000.0);
         let mla = MlaConfig::from_gguf(metadata, name, family)?;
         let head_dim = mla.as_ref().map_or(head_dim, MlaConfig::head_dim);
-        let rotary_dim = mla.as_ref().map_or(head_dim, |mla| mla.rope_head_dim);
-        let scaling = RopeScaling::from_gguf(file, name, rotary_dim, rope_theta)?;
         let num_layers = fields.need_size("block_count")?;
+        let heads = Heads {
+            num_layers,
+            head_dim,
+            mla: mla.as_ref(),
+        };
+        let (rope, score_scale) = RopeConfig::from_gguf(file, name, family, heads)?;
         let sizes = AttentionSizes {
             num_layers,
             hidden_size,
@@ -113,19 +112,23 @@ impl ModelConfig {
             rms_norm_eps: fields
                 .number("attention.layer_norm_rms_epsilon")?
                 .ok_or_else(|| missing("attention.layer_norm_rms_epsilon"))?,
-            rope_theta,
-            rope_linear_scale: scaling.linear,
-            rope_freq_factors: scaling.factors,
+            rope,
+            qkv_bias: match family.qkv_bias {
+                Bias::Never => false,
+                Bias::Always => true,
+                Bias::Stored => ["attn_q", "attn_qkv"]
+                    .iter()
+                    .any(|part| file.tensor(&format!("blk.0.{part}.bias")).is_some()),
+            },
             sliding_window: fields
                 .size("attention.sliding_window")?
                 .filter(|window| *window > 0),
-            attention_scale: scaling.score_scale
+            attention_scale: score_scale
                 * fields
                     .number("attention.scale")?
                     .unwrap_or_else(|| (family.attention_scale.gguf)(&sizes)),
             attention_softcap: fields.number("attn_logit_softcapping")?,
             final_softcap: fields.number("final_logit_softcapping")?,
-            rope_adjacent_pairs: family.adjacent_pairs.gguf,
             moe: MoeConfig::from_gguf(file, name, family)?,
             mla,
             embedding_scale: fields
@@ -158,11 +161,12 @@ impl ModelConfig {
         let num_layers = fields.need_size("num_hidden_layers")?;
         let mla = MlaConfig::from_hf(json, family)?;
         let head_dim = mla.as_ref().map_or(head_dim, MlaConfig::head_dim);
-        let rotary_dim = mla.as_ref().map_or(head_dim, |mla| mla.rope_head_dim);
-        let (rope, nested_theta) = rope_of_hf(fields, family)?;
-        let rope_theta = fields.number("rope_theta")?.or(nested_theta);
-        let rope_theta = rope_theta.unwrap_or(10_000.0);
-        let scaling = RopeScaling::from_hf(rope, rotary_dim, rope_theta)?;
+        let heads = Heads {
+            num_layers,
+            head_dim,
+            mla: mla.as_ref(),
+        };
+        let (rope, score_scale) = RopeConfig::from_hf(json, family, heads)?;
         let config = Self {
             family,
             vocab_size: fields.need_size("vocab_size")?,
@@ -177,14 +181,16 @@ impl ModelConfig {
             head_dim,
             max_position_embeddings: fields.need_size("max_position_embeddings")?,
             rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-6),
-            rope_theta,
-            rope_linear_scale: scaling.linear,
-            rope_freq_factors: scaling.factors,
+            rope,
+            qkv_bias: match family.qkv_bias {
+                Bias::Never => false,
+                Bias::Always => true,
+                Bias::Stored => fields.flag("attention_bias")?.unwrap_or(false),
+            },
             sliding_window: fields.size("sliding_window")?.filter(|window| *window > 0),
-            attention_scale: scaling.score_scale * (family.attention_scale.hf)(json, head_dim),
+            attention_scale: score_scale * (family.attention_scale.hf)(json, head_dim),
             attention_softcap: fields.number("attn_logit_softcapping")?,
             final_softcap: fields.number("final_logit_softcapping")?,
-            rope_adjacent_pairs: family.adjacent_pairs.hf,
             moe: MoeConfig::from_hf(json, family)?,
             mla,
             embedding_scale: fields
@@ -196,19 +202,13 @@ impl ModelConfig {
         config.checked()
     }
 
-    /// Which elements of a head rotate together.
-    pub fn rope_kind(&self) -> RopeKind {
-        match self.rope_adjacent_pairs {
-            true => RopeKind::Norm,
-            false => RopeKind::Neox,
+    /// What the model asks of a device.
+    pub(super) fn needs(&self) -> Needs {
+        let family = self.family;
+        Needs {
+            attention_sinks: family.attention_sinks,
+            expert_biases: family.experts.is_some_and(|experts| experts.has_biases),
         }
-    }
-
-    /// Elements of a head that are rotated.
-    pub fn rotary_dim(&self) -> usize {
-        self.mla
-            .as_ref()
-            .map_or(self.head_dim, |mla| mla.rope_head_dim)
     }
 
     fn checked(self) -> Result<Self, ConfigError> {
@@ -247,42 +247,15 @@ impl ModelConfig {
         if !self.head_dim.is_multiple_of(2) {
             return invalid(format!("head_dim {} is odd", self.head_dim));
         }
-        let factors = self.rope_freq_factors.as_ref().map(Vec::len);
-        let rotary_dim = self.rotary_dim();
-        if factors.is_some_and(|len| len < rotary_dim / 2) {
+        let rotary_dim = self.rope.rotary_dim;
+        if !rotary_dim.is_multiple_of(2) || !(1..=self.head_dim).contains(&rotary_dim) {
+            let head_dim = self.head_dim;
+            return invalid(format!("rotation of {rotary_dim} of {head_dim} elements"));
+        }
+        let factors = self.rope.all_factors();
+        if factors.iter().flatten().any(|f| f.len() < rotary_dim / 2) {
             return invalid("too few RoPE frequency factors".to_owned());
         }
         Ok(self)
     }
-}
-
-/// How positions are rotated, and the base where it lies inside: transformers 5 writes `rope_parameters`, one for
-/// each kind of layer where there are several.
-fn rope_of_hf<'a>(
-    fields: HfFields<'a>,
-    family: &Family,
-) -> Result<(Option<&'a Value>, Option<f32>), ConfigError> {
-    let rope = fields
-        .get("rope_parameters")
-        .or_else(|| fields.get("rope_scaling"));
-    let Some(rope) = rope else {
-        return Ok((None, None));
-    };
-    if !rope.is_object() {
-        return Err(ConfigError::Invalid(
-            "the scaling of RoPE is no object".to_owned(),
-        ));
-    }
-    let kinds = HfFields(rope);
-    let global = kinds.get("full_attention").unwrap_or(rope);
-    if let Some(local) = kinds.get("sliding_attention").map(HfFields) {
-        let theta = local.number("rope_theta")?;
-        let expected = family.local_layers.map(|layers| layers.rope_theta);
-        let kind = local.text("rope_type")?.unwrap_or("default");
-        if kind != "default" || theta.is_some() && theta != expected {
-            let what = "a sliding window with angles of its own".to_owned();
-            return Err(ConfigError::Unsupported(what));
-        }
-    }
-    Ok((Some(global), HfFields(global).number("rope_theta")?))
 }

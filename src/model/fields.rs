@@ -54,6 +54,22 @@ impl<'a> HfFields<'a> {
         finite(key, number).map(Some)
     }
 
+    pub(super) fn numbers(self, key: &str) -> Result<Option<Vec<f32>>, ConfigError> {
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
+        let listed = value.as_array().ok_or_else(|| unreadable(key, value))?;
+        let number = |value: &Value| {
+            let number = value.as_f64().ok_or_else(|| unreadable(key, value))?;
+            finite(key, number)
+        };
+        listed
+            .iter()
+            .map(number)
+            .collect::<Result<_, _>>()
+            .map(Some)
+    }
+
     pub(super) fn flag(self, key: &str) -> Result<Option<bool>, ConfigError> {
         let Some(value) = self.get(key) else {
             return Ok(None);

@@ -9,7 +9,7 @@ use super::families::QkNorm;
 use super::layers::{Attention, Mlp, Projections};
 use super::mla::LatentScratch;
 use super::moe::MoeScratch;
-use super::ops::{AdaptedInput, Linear, Ops, Residual, Rotation, Step};
+use super::ops::{AdaptedInput, LayerAttention, Linear, Ops, Residual, Rotation, Step};
 use super::profile::{Operator, Stopwatch};
 
 /// Rows of one step. Buffers grow to the largest step and stay.
@@ -119,7 +119,7 @@ impl<O: Ops> LayerStep<'_, '_, O> {
             [&layer.q_norm, &layer.k_norm].map(|norm| norm.as_ref().filter(|_| is_by_head));
         let rotation = Rotation {
             table: rope,
-            kind: config.rope_kind(),
+            kind: config.rope.kind(),
             q_norm,
             k_norm,
             eps: config.rms_norm_eps,
@@ -136,9 +136,14 @@ impl<O: Ops> LayerStep<'_, '_, O> {
             sliding_window: config.sliding_window.filter(|_| layer.is_local),
             softcap: config.attention_softcap,
         };
+        let attention = LayerAttention {
+            layer: self.index,
+            params: &params,
+            sinks: layer.sinks.as_ref(),
+        };
         let out = &mut s.attended;
         self.ops
-            .attention(self.step, &params, cache, self.index, &s.q, out)?;
+            .attention(self.step, &attention, cache, &s.q, out)?;
         if let Some(mla) = &config.mla {
             self.ops.latent_values(mla, &mut s.attended)?;
         }

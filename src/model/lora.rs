@@ -310,7 +310,8 @@ fn join(
             });
         }
     }
-    if matches!(target, Target::Q | Target::K) && config.rope_adjacent_pairs {
+    let is_reordered = config.rope.adjacent_pairs && !config.family.adjacent_pairs.hf;
+    if matches!(target, Target::Q | Target::K) && is_reordered {
         b = adjacent_pairs(&b, config.head_dim, rank);
     }
     Ok(LowRank {

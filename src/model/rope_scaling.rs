@@ -3,8 +3,10 @@
 use serde_json::Value;
 
 use super::config::ConfigError;
+use super::families::Family;
 use super::fields::{GgufFields, HfFields};
 use super::gguf::GgufFile;
+use super::rope_config::RopeConfig;
 
 /// Rotations within the original context above which YaRN leaves a frequency alone, and below which it stretches it fully
 /// (Peng et al. 2023, section 3.2).
@@ -18,20 +20,58 @@ pub(super) struct RopeScaling {
     pub linear: f32,
     /// `[rotary_dim / 2]`, divide the frequencies one by one.
     pub factors: Option<Vec<f32>>,
+    /// What takes the factors' place in longer contexts.
+    pub long: Option<LongRope>,
     /// Multiplies q·k.
     pub score_scale: f32,
+    /// Multiplies what is rotated of queries and of keys.
+    pub magnitude: f32,
+}
+
+/// Long-rope's factors for contexts that are longer than the original one (Ding et al. 2024, section 3). Which factors are
+/// used is settled when a model is loaded, by the context that it is to serve: a cached key was rotated once and for all.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LongRope {
+    /// `[rotary_dim / 2]`
+    pub factors: Vec<f32>,
+    /// Up to so many positions the short factors count.
+    pub original_context: usize,
 }
 
 const NONE: RopeScaling = RopeScaling {
     linear: 1.0,
     factors: None,
+    long: None,
     score_scale: 1.0,
+    magnitude: 1.0,
 };
 
 impl RopeScaling {
-    /// Reads `rope_scaling` or `rope_parameters` of a `config.json`.
+    /// The rotation that this scales, and what multiplies q·k.
+    pub(super) fn into_rope(
+        self,
+        theta: f32,
+        rotary_dim: usize,
+        adjacent_pairs: bool,
+        unrotated_layers: Vec<usize>,
+    ) -> (RopeConfig, f32) {
+        let rope = RopeConfig {
+            theta,
+            rotary_dim,
+            adjacent_pairs,
+            linear_scale: self.linear,
+            freq_factors: self.factors,
+            long: self.long,
+            magnitude: self.magnitude,
+            unrotated_layers,
+        };
+        (rope, self.score_scale)
+    }
+
+    /// Reads `rope_scaling` or `rope_parameters` of the `config.json` `json`.
     pub(super) fn from_hf(
         scaling: Option<&Value>,
+        json: &Value,
         rotary_dim: usize,
         theta: f32,
     ) -> Result<Self, ConfigError> {
@@ -72,9 +112,50 @@ impl RopeScaling {
                     ..NONE
                 })
             }
+            // Phi-3's first files call it "su", and some "yarn".
+            "longrope" | "su" => Self::long_of_hf(fields, HfFields(json)),
+            "yarn" if fields.get("long_factor").is_some() => {
+                Self::long_of_hf(fields, HfFields(json))
+            }
             "yarn" => Self::yarn_of_hf(fields, rotary_dim, theta),
             other => Err(ConfigError::UnsupportedRopeScaling(other.to_owned())),
         }
+    }
+
+    fn long_of_hf(fields: HfFields<'_>, model: HfFields<'_>) -> Result<Self, ConfigError> {
+        const ORIGINAL: &str = "original_max_position_embeddings";
+        let missing = |key: &str| ConfigError::Missing(format!("rope_scaling.{key}"));
+        let factors = |key: &str| fields.numbers(key)?.ok_or_else(|| missing(key));
+        if let Some(key) = ["short_mscale", "long_mscale"]
+            .iter()
+            .find(|key| fields.get(key).is_some())
+        {
+            return Err(ConfigError::UnsupportedRopeScaling(format!(
+                "longrope with {key}"
+            )));
+        }
+        let original = match fields.size(ORIGINAL)? {
+            Some(original) => original,
+            None => model.size(ORIGINAL)?.ok_or_else(|| missing(ORIGINAL))?,
+        };
+        let original_context = positive("original context", original as f64)?;
+        let factor = match fields.number("factor")? {
+            Some(factor) => f64::from(factor),
+            None => model.need_size("max_position_embeddings")? as f64 / original_context,
+        };
+        let magnitude = match fields.number("attention_factor")? {
+            Some(named) => f64::from(named),
+            None => long_magnitude(factor, original_context),
+        };
+        Ok(Self {
+            factors: Some(factors("short_factor")?),
+            long: Some(LongRope {
+                factors: factors("long_factor")?,
+                original_context: original,
+            }),
+            magnitude: positive("attention_factor", magnitude)? as f32,
+            ..NONE
+        })
     }
 
     fn yarn_of_hf(
@@ -101,10 +182,6 @@ impl RopeScaling {
             let message = "yarn with an attention_factor of its own".to_owned();
             return Err(ConfigError::UnsupportedRopeScaling(message));
         }
-        if fields.flag("truncate")? == Some(false) {
-            let message = "yarn without truncate".to_owned();
-            return Err(ConfigError::UnsupportedRopeScaling(message));
-        }
         let yarn = Yarn {
             rotary_dim,
             theta,
@@ -112,12 +189,13 @@ impl RopeScaling {
             original: number("original_max_position_embeddings")?,
             beta_fast: optional("beta_fast")?.unwrap_or(YARN_BETA_FAST),
             beta_slow: optional("beta_slow")?.unwrap_or(YARN_BETA_SLOW),
+            truncates: fields.flag("truncate")?.unwrap_or(true),
         };
         Ok(Self {
-            linear: 1.0,
             factors: Some(yarn.factors()?),
             // DeepSeek scales all of q·k by `mscale_all_dim`; others rotate all dimensions, so that both are one.
             score_scale: magnitude.powi(2) as f32,
+            ..NONE
         })
     }
 
@@ -125,6 +203,7 @@ impl RopeScaling {
     pub(super) fn from_gguf(
         file: &GgufFile,
         name: &str,
+        family: &Family,
         rotary_dim: usize,
         theta: f32,
     ) -> Result<Self, ConfigError> {
@@ -133,14 +212,31 @@ impl RopeScaling {
             name,
         };
         let number = |part: &str| fields.number(&format!("rope.scaling.{part}"));
-        let factors = file.tensor("rope_freqs.weight").map(|(info, data)| {
+        let tensor = |name: &str| {
+            let (info, data) = file.tensor(name)?;
             let mut factors = vec![0.0; info.dimensions.iter().product()];
             ponder_kernels::reference::dequantize(info.dtype, data, &mut factors);
-            factors
-        });
+            Some(factors)
+        };
+        let factors = tensor("rope_freqs.weight");
         let kind = file
             .metadata()
             .get_str(&format!("{name}.rope.scaling.type"));
+        let short = tensor("rope_factors_short.weight");
+        if let (Some(long), Some(short)) = (tensor("rope_factors_long.weight"), short) {
+            let original = fields.size("rope.scaling.original_context_length")?;
+            let original = original.map_or_else(|| fields.need_size("context_length"), Ok)?;
+            let magnitude = number("attn_factor")?.map_or(1.0, f64::from);
+            return Ok(Self {
+                factors: Some(short),
+                long: Some(LongRope {
+                    factors: long,
+                    original_context: original,
+                }),
+                magnitude: positive("attn_factor", magnitude)? as f32,
+                ..NONE
+            });
+        }
         match kind.unwrap_or("none") {
             "none" => Ok(Self { factors, ..NONE }),
             "linear" => Ok(Self {
@@ -163,14 +259,15 @@ impl RopeScaling {
                     original: original as f64,
                     beta_fast: number("yarn_beta_fast")?.map_or(YARN_BETA_FAST, f64::from),
                     beta_slow: number("yarn_beta_slow")?.map_or(YARN_BETA_SLOW, f64::from),
+                    truncates: family.yarn_truncates,
                 };
                 // Files hold `0.1 * mscale_all_dim`.
                 let all_dims = number("yarn_log_multiplier")?.filter(|scale| *scale != 0.0);
                 let all_dims = all_dims.map_or(1.0, |scale| f64::from(scale) / MAGNITUDE_SLOPE);
                 Ok(Self {
-                    linear: 1.0,
                     factors: Some(yarn.factors()?),
                     score_scale: magnitude(factor, all_dims).powi(2) as f32,
+                    ..NONE
                 })
             }
             other => Err(ConfigError::UnsupportedRopeScaling(other.to_owned())),
@@ -187,6 +284,15 @@ fn magnitude(factor: f64, scale: f64) -> f64 {
 }
 
 const MAGNITUDE_SLOPE: f64 = 0.1;
+
+/// What long-rope multiplies queries and keys by: `sqrt(1 + ln(factor) / ln(original))` (Ding et al. 2024, section 4.1; the
+/// rule of transformers' `_compute_longrope_parameters`).
+fn long_magnitude(factor: f64, original: f64) -> f64 {
+    match factor <= 1.0 {
+        true => 1.0,
+        false => (1.0 + factor.ln() / original.ln()).sqrt(),
+    }
+}
 
 /// An `attention_factor` that says what is computed anyway may be rounded.
 const MAGNITUDE_TOLERANCE: f64 = 1e-3;
@@ -217,6 +323,8 @@ struct Yarn {
     original: f64,
     beta_fast: f64,
     beta_slow: f64,
+    /// The bounds of what is blended are whole numbers.
+    truncates: bool,
 }
 
 impl Yarn {
@@ -232,8 +340,12 @@ impl Yarn {
             let turns = rotations * 2.0 * std::f64::consts::PI;
             dim * (self.original / turns).ln() / (2.0 * theta.ln())
         };
-        let low = turning(self.beta_fast).floor().max(0.0);
-        let mut high = turning(self.beta_slow).ceil().min(dim - 1.0);
+        let (mut low, mut high) = (turning(self.beta_fast), turning(self.beta_slow));
+        if self.truncates {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        let low = low.max(0.0);
+        let mut high = high.min(dim - 1.0);
         if low == high {
             high += 0.001;
         }

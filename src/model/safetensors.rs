@@ -11,8 +11,9 @@ use serde_json::Value;
 use super::config::ConfigError;
 use super::families::Family;
 use super::files::{MAX_JSON_BYTES, read_bounded};
+use super::joined_experts::ExpertsPart;
 use super::shards;
-use super::weights::{LoadError, RawTensor, WeightSource, joined};
+use super::weights::{LoadError, RawTensor, WeightSource};
 
 /// Why a folder is not a model.
 #[derive(Debug, thiserror::Error)]
@@ -209,82 +210,35 @@ impl HfWeights<'_> {
         entries.get(hf_name).or_else(nested)
     }
 
-    fn raw(&self, hf_name: &str) -> Result<Option<RawTensor<'_>>, LoadError> {
+    pub(super) fn raw(&self, hf_name: &str) -> Result<Option<RawTensor<'_>>, LoadError> {
         let entry = self.entry(hf_name);
         entry
             .map(|entry| self.folder.read(hf_name, entry))
             .transpose()
     }
+}
 
-    /// One matrix of every expert as one tensor: released checkpoints hold each alone, or gate and up of all together.
-    fn experts(&self, names: &ExpertNames) -> Result<Option<RawTensor<'_>>, LoadError> {
-        if let Some(together) = self.raw(&names.joined)? {
-            return Ok(Some(match names.half {
-                Some(half) => halved(together, half),
-                None => together,
-            }));
+impl HfWeights<'_> {
+    /// Shape and values of a tensor of bytes.
+    pub(super) fn bytes(&self, hf_name: &str) -> Result<Option<(&[usize], &[u8])>, LoadError> {
+        let Some(entry) = self.entry(hf_name) else {
+            return Ok(None);
+        };
+        if entry.dtype != safetensors::Dtype::U8 {
+            return Err(LoadError::UnsupportedType {
+                name: hf_name.to_owned(),
+                dtype: format!("{:?}", entry.dtype),
+            });
         }
-        joined(|expert| names.of(expert), |name| self.raw(name))
-    }
-}
-
-/// The first or second half of every expert's outputs, of `[num_experts, 2 * out_features, in_features]`.
-fn halved(joined: RawTensor<'_>, half: usize) -> RawTensor<'static> {
-    let [experts, outputs] = [0, 1].map(|axis| joined.shape.get(axis).copied().unwrap_or(0));
-    let half_len = joined.data.len() / (2 * experts).max(1);
-    let halves = joined.data.chunks_exact(half_len.max(1));
-    let data = halves.skip(half).step_by(2).flatten().copied().collect();
-    let mut shape = joined.shape;
-    if let Some(width) = shape.get_mut(1) {
-        *width = outputs / 2;
-    }
-    RawTensor {
-        dtype: joined.dtype,
-        shape,
-        data: Cow::Owned(data),
-    }
-}
-
-/// Under which names experts may lie.
-struct ExpertNames {
-    /// All experts in one tensor.
-    joined: String,
-    /// Which half of its outputs.
-    half: Option<usize>,
-    /// Around the number of an expert that lies alone.
-    alone: [String; 2],
-}
-
-impl ExpertNames {
-    fn of(&self, expert: usize) -> String {
-        let [before, after] = &self.alone;
-        format!("{before}{expert}{after}")
-    }
-
-    /// Those of `blk.N.ffn_{gate,up,down}_exps.weight`.
-    fn new(name: &str, family: &Family) -> Option<Self> {
-        let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
-        let part = part.strip_suffix("_exps.weight")?;
-        let index = ["ffn_gate", "ffn_up", "ffn_down"]
-            .iter()
-            .position(|p| *p == part)?;
-        let half = (index < 2).then_some(index);
-        let names = &family.hf_tensors;
-        let own = names.expert[index];
-        let moe = format!("model.layers.{layer}.{}", names.moe);
-        let joined = names.joined_experts[usize::from(half.is_none())];
-        Some(Self {
-            joined: format!("{moe}.{joined}"),
-            half,
-            alone: [format!("{moe}.experts."), format!(".{own}.weight")],
-        })
+        let data = &self.folder.maps[entry.file][entry.start..entry.start + entry.len];
+        Ok(Some((&entry.shape, data)))
     }
 }
 
 impl WeightSource for HfWeights<'_> {
     fn tensor(&self, name: &str) -> Result<Option<RawTensor<'_>>, LoadError> {
-        if let Some(names) = ExpertNames::new(name, self.family) {
-            return self.experts(&names);
+        if let Some(part) = ExpertsPart::new(name, self.family) {
+            return part.read(self);
         }
         let Some(hf_name) = hf_name(name, self.family) else {
             return Ok(None);
@@ -329,6 +283,7 @@ fn hf_name(name: &str, family: &Family) -> Option<String> {
             let (moe, router) = (names.moe, names.router);
             return Some(format!("model.layers.{layer}.{moe}.{router}.{kind}"));
         }
+        "attn_sinks" => return Some(format!("model.layers.{layer}.self_attn.sinks")),
         "exp_probs_b" => {
             let moe = names.moe;
             return Some(format!(
@@ -349,6 +304,7 @@ fn hf_name(name: &str, family: &Family) -> Option<String> {
         "attn_kv_a_mqa" => "self_attn.kv_a_proj_with_mqa",
         "attn_kv_a_norm" => "self_attn.kv_a_layernorm",
         "attn_kv_b" => "self_attn.kv_b_proj",
+        "attn_qkv" => names.joined_qkv?,
         "attn_q" => "self_attn.q_proj",
         "attn_k" => "self_attn.k_proj",
         "attn_v" => "self_attn.v_proj",
@@ -357,10 +313,11 @@ fn hf_name(name: &str, family: &Family) -> Option<String> {
         "attn_k_norm" => "self_attn.k_norm",
         "attn_norm" => "input_layernorm",
         "ffn_norm" => names.ffn_norm,
-        "post_attention_norm" => "post_attention_layernorm",
-        "post_ffw_norm" => "post_feedforward_layernorm",
+        "post_attention_norm" => names.post_norms[0],
+        "post_ffw_norm" => names.post_norms[1],
+        "ffn_gate" if names.joined_gate_up.is_some() => return None,
         "ffn_gate" => "mlp.gate_proj",
-        "ffn_up" => "mlp.up_proj",
+        "ffn_up" => names.joined_gate_up.unwrap_or("mlp.up_proj"),
         "ffn_down" => "mlp.down_proj",
         _ => return None,
     };

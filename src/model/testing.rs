@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::families::{Family, QkNorm};
+use super::families::{Bias, Family, QkNorm};
 
 /// Writes GGUF files, value by value.
 #[derive(Default)]
@@ -185,7 +185,7 @@ impl TinyModel {
             self.add(&name(part), &[inputs, outputs], 0.2, state);
         }
         let family = self.family();
-        if family.qkv_bias {
+        if family.qkv_bias != Bias::Never {
             for (part, width) in [
                 ("attn_q", q_width),
                 ("attn_k", kv_width),

@@ -1,6 +1,7 @@
 //! Named tensors from either kind of file, under their GGUF names.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use ponder_kernels::{DType, reference};
 
@@ -106,6 +107,28 @@ impl WeightSource for GgufFile {
     }
 }
 
+/// Which outputs of a tensor are meant, of how many: some files hold several projections in one.
+pub(super) struct Outputs {
+    rows: Range<usize>,
+    all: usize,
+}
+
+impl Outputs {
+    pub(super) fn all(count: usize) -> Self {
+        Self::among(0..count, count)
+    }
+
+    pub(super) fn among(rows: Range<usize>, all: usize) -> Self {
+        Self { rows, all }
+    }
+
+    /// Their bytes: outputs lie one after the other.
+    fn part<'a>(&self, data: &'a [u8]) -> &'a [u8] {
+        let len = data.len() / self.all.max(1);
+        &data[self.rows.start * len..self.rows.end * len]
+    }
+}
+
 /// Checks shapes and packs.
 pub(super) struct Weights<'a, S: ?Sized, O> {
     pub source: &'a S,
@@ -138,6 +161,12 @@ impl<S: WeightSource + ?Sized, O: Ops> Weights<'_, S, O> {
         Ok(self.source.tensor(name)?.is_some())
     }
 
+    /// Outputs of a tensor, where it is there.
+    pub(super) fn num_outputs(&self, name: &str) -> Result<Option<usize>, LoadError> {
+        let tensor = self.source.tensor(name)?;
+        Ok(tensor.and_then(|tensor| tensor.shape.first().copied()))
+    }
+
     /// A packed `[out_features, in_features]` matrix.
     pub(super) fn matrix(
         &self,
@@ -147,6 +176,18 @@ impl<S: WeightSource + ?Sized, O: Ops> Weights<'_, S, O> {
     ) -> Result<O::Matrix, LoadError> {
         let tensor = self.tensor(name, &[out_features, in_features])?;
         self.pack(name, tensor.dtype, &tensor.data, out_features, in_features)
+    }
+
+    /// Some of a matrix's outputs as a matrix of their own.
+    pub(super) fn outputs(
+        &self,
+        name: &str,
+        outputs: &Outputs,
+        in_features: usize,
+    ) -> Result<O::Matrix, LoadError> {
+        let tensor = self.tensor(name, &[outputs.all, in_features])?;
+        let data = outputs.part(&tensor.data);
+        self.pack(name, tensor.dtype, data, outputs.rows.len(), in_features)
     }
 
     /// Packs the bytes of tensor `name`, whose file pages are not needed any more.
@@ -191,14 +232,21 @@ impl<S: WeightSource + ?Sized, O: Ops> Weights<'_, S, O> {
         self.pack(name, tensor.dtype, &tensor.data, outputs, in_features)
     }
 
-    /// One matrix of every expert, `[num_experts, out_features, in_features]`.
-    pub(super) fn experts(&self, name: &str, shape: [usize; 3]) -> Result<O::Experts, LoadError> {
+    /// One matrix of every expert, `[num_experts, out_features, in_features]`, and its biases `[num_experts, out_features]`.
+    pub(super) fn experts(
+        &self,
+        name: &str,
+        bias: Option<&str>,
+        shape: [usize; 3],
+    ) -> Result<O::Experts, LoadError> {
+        let [num_experts, out_features, _] = shape;
+        let bias = bias.map(|name| self.floats(name, &[num_experts, out_features]));
+        let bias = bias.transpose()?;
         let tensor = self.tensor(name, &shape)?;
         check_finite(name, tensor.dtype, &tensor.data)?;
-        let [_, out_features, in_features] = shape;
         let bytes = (tensor.dtype, &*tensor.data);
-        let (dtype, data) = self.quantised(name, bytes, [out_features, in_features])?;
-        let packed = self.ops.experts(dtype, &data, shape);
+        let (dtype, data) = self.quantised(name, bytes, [out_features, shape[2]])?;
+        let packed = self.ops.experts(dtype, &data, shape, bias);
         self.source.release(name);
         packed.map_err(|source| failed(name, source))
     }
@@ -211,12 +259,25 @@ impl<S: WeightSource + ?Sized, O: Ops> Weights<'_, S, O> {
         self.pack(name, tensor.dtype, &tensor.data, 1, in_features)
     }
 
+    /// The values of a tensor.
+    fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
+        let tensor = self.tensor(name, shape)?;
+        check_finite(name, tensor.dtype, &tensor.data)?;
+        let mut values = vec![0.0; shape.iter().product()];
+        reference::dequantize(tensor.dtype, &tensor.data, &mut values);
+        Ok(values)
+    }
+
     /// A vector as f32.
     pub(super) fn vector(&self, name: &str, len: usize) -> Result<O::Vector, LoadError> {
-        let tensor = self.tensor(name, &[len])?;
-        check_finite(name, tensor.dtype, &tensor.data)?;
-        let mut values = vec![0.0; len];
-        reference::dequantize(tensor.dtype, &tensor.data, &mut values);
+        self.values(name, &Outputs::all(len))
+    }
+
+    /// Some of a vector's values.
+    pub(super) fn values(&self, name: &str, outputs: &Outputs) -> Result<O::Vector, LoadError> {
+        let mut values = self.floats(name, &[outputs.all])?;
+        values.truncate(outputs.rows.end);
+        values.drain(..outputs.rows.start);
         let vector = self.ops.vector(values);
         vector.map_err(|source| failed(name, source))
     }

@@ -13,16 +13,28 @@ fn refusal(model: &Path, args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A model of an architecture that the native engine does not have.
-fn phi3() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/mistralrs/phi3")
+/// A folder that says to be of an architecture that the native engine does not have.
+fn unknown() -> tempfile::TempDir {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/mistralrs/phi3");
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(golden).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap();
+        std::fs::copy(&path, folder.path().join(name)).unwrap();
+    }
+    let config = folder.path().join("config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let text = text.replace("\"phi3\"", "\"starcoder2\"");
+    std::fs::write(&config, text).unwrap();
+    folder
 }
 
 #[test]
 fn what_the_native_engine_does_not_know_is_told() {
-    let message = refusal(&phi3(), &["--backend", "native"]);
-    assert!(message.contains("phi3"), "{message}");
-    let message = refusal(&phi3(), &["--backend", "native", "--isq", "Q8_0"]);
+    let folder = unknown();
+    let message = refusal(folder.path(), &["--backend", "native"]);
+    assert!(message.contains("starcoder2"), "{message}");
+    let message = refusal(folder.path(), &["--backend", "native", "--isq", "Q8_0"]);
     assert!(
         message.contains("--isq needs --backend mistralrs"),
         "{message}"
@@ -34,7 +46,7 @@ fn what_the_native_engine_does_not_know_is_told() {
 #[test]
 fn a_build_without_mistralrs_says_how_to_get_it() {
     for args in [&[][..], &["--backend", "mistralrs"], &["--isq", "Q8_0"]] {
-        let message = refusal(&phi3(), args);
+        let message = refusal(unknown().path(), args);
         assert!(
             message.contains("--features mistralrs"),
             "{args:?}: {message}"
@@ -57,7 +69,7 @@ fn flags_that_mistralrs_cannot_honour_end_the_start() {
         ),
         (&["--isq", "Q99"], "--isq Q99"),
     ] {
-        let message = refusal(&phi3(), args);
+        let message = refusal(unknown().path(), args);
         assert!(message.contains(part), "{args:?}: {message}");
     }
 }

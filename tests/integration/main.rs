@@ -32,6 +32,7 @@ mod constraint;
 mod constraint_search;
 mod encoders;
 mod engine;
+mod families;
 mod goldens;
 mod guarantees;
 mod liveness;

@@ -16,7 +16,7 @@ pub struct RopeTable {
 
 impl RopeTable {
     /// `freq_factors` (`[rotary_dim / 2]`) divide the inverse frequencies one by one;
-    /// `linear_scale` divides positions.
+    /// `linear_scale` divides positions; `magnitude` multiplies cosines and sines.
     pub fn new(
         gpu: &Gpu,
         rotary_dim: usize,
@@ -24,6 +24,7 @@ impl RopeTable {
         theta: f32,
         freq_factors: Option<&[f32]>,
         linear_scale: f32,
+        magnitude: f32,
     ) -> Result<Self, CudaError> {
         let half_dim = rotary_dim / 2;
         let frequency = |i: usize| {
@@ -34,14 +35,16 @@ impl RopeTable {
                 / f64::from(linear_scale)
         };
         let frequencies: Vec<f64> = (0..half_dim).map(frequency).collect();
-        let angles: Vec<f32> = (0..num_positions)
+        let mut angles: Vec<f32> = (0..num_positions)
             .flat_map(|position| {
                 frequencies.iter().flat_map(move |frequency| {
                     let angle = position as f64 * frequency;
-                    [angle.cos() as f32, angle.sin() as f32]
+                    [angle.cos(), angle.sin()].map(|value| value as f32 * magnitude)
                 })
             })
             .collect();
+        // Where nothing rotates: no buffer is empty.
+        angles.resize(angles.len().max(1), 0.0);
         Ok(Self {
             angles: gpu.upload(&angles)?,
             rotary_dim: 2 * half_dim,

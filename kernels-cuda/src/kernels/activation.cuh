@@ -6,7 +6,7 @@
 #include "common.cuh"
 
 // As `product::glu_kind` counts them.
-enum GluKind : uint32_t { GLU_SILU = 0, GLU_GELU_TANH = 1 };
+enum GluKind : uint32_t { GLU_SILU = 0, GLU_GELU_TANH = 1, GLU_CLAMPED_SWISH = 2 };
 
 // x / (1 + exp(-y)). The quotient is within two units of the last place: one that is rounded takes
 // a branch for each value, and gated units of many rows would wait for it. The divisor is at least
@@ -25,8 +25,17 @@ DEVICE float gelu_tanh_of(float x) {
     return over_sigmoid_divisor(x, __fmul_rn(2.0f, u));
 }
 
+// x * sigmoid(1.702 x) * (up + 1) of clamped values. Comparisons, since fminf would hide what is not a number.
+DEVICE float clamped_swish_of(float gate, float up) {
+    const float LIMIT = 7.0f, SLOPE = 1.702f;
+    float x = gate > LIMIT ? LIMIT : gate;
+    float factor = up > LIMIT ? LIMIT : up < -LIMIT ? -LIMIT : up;
+    return __fmul_rn(over_sigmoid_divisor(x, __fmul_rn(SLOPE, x)), __fadd_rn(factor, 1.0f));
+}
+
 // act(gate) * up
 DEVICE float glu_of(float gate, float up, uint32_t glu) {
+    if (glu == GLU_CLAMPED_SWISH) return clamped_swish_of(gate, up);
     float activated = glu == GLU_SILU ? silu_of(gate) : gelu_tanh_of(gate);
     return __fmul_rn(activated, up);
 }

@@ -186,7 +186,8 @@ DEVICE void store_gated(
         named_barrier_sync(BARRIER_CONSUMERS, NUM_CONSUMERS);
         const float *from_them = (const float *)(theirs + buffer) + thread;
         if (args.glu == GLU_SILU) activate_chunk<GLU_SILU>(mine, from_them, args, m);
-        else activate_chunk<GLU_GELU_TANH>(mine, from_them, args, m);
+        else if (args.glu == GLU_GELU_TANH) activate_chunk<GLU_GELU_TANH>(mine, from_them, args, m);
+        else activate_chunk<GLU_CLAMPED_SWISH>(mine, from_them, args, m);
         if (args.glu_floats) keep_floats(mine, args, item, column + place.column, m);
         uint8_t *lines = scratch + 2 * EXCHANGE_BYTES + pair % 2 * CHUNK_BYTES;
         // Lanes came here by different ways.

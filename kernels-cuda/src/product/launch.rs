@@ -132,6 +132,7 @@ pub fn glu_kind(glu: Glu) -> u32 {
     match glu {
         Glu::Silu => 0,
         Glu::GeluTanh => 1,
+        Glu::ClampedSwish => 2,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::rows::{exp, fma};
 use super::vector::LANES;
+use crate::matmul::Glu;
 
 #[inline(always)]
 fn sigmoid<const FMA: bool>(x: f32) -> f32 {
@@ -36,6 +37,24 @@ pub(super) fn gelu_tanh_gradient<const FMA: bool>(
         let u_slope = SQRT_2_OVER_PI * fma::<FMA>(3.0 * CUBIC, square, 1.0);
         let slope = s + 2.0 * x * s * (1.0 - s) * u_slope;
         (*gate, *up) = (by * *up * slope, by * x * s);
+    }
+}
+
+/// See [`super::clamped_swish_gradient`]. What is clamped has no slope.
+#[inline(always)]
+pub(super) fn clamped_swish_gradient<const FMA: bool>(
+    gate: &mut [f32],
+    up: &mut [f32],
+    by_result: &[f32],
+) {
+    for ((gate, up), by) in gate.iter_mut().zip(up).zip(by_result) {
+        let x = gate.min(Glu::LIMIT);
+        let s = sigmoid::<FMA>(Glu::SLOPE * x);
+        let slope = s * fma::<FMA>(Glu::SLOPE * x, 1.0 - s, 1.0);
+        let slope = if *gate > Glu::LIMIT { 0.0 } else { slope };
+        let up_slope = if up.abs() > Glu::LIMIT { 0.0 } else { x * s };
+        let factor = up.clamp(-Glu::LIMIT, Glu::LIMIT) + 1.0;
+        (*gate, *up) = (by * factor * slope, by * up_slope);
     }
 }
 

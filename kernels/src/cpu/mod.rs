@@ -273,6 +273,8 @@ compiled_for_each_isa! {
     gradients::silu_gradient(gate: &mut [f32], up: &mut [f32], by_result: &[f32]);
     /// The same of `gelu_tanh(gate) * up`.
     gradients::gelu_tanh_gradient(gate: &mut [f32], up: &mut [f32], by_result: &[f32]);
+    /// The same of the unit of [`crate::Glu::ClampedSwish`].
+    gradients::clamped_swish_gradient(gate: &mut [f32], up: &mut [f32], by_result: &[f32]);
     /// Adds the gradients of one query's attention.
     gradients::attention_gradient(row: &AttentionRow<'_>, sums: &mut AttentionSums<'_>);
     /// Reads a panel back as f32, `[PANEL_ROWS, inputs]`.
@@ -281,6 +283,8 @@ compiled_for_each_isa! {
     rows::silu_mul(gate: &mut [f32], up: &[f32]);
     /// `gate[i] = gelu_tanh(gate[i]) * up[i]`
     rows::gelu_tanh_mul(gate: &mut [f32], up: &[f32]);
+    /// See [`crate::Glu::ClampedSwish`].
+    rows::clamped_swish_mul(gate: &mut [f32], up: &[f32]);
     /// `x = (x - mean) / sqrt(variance + eps) * weight + bias`
     encode::layer_norm_row(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32);
     /// `x * (1 + erf(x / sqrt(2))) / 2`

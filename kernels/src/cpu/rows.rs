@@ -5,6 +5,7 @@ use half::f16;
 
 use super::vector::{LANES, ROUND, Vector};
 use crate::activations::{BlockInfo, Correction, Corrections};
+use crate::matmul::Glu;
 use crate::panel::BLOCK_INPUTS;
 
 #[inline(always)]
@@ -223,6 +224,20 @@ pub(super) fn gelu_tanh_mul<const FMA: bool>(gate: &mut [f32], up: &[f32]) {
         let x = *gate;
         let u = SQRT_2_OVER_PI * x * fma::<FMA>(0.044_715 * x, x, 1.0);
         *gate = x / (1.0 + exp::<FMA>(-2.0 * u)) * up;
+    }
+}
+
+#[inline(always)]
+pub(super) fn clamped_swish_mul<const FMA: bool>(gate: &mut [f32], up: &[f32]) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        // `min` would hide what is not a number.
+        let x = if *gate > Glu::LIMIT {
+            Glu::LIMIT
+        } else {
+            *gate
+        };
+        let up = up.clamp(-Glu::LIMIT, Glu::LIMIT);
+        *gate = x / (1.0 + exp::<FMA>(-Glu::SLOPE * x)) * (up + 1.0);
     }
 }
 

@@ -35,11 +35,10 @@ impl Decoder {
         gradient: &[f32],
         by_normed: &mut [f32],
     ) -> Result<(), ForwardError> {
-        if !matches!(
-            self.layers[index].attention.projections,
-            Projections::Plain { .. }
-        ) {
-            let message = "there is no exact gradient through latent attention".to_owned();
+        let attention = &self.layers[index].attention;
+        let is_plain = matches!(attention.projections, Projections::Plain { .. });
+        if !is_plain || attention.sinks.is_some() {
+            let message = "there is no exact gradient through this attention".to_owned();
             return Err(ForwardError::Internal(message));
         }
         // Queries as they were rotated, and the same keys and values in the cache as before.
@@ -69,7 +68,7 @@ impl Decoder {
             &by_attended,
         );
         let [mut by_q, mut by_k, by_v] = joined(config, num_rows, &groups);
-        self.rotate_back(batch, &mut by_q, &mut by_k);
+        self.rotate_back(batch, index, &mut by_q, &mut by_k);
         self.back_through_qk_norms(index, input, &mut by_q, &mut by_k);
         let attention = &self.layers[index].attention;
         if let Projections::Plain { q, k, v } = &attention.projections {
@@ -80,14 +79,21 @@ impl Decoder {
         Ok(())
     }
 
-    fn rotate_back(&self, batch: &ForwardBatch<'_>, by_q: &mut [f32], by_k: &mut [f32]) {
+    fn rotate_back(
+        &self,
+        batch: &ForwardBatch<'_>,
+        index: usize,
+        by_q: &mut [f32],
+        by_k: &mut [f32],
+    ) {
         let head_dim = self.config.head_dim;
         let num_rows = batch.positions.len();
+        let rope = self.rope.of(&self.layers[index].attention);
         for rows in [by_q, by_k] {
             let width = rows.len() / num_rows.max(1);
             for (row, position) in rows.chunks_exact_mut(width).zip(batch.positions) {
-                let kind = self.config.rope_kind();
-                self.rope.rotate_back(kind, row, head_dim, *position);
+                let kind = self.config.rope.kind();
+                rope.rotate_back(kind, row, head_dim, *position);
             }
         }
     }

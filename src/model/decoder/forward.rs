@@ -132,10 +132,7 @@ impl<O: Ops> Decoder<O> {
         stopwatch: &'a mut Stopwatch<'t>,
     ) -> LayerParts<'a, 't, O> {
         let layer = &self.layers[index];
-        let rope = match (&self.local_rope, layer.attention.is_local) {
-            (Some(local), true) => local,
-            _ => &self.rope,
-        };
+        let rope = self.rope.of(&layer.attention);
         let step = LayerStep {
             ops: &mut self.ops,
             config: &self.config,

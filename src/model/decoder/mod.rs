@@ -9,9 +9,9 @@ use std::sync::Arc;
 use super::LoadOptions;
 use super::adapted::Adapters;
 use super::causal_lm::ModelInfo;
-use super::config::ModelConfig;
+use super::config::{ConfigError, ModelConfig};
 use super::layer_step::Scratch;
-use super::layers::Layer;
+use super::layers::{Attention, Layer};
 use super::moe::{ExpertLoad, LayerRouting};
 use super::ops::{CpuOps, KvShape, LogitsTransform, Ops, OpsError, RopeParams, WeightMatrix};
 use super::profile::OperatorTimes;
@@ -31,8 +31,7 @@ pub struct Decoder<O: Ops = CpuOps> {
     pub(super) output_norm: O::Vector,
     /// Absent when the head is tied to the embeddings.
     pub(super) head: Option<O::Matrix>,
-    pub(super) rope: O::RopeTable,
-    local_rope: Option<O::RopeTable>,
+    pub(super) rope: RopeTables<O>,
     /// Positions that the tables of angles cover.
     num_positions: usize,
     pub(super) kv_cache: Option<O::KvCache>,
@@ -55,6 +54,9 @@ impl<O: Ops> Decoder<O> {
         source: &impl WeightSource,
         options: &LoadOptions,
     ) -> Result<Self, LoadError> {
+        if let Some(what) = ops.lacks(config.needs()) {
+            return Err(ConfigError::Unsupported(what.to_owned()).into());
+        }
         let mut weights = Weights {
             source,
             ops: &ops,
@@ -85,11 +87,10 @@ impl<O: Ops> Decoder<O> {
         }
         let output_norm = weights.vector("output_norm.weight", hidden)?;
         let num_positions = (options.max_model_len).unwrap_or(config.max_position_embeddings);
-        let (rope, local_rope) =
-            rope_tables(&ops, &config, num_positions).map_err(|source| LoadError::Pack {
-                name: "rope".to_owned(),
-                source,
-            })?;
+        let rope = rope_tables(&ops, &config, num_positions).map_err(|source| LoadError::Pack {
+            name: "rope".to_owned(),
+            source,
+        })?;
         let mut info = info(&config, &layers);
         info.weight_bytes += embeddings.nbytes() + head.as_ref().map_or(0, WeightMatrix::nbytes);
         let with_experts = (0..layers.len()).filter(|index| layers[*index].moe().is_some());
@@ -103,7 +104,6 @@ impl<O: Ops> Decoder<O> {
             output_norm,
             head,
             rope,
-            local_rope,
             num_positions,
             kv_cache: None,
             kv_shape: None,
@@ -145,28 +145,56 @@ impl<O: Ops> Decoder<O> {
     }
 }
 
-/// The angles of global layers, and of those with a sliding window where they have their own.
+/// The angles of a model's layers.
+pub(super) struct RopeTables<O: Ops> {
+    pub global: O::RopeTable,
+    /// Of layers with a sliding window, where they have their own.
+    local: Option<O::RopeTable>,
+    /// Of layers that leave queries and keys as they are.
+    unrotated: Option<O::RopeTable>,
+}
+
+impl<O: Ops> RopeTables<O> {
+    pub fn of(&self, attention: &Attention<O>) -> &O::RopeTable {
+        let own = match (attention.is_rotated, attention.is_local) {
+            (false, _) => self.unrotated.as_ref(),
+            (true, true) => self.local.as_ref(),
+            (true, false) => None,
+        };
+        own.unwrap_or(&self.global)
+    }
+}
+
 fn rope_tables<O: Ops>(
     ops: &O,
     config: &ModelConfig,
     num_positions: usize,
-) -> Result<(O::RopeTable, Option<O::RopeTable>), OpsError> {
-    let global = RopeParams {
-        rotary_dim: config.rotary_dim(),
-        num_positions,
-        theta: config.rope_theta,
-        freq_factors: config.rope_freq_factors.as_deref(),
-        linear_scale: config.rope_linear_scale,
-    };
-    let local = config.family.local_layers.map(|local| RopeParams {
-        rotary_dim: config.head_dim,
-        theta: local.rope_theta,
+) -> Result<RopeTables<O>, OpsError> {
+    let global = config.rope.params(num_positions);
+    let local = config.family.local_layers.and_then(|local| {
+        Some(RopeParams {
+            rotary_dim: config.head_dim,
+            theta: local.rope_theta?,
+            freq_factors: None,
+            linear_scale: 1.0,
+            ..global
+        })
+    });
+    // No element rotates.
+    let unrotated = (!config.rope.unrotated_layers.is_empty()).then_some(RopeParams {
+        rotary_dim: 0,
         freq_factors: None,
-        linear_scale: 1.0,
         ..global
     });
-    let local = local.map(|params| ops.rope_table(&params)).transpose()?;
-    Ok((ops.rope_table(&global)?, local))
+    let table = |params: Option<RopeParams<'_>>| {
+        let table = params.map(|params| ops.rope_table(&params));
+        table.transpose()
+    };
+    Ok(RopeTables {
+        global: ops.rope_table(&global)?,
+        local: table(local)?,
+        unrotated: table(unrotated)?,
+    })
 }
 
 /// What the engine is told of a model, its layers' weights counted.
@@ -182,6 +210,6 @@ fn info<O: Ops>(config: &ModelConfig, layers: &[Layer<O>]) -> ModelInfo {
         weight_bytes: matrices.map(|matrix| matrix.nbytes()).sum(),
         architecture: config.family.name.to_owned(),
         num_experts: config.moe.as_ref().map(|moe| moe.num_experts),
-        is_differentiable: config.mla.is_none(),
+        is_differentiable: config.mla.is_none() && !config.family.attention_sinks,
     }
 }

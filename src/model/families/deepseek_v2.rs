@@ -12,10 +12,10 @@ pub(super) const FAMILY: Family = Family {
         hf: true,
     },
     experts: Some(ExpertsFamily {
-        normalise: false,
         // Its own implementation ignores the key.
         normalise_key_needs_sigmoid: true,
         shared: SharedWidth::Experts("n_shared_experts"),
+        ..ExpertsFamily::PLAIN
     }),
     has_latent_attention: true,
     hf_tensors: HfTensors {

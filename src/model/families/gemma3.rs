@@ -20,8 +20,8 @@ pub(super) const FAMILY: Family = Family {
     glu: Glu::GeluTanh,
     scales_embeddings: true,
     local_layers: Some(LocalLayers {
-        global_every: 6,
-        rope_theta: 10_000.0,
+        global_every: Some(6),
+        rope_theta: Some(10_000.0),
     }),
     adjacent_pairs: AdjacentPairs::NOWHERE,
     attention_scale: AttentionScale {

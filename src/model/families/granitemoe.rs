@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{AttentionScale, ExpertsFamily, Family, HfTensors, SharedWidth, llama};
+use super::{AttentionScale, ExpertsFamily, Family, HfTensors, llama};
 
 pub(super) const FAMILY: Family = Family {
     name: "granitemoe",
@@ -17,8 +17,7 @@ pub(super) const FAMILY: Family = Family {
     },
     experts: Some(ExpertsFamily {
         normalise: true,
-        normalise_key_needs_sigmoid: false,
-        shared: SharedWidth::None,
+        ..ExpertsFamily::PLAIN
     }),
     hf_tensors: HfTensors {
         moe: "block_sparse_moe",

@@ -1,6 +1,6 @@
 //! Mixtral: llama with experts, under llama's name in GGUF files. <https://arxiv.org/abs/2401.04088>
 
-use super::{ExpertsFamily, Family, HfTensors, SharedWidth, llama};
+use super::{ExpertsFamily, Family, HfTensors, llama};
 
 pub(super) const FAMILY: Family = Family {
     name: "mixtral",
@@ -8,8 +8,7 @@ pub(super) const FAMILY: Family = Family {
     hf_names: &["mixtral"],
     experts: Some(ExpertsFamily {
         normalise: true,
-        normalise_key_needs_sigmoid: false,
-        shared: SharedWidth::None,
+        ..ExpertsFamily::PLAIN
     }),
     hf_tensors: HfTensors {
         moe: "block_sparse_moe",

@@ -5,15 +5,19 @@
 
 mod deepseek_v2;
 mod gemma3;
+mod glm4;
+mod gpt_oss;
 mod granitemoe;
 mod llama;
 mod mixtral;
 mod olmoe;
+mod phi3;
 mod qwen2;
 mod qwen2_moe;
 mod qwen3;
 mod qwen3_moe;
 pub(super) mod shapes;
+mod smollm3;
 
 use ponder_kernels::Glu;
 use serde_json::Value;
@@ -24,6 +28,10 @@ pub static FAMILIES: &[&Family] = &[
     &qwen2::FAMILY,
     &qwen3::FAMILY,
     &gemma3::FAMILY,
+    &smollm3::FAMILY,
+    &phi3::FAMILY,
+    &glm4::FAMILY,
+    &gpt_oss::FAMILY,
     &olmoe::FAMILY,
     &qwen2_moe::FAMILY,
     &qwen3_moe::FAMILY,
@@ -43,16 +51,28 @@ pub struct Family {
     pub hf_names: &'static [&'static str],
     pub(super) adjacent_pairs: AdjacentPairs,
     pub(super) attention_scale: AttentionScale,
-    /// Q, K and V have biases.
-    pub(super) qkv_bias: bool,
+    /// Biases of Q, K and V.
+    pub(super) qkv_bias: Bias,
+    /// Attention's output projection has a bias.
+    pub(super) output_bias: bool,
+    /// Each head has a score beside those of the tokens, of no value.
+    pub(super) attention_sinks: bool,
+    /// The norm before the feed-forward part, in GGUF files.
+    pub(super) ffn_norm: &'static str,
+    /// YaRN rounds the bounds of what it blends, where `config.json` does not say.
+    pub(super) yarn_truncates: bool,
     pub(super) qk_norm: QkNorm,
     /// RMS norms on the outputs of attention and MLP too.
     pub(super) post_norms: bool,
     pub(super) glu: Glu,
     /// Embeddings are multiplied by the root of the hidden size where files do not say.
     pub(super) scales_embeddings: bool,
-    /// Of families whose layers are of two kinds.
+    /// Of families with layers that attend through a sliding window.
     pub(super) local_layers: Option<LocalLayers>,
+    /// One layer in so many leaves queries and keys as they are, where files do not say.
+    pub(super) unrotated_every: Option<usize>,
+    /// The part of a head that is rotated where `config.json` does not say; `None`: all of it, whatever files say.
+    pub(super) partial_rotary: Option<f32>,
     /// Of families with mixture-of-experts layers.
     pub(super) experts: Option<ExpertsFamily>,
     /// Keys and values come from a latent vector.
@@ -101,6 +121,18 @@ pub(super) struct ExpertsFamily {
     pub normalise_key_needs_sigmoid: bool,
     /// Where `config.json` has the width of what every row goes through beside its experts.
     pub shared: SharedWidth,
+    /// Of the router and of each expert's projections.
+    pub has_biases: bool,
+}
+
+impl ExpertsFamily {
+    /// Weights that are not divided by their sum, no shared expert, no biases.
+    pub(super) const PLAIN: Self = Self {
+        normalise: false,
+        normalise_key_needs_sigmoid: false,
+        shared: SharedWidth::None,
+        has_biases: false,
+    };
 }
 
 /// How `config.json` gives the width of the shared expert.
@@ -114,6 +146,15 @@ pub(super) enum SharedWidth {
     Experts(&'static str),
 }
 
+/// Whether products have biases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bias {
+    Never,
+    Always,
+    /// `attention_bias` of `config.json` says so, or they lie in the GGUF file.
+    Stored,
+}
+
 /// How tensors are called in Hugging Face files, where families differ.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HfTensors {
@@ -121,6 +162,12 @@ pub(super) struct HfTensors {
     pub norms_minus_one: bool,
     /// The norm before the feed-forward part.
     pub ffn_norm: &'static str,
+    /// The norms after attention and MLP, of families with post-norms.
+    pub post_norms: [&'static str; 2],
+    /// Q, K and V in one tensor.
+    pub joined_qkv: Option<&'static str>,
+    /// Gate and up in one tensor.
+    pub joined_gate_up: Option<&'static str>,
     /// The module of experts in a layer.
     pub moe: &'static str,
     /// The router in that module.
@@ -129,22 +176,34 @@ pub(super) struct HfTensors {
     pub expert: [&'static str; 3],
     /// Gate and up of all experts in one tensor, and their downs.
     pub joined_experts: [&'static str; 2],
+    pub experts_layout: ExpertsLayout,
     /// The shared expert's module.
     pub shared_expert: &'static str,
 }
 
-/// Layers of two kinds: most attend through a sliding window, with angles of their own.
+/// How the projections of all experts lie in joined tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ExpertsLayout {
+    /// `[experts, outputs, inputs]`, the gate's outputs before those of up.
+    Halves,
+    /// `[experts, inputs, outputs]`, the outputs of gate and up in turns; biases `[experts, outputs]` lie under the same name with
+    /// `_bias`, and MXFP4 weights with `_blocks` (`[experts, outputs, blocks, 16]`) and `_scales` (`[experts, outputs, blocks]`).
+    Turns,
+}
+
+/// Which layers attend through the sliding window, where a file names one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LocalLayers {
-    /// One layer in so many is global: it sees the whole context.
-    pub global_every: usize,
-    /// Base frequency of the others; global layers use the model's own.
-    pub rope_theta: f32,
+    /// One layer in so many is global: it sees the whole context. `None`: all are local.
+    pub global_every: Option<usize>,
+    /// Base frequency of the local ones, where it is not the model's own.
+    pub rope_theta: Option<f32>,
 }
 
 impl LocalLayers {
     pub(super) fn has(&self, layer: usize) -> bool {
-        !(layer + 1).is_multiple_of(self.global_every)
+        self.global_every
+            .is_none_or(|every| !(layer + 1).is_multiple_of(every))
     }
 }
 

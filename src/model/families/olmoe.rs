@@ -1,6 +1,6 @@
 //! OLMoE: experts, and Q and K are normed as whole vectors before the rotation. <https://arxiv.org/abs/2409.02060>
 
-use super::{AdjacentPairs, ExpertsFamily, Family, QkNorm, SharedWidth, llama};
+use super::{AdjacentPairs, ExpertsFamily, Family, QkNorm, llama};
 
 pub(super) const FAMILY: Family = Family {
     name: "olmoe",
@@ -8,10 +8,6 @@ pub(super) const FAMILY: Family = Family {
     hf_names: &["olmoe"],
     qk_norm: QkNorm::Whole,
     adjacent_pairs: AdjacentPairs::NOWHERE,
-    experts: Some(ExpertsFamily {
-        normalise: false,
-        normalise_key_needs_sigmoid: false,
-        shared: SharedWidth::None,
-    }),
+    experts: Some(ExpertsFamily::PLAIN),
     ..llama::FAMILY
 };

@@ -7,9 +7,8 @@ pub(super) const FAMILY: Family = Family {
     gguf_names: &["qwen2moe"],
     hf_names: &["qwen2_moe"],
     experts: Some(ExpertsFamily {
-        normalise: false,
-        normalise_key_needs_sigmoid: false,
         shared: SharedWidth::Key("shared_expert_intermediate_size"),
+        ..ExpertsFamily::PLAIN
     }),
     ..qwen2::FAMILY
 };

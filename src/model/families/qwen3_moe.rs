@@ -1,6 +1,6 @@
 //! Qwen3-MoE: Qwen3 with experts. <https://arxiv.org/abs/2505.09388>
 
-use super::{ExpertsFamily, Family, SharedWidth, qwen3};
+use super::{ExpertsFamily, Family, qwen3};
 
 pub(super) const FAMILY: Family = Family {
     name: "qwen3_moe",
@@ -8,8 +8,7 @@ pub(super) const FAMILY: Family = Family {
     hf_names: &["qwen3_moe"],
     experts: Some(ExpertsFamily {
         normalise: true,
-        normalise_key_needs_sigmoid: false,
-        shared: SharedWidth::None,
+        ..ExpertsFamily::PLAIN
     }),
     ..qwen3::FAMILY
 };

@@ -56,18 +56,29 @@ impl<O: Ops> Moe<O> {
         index: usize,
     ) -> Result<Self, LoadError> {
         let (hidden, experts, inner) = (config.hidden_size, moe.num_experts, moe.intermediate_size);
+        let family = config.family;
+        let has_biases = family.experts.is_some_and(|experts| experts.has_biases);
         let name = |part: &str| format!("blk.{index}.{part}.weight");
+        let experts_of = |part: &str, [outputs, inputs]: [usize; 2]| {
+            let bias = has_biases.then(|| format!("blk.{index}.{part}.bias"));
+            weights.experts(&name(part), bias.as_deref(), [experts, outputs, inputs])
+        };
+        let router_bias = has_biases.then(|| format!("blk.{index}.ffn_gate_inp.bias"));
+        let router_bias = router_bias.map(|name| weights.vector(&name, experts));
         let bias = format!("blk.{index}.exp_probs_b.bias");
         let has_bias = weights.has(&bias)?;
         Ok(Self {
-            norm: weights.vector(&name("ffn_norm"), hidden)?,
-            router: Linear::plain(weights.matrix(&name("ffn_gate_inp"), experts, hidden)?),
+            norm: weights.vector(&name(family.ffn_norm), hidden)?,
+            router: Linear {
+                weights: weights.matrix(&name("ffn_gate_inp"), experts, hidden)?,
+                bias: router_bias.transpose()?,
+            },
             correction_bias: has_bias
                 .then(|| weights.vector(&bias, experts))
                 .transpose()?,
-            gate: weights.experts(&name("ffn_gate_exps"), [experts, inner, hidden])?,
-            up: weights.experts(&name("ffn_up_exps"), [experts, inner, hidden])?,
-            down: weights.experts(&name("ffn_down_exps"), [experts, hidden, inner])?,
+            gate: experts_of("ffn_gate_exps", [inner, hidden])?,
+            up: experts_of("ffn_up_exps", [inner, hidden])?,
+            down: experts_of("ffn_down_exps", [hidden, inner])?,
             shared: (moe.shared_intermediate_size)
                 .map(|inner| SharedExpert::load(weights, hidden, inner, index))
                 .transpose()?,

@@ -1,8 +1,10 @@
 //! The operations of attention, MLPs and the head.
 
-use ponder_kernels::{AttentionParams, Glu};
+use ponder_kernels::Glu;
 
-use super::{Device, Linear, LogitsTransform, OpsError, Residual, Rotation, Step};
+use super::{
+    Device, LayerAttention, Linear, LogitsTransform, OpsError, Residual, Rotation, Step,
+};
 
 /// The fused operations of a dense layer, of the embedding and the head.
 pub trait LayerOps: Device {
@@ -75,9 +77,8 @@ pub trait LayerOps: Device {
     fn attention(
         &mut self,
         step: Step<'_, Self>,
-        params: &AttentionParams,
+        attention: &LayerAttention<'_, Self>,
         cache: &Self::KvCache,
-        layer: usize,
         q: &Self::Rows,
         out: &mut Self::Rows,
     ) -> Result<(), OpsError>;

@@ -50,7 +50,7 @@ pub trait Ops: AdapterOps + ExpertOps + LatentOps {
 pub trait Device: Send + Sized + 'static {
     /// Weights `[out_features, in_features]`.
     type Matrix: WeightMatrix;
-    /// One matrix of every expert, `[num_experts, out_features, in_features]`.
+    /// One matrix of every expert, `[num_experts, out_features, in_features]`, with its biases.
     type Experts: WeightMatrix;
     /// What an adapter adds to products of the same input.
     type LowRank: Send;
@@ -77,12 +77,18 @@ pub trait Device: Send + Sized + 'static {
         shape: [usize; 2],
     ) -> Result<Self::Matrix, OpsError>;
 
-    /// Packs `[num_experts, out_features, in_features]`.
+    /// The first of a model's needs that is not met here. A model with one is refused when it is loaded.
+    fn lacks(&self, _needs: Needs) -> Option<&'static str> {
+        None
+    }
+
+    /// Packs `[num_experts, out_features, in_features]`; `bias` (`[num_experts, out_features]`) is added to every product.
     fn experts(
         &self,
         dtype: DType,
         bytes: &[u8],
         shape: [usize; 3],
+        bias: Option<Vec<f32>>,
     ) -> Result<Self::Experts, OpsError>;
 
     /// Packs what an adapter adds to products of the same input, `None` for those it leaves alone. `reads_floats`: one of their

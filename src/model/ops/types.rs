@@ -1,6 +1,6 @@
 //! What operations take beside rows.
 
-use ponder_kernels::{Glu, KernelError, RopeKind};
+use ponder_kernels::{AttentionParams, Glu, KernelError, RopeKind};
 
 use super::Device;
 use crate::model::causal_lm::{AdapterId, ForwardBatch, ForwardError};
@@ -67,6 +67,8 @@ pub struct RopeParams<'a> {
     pub freq_factors: Option<&'a [f32]>,
     /// Divides positions.
     pub linear_scale: f32,
+    /// Multiplies cosines and sines.
+    pub magnitude: f32,
 }
 
 /// The sizes of a KV cache.
@@ -149,6 +151,30 @@ pub struct Rotation<'a, O: Device> {
     pub q_norm: Option<&'a O::Vector>,
     pub k_norm: Option<&'a O::Vector>,
     pub eps: f32,
+}
+
+/// The attention of one layer.
+pub struct LayerAttention<'a, O: Device> {
+    /// Whose keys and values are read.
+    pub layer: usize,
+    pub params: &'a AttentionParams,
+    /// `[num_heads]`: a score of each head beside those of the tokens, of no value, that takes its share of the softmax.
+    pub sinks: Option<&'a O::Vector>,
+}
+
+/// What of a model's layers not every device does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Needs {
+    pub attention_sinks: bool,
+    pub expert_biases: bool,
+}
+
+impl Needs {
+    /// What every device does.
+    pub const NONE: Self = Self {
+        attention_sinks: false,
+        expert_biases: false,
+    };
 }
 
 /// How a sub-layer's result joins the residual stream.

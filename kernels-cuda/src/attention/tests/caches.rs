@@ -16,7 +16,7 @@ fn filled(gpu: &Gpu) -> KvCache {
     let mut world = World::new(case(2, 2, 20, 3), 6, vec![(0..6).collect()]);
     world.gpu = gpu.clone();
     world.cache = KvCache::new(gpu, shape(6)).unwrap();
-    world.rope = RopeTable::new(gpu, 8, 32, 10_000.0, None, 1.0).unwrap();
+    world.rope = RopeTable::new(gpu, 8, 32, 10_000.0, None, 1.0, 1.0).unwrap();
     world.run(&[(0, 0..18, &[])]);
     world.cache
 }

@@ -67,7 +67,7 @@ impl World {
         };
         Self {
             cache: KvCache::new(&gpu, shape).unwrap(),
-            rope: RopeTable::new(&gpu, 8, NUM_POSITIONS, 10_000.0, None, 1.0).unwrap(),
+            rope: RopeTable::new(&gpu, 8, NUM_POSITIONS, 10_000.0, None, 1.0, 1.0).unwrap(),
             step: StepBuffers::default(),
             plan: AttentionPlan::with_split(case.split_tokens),
             tables,

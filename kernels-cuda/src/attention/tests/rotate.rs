@@ -88,7 +88,7 @@ fn check(setup: &Setup) {
     let gpu = Gpu::for_tests();
     let mut cache = KvCache::new(&gpu, SHAPE).unwrap();
     let (factors, scale) = (setup.freq_factors.as_deref(), setup.linear_scale);
-    let table = RopeTable::new(&gpu, setup.rotary_dim, 100, 10_000.0, factors, scale).unwrap();
+    let table = RopeTable::new(&gpu, setup.rotary_dim, 100, 10_000.0, factors, scale, 1.0).unwrap();
     let norms = [5, 6].map(|seed| random(seed, HEAD_DIM));
     let buffers = norms.each_ref().map(|norm| gpu.upload(norm).unwrap());
     let widths = [NUM_HEADS, NUM_KV_HEADS, NUM_KV_HEADS].map(|heads| heads * HEAD_DIM);

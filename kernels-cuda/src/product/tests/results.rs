@@ -113,6 +113,10 @@ fn glu(kind: Glu, gate: f32, up: f32) -> f32 {
     let inner = match kind {
         Glu::Silu => gate,
         Glu::GeluTanh => 2.0 * 0.797_884_6 * gate * (0.044_715 * gate).mul_add(gate, 1.0),
+        Glu::ClampedSwish => {
+            let (gate, up) = (gate.min(7.0), up.clamp(-7.0, 7.0));
+            return gate / (1.0 + (-1.702 * gate).exp()) * (up + 1.0);
+        }
     };
     gate / (1.0 + (-inner).exp()) * up
 }

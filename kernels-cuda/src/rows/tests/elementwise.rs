@@ -31,9 +31,9 @@ fn rows_become_activations_bit_by_bit() {
 fn gates_multiply_what_they_let_through() {
     let gpu = Gpu::for_tests();
     for width in WIDTHS {
-        for glu in [Glu::Silu, Glu::GeluTanh] {
+        for glu in [Glu::Silu, Glu::GeluTanh, Glu::ClampedSwish] {
             let of_gate: Vec<f32> = random(1, 3 * width).iter().map(|x| 8.0 * x).collect();
-            let of_up = random(2, 3 * width);
+            let of_up: Vec<f32> = random(2, 3 * width).iter().map(|x| 8.0 * x).collect();
             let mut gate = rows_of(&gpu, &of_gate, width);
             let up = rows_of(&gpu, &of_up, width);
             let mut out = dirty_activations(&gpu, 3, width);
@@ -41,11 +41,15 @@ fn gates_multiply_what_they_let_through() {
             let expected = of_gate.iter().zip(&of_up).map(|(gate, up)| {
                 let gate = f64::from(*gate);
                 let inner = (2.0 / std::f64::consts::PI).sqrt() * (gate + 0.044715 * gate.powi(3));
-                let activated = match glu {
-                    Glu::Silu => gate / (1.0 + (-gate).exp()),
-                    Glu::GeluTanh => 0.5 * gate * (1.0 + inner.tanh()),
-                };
-                activated * f64::from(*up)
+                let up = f64::from(*up);
+                match glu {
+                    Glu::Silu => gate / (1.0 + (-gate).exp()) * up,
+                    Glu::GeluTanh => 0.5 * gate * (1.0 + inner.tanh()) * up,
+                    Glu::ClampedSwish => {
+                        let x = gate.min(7.0);
+                        x / (1.0 + (-1.702 * x).exp()) * (up.clamp(-7.0, 7.0) + 1.0)
+                    }
+                }
             });
             let values = values_of(&gpu, &gate);
             assert_close(&values, expected, 2e-6);

@@ -8,7 +8,8 @@ use super::{ROUNDED, assert_near, assert_same_bits, norm, random, rows};
 use crate::model::causal_lm::{BlockId, ForwardBatch, SequenceRows};
 use crate::model::ops::reference::ReferenceOps;
 use crate::model::ops::{
-    AttentionShape, KvShape, Ops, OpsError, RopeParams, Rotation, RowSet, Step,
+    AttentionShape, KvShape, LayerAttention, Needs, Ops, OpsError, RopeParams, Rotation, RowSet,
+    Step,
 };
 
 const LENGTHS: [usize; 3] = [37, 1, 21];
@@ -26,13 +27,23 @@ struct Setup {
     has_norms: bool,
     block_size: usize,
     freq_factors: Option<Vec<f32>>,
+    magnitude: f32,
+    has_sinks: bool,
 }
 
 /// Rows of one step: sequence, tokens, and the positions of leaves among the last of them.
 type Rows<'a> = (usize, Range<usize>, &'a [u32]);
 
 pub(super) fn check_all<O: Ops>(ops: &mut O) {
+    let needs = Needs {
+        attention_sinks: true,
+        ..Needs::NONE
+    };
+    let has_sinks = ops.lacks(needs).is_none();
     for setup in setups() {
+        if setup.has_sinks && !has_sinks {
+            continue;
+        }
         let name = format!("attention of {:?}", setup.params);
         check_steps(ops, &name, &setup).expect("attention runs");
         check_leaf(ops, &name, &setup).expect("a leaf is attended");
@@ -55,8 +66,10 @@ fn setups() -> Vec<Setup> {
         has_norms: false,
         block_size: 16,
         freq_factors: None,
+        magnitude: 1.0,
+        has_sinks: false,
     };
-    let mut all = vec![plain(), plain(), plain(), plain()];
+    let mut all: Vec<Setup> = (0..6).map(|_| plain()).collect();
     all[1].params.sliding_window = Some(5);
     all[1].has_norms = true;
     all[2].params.softcap = Some(2.0);
@@ -67,6 +80,11 @@ fn setups() -> Vec<Setup> {
     all[3].params.head_dim = 48;
     all[3].rotary_dim = 16;
     all[3].freq_factors = Some(vec![1.0, 1.0, 2.0, 3.5, 4.0, 4.0, 8.0, 8.0]);
+    all[3].magnitude = 1.25;
+    // Nothing rotates.
+    all[4].rotary_dim = 0;
+    all[5].has_sinks = true;
+    all[5].params.sliding_window = Some(6);
     all
 }
 
@@ -252,6 +270,7 @@ fn attend<O: Ops>(
         theta: 10_000.0,
         freq_factors: setup.freq_factors.as_deref(),
         linear_scale: 1.0,
+        magnitude: setup.magnitude,
     })?;
     let norms = [40, 41].map(|seed| ops.vector(norm(seed, setup.params.head_dim)));
     let [q_norm, k_norm] = norms;
@@ -281,6 +300,13 @@ fn attend<O: Ops>(
     let qkv = [&mut q, &mut k, &mut v];
     ops.rotate_and_cache(step, &rotation, cache, LAYER, qkv)?;
     let mut out = O::Rows::default();
-    ops.attention(step, &setup.params, cache, LAYER, &q, &mut out)?;
+    // About as large as the tokens' scores.
+    let sinks = ops.vector(random(42, setup.params.num_heads))?;
+    let attention = LayerAttention {
+        layer: LAYER,
+        params: &setup.params,
+        sinks: setup.has_sinks.then_some(&sinks),
+    };
+    ops.attention(step, &attention, cache, &q, &mut out)?;
     super::host(ops, &out)
 }

@@ -7,7 +7,7 @@ use ponder_kernels::{DType, Gating, Glu, GroupScore, Groups, Scoring};
 
 use super::{Case, FLOATS, activations, bytes, check, host, random, rows};
 use crate::model::moe::ExpertLoad;
-use crate::model::ops::{ExpertWeights, Ops, OpsError};
+use crate::model::ops::{ExpertWeights, Needs, Ops, OpsError};
 
 const NUM_ROWS: usize = 23;
 const EXPERTS: usize = 8;
@@ -17,9 +17,27 @@ const INNER: usize = 64;
 pub(super) fn check_all<O: Ops>(ops: &mut O) {
     for (index, gating) in gatings().into_iter().enumerate() {
         for has_bias in [false, true] {
-            let case = Experts { gating, has_bias };
+            let case = Experts {
+                gating,
+                has_bias,
+                is_biased: false,
+                glu: Glu::Silu,
+            };
             check(ops, &format!("experts, convention {index}"), 1e-4, &case);
         }
+    }
+    let needs = Needs {
+        expert_biases: true,
+        ..Needs::NONE
+    };
+    if ops.lacks(needs).is_none() {
+        let case = Experts {
+            gating: gatings()[1],
+            has_bias: false,
+            is_biased: true,
+            glu: Glu::ClampedSwish,
+        };
+        check(ops, "experts with biases", 1e-4, &case);
     }
     check(ops, "weighted", FLOATS, &Weighted);
     count(ops).expect("experts are counted");
@@ -69,7 +87,11 @@ fn gatings() -> Vec<Gating> {
 
 struct Experts {
     gating: Gating,
+    /// The choice is.
     has_bias: bool,
+    /// Their products are.
+    is_biased: bool,
+    glu: Glu,
 }
 
 impl Case for Experts {
@@ -81,7 +103,9 @@ impl Case for Experts {
     fn run<O: Ops>(&self, ops: &mut O, units: Range<usize>) -> Result<Vec<f32>, OpsError> {
         let matrix = |seed, shape: [usize; 3]| {
             let values = random(seed, shape.iter().product());
-            ops.experts(DType::F32, &bytes(&values), shape)
+            let bias = random(seed + 20, shape[0] * shape[1]);
+            let bias = self.is_biased.then_some(bias);
+            ops.experts(DType::F32, &bytes(&values), shape, bias)
         };
         let gate = matrix(50, [EXPERTS, INNER, HIDDEN])?;
         let up = matrix(51, [EXPERTS, INNER, HIDDEN])?;
@@ -100,7 +124,7 @@ impl Case for Experts {
             gate: &gate,
             up: &up,
             down: &down,
-            glu: Glu::Silu,
+            glu: self.glu,
         };
         ops.add_experts(&x, &mut routing, &weights, 0.7, &mut out)?;
         let read = ops.read_routing(3, &logits, &routing)?;

@@ -55,7 +55,7 @@ pub(super) fn check_all<O: Ops>(ops: &mut O, floats: f32) {
             &case,
         );
     }
-    for glu in [Glu::Silu, Glu::GeluTanh] {
+    for glu in [Glu::Silu, Glu::GeluTanh, Glu::ClampedSwish] {
         for (inner, inputs) in [(32, 64), (96, 33), (7, 5)] {
             let case = Gated { glu, inner, inputs };
             check(ops, &format!("{glu:?} of {inner}"), 1e-4, &case);

@@ -3,11 +3,13 @@
 use ponder_kernels::elementwise::{glu, scale, softcap};
 use ponder_kernels::norm::{add_normed, rms_norm_in_place};
 use ponder_kernels::{
-    Activations, AttentionParams, Glu, KvCache, PackedMatrix, Product, matmul, matmul_glu,
-    matmul_many, paged_attention, rotate_and_cache,
+    Activations, Glu, KvCache, PackedMatrix, Product, matmul, matmul_glu, matmul_many,
+    paged_attention_with_sinks, rotate_and_cache,
 };
 
-use super::super::{LayerOps, Linear, LogitsTransform, OpsError, Residual, Rotation, RowSet, Step};
+use super::super::{
+    LayerAttention, LayerOps, Linear, LogitsTransform, OpsError, Residual, Rotation, RowSet, Step,
+};
 use super::{CpuOps, CpuRows};
 use crate::model::adapt::add_offset;
 
@@ -134,18 +136,18 @@ impl LayerOps for CpuOps {
     fn attention(
         &mut self,
         step: Step<'_, Self>,
-        params: &AttentionParams,
+        attention: &LayerAttention<'_, Self>,
         cache: &KvCache,
-        layer: usize,
         q: &CpuRows,
         out: &mut CpuRows,
     ) -> Result<(), OpsError> {
         out.shape(q.num_rows(), q.width);
-        paged_attention(
+        paged_attention_with_sinks(
             &self.pool,
-            params,
+            attention.params,
+            attention.sinks.map(Vec::as_slice),
             cache,
-            layer,
+            attention.layer,
             step.inputs,
             &q.values,
             step.batch.sequences,

@@ -130,9 +130,13 @@ impl Device for CpuOps {
         dtype: DType,
         bytes: &[u8],
         [experts, outputs, inputs]: [usize; 3],
+        bias: Option<Vec<f32>>,
     ) -> Result<ExpertMatrix, OpsError> {
-        let packed = ExpertMatrix::pack(&self.pool, dtype, bytes, experts, outputs, inputs);
-        Ok(packed?)
+        let packed = ExpertMatrix::pack(&self.pool, dtype, bytes, experts, outputs, inputs)?;
+        Ok(match bias {
+            Some(bias) => packed.with_bias(bias),
+            None => packed,
+        })
     }
 
     fn low_rank(
@@ -158,13 +162,14 @@ impl Device for CpuOps {
     }
 
     fn rope_table(&self, params: &RopeParams<'_>) -> Result<RopeTable, OpsError> {
-        Ok(RopeTable::new(
+        let table = RopeTable::new(
             params.rotary_dim,
             params.num_positions,
             params.theta,
             params.freq_factors,
             params.linear_scale,
-        ))
+        );
+        Ok(table.scaled(params.magnitude))
     }
 
     fn kv_cache(&self, shape: &KvShape) -> Result<KvCache, OpsError> {

@@ -1,13 +1,15 @@
 //! Norms, products and attention by the kernels.
 
-use ponder_kernels::{AttentionParams, Glu};
+use ponder_kernels::Glu;
 use ponder_kernels_cuda::attention::{self, KvCache, StepPart};
 use ponder_kernels_cuda::product::{self, Job, Matrix, Workspace};
 use ponder_kernels_cuda::rows::{self, Norm};
 use ponder_kernels_cuda::{Activations, Buffer, CudaError, Gpu, Rows};
 
-use super::super::{LayerOps, Linear, LogitsTransform, OpsError, Residual, Rotation, Step};
-use super::{CudaMatrix, CudaOps};
+use super::super::{
+    LayerAttention, LayerOps, Linear, LogitsTransform, OpsError, Residual, Rotation, Step,
+};
+use super::{CudaMatrix, CudaOps, NO_SINKS};
 
 /// Rows of the largest products whose parts of a sum are computed apart: with more there are blocks enough.
 const MAX_APART_ROWS: usize = 256;
@@ -181,12 +183,15 @@ impl LayerOps for CudaOps {
     fn attention(
         &mut self,
         step: Step<'_, Self>,
-        params: &AttentionParams,
+        of_layer: &LayerAttention<'_, Self>,
         cache: &KvCache,
-        layer: usize,
         q: &Rows,
         out: &mut Rows,
     ) -> Result<(), OpsError> {
+        if of_layer.sinks.is_some() {
+            return Err(OpsError::Device(NO_SINKS.to_owned()));
+        }
+        let (params, layer) = (of_layer.params, of_layer.layer);
         let step = step.inputs.buffers();
         Ok(attention::attention(
             &self.gpu, params, cache, layer, step, q, out,

@@ -16,7 +16,7 @@ use ponder_kernels_cuda::rows::{FloatExperts, FloatMatrix, LatentScratch, LowRan
 use ponder_kernels_cuda::{Activations, Buffer, CudaError, Gpu, Rows};
 
 use super::{
-    AdapterRows, AttentionShape, Device, KvShape, Ops, OpsError, RopeParams, WeightMatrix,
+    AdapterRows, AttentionShape, Device, KvShape, Needs, Ops, OpsError, RopeParams, WeightMatrix,
 };
 use crate::model::causal_lm::{BlockId, ForwardBatch};
 use crate::model::lora::LowRank;
@@ -34,6 +34,10 @@ impl From<CudaError> for OpsError {
         }
     }
 }
+
+/// What the device does not do, in words.
+const NO_SINKS: &str = "attention sinks, not yet on the device";
+const NO_EXPERT_BIASES: &str = "biases of experts, not yet on the device";
 
 /// A device, and buffers of single operations.
 pub struct CudaOps {
@@ -170,12 +174,25 @@ impl Device for CudaOps {
         })
     }
 
+    fn lacks(&self, needs: Needs) -> Option<&'static str> {
+        [
+            (needs.attention_sinks, NO_SINKS),
+            (needs.expert_biases, NO_EXPERT_BIASES),
+        ]
+        .into_iter()
+        .find_map(|(is_needed, what)| is_needed.then_some(what))
+    }
+
     fn experts(
         &self,
         dtype: DType,
         bytes: &[u8],
         shape: [usize; 3],
+        bias: Option<Vec<f32>>,
     ) -> Result<CudaExperts, OpsError> {
+        if bias.is_some() {
+            return Err(OpsError::Device(NO_EXPERT_BIASES.to_owned()));
+        }
         Ok(match dtype {
             DType::F32 => {
                 CudaExperts::Float(FloatExperts::upload(&self.gpu, &floats(bytes), shape)?)
@@ -206,6 +223,7 @@ impl Device for CudaOps {
             params.theta,
             params.freq_factors,
             params.linear_scale,
+            params.magnitude,
         )?)
     }
 

@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use ponder_kernels::{AttentionParams, RopeKind};
+use ponder_kernels::RopeKind;
 
-use super::super::{KvShape, RopeParams};
-use super::{Sequence, dot};
+use super::super::{KvShape, LayerAttention, RopeParams};
+use super::{ReferenceOps, Sequence, dot};
 use crate::model::causal_lm::BlockId;
 
 /// The angle a position turns each pair by.
 pub(in crate::model) struct Angles {
     frequencies: Vec<f64>,
+    magnitude: f64,
 }
 
 impl Angles {
@@ -24,6 +25,7 @@ impl Angles {
         };
         Self {
             frequencies: (0..params.rotary_dim / 2).map(frequency).collect(),
+            magnitude: f64::from(params.magnitude),
         }
     }
 
@@ -35,6 +37,7 @@ impl Angles {
             };
             let (sin, cos) = (f64::from(position) * frequency).sin_cos();
             let (a, b) = (f64::from(head[low]), f64::from(head[high]));
+            let (a, b) = (self.magnitude * a, self.magnitude * b);
             head[low] = (a * cos - b * sin) as f32;
             head[high] = (a * sin + b * cos) as f32;
         }
@@ -97,16 +100,16 @@ pub(super) fn visible(
     (start..position + 1, leaf.map(|_| place))
 }
 
-/// Softmax of the scores of the visible tokens, applied to their values.
+/// Softmax of the scores of the visible tokens, and the head's sink, applied to the tokens' values.
 pub(super) fn attend(
-    params: &AttentionParams,
+    attention: &LayerAttention<'_, ReferenceOps>,
     cache: &Cache,
-    layer: usize,
     sequence: &Sequence,
     tokens: Range<usize>,
     own: Option<usize>,
     q: &[f32],
 ) -> Vec<f32> {
+    let params = attention.params;
     let dim = params.head_dim;
     let place = |token: usize| match own {
         Some(own) if token + 1 == tokens.end => own,
@@ -114,7 +117,7 @@ pub(super) fn attend(
     };
     let entries = tokens
         .clone()
-        .map(|token| cache.token(layer, sequence, place(token)));
+        .map(|token| cache.token(attention.layer, sequence, place(token)));
     let entries: Vec<_> = entries.collect();
     let group = params.num_heads / params.num_kv_heads;
     let mut out = Vec::new();
@@ -130,9 +133,11 @@ pub(super) fn attend(
                 f64::from(score)
             })
             .collect();
-        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sink = attention.sinks.map(|sinks| f64::from(sinks[head]));
+        let all = scores.iter().copied().chain(sink);
+        let max = all.clone().fold(f64::NEG_INFINITY, f64::max);
         let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
-        let sum: f64 = weights.iter().sum();
+        let sum: f64 = all.map(|score| (score - max).exp()).sum();
         out.extend(of_head.map(|index| {
             let values = entries.iter().map(|[_, value]| f64::from(value[index]));
             let weighted = values.zip(&weights).map(|(value, weight)| value * weight);

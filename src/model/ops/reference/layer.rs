@@ -1,9 +1,11 @@
 //! Norms, products and the head by their definitions.
 
-use ponder_kernels::{AttentionParams, Glu};
+use ponder_kernels::Glu;
 
-use super::super::{LayerOps, Linear, LogitsTransform, OpsError, Residual, Rotation, Step};
-use super::attention::{self, Cache};
+use super::super::{
+    LayerAttention, LayerOps, Linear, LogitsTransform, OpsError, Residual, Rotation, Step,
+};
+use super::attention::{Cache, attend, visible};
 use super::experts::gated;
 use super::{Dense, ReferenceOps, Rows, add, rms_norm};
 
@@ -130,21 +132,19 @@ impl LayerOps for ReferenceOps {
     fn attention(
         &mut self,
         step: Step<'_, Self>,
-        params: &AttentionParams,
+        attention: &LayerAttention<'_, Self>,
         cache: &Cache,
-        layer: usize,
         q: &Rows,
         out: &mut Rows,
     ) -> Result<(), OpsError> {
         self.run()?;
         out.clear();
+        let window = attention.params.sliding_window;
         for sequence in &step.inputs.sequences {
             for row in 0..sequence.num_rows {
-                let (tokens, own) = attention::visible(sequence, row, params.sliding_window);
+                let (tokens, own) = visible(sequence, row, window);
                 let q = &q[out.len()];
-                out.push(attention::attend(
-                    params, cache, layer, sequence, tokens, own, q,
-                ));
+                out.push(attend(attention, cache, sequence, tokens, own, q));
             }
         }
         Ok(())

@@ -34,6 +34,8 @@ pub(in crate::model) struct ReferenceOps {
 /// `[num_matrices, out_features, in_features]`
 pub(in crate::model) struct Dense {
     matrices: Vec<Rows>,
+    /// Of each matrix, where there are any.
+    biases: Option<Rows>,
 }
 
 impl Dense {
@@ -44,11 +46,16 @@ impl Dense {
         let rows = |matrix: &[f32]| matrix.chunks_exact(inputs).map(<[f32]>::to_vec).collect();
         Self {
             matrices: matrices.map(rows).collect(),
+            biases: None,
         }
     }
 
     fn product(&self, index: usize, x: &[f32]) -> Vec<f32> {
-        self.matrices[index].iter().map(|row| dot(row, x)).collect()
+        let mut out: Vec<f32> = self.matrices[index].iter().map(|row| dot(row, x)).collect();
+        if let Some(biases) = &self.biases {
+            add(&mut out, 1.0, &biases[index]);
+        }
+        out
     }
 }
 
@@ -121,14 +128,21 @@ fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
 
 fn act(glu: Glu, gate: f32, up: f32) -> f32 {
     let x = f64::from(gate);
+    let up = f64::from(up);
+    let limit = f64::from(Glu::LIMIT);
     let activated = match glu {
         Glu::Silu => x / (1.0 + (-x).exp()),
         Glu::GeluTanh => {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
             0.5 * x * (1.0 + inner.tanh())
         }
+        Glu::ClampedSwish => {
+            let x = x.min(limit);
+            let swish = x / (1.0 + (-f64::from(Glu::SLOPE) * x).exp());
+            return (swish * (up.clamp(-limit, limit) + 1.0)) as f32;
+        }
     };
-    (activated * f64::from(up)) as f32
+    (activated * up) as f32
 }
 
 fn add(out: &mut [f32], scale: f32, values: &[f32]) {
@@ -166,8 +180,18 @@ impl Device for ReferenceOps {
         Ok(Dense::new(dtype, bytes, [1, shape[0], shape[1]]))
     }
 
-    fn experts(&self, dtype: DType, bytes: &[u8], shape: [usize; 3]) -> Result<Dense, OpsError> {
-        Ok(Dense::new(dtype, bytes, shape))
+    fn experts(
+        &self,
+        dtype: DType,
+        bytes: &[u8],
+        shape: [usize; 3],
+        bias: Option<Vec<f32>>,
+    ) -> Result<Dense, OpsError> {
+        let biases = bias.map(|bias| bias.chunks_exact(shape[1]).map(<[f32]>::to_vec).collect());
+        Ok(Dense {
+            biases,
+            ..Dense::new(dtype, bytes, shape)
+        })
     }
 
     fn low_rank(&self, parts: &[Option<&LowRank>], _: bool) -> Result<Self::LowRank, OpsError> {
