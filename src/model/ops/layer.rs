@@ -2,9 +2,7 @@
 
 use ponder_kernels::Glu;
 
-use super::{
-    Device, LayerAttention, Linear, LogitsTransform, OpsError, Residual, Rotation, Step,
-};
+use super::{Device, LayerAttention, Linear, LogitsTransform, OpsError, Residual, Rotation, Step};
 
 /// The fused operations of a dense layer, of the embedding and the head.
 pub trait LayerOps: Device {

@@ -196,6 +196,7 @@ impl Device for ReferenceOps {
 
     fn low_rank(&self, parts: &[Option<&LowRank>], _: bool) -> Result<Self::LowRank, OpsError> {
         let dense = |values: &[f32], width: usize| Dense {
+            biases: None,
             matrices: vec![values.chunks_exact(width).map(<[f32]>::to_vec).collect()],
         };
         let pair = |part: &LowRank| [dense(&part.a, part.in_features), dense(&part.b, part.rank)];
