@@ -257,8 +257,7 @@ pub(crate) fn gated(
     out: &mut Activations,
     sums: Option<&LowSums<'_>>,
 ) {
-    check_inputs(x, gate);
-    check_inputs(x, up);
+    [gate, up].map(|weights| check_inputs(x, weights));
     let width = gate.out_features();
     assert_eq!(
         up.out_features(),

@@ -1,6 +1,6 @@
 //! Asking for weights before they are used.
 
-use super::prefetch_line;
+use super::prefetch::prefetch_line;
 use crate::panel::{LINE_BYTES, Panel};
 
 /// How far ahead of its use a packed panel is asked for. A panel of 1,536 inputs is 14 KiB, so the next

@@ -19,6 +19,7 @@ mod halves;
 mod low_rank;
 mod outer;
 mod portable;
+mod prefetch;
 mod quantise;
 mod rows;
 mod unpack;
@@ -32,6 +33,7 @@ pub(crate) use attend::{QueryState, TILE_TOKENS, TileInput};
 pub(crate) use floats::multiplies_bf16;
 pub use gradients::{AttentionRow, AttentionSums};
 pub(crate) use low_rank::LowRankTile;
+pub(crate) use prefetch::{begin_at, prefetch};
 
 use crate::activations::{Activations, BlockInfo, Corrections};
 use crate::dtype::DType;
@@ -155,14 +157,6 @@ impl DecodedPanel {
 
 /// Most panels of a [`panels_product`] call.
 pub(crate) const MAX_PANELS: usize = 8;
-
-/// Asks for the first lines of panel `panel`, before a run of products begins there.
-pub(crate) fn begin_at(weights: &PackedMatrix, panel: usize) {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(panel) = weights.panel(panel) {
-        ahead::Ahead::begin(&panel);
-    }
-}
 
 /// The product of some activation rows with panels `panels` of output rows; `out` is
 /// `[panels.len(), rows.len(), PANEL_ROWS]`.
@@ -364,29 +358,6 @@ vectors_for_each_isa! {
     low_rank::add_low_rank(add: &LowRankTile<'_>, tiles: &mut [f32], tile_rows: usize);
     /// Adds one tile to each query's running softmax.
     attend::attend_tile(tile: &TileInput<'_>, states: &mut [QueryState], outs: &mut [f32]);
-}
-
-/// Asks for the cache lines of `data` ahead of their use; the first of them when there are more than
-/// `max_lines`.
-#[inline]
-pub(crate) fn prefetch<T>(data: &[T], max_lines: usize) {
-    let lines = size_of_val(data).div_ceil(64).min(max_lines);
-    for line in 0..lines {
-        prefetch_line(data.as_ptr().cast::<u8>().wrapping_add(64 * line));
-    }
-}
-
-/// Asks for the cache line of `address`, into the second-level cache.
-#[inline(always)]
-fn prefetch_line(address: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a prefetch reads nothing, and needs only SSE, which x86-64 has.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
 }
 
 /// Multiply-adds of one round of [`dot_rounds`].

@@ -54,11 +54,8 @@ fn models() -> Vec<(String, &'static str, ModelFiles)> {
         let name = family.gguf_names[0];
         let path = folder.path().join(name).with_extension("gguf");
         std::fs::write(&path, TinyModel::random(name, 5).to_gguf()).unwrap();
-        models.push((
-            name.to_owned(),
-            family.name,
-            ModelFiles::open(&path).unwrap(),
-        ));
+        let files = ModelFiles::open(&path).unwrap();
+        models.push((name.to_owned(), family.name, files));
     }
     let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
     for (place, name) in [
@@ -98,13 +95,10 @@ fn load<O: Ops>(ops: O, files: &ModelFiles) -> Decoder<O> {
 fn adapter<O: Ops>(model: &Decoder<O>) -> LoraAdapter {
     let config = &model.config;
     let targets = match (&config.mla, &config.moe) {
-        (None, None) => vec![
-            Target::Q,
-            Target::V,
-            Target::Output,
-            Target::Gate,
-            Target::Down,
-        ],
+        (None, None) => {
+            use Target::{Down, Gate, Output, Q, V};
+            vec![Q, V, Output, Gate, Down]
+        }
         (None, Some(_)) => vec![Target::K, Target::Output],
         (Some(_), _) => vec![],
     };
