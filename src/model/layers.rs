@@ -137,25 +137,21 @@ impl<O: Ops> Layer<O> {
             .as_ref()
             .map_or(config.head_dim, |mla| mla.v_head_dim);
         let family = config.family;
-        let output = linear("attn_output", hidden, config.num_heads * v_head_dim)?;
-        let output_bias = family.output_bias.then_some(hidden);
-        let output_bias = output_bias
-            .map(|width| weights.vector(&format!("blk.{index}.attn_output.bias"), width));
+        let num_sinks = family.attention_sinks.then_some(config.num_heads);
         let attention = Attention {
             norm: weights.vector(&name("attn_norm"), hidden)?,
             projections,
             output: Linear {
-                bias: output_bias.transpose()?,
-                ..output
+                bias: (family.output_bias)
+                    .then(|| weights.vector(&format!("blk.{index}.attn_output.bias"), hidden))
+                    .transpose()?,
+                ..linear("attn_output", hidden, config.num_heads * v_head_dim)?
             },
-            sinks: vector(
-                "attn_sinks",
-                family.attention_sinks.then_some(config.num_heads),
-            )?,
+            sinks: vector("attn_sinks", num_sinks)?,
             q_norm: vector("attn_q_norm", q_norm)?,
             k_norm: vector("attn_k_norm", k_norm)?,
             post_norm: vector("post_attention_norm", post_width)?,
-            is_local: config.family.is_local(index),
+            is_local: family.is_local(index),
             is_rotated: config.rope.rotates(index),
         };
         let has_router = weights.has(&name("ffn_gate_inp"))?;

@@ -199,6 +199,28 @@ impl RopeScaling {
         })
     }
 
+    /// Long-rope, whose two lists of factors are tensors of a GGUF file.
+    fn long_of_gguf(file: &GgufFile, fields: GgufFields<'_>) -> Result<Option<Self>, ConfigError> {
+        let [short, long] =
+            ["short", "long"].map(|kind| tensor(file, &format!("rope_factors_{kind}.weight")));
+        let (Some(short), Some(long)) = (short, long) else {
+            return Ok(None);
+        };
+        let original = fields.size("rope.scaling.original_context_length")?;
+        let original = original.map_or_else(|| fields.need_size("context_length"), Ok)?;
+        let magnitude = fields.number("rope.scaling.attn_factor")?;
+        let magnitude = positive("attn_factor", magnitude.map_or(1.0, f64::from))?;
+        Ok(Some(Self {
+            factors: Some(short),
+            long: Some(LongRope {
+                factors: long,
+                original_context: original,
+            }),
+            magnitude: magnitude as f32,
+            ..NONE
+        }))
+    }
+
     /// Reads the metadata of architecture `name` and the factors some files carry as a tensor.
     pub(super) fn from_gguf(
         file: &GgufFile,
@@ -212,31 +234,13 @@ impl RopeScaling {
             name,
         };
         let number = |part: &str| fields.number(&format!("rope.scaling.{part}"));
-        let tensor = |name: &str| {
-            let (info, data) = file.tensor(name)?;
-            let mut factors = vec![0.0; info.dimensions.iter().product()];
-            ponder_kernels::reference::dequantize(info.dtype, data, &mut factors);
-            Some(factors)
-        };
-        let factors = tensor("rope_freqs.weight");
+        if let Some(long) = Self::long_of_gguf(file, fields)? {
+            return Ok(long);
+        }
+        let factors = tensor(file, "rope_freqs.weight");
         let kind = file
             .metadata()
             .get_str(&format!("{name}.rope.scaling.type"));
-        let short = tensor("rope_factors_short.weight");
-        if let (Some(long), Some(short)) = (tensor("rope_factors_long.weight"), short) {
-            let original = fields.size("rope.scaling.original_context_length")?;
-            let original = original.map_or_else(|| fields.need_size("context_length"), Ok)?;
-            let magnitude = number("attn_factor")?.map_or(1.0, f64::from);
-            return Ok(Self {
-                factors: Some(short),
-                long: Some(LongRope {
-                    factors: long,
-                    original_context: original,
-                }),
-                magnitude: positive("attn_factor", magnitude)? as f32,
-                ..NONE
-            });
-        }
         match kind.unwrap_or("none") {
             "none" => Ok(Self { factors, ..NONE }),
             "linear" => Ok(Self {
@@ -273,6 +277,14 @@ impl RopeScaling {
             other => Err(ConfigError::UnsupportedRopeScaling(other.to_owned())),
         }
     }
+}
+
+/// The values of a tensor of factors.
+fn tensor(file: &GgufFile, name: &str) -> Option<Vec<f32>> {
+    let (info, data) = file.tensor(name)?;
+    let mut factors = vec![0.0; info.dimensions.iter().product()];
+    ponder_kernels::reference::dequantize(info.dtype, data, &mut factors);
+    Some(factors)
 }
 
 /// What YaRN multiplies queries and keys by (section 3.4).
