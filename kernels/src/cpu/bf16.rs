@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::prefetch_line;
+use super::prefetch::prefetch_line;
 use crate::activations::Activations;
 use crate::float_panel::{FloatPanel, FloatPanels, LineBF16};
 use crate::panel::{LINE_BYTES, PANEL_ROWS};

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::prefetch_line;
+use super::prefetch::prefetch_line;
 use super::vector::LANES;
 use super::widen::Widen;
 use crate::activations::Activations;
