@@ -257,7 +257,7 @@ pub(crate) fn gated(
     out: &mut Activations,
     sums: Option<&LowSums<'_>>,
 ) {
-    [gate, up].map(|weights| check_inputs(x, weights));
+    [gate, up].iter().for_each(|weights| check_inputs(x, weights));
     let width = gate.out_features();
     assert_eq!(
         up.out_features(),
