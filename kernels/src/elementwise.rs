@@ -1,7 +1,24 @@
 //! Element by element.
 
 use crate::cpu;
-use crate::matmul::Glu;
+
+/// The gate of a gated linear unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Glu {
+    /// `gate * sigmoid(gate) * up`
+    Silu,
+    /// `gelu_tanh(gate) * up`
+    GeluTanh,
+    /// `gate * sigmoid(1.702 * gate) * (up + 1)` of clamped values: `gate` up to [`Glu::LIMIT`], `up` within it on both sides.
+    ClampedSwish,
+}
+
+impl Glu {
+    /// Where [`Glu::ClampedSwish`] clamps (gpt-oss' `swiglu_limit`).
+    pub const LIMIT: f32 = 7.0;
+    /// The slope of its sigmoid, which makes it near GELU (Hendrycks and Gimpel 2016, section 2).
+    pub const SLOPE: f32 = 1.702;
+}
 
 /// `x *= factor`
 pub fn scale(x: &mut [f32], factor: f32) {

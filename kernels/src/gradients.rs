@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use crate::cost;
 use crate::cpu;
+use crate::elementwise::Glu;
 use crate::gating::Routes;
-use crate::matmul::Glu;
 use crate::partition::{SharedSlice, for_ranges, for_rows};
 use crate::pool::ThreadPool;
 

@@ -44,6 +44,7 @@ pub use attention::{
 };
 pub use dense::{Activation, DenseMatrix, FeedForward, LayerNorm};
 pub use dtype::DType;
+pub use elementwise::Glu;
 pub use error::KernelError;
 pub use experts::{ExpertMatrix, experts_glu, experts_matmul};
 pub use gating::{Gating, GroupScore, Groups, Routes, Scoring};
@@ -52,7 +53,7 @@ pub use low_rank::{
     Addition, Factors, LowRank, LowRankScratch, Reads, glu_adapted, matmul_adapted,
 };
 pub use mapped_file::MappedFile;
-pub use matmul::{Glu, Product, matmul, matmul_glu, matmul_many};
+pub use matmul::{Product, matmul, matmul_glu, matmul_many};
 pub use matrix::PackedMatrix;
 pub use pool::ThreadPool;
 pub use roofline::Roofline;

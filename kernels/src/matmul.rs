@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::activations::{Activations, SharedRows};
 use crate::cost;
 use crate::cpu::{self, DecodedPanel, MAX_PANELS};
-use crate::elementwise;
+use crate::elementwise::{self, Glu};
 use crate::low_rank::LowSums;
 use crate::matrix::PackedMatrix;
 use crate::panel::{BLOCK_INPUTS, PANEL_ROWS};
@@ -27,24 +27,6 @@ pub struct Product<'a> {
     pub out: &'a mut [f32],
     /// Add to `out` (a residual) instead of overwriting it.
     pub accumulate: bool,
-}
-
-/// The gate of a gated linear unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Glu {
-    /// `gate * sigmoid(gate) * up`
-    Silu,
-    /// `gelu_tanh(gate) * up`
-    GeluTanh,
-    /// `gate * sigmoid(1.702 * gate) * (up + 1)` of clamped values: `gate` up to [`Glu::LIMIT`], `up` within it on both sides.
-    ClampedSwish,
-}
-
-impl Glu {
-    /// Where [`Glu::ClampedSwish`] clamps (gpt-oss' `swiglu_limit`).
-    pub const LIMIT: f32 = 7.0;
-    /// The slope of its sigmoid, which makes it near GELU (Hendrycks and Gimpel 2016, section 2).
-    pub const SLOPE: f32 = 1.702;
 }
 
 /// A thread's buffers.
@@ -257,7 +239,9 @@ pub(crate) fn gated(
     out: &mut Activations,
     sums: Option<&LowSums<'_>>,
 ) {
-    [gate, up].iter().for_each(|weights| check_inputs(x, weights));
+    for weights in [gate, up] {
+        check_inputs(x, weights);
+    }
     let width = gate.out_features();
     assert_eq!(
         up.out_features(),

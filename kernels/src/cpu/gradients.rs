@@ -2,7 +2,7 @@
 
 use super::rows::{exp, fma};
 use super::vector::LANES;
-use crate::matmul::Glu;
+use crate::elementwise::Glu;
 
 #[inline(always)]
 fn sigmoid<const FMA: bool>(x: f32) -> f32 {

@@ -5,7 +5,7 @@ use half::f16;
 
 use super::vector::{LANES, ROUND, Vector};
 use crate::activations::{BlockInfo, Correction, Corrections};
-use crate::matmul::Glu;
+use crate::elementwise::Glu;
 use crate::panel::BLOCK_INPUTS;
 
 #[inline(always)]
