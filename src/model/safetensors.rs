@@ -218,9 +218,12 @@ impl HfWeights<'_> {
     }
 }
 
+/// Shape and values of a tensor of bytes.
+type ByteTensor<'a> = (&'a [usize], &'a [u8]);
+
 impl HfWeights<'_> {
-    /// Shape and values of a tensor of bytes.
-    pub(super) fn bytes(&self, hf_name: &str) -> Result<Option<(&[usize], &[u8])>, LoadError> {
+    /// A tensor of bytes; `None` where there is none of this name.
+    pub(super) fn bytes(&self, hf_name: &str) -> Result<Option<ByteTensor<'_>>, LoadError> {
         let Some(entry) = self.entry(hf_name) else {
             return Ok(None);
         };
