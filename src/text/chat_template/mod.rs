@@ -5,6 +5,7 @@
 //! their depth needs, instructions and bytes are paid from a budget of fuel, and what a template keeps in variables is
 //! measured ([`plain`]).
 
+mod clock;
 mod json;
 mod knows;
 #[cfg(test)]
@@ -150,6 +151,7 @@ impl ChatTemplate {
         environment.set_recursion_limit(MAX_RECURSION);
         environment.set_formatter(plain::write);
         environment.add_function("raise_exception", raise_exception);
+        environment.add_function("strftime_now", clock::strftime_now);
         environment.add_function("namespace", plain::namespace);
         environment.add_filter("tojson", json::tojson);
         environment.add_filter(source::KEEP, plain::keep);
