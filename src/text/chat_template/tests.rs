@@ -330,6 +330,15 @@ fn json_is_pythons() {
     );
 }
 
+/// gpt-oss' own template begins so.
+#[test]
+fn templates_know_the_date() {
+    let date = render("{{ strftime_now('%Y-%m-%d') }}", &[]).unwrap();
+    let parts: Vec<usize> = date.split('-').map(|part| part.len()).collect();
+    assert_eq!(parts, [4, 2, 2], "{date}");
+    assert!(render("{{ strftime_now('%Q') }}", &[]).is_err());
+}
+
 /// A thousand messages cost a small part of the budget in the longest template of the tests.
 #[test]
 fn long_conversations_are_well_within_the_budget() {
