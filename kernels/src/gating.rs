@@ -4,7 +4,7 @@
 //! |---|---|---|---|---|
 //! | OLMoE, Qwen2-MoE | softmax | no | 1 | – |
 //! | Qwen3-MoE, Mixtral | softmax | yes | 1 | – |
-//! | Granite-MoE: softmax over the chosen logits, which is the same as normalising | softmax | yes | 1 | – |
+//! | Granite-MoE, gpt-oss: softmax over the chosen logits, which is the same as normalising | softmax | yes | 1 | – |
 //! | DeepSeek-V2-Lite | softmax | no | 1 | – |
 //! | DeepSeek-V2 | softmax | no | 16 | 3 of 8 by their best |
 //! | DeepSeek-V3: chosen by score plus correction bias, weighted by score | sigmoid | yes | 2.5 | 4 of 8 by their best two |

@@ -154,6 +154,7 @@ pub(super) fn check_numbers(config: &ModelConfig) -> Result<(), ConfigError> {
     let positive = [
         ("rms_norm_eps", Some(config.rms_norm_eps)),
         ("RoPE's scaling factor", Some(config.rope.linear_scale)),
+        ("RoPE's magnitude", Some(config.rope.magnitude)),
         ("the scale of attention", Some(config.attention_scale)),
         ("the soft cap of attention", config.attention_softcap),
         ("the soft cap of logits", config.final_softcap),
@@ -259,6 +260,9 @@ mod tests {
                 "attention_factor": 3.0}}),
             json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64,
                 "beta_slow": 0.0}}),
+            json!({"head_dim": 1_u64 << 62, "rope_scaling": {"rope_type": "llama3", "factor": 8.0,
+                "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}}),
+            json!({"model_type": "smollm3", "attention_bias": true}),
             json!({"rope_parameters": {"full_attention": {"rope_theta": 1e6},
                 "sliding_attention": {"rope_theta": 5.0}}}),
             json!({"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2, "scoring_func": "odd"}),
@@ -292,6 +296,22 @@ mod tests {
             json!({"rope_theta": null, "rope_parameters": {"full_attention": {"rope_theta": 5e5}}}),
         );
         assert_eq!(theta.unwrap().rope.theta, 5e5);
+    }
+
+    /// Half of GLM-4's heads does not rotate, nor do some layers of SmolLM3.
+    #[test]
+    fn yarn_multiplies_what_rotates_and_nothing_else() {
+        let yarn =
+            json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64});
+        for kind in ["llama", "glm4", "smollm3"] {
+            let plain = read(json!({"model_type": kind})).unwrap();
+            let scaled = read(json!({"model_type": kind, "rope_scaling": yarn})).unwrap();
+            assert_eq!(plain.rope.magnitude, 1.0, "{kind}");
+            assert_eq!(scaled.attention_scale, plain.attention_scale, "{kind}");
+            let magnitude = 0.1 * 4.0_f32.ln() + 1.0;
+            let is_near = (scaled.rope.magnitude - magnitude).abs() < 1e-6;
+            assert!(is_near, "{kind}: {}", scaled.rope.magnitude);
+        }
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub enum ConfigError {
 
 /// Longest context that a model may claim; the longest known is 10,485,760.
 const MAX_CONTEXT: usize = 1 << 24;
+/// Most layers of a model.
+pub(super) const MAX_LAYERS: usize = 1024;
 
 /// Everything but the weights.
 #[derive(Debug, Clone, PartialEq)]
@@ -231,7 +233,7 @@ impl ModelConfig {
         if self.max_position_embeddings > MAX_CONTEXT {
             return invalid(format!("a context of {}", self.max_position_embeddings));
         }
-        if self.num_layers > 1024 {
+        if self.num_layers > MAX_LAYERS {
             return invalid(format!("{} layers", self.num_layers));
         }
         if !self.num_heads.is_multiple_of(self.num_kv_heads) {

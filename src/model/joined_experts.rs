@@ -1,4 +1,5 @@
-//! One projection of every expert as one tensor: Hugging Face files hold each expert alone, or gate and up of all together.
+//! One projection of every expert as one tensor: Hugging Face files hold each expert alone, or gate
+//! and up of all together.
 
 use std::borrow::Cow;
 
@@ -48,7 +49,8 @@ impl ExpertsPart {
         format!("{before}{expert}{after}")
     }
 
-    /// The tensor, `[num_experts, out_features, in_features]`, or `[num_experts, out_features]` of biases.
+    /// The tensor, `[num_experts, out_features, in_features]`, or `[num_experts, out_features]` of
+    /// biases.
     pub(super) fn read<'a>(
         &self,
         weights: &'a HfWeights<'_>,
@@ -73,8 +75,8 @@ impl ExpertsPart {
         }
     }
 
-    /// MXFP4 weights: codes `[num_experts, out_features, blocks, 16]` and the exponents of their scales
-    /// `[num_experts, out_features, blocks]`, as blocks of GGUF's type.
+    /// MXFP4 weights: codes `[num_experts, out_features, blocks, 16]` and the exponents of their
+    /// scales `[num_experts, out_features, blocks]`, as blocks of GGUF's type.
     fn blocks(&self, weights: &HfWeights<'_>) -> Result<Option<RawTensor<'static>>, LoadError> {
         let [codes_name, scales_name] =
             ["blocks", "scales"].map(|part| format!("{}_{part}", self.joined));
@@ -97,20 +99,38 @@ impl ExpertsPart {
                 actual: scales_shape.to_vec(),
             });
         }
-        let codes = codes.as_chunks::<CODES_LEN>().0.iter().zip(scales);
-        let data = codes.flat_map(|(codes, scale)| gguf_block(codes, *scale));
-        Ok(Some(self.in_turns(RawTensor {
+        // Gate and up take turns, so an odd number of outputs is no such pair.
+        let (first, step) = self.half.map_or((0, 1), |half| (half, 2));
+        if !outputs.is_multiple_of(step) {
+            return Ok(None);
+        }
+        let codes = codes.chunks_exact((blocks * CODES_LEN).max(1));
+        let of_outputs = codes.zip(scales.chunks_exact(blocks.max(1)));
+        let num_blocks = experts * outputs / step * blocks;
+        let mut data = Vec::with_capacity(num_blocks * (1 + CODES_LEN));
+        for (codes, scales) in of_outputs.skip(first).step_by(step) {
+            for (codes, scale) in codes.as_chunks().0.iter().zip(scales) {
+                data.extend_from_slice(&gguf_block(codes, *scale));
+            }
+        }
+        Ok(Some(RawTensor {
             dtype: DType::MXFP4,
-            shape: vec![experts, outputs, blocks * 2 * CODES_LEN],
-            data: Cow::Owned(data.collect()),
-        })))
+            shape: vec![experts, outputs / step, blocks * 2 * CODES_LEN],
+            data: Cow::Owned(data),
+        }))
     }
 
-    /// Every other output, where gate and up take turns: of `[num_experts, out_features]` or `[num_experts, out_features, …]`.
+    /// Every other output, where gate and up take turns: of `[num_experts, out_features]` or
+    /// `[num_experts, out_features, …]`.
     fn in_turns<'a>(&self, all: RawTensor<'a>) -> RawTensor<'a> {
         let Some(half) = self.half else {
             return all;
         };
+        let is_odd = |outputs: &usize| !outputs.is_multiple_of(2);
+        if all.shape.get(1).is_some_and(is_odd) {
+            // Refused by whoever wants a shape.
+            return all;
+        }
         let mut shape = all.shape;
         let num_outputs: usize = shape.iter().take(2).product();
         let output_len = all.data.len() / num_outputs.max(1);
@@ -130,8 +150,9 @@ impl ExpertsPart {
 /// Bytes of a block's 32 codes.
 const CODES_LEN: usize = 16;
 
-/// A block as GGUF files hold it: the scale's exponent, then the codes. Their byte `i` has elements `i` and `i + 16`, where that of
-/// released checkpoints has elements `2 i` and `2 i + 1` (the low bits first).
+/// A block as GGUF files hold it: the scale's exponent, then the codes. Their byte `i` has elements
+/// `i` and `i + 16`, where that of released checkpoints has elements `2 i` and `2 i + 1` (the low
+/// bits first).
 fn gguf_block(codes: &[u8; CODES_LEN], scale: u8) -> [u8; 1 + CODES_LEN] {
     let code = |element: usize| (codes[element / 2] >> (4 * (element % 2))) & 15;
     std::array::from_fn(|at| match at.checked_sub(1) {
@@ -140,7 +161,8 @@ fn gguf_block(codes: &[u8; CODES_LEN], scale: u8) -> [u8; 1 + CODES_LEN] {
     })
 }
 
-/// The first or second half of every expert's outputs, of `[num_experts, 2 * out_features, in_features]`.
+/// The first or second half of every expert's outputs, of `[num_experts, 2 * out_features,
+/// in_features]`.
 fn halved(joined: RawTensor<'_>, half: usize) -> RawTensor<'static> {
     let [experts, outputs] = [0, 1].map(|axis| joined.shape.get(axis).copied().unwrap_or(0));
     let half_len = joined.data.len() / (2 * experts).max(1);
@@ -157,8 +179,8 @@ fn halved(joined: RawTensor<'_>, half: usize) -> RawTensor<'static> {
     }
 }
 
-/// `[num_experts, out_features, in_features]` of `[num_experts, in_features, out_features]`. Other shapes stay, and are refused by
-/// whoever wants a shape.
+/// `[num_experts, out_features, in_features]` of `[num_experts, in_features, out_features]`. Other
+/// shapes stay, and are refused by whoever wants a shape.
 fn transposed(all: RawTensor<'_>) -> RawTensor<'_> {
     let [experts, inputs, outputs] = all.shape[..] else {
         return all;

@@ -88,7 +88,8 @@ impl<O: Ops> Projections<O> {
     }
 }
 
-/// The gate and up projections, `[inner, hidden]` each: of a tensor each, or the gate's outputs before those of up in one.
+/// The gate and up projections, `[inner, hidden]` each: of a tensor each, or the gate's outputs
+/// before those of up in one.
 fn gate_and_up<O: Ops>(
     weights: &Weights<'_, impl WeightSource + ?Sized, O>,
     index: usize,

@@ -3,7 +3,7 @@
 use ponder_kernels::RopeKind;
 use serde_json::Value;
 
-use super::config::ConfigError;
+use super::config::{ConfigError, MAX_LAYERS};
 use super::families::Family;
 use super::fields::{GgufFields, HfFields};
 use super::gguf::GgufFile;
@@ -24,11 +24,12 @@ pub struct RopeConfig {
     pub adjacent_pairs: bool,
     /// Positions are divided by this (linear scaling).
     pub linear_scale: f32,
-    /// `[rotary_dim / 2]`, divide the frequencies one by one (llama 3, YaRN, the short ones of long-rope).
+    /// `[rotary_dim / 2]`, divide the frequencies one by one (llama 3, YaRN, the short ones of
+    /// long-rope).
     pub freq_factors: Option<Vec<f32>>,
     /// What takes their place where longer contexts are served.
     pub long: Option<LongRope>,
-    /// Multiplies what is rotated (long-rope).
+    /// Multiplies what is rotated (long-rope, YaRN).
     pub magnitude: f32,
     /// Layers that leave queries and keys as they are.
     pub unrotated_layers: Vec<usize>,
@@ -59,11 +60,12 @@ impl RopeConfig {
             Some(_) => fields.size("rope.dimension_count")?,
             None => None,
         };
-        let rotary_dim = heads.rotary_dim(partial);
+        let rotary_dim = heads.rotary_dim(partial)?;
         let scaling = RopeScaling::from_gguf(file, name, family, rotary_dim, theta)?;
         let unrotated = every(family.unrotated_every, heads.num_layers);
         let is_adjacent = family.adjacent_pairs.gguf;
-        Ok(scaling.into_rope(theta, rotary_dim, is_adjacent, unrotated))
+        let scales_all = heads.mla.is_some();
+        Ok(scaling.into_rope(theta, rotary_dim, is_adjacent, unrotated, scales_all))
     }
 
     /// The same from a `config.json`.
@@ -87,11 +89,12 @@ impl RopeConfig {
                 return Err(ConfigError::Unsupported(what));
             }
         };
-        let rotary_dim = heads.rotary_dim(partial);
+        let rotary_dim = heads.rotary_dim(partial)?;
         let scaling = RopeScaling::from_hf(rope, json, rotary_dim, theta)?;
         let unrotated = unrotated_of_hf(fields, family, heads.num_layers)?;
         let is_adjacent = family.adjacent_pairs.hf;
-        Ok(scaling.into_rope(theta, rotary_dim, is_adjacent, unrotated))
+        let scales_all = heads.mla.is_some();
+        Ok(scaling.into_rope(theta, rotary_dim, is_adjacent, unrotated, scales_all))
     }
 
     /// Which elements of a head rotate together.
@@ -130,10 +133,16 @@ impl RopeConfig {
 
 impl Heads<'_> {
     /// Elements of a head that rotate: so many as a file says, or all.
-    fn rotary_dim(&self, partial: Option<usize>) -> usize {
-        match self.mla {
+    fn rotary_dim(&self, partial: Option<usize>) -> Result<usize, ConfigError> {
+        let rotary_dim = match self.mla {
             Some(mla) => mla.rope_head_dim,
             None => partial.unwrap_or(self.head_dim),
+        };
+        match rotary_dim <= MAX_ROTARY_DIM {
+            true => Ok(rotary_dim),
+            false => Err(ConfigError::Invalid(format!(
+                "a rotation of {rotary_dim} elements"
+            ))),
         }
     }
 }
@@ -146,8 +155,8 @@ fn every(interval: Option<usize>, num_layers: usize) -> Vec<usize> {
     (0..num_layers.min(MAX_LAYERS)).filter(is_one).collect()
 }
 
-/// A list of layers has a bound before the configuration's sizes are checked.
-const MAX_LAYERS: usize = 1024;
+/// A list of frequencies has a bound before the configuration's sizes are checked.
+const MAX_ROTARY_DIM: usize = 1 << 20;
 
 /// `no_rope_layers` has a 1 for each layer that rotates.
 fn unrotated_of_hf(
@@ -194,15 +203,15 @@ fn partial_rotary(
 /// A part of a head.
 fn share(part: f32, head_dim: usize) -> Result<usize, ConfigError> {
     match part > 0.0 && part <= 1.0 {
-        true => Ok((f64::from(part) * head_dim as f64) as usize),
+        true => Ok((part * head_dim as f32) as usize),
         false => Err(ConfigError::Invalid(format!(
             "partial_rotary_factor is {part}"
         ))),
     }
 }
 
-/// What says how positions are rotated: transformers 5 writes `rope_parameters`, one for each kind of layer where there are
-/// several.
+/// What says how positions are rotated: transformers 5 writes `rope_parameters`, one for each kind
+/// of layer where there are several.
 fn rope_of_hf<'a>(fields: HfFields<'a>, family: &Family) -> Result<Option<&'a Value>, ConfigError> {
     let rope = fields
         .get("rope_parameters")

@@ -22,14 +22,13 @@ pub(super) struct RopeScaling {
     pub factors: Option<Vec<f32>>,
     /// What takes the factors' place in longer contexts.
     pub long: Option<LongRope>,
-    /// Multiplies q·k.
-    pub score_scale: f32,
     /// Multiplies what is rotated of queries and of keys.
-    pub magnitude: f32,
+    pub magnitude: f64,
 }
 
-/// Long-rope's factors for contexts that are longer than the original one (Ding et al. 2024, section 3). Which factors are
-/// used is settled when a model is loaded, by the context that it is to serve: a cached key was rotated once and for all.
+/// Long-rope's factors for contexts that are longer than the original one (Ding et al. 2024,
+/// section 3). Which factors are used is settled when a model is loaded, by the context that it is
+/// to serve: a cached key was rotated once and for all.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LongRope {
     /// `[rotary_dim / 2]`
@@ -42,19 +41,24 @@ const NONE: RopeScaling = RopeScaling {
     linear: 1.0,
     factors: None,
     long: None,
-    score_scale: 1.0,
     magnitude: 1.0,
 };
 
 impl RopeScaling {
-    /// The rotation that this scales, and what multiplies q·k.
+    /// The rotation that this scales, and what multiplies q·k: DeepSeek scales all of it
+    /// (`scales_all`), others only what is rotated of queries and of keys.
     pub(super) fn into_rope(
         self,
         theta: f32,
         rotary_dim: usize,
         adjacent_pairs: bool,
         unrotated_layers: Vec<usize>,
+        scales_all: bool,
     ) -> (RopeConfig, f32) {
+        let (magnitude, score_scale) = match scales_all {
+            true => (1.0, self.magnitude.powi(2) as f32),
+            false => (self.magnitude as f32, 1.0),
+        };
         let rope = RopeConfig {
             theta,
             rotary_dim,
@@ -62,10 +66,10 @@ impl RopeScaling {
             linear_scale: self.linear,
             freq_factors: self.factors,
             long: self.long,
-            magnitude: self.magnitude,
+            magnitude,
             unrotated_layers,
         };
-        (rope, self.score_scale)
+        (rope, score_scale)
     }
 
     /// Reads `rope_scaling` or `rope_parameters` of the `config.json` `json`.
@@ -153,7 +157,7 @@ impl RopeScaling {
                 factors: factors("long_factor")?,
                 original_context: original,
             }),
-            magnitude: positive("attention_factor", magnitude)? as f32,
+            magnitude: positive("attention_factor", magnitude)?,
             ..NONE
         })
     }
@@ -193,8 +197,7 @@ impl RopeScaling {
         };
         Ok(Self {
             factors: Some(yarn.factors()?),
-            // DeepSeek scales all of q·k by `mscale_all_dim`; others rotate all dimensions, so that both are one.
-            score_scale: magnitude.powi(2) as f32,
+            magnitude,
             ..NONE
         })
     }
@@ -216,7 +219,7 @@ impl RopeScaling {
                 factors: long,
                 original_context: original,
             }),
-            magnitude: magnitude as f32,
+            magnitude,
             ..NONE
         }))
     }
@@ -270,7 +273,7 @@ impl RopeScaling {
                 let all_dims = all_dims.map_or(1.0, |scale| f64::from(scale) / MAGNITUDE_SLOPE);
                 Ok(Self {
                     factors: Some(yarn.factors()?),
-                    score_scale: magnitude(factor, all_dims).powi(2) as f32,
+                    magnitude: magnitude(factor, all_dims),
                     ..NONE
                 })
             }
@@ -297,8 +300,8 @@ fn magnitude(factor: f64, scale: f64) -> f64 {
 
 const MAGNITUDE_SLOPE: f64 = 0.1;
 
-/// What long-rope multiplies queries and keys by: `sqrt(1 + ln(factor) / ln(original))` (Ding et al. 2024, section 4.1; the
-/// rule of transformers' `_compute_longrope_parameters`).
+/// What long-rope multiplies queries and keys by: `sqrt(1 + ln(factor) / ln(original))` (Ding et
+/// al. 2024, section 4.1; the rule of transformers' `_compute_longrope_parameters`).
 fn long_magnitude(factor: f64, original: f64) -> f64 {
     match factor <= 1.0 {
         true => 1.0,

@@ -232,7 +232,8 @@ impl<S: WeightSource + ?Sized, O: Ops> Weights<'_, S, O> {
         self.pack(name, tensor.dtype, &tensor.data, outputs, in_features)
     }
 
-    /// One matrix of every expert, `[num_experts, out_features, in_features]`, and its biases `[num_experts, out_features]`.
+    /// One matrix of every expert, `[num_experts, out_features, in_features]`, and its biases
+    /// `[num_experts, out_features]`.
     pub(super) fn experts(
         &self,
         name: &str,

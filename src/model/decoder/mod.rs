@@ -177,6 +177,7 @@ fn rope_tables<O: Ops>(
             theta: local.rope_theta?,
             freq_factors: None,
             linear_scale: 1.0,
+            magnitude: 1.0,
             ..global
         })
     });

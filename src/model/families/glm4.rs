@@ -1,5 +1,5 @@
-//! GLM-4 (0414): norms after attention and MLP too, adjacent elements of half a head rotate together, gate and up are joined.
-//! <https://arxiv.org/abs/2406.12793>
+//! GLM-4 (0414): norms after attention and MLP too, adjacent elements of half a head rotate
+//! together, gate and up are joined. <https://arxiv.org/abs/2406.12793>
 
 use super::{AdjacentPairs, Bias, Family, HfTensors, llama};
 

@@ -1,5 +1,5 @@
-//! gpt-oss: experts of clamped gated units with biases, attention sinks, and a sliding window in every other layer.
-//! <https://arxiv.org/abs/2508.10925>
+//! gpt-oss: experts of clamped gated units with biases, attention sinks, and a sliding window in
+//! every other layer. <https://arxiv.org/abs/2508.10925>
 
 use ponder_kernels::Glu;
 

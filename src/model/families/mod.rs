@@ -59,7 +59,7 @@ pub struct Family {
     pub(super) attention_sinks: bool,
     /// The norm before the feed-forward part, in GGUF files.
     pub(super) ffn_norm: &'static str,
-    /// YaRN rounds the bounds of what it blends, where `config.json` does not say.
+    /// YaRN rounds the bounds of what it blends, in GGUF files, which do not say.
     pub(super) yarn_truncates: bool,
     pub(super) qk_norm: QkNorm,
     /// RMS norms on the outputs of attention and MLP too.
@@ -71,7 +71,8 @@ pub struct Family {
     pub(super) local_layers: Option<LocalLayers>,
     /// One layer in so many leaves queries and keys as they are, where files do not say.
     pub(super) unrotated_every: Option<usize>,
-    /// The part of a head that is rotated where `config.json` does not say; `None`: all of it, whatever files say.
+    /// The part of a head that is rotated where `config.json` does not say; `None`: all of it,
+    /// whatever files say.
     pub(super) partial_rotary: Option<f32>,
     /// Of families with mixture-of-experts layers.
     pub(super) experts: Option<ExpertsFamily>,
@@ -186,8 +187,9 @@ pub(super) struct HfTensors {
 pub(super) enum ExpertsLayout {
     /// `[experts, outputs, inputs]`, the gate's outputs before those of up.
     Halves,
-    /// `[experts, inputs, outputs]`, the outputs of gate and up in turns; biases `[experts, outputs]` lie under the same name with
-    /// `_bias`, and MXFP4 weights with `_blocks` (`[experts, outputs, blocks, 16]`) and `_scales` (`[experts, outputs, blocks]`).
+    /// `[experts, inputs, outputs]`, the outputs of gate and up in turns; biases `[experts,
+    /// outputs]` lie under the same name with `_bias`, and MXFP4 weights with `_blocks` (`[experts,
+    /// outputs, blocks, 16]`) and `_scales` (`[experts, outputs, blocks]`).
     Turns,
 }
 

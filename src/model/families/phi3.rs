@@ -1,5 +1,6 @@
-//! Phi-3, Phi-3.5 and Phi-4: llama with joined projections, long-rope and a sliding window in every layer where a file names
-//! one. <https://arxiv.org/abs/2404.14219>, <https://arxiv.org/abs/2402.13753>
+//! Phi-3, Phi-3.5 and Phi-4: llama with joined projections, long-rope and a sliding window in every
+//! layer where a file names one. <https://arxiv.org/abs/2404.14219>,
+//! <https://arxiv.org/abs/2402.13753>
 
 use super::{AdjacentPairs, Family, HfTensors, LocalLayers, llama};
 

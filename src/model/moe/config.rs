@@ -3,7 +3,7 @@
 use ponder_kernels::{Gating, GroupScore, Groups, Scoring};
 use serde_json::Value;
 
-use crate::model::config::ConfigError;
+use crate::model::config::{ConfigError, MAX_LAYERS};
 use crate::model::families::{Family, SharedWidth};
 use crate::model::fields::{GgufFields, HfFields};
 use crate::model::gguf::GgufFile;
@@ -40,7 +40,7 @@ impl MoeConfig {
         };
         let missing = |part: &str| ConfigError::Missing(format!("{name}.{part}"));
         // Files disagree on the keys of widths; tensors cannot. Dimensions are innermost first.
-        let num_layers = size("block_count")?.unwrap_or(0).min(1024);
+        let num_layers = size("block_count")?.unwrap_or(0).min(MAX_LAYERS);
         let width = |part: &str| {
             let tensor = |layer| file.tensor(&format!("blk.{layer}.{part}.weight"));
             let (info, _) = (0..num_layers).find_map(tensor)?;

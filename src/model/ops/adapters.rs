@@ -39,3 +39,50 @@ pub trait AdapterOps: LayerOps {
         out: &mut Self::Activations,
     ) -> Result<(), OpsError>;
 }
+
+/// Implementations that add what adapters make after the product, by operations of their own.
+pub trait AddsAfter: LayerOps {
+    /// `out[row] += input[row] · down^T · up^T` at each adapter's rows.
+    fn add_low_rank<const N: usize>(
+        &mut self,
+        additions: &Additions<'_, Self>,
+        outs: [&mut Self::Rows; N],
+    ) -> Result<(), OpsError>;
+}
+
+impl<O: AddsAfter> AdapterOps for O {
+    fn project_adapted<const N: usize>(
+        &mut self,
+        x: &O::Activations,
+        linears: [&Linear<O>; N],
+        mut outs: [&mut O::Rows; N],
+        additions: &Additions<'_, O>,
+    ) -> Result<(), OpsError> {
+        self.project(x, linears, outs.each_mut().map(|out| &mut **out))?;
+        self.add_low_rank(additions, outs)
+    }
+
+    fn project_add_adapted(
+        &mut self,
+        x: &O::Activations,
+        linear: &Linear<O>,
+        out: &mut O::Rows,
+        additions: &Additions<'_, O>,
+    ) -> Result<(), OpsError> {
+        self.project_add(x, linear, out)?;
+        self.add_low_rank(additions, [out])
+    }
+
+    fn gate_up_adapted(
+        &mut self,
+        x: &O::Activations,
+        linears: [&Linear<O>; 2],
+        glu: Glu,
+        additions: &Additions<'_, O>,
+        [gate, up]: [&mut O::Rows; 2],
+        out: &mut O::Activations,
+    ) -> Result<(), OpsError> {
+        self.project_adapted(x, linears, [&mut *gate, &mut *up], additions)?;
+        self.activate(gate, up, glu, out)
+    }
+}

@@ -27,8 +27,8 @@ pub trait ExpertOps: Device {
         routing: &mut Self::Routing,
     ) -> Result<(), OpsError>;
 
-    /// `out += scale * sum of weight * down_e(act(gate_e(x)) * up_e(x))` over each row's experts, in the order of their scores;
-    /// each of the three products has its biases.
+    /// `out += scale * sum of weight * down_e(act(gate_e(x)) * up_e(x))` over each row's experts,
+    /// in the order of their scores; each of the three products has its biases.
     fn add_experts(
         &mut self,
         x: &Self::Activations,

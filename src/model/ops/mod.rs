@@ -26,7 +26,7 @@ mod types;
 
 use ponder_kernels::DType;
 
-pub use adapters::AdapterOps;
+pub use adapters::{AdapterOps, AddsAfter};
 pub use cpu::CpuOps;
 pub use cuda::{CudaOps, StepKey};
 pub use experts::ExpertOps;
@@ -77,12 +77,14 @@ pub trait Device: Send + Sized + 'static {
         shape: [usize; 2],
     ) -> Result<Self::Matrix, OpsError>;
 
-    /// The first of a model's needs that is not met here. A model with one is refused when it is loaded.
+    /// The first of a model's needs that is not met here. A model with one is refused when it is
+    /// loaded.
     fn lacks(&self, _needs: Needs) -> Option<&'static str> {
         None
     }
 
-    /// Packs `[num_experts, out_features, in_features]`; `bias` (`[num_experts, out_features]`) is added to every product.
+    /// Packs `[num_experts, out_features, in_features]`; `bias` (`[num_experts, out_features]`) is
+    /// added to every product.
     fn experts(
         &self,
         dtype: DType,
@@ -91,8 +93,8 @@ pub trait Device: Send + Sized + 'static {
         bias: Option<Vec<f32>>,
     ) -> Result<Self::Experts, OpsError>;
 
-    /// Packs what an adapter adds to products of the same input, `None` for those it leaves alone. `reads_floats`: one of their
-    /// matrices has [`WeightMatrix::reads_floats`].
+    /// Packs what an adapter adds to products of the same input, `None` for those it leaves alone.
+    /// `reads_floats`: one of their matrices has [`WeightMatrix::reads_floats`].
     fn low_rank(
         &self,
         parts: &[Option<&LowRank>],

@@ -158,7 +158,8 @@ pub struct LayerAttention<'a, O: Device> {
     /// Whose keys and values are read.
     pub layer: usize,
     pub params: &'a AttentionParams,
-    /// `[num_heads]`: a score of each head beside those of the tokens, of no value, that takes its share of the softmax.
+    /// `[num_heads]`: a score of each head beside those of the tokens, of no value, that takes its
+    /// share of the softmax.
     pub sinks: Option<&'a O::Vector>,
 }
 
@@ -194,7 +195,8 @@ pub struct Additions<'a, O: Device> {
     pub factors: Vec<Option<&'a O::LowRank>>,
 }
 
-/// The rows that adapted products read, for implementations that do not take them from the products' activations.
+/// The rows that adapted products read, for implementations that do not take them from the
+/// products' activations.
 pub enum AdaptedInput<'a, O: Device> {
     /// The rows as they are.
     Plain(&'a O::Rows),

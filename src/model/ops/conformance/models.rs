@@ -43,7 +43,8 @@ pub(super) fn check_all<O: Ops>(new: impl Fn() -> O, tolerance: f32) {
     }
 }
 
-/// A tiny model of each family, where it lies, and the family's name. Dense ones come from the registry; others need a folder.
+/// A tiny model of each family, where it lies, and the family's name. Dense ones come from the
+/// registry; others need a folder.
 fn models() -> Vec<(String, &'static str, ModelFiles)> {
     let folder = tempfile::tempdir().unwrap();
     let mut models = Vec::new();

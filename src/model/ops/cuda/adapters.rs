@@ -1,16 +1,15 @@
 //! Adapters: what they add comes after the product, by kernels of their own.
 
-use ponder_kernels::Glu;
+use ponder_kernels_cuda::Rows;
 use ponder_kernels_cuda::rows::{self, FloatMatrix, Norm};
-use ponder_kernels_cuda::{Activations, Rows};
 
-use super::super::{AdaptedInput, AdapterOps, Additions, LayerOps, Linear, OpsError};
+use super::super::{AdaptedInput, Additions, AddsAfter, OpsError};
 use super::CudaOps;
 
 /// The two factors, of each product that the adapter changes.
 pub type LowRank = Vec<Option<[FloatMatrix; 2]>>;
 
-impl CudaOps {
+impl AddsAfter for CudaOps {
     fn add_low_rank<const N: usize>(
         &mut self,
         additions: &Additions<'_, Self>,
@@ -38,42 +37,5 @@ impl CudaOps {
             rows::add_low_rank(&self.gpu, &mut self.low_rank, list, input, products)?;
         }
         Ok(())
-    }
-}
-
-impl AdapterOps for CudaOps {
-    fn project_adapted<const N: usize>(
-        &mut self,
-        x: &Activations,
-        linears: [&Linear<Self>; N],
-        mut outs: [&mut Rows; N],
-        additions: &Additions<'_, Self>,
-    ) -> Result<(), OpsError> {
-        self.project(x, linears, outs.each_mut().map(|out| &mut **out))?;
-        self.add_low_rank(additions, outs)
-    }
-
-    fn project_add_adapted(
-        &mut self,
-        x: &Activations,
-        linear: &Linear<Self>,
-        out: &mut Rows,
-        additions: &Additions<'_, Self>,
-    ) -> Result<(), OpsError> {
-        self.project_add(x, linear, out)?;
-        self.add_low_rank(additions, [out])
-    }
-
-    fn gate_up_adapted(
-        &mut self,
-        x: &Activations,
-        linears: [&Linear<Self>; 2],
-        glu: Glu,
-        additions: &Additions<'_, Self>,
-        [gate, up]: [&mut Rows; 2],
-        out: &mut Activations,
-    ) -> Result<(), OpsError> {
-        self.project_adapted(x, linears, [&mut *gate, &mut *up], additions)?;
-        self.activate(gate, up, glu, out)
     }
 }

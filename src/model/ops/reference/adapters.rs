@@ -1,14 +1,12 @@
 //! Adapters by their definition: what they add comes after the product.
 
-use ponder_kernels::Glu;
-
-use super::super::{AdaptedInput, AdapterOps, Additions, LayerOps, Linear, OpsError, RowSet};
+use super::super::{AdaptedInput, Additions, AddsAfter, OpsError, RowSet};
 use super::{Dense, ReferenceOps, Rows, add, rms_norm};
 
 /// The two factors, of each product that the adapter changes.
 pub(in crate::model) type LowRank = Vec<Option<[Dense; 2]>>;
 
-impl ReferenceOps {
+impl AddsAfter for ReferenceOps {
     fn add_low_rank<const N: usize>(
         &mut self,
         additions: &Additions<'_, Self>,
@@ -35,42 +33,5 @@ impl ReferenceOps {
             }
         }
         Ok(())
-    }
-}
-
-impl AdapterOps for ReferenceOps {
-    fn project_adapted<const N: usize>(
-        &mut self,
-        x: &Rows,
-        linears: [&Linear<Self>; N],
-        mut outs: [&mut Rows; N],
-        additions: &Additions<'_, Self>,
-    ) -> Result<(), OpsError> {
-        self.project(x, linears, outs.each_mut().map(|out| &mut **out))?;
-        self.add_low_rank(additions, outs)
-    }
-
-    fn project_add_adapted(
-        &mut self,
-        x: &Rows,
-        linear: &Linear<Self>,
-        out: &mut Rows,
-        additions: &Additions<'_, Self>,
-    ) -> Result<(), OpsError> {
-        self.project_add(x, linear, out)?;
-        self.add_low_rank(additions, [out])
-    }
-
-    fn gate_up_adapted(
-        &mut self,
-        x: &Rows,
-        linears: [&Linear<Self>; 2],
-        glu: Glu,
-        additions: &Additions<'_, Self>,
-        [gate, up]: [&mut Rows; 2],
-        out: &mut Rows,
-    ) -> Result<(), OpsError> {
-        self.project_adapted(x, linears, [&mut *gate, &mut *up], additions)?;
-        self.activate(gate, up, glu, out)
     }
 }
