@@ -1,5 +1,5 @@
-//! A decode step's products as a model does them: every layer's weights come from memory, not from a
-//! cache. GB/s of each operator beside the rate at which the machine reads, in the same process.
+//! A decode step's products as a model does them: every layer's weights come from memory, not from
+//! a cache. GB/s of each operator beside the rate at which the machine reads, in the same process.
 //!
 //!     cargo bench -p ponder-kernels --bench stream            # qwen2.5-coder-1.5b's shapes, 1 row
 //!     cargo bench -p ponder-kernels --bench stream -- 8 16    # so many rows

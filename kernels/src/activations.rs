@@ -54,7 +54,8 @@ pub struct Activations {
     keeps_values: bool,
     /// `[num_rows, in_features]`, when kept.
     pub(crate) values: Vec<f32>,
-    /// `values` rounded to bf16, rows filled up to whole pairs with zeros; where products read them.
+    /// `values` rounded to bf16, rows filled up to whole pairs with zeros; where products read
+    /// them.
     halves: Vec<u16>,
     /// `[num_rows, in_features]`, in -127..=127; on a page so that rows of whole blocks start where a
     /// cache line or its half does.

@@ -142,8 +142,9 @@ pub fn paged_attention(
     paged_attention_with_sinks(pool, params, None, kv_cache, layer, plan, q, sequences, out);
 }
 
-/// [`paged_attention`] where each head has a sink (`[num_heads]`): a score beside those of the tokens, of no value, that takes
-/// its share of the softmax (Xiao et al. 2023, section 3; gpt-oss learns it).
+/// [`paged_attention`] where each head has a sink (`[num_heads]`): a score beside those of the
+/// tokens, of no value, that takes its share of the softmax (Xiao et al. 2023, section 3; gpt-oss
+/// learns it).
 ///
 /// # Panics
 /// When shapes or block tables do not fit.

@@ -56,8 +56,8 @@ impl Codebook {
         }
     }
 
-    /// What super-block scales are multiplied by, a power of two: the formats' scales are odd numbers
-    /// of such units.
+    /// What super-block scales are multiplied by, a power of two: the formats' scales are odd
+    /// numbers of such units.
     pub(crate) fn unit(self) -> f32 {
         match self {
             Self::Iq2 => 0.125,

@@ -9,7 +9,8 @@ pub enum Glu {
     Silu,
     /// `gelu_tanh(gate) * up`
     GeluTanh,
-    /// `gate * sigmoid(1.702 * gate) * (up + 1)` of clamped values: `gate` up to [`Glu::LIMIT`], `up` within it on both sides.
+    /// `gate * sigmoid(1.702 * gate) * (up + 1)` of clamped values: `gate` up to [`Glu::LIMIT`],
+    /// `up` within it on both sides.
     ClampedSwish,
 }
 

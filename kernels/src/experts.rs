@@ -116,6 +116,11 @@ impl<'a> Cut<'a> {
             cost::product(num_rows, &matrix.matrix, share)
         });
         let division = Division::new(pool.team(), work.sum(), busy.len() * columns);
+        // Experts with a row each are alike; of more rows some have most.
+        let division = match routes.rows().len() > busy.len() {
+            true => division.of_uneven(),
+            false => division,
+        };
         let num_parts = columns.div_ceil(division.chunk_len);
         Self {
             busy,
@@ -145,7 +150,8 @@ fn row_blocks(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
         .map(move |start| start..(start + ROW_BLOCK).min(end))
 }
 
-/// `out = act(x · gate_e) * (x · up_e)` of each row's expert `e`, biases included. `x` has the rows sorted by expert ([`Routes::rows`]).
+/// `out = act(x · gate_e) * (x · up_e)` of each row's expert `e`, biases included. `x` has the rows
+/// sorted by expert ([`Routes::rows`]).
 ///
 /// # Panics
 /// When shapes do not fit; the width must be whole blocks of 32.
@@ -192,7 +198,8 @@ pub fn experts_glu(
     });
 }
 
-/// `out = x · weights_e`, and its biases, of each row's expert `e`; `x` and `out` (`[rows, out_features]`) are sorted by expert.
+/// `out = x · weights_e`, and its biases, of each row's expert `e`; `x` and `out` (`[rows,
+/// out_features]`) are sorted by expert.
 ///
 /// # Panics
 /// When shapes do not fit.

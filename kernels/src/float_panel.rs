@@ -10,7 +10,7 @@ use half::{bf16, f16};
 use crate::cost;
 use crate::dtype::DType;
 use crate::error::KernelError;
-use crate::memory::PageBuffer;
+use crate::memory::{PageBuffer, Room};
 use crate::panel::PANEL_ROWS;
 use crate::partition::{SharedSlice, for_each};
 use crate::pool::ThreadPool;
@@ -45,8 +45,8 @@ impl FloatPanels {
         pool: &ThreadPool,
         dtype: DType,
         data: &[u8],
-        out_features: usize,
-        in_features: usize,
+        [out_features, in_features]: [usize; 2],
+        room: Room,
     ) -> Result<Self, KernelError> {
         let inputs = inputs_of_line(dtype);
         let num_lines = in_features.div_ceil(inputs);
@@ -58,7 +58,7 @@ impl FloatPanels {
             in_features,
         };
         let len = num_panels.checked_mul(panel_bytes).ok_or(too_large)?;
-        let mut bytes = PageBuffer::zeroed(len).ok_or(KernelError::OutOfMemory { bytes: len })?;
+        let mut bytes = room(len).ok_or(KernelError::OutOfMemory { bytes: len })?;
         let shared = SharedSlice::new(&mut bytes[..]);
         let work = cost::values(out_features * in_features);
         for_each(pool, work, num_panels, |index| {

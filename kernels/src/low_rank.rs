@@ -9,8 +9,8 @@
 //! **Numerics.** `down` is read as the base matrix is. Where that reads the activations' int8
 //! codes, `down` is stored in blocks of int8 as well (Q8_0): the rounding is 0.6 % of what the
 //! adapter adds, from the same codes that round the base product by as large a part of itself.
-//! Beside float weights it stays f32. `up` is f16. Both are first multiplied by powers of two that
-//! bring them into the middle of those types' ranges, so that small weights keep their digits.
+//! Beside float weights it stays f32. `up` is f16. `up`, and `down` where it is int8, are first
+//! multiplied by powers of two, so that small weights keep their digits.
 
 mod sums;
 
@@ -114,7 +114,8 @@ impl LowRank {
     /// Packs the factors of matrices that read the same input; `None` for those that are not
     /// changed.
     ///
-    /// # Panics When a factor has another length than its shape.
+    /// # Panics
+    /// When a factor has another length than its shape.
     pub fn pack(
         pool: &ThreadPool,
         parts: &[Option<Factors<'_>>],
@@ -149,15 +150,10 @@ impl LowRank {
             true => DType::Q8_0,
             false => DType::F32,
         };
-        let down = PackedMatrix::pack(pool, dtype, &bytes, ranks, in_features)?;
+        let shape = [ranks, in_features];
+        let down = PackedMatrix::pack_in(pool, dtype, &bytes, shape, PageBuffer::zeroed)?;
         scales.resize(down.num_panels() * PANEL_ROWS, 0.0);
         Ok(Self { down, scales, ups })
-    }
-
-    /// Bytes held in memory.
-    pub fn nbytes(&self) -> usize {
-        let ups = self.ups.iter().flatten().map(|up| up.weights.len());
-        self.down.nbytes() + ups.sum::<usize>() + 4 * self.scales.len()
     }
 
     /// Values of a row between the factors.
@@ -232,7 +228,8 @@ pub struct LowRankScratch {
 /// [`matmul::matmul_many`] with what adapters add to some rows. The other rows get the bits of the
 /// plain products.
 ///
-/// # Panics When shapes do not fit, or rows are not ascending.
+/// # Panics
+/// When shapes do not fit, or rows are not ascending.
 pub fn matmul_adapted<const N: usize>(
     pool: &ThreadPool,
     x: &Activations,
@@ -250,7 +247,8 @@ pub fn matmul_adapted<const N: usize>(
 /// [`matmul::matmul_glu`] with what adapters add to gate and up (in this order in their factors) at
 /// some rows. The other rows get the bits of the plain products.
 ///
-/// # Panics When shapes do not fit, or rows are not ascending.
+/// # Panics
+/// When shapes do not fit, or rows are not ascending.
 pub fn glu_adapted(
     pool: &ThreadPool,
     x: &Activations,

@@ -297,8 +297,8 @@ pub(crate) struct GluCell<'a> {
 }
 
 impl GluCell<'_> {
-    /// Divides a thread's blocks into those of cells. Few rows wait for weights, which come from memory
-    /// fastest in long runs of one matrix; of many rows the results have no room for more.
+    /// Divides a thread's blocks into those of cells. Few rows wait for weights, which come from
+    /// memory fastest in long runs of one matrix; of many rows the results have no room for more.
     pub(crate) fn runs(
         blocks: Range<usize>,
         num_rows: usize,

@@ -5,7 +5,7 @@ use crate::cpu;
 use crate::dtype::DType;
 use crate::error::KernelError;
 use crate::float_panel::FloatPanels;
-use crate::memory::PageBuffer;
+use crate::memory::{PageBuffer, Room};
 use crate::panel::{self, BLOCK_INPUTS, PANEL_ROWS, Panel, PanelFormat};
 use crate::partition::{SharedSlice, for_each};
 use crate::pool::ThreadPool;
@@ -38,14 +38,28 @@ impl PackedMatrix {
         out_features: usize,
         in_features: usize,
     ) -> Result<Self, KernelError> {
+        let shape = [out_features, in_features];
+        Self::pack_in(pool, dtype, data, shape, PageBuffer::beside_others)
+    }
+
+    /// [`Self::pack`] into memory of another kind: that of a matrix that does not live as long as
+    /// its model.
+    pub(crate) fn pack_in(
+        pool: &ThreadPool,
+        dtype: DType,
+        data: &[u8],
+        [out_features, in_features]: [usize; 2],
+        room: Room,
+    ) -> Result<Self, KernelError> {
         check(dtype, data, out_features, in_features)?;
+        let shape = [out_features, in_features];
         let storage = match PanelFormat::of(dtype) {
             Some(format) => Storage::Panels {
                 format,
-                bytes: pack_panels(pool, dtype, format, data, out_features, in_features)?,
+                bytes: pack_panels(pool, dtype, format, data, shape, room)?,
             },
             None => {
-                let panels = FloatPanels::pack(pool, dtype, data, out_features, in_features)?;
+                let panels = FloatPanels::pack(pool, dtype, data, shape, room)?;
                 Storage::Floats(panels)
             }
         };
@@ -185,15 +199,14 @@ fn pack_panels(
     dtype: DType,
     format: PanelFormat,
     data: &[u8],
-    out_features: usize,
-    in_features: usize,
+    [out_features, in_features]: [usize; 2],
+    room: Room,
 ) -> Result<PageBuffer, KernelError> {
     let num_panels = out_features.div_ceil(PANEL_ROWS);
     let panel_bytes = format.panel_bytes(in_features / BLOCK_INPUTS);
     let row_bytes = data.len() / out_features;
     let len = num_panels * panel_bytes;
-    let mut bytes =
-        PageBuffer::beside_others(len).ok_or(KernelError::OutOfMemory { bytes: len })?;
+    let mut bytes = room(len).ok_or(KernelError::OutOfMemory { bytes: len })?;
     let shared = SharedSlice::new(&mut bytes[..]);
     let work = cost::values(out_features * in_features);
     for_each(pool, work, num_panels, |index| {

@@ -39,8 +39,8 @@ impl Region {
     /// `None` when the memory cannot be had.
     fn new(len: usize) -> Option<Self> {
         let is_huge = len >= HUGE_PAGE_BYTES;
-        // Small pages at both ends, where a mapping does not begin with a huge one, are read as slowly
-        // as if there were no others.
+        // Small pages at both ends, where a mapping does not begin with a huge one, are read as
+        // slowly as if there were no others.
         let spare = if is_huge { HUGE_PAGE_BYTES } else { 0 };
         let mut map = MmapMut::map_anon(len.checked_add(spare)?).ok()?;
         #[cfg(target_os = "linux")]
@@ -61,6 +61,9 @@ impl Region {
     }
 }
 
+/// Where a buffer shall lie: [`PageBuffer::zeroed`] or [`PageBuffer::beside_others`].
+pub(crate) type Room = fn(usize) -> Option<PageBuffer>;
+
 /// The region that [`PageBuffer::beside_others`] takes from, and how much of it is taken.
 static SHARED: Mutex<(Weak<Region>, usize)> = Mutex::new((Weak::new(), 0));
 
@@ -77,9 +80,9 @@ impl PageBuffer {
         })
     }
 
-    /// As [`Self::zeroed`], for buffers that live and die together, as the matrices of a model do: they
-    /// lie in regions that are freed with the last of their buffers. A matrix is seldom a whole number
-    /// of huge pages, and many are smaller than one.
+    /// As [`Self::zeroed`], for buffers that live and die together, as the matrices of a model do:
+    /// they lie in regions that are freed with the last of their buffers. A matrix is seldom a
+    /// whole number of huge pages, and many are smaller than one.
     pub(crate) fn beside_others(len: usize) -> Option<Self> {
         if len == 0 || len >= REGION_BYTES {
             return Self::zeroed(len);
@@ -142,7 +145,8 @@ impl Deref for PageBuffer {
         let Some(region) = &self.region else {
             return &[];
         };
-        // SAFETY: `start..start + len` lies in the region, whose bytes are initialised, and is ours.
+        // SAFETY: `start..start + len` lies in the region, whose bytes are initialised, and is
+        // ours.
         unsafe { std::slice::from_raw_parts(region.start.wrapping_add(self.start), self.len) }
     }
 }

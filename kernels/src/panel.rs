@@ -11,8 +11,8 @@
 //! | bits above: bit `g` belongs to input `4 g + i` | – | 1 | – | 1 | – | – |
 //! | whole codes, signed: line `g` is input `4 g + i` | – | – | – | – | – | 8 |
 //!
-//! A 4-bit code may be a number or the index of one ([`Codebook`]). IQ2 and IQ3 blocks name entries of a
-//! grid of several values; here each value has its own 4-bit code.
+//! A 4-bit code may be a number or the index of one ([`Codebook`]). IQ2 and IQ3 blocks name entries
+//! of a grid of several values; here each value has its own 4-bit code.
 //!
 //! The scales are those of the file, so packing loses nothing ([`Scales`]).
 
@@ -89,8 +89,8 @@ pub(crate) enum Scales {
     /// second 16 inputs: 4-bit scale low, 4-bit minimum high.
     /// `value = d * scale * code - d_min * minimum`.
     SuperHalvesOffset,
-    /// Eight blocks: f16 `d`, then for each block an i8 scale. `value = d * scale * code`, times the
-    /// codebook's unit.
+    /// Eight blocks: f16 `d`, then for each block an i8 scale. `value = d * scale * code`, times
+    /// the codebook's unit.
     SuperSigned,
     /// A block: u8 exponent. `value = 2^(exponent - 128) * code`.
     Exponent,

@@ -14,10 +14,10 @@ pub(crate) struct SharedSlice<'a, T> {
     _borrow: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: access goes through `slice_mut`, whose callers promise disjoint ranges.
+// SAFETY: access goes through methods whose callers promise that nobody writes what another has.
 unsafe impl<T: Send> Send for SharedSlice<'_, T> {}
-// SAFETY: as above.
-unsafe impl<T: Send> Sync for SharedSlice<'_, T> {}
+// SAFETY: as above; `slice` shares values.
+unsafe impl<T: Send + Sync> Sync for SharedSlice<'_, T> {}
 
 impl<'a, T> SharedSlice<'a, T> {
     pub(crate) fn new(slice: &'a mut [T]) -> Self {
@@ -67,10 +67,10 @@ impl<'a, T> SharedSlice<'a, T> {
 const TAKE_COST: Nanoseconds = Nanoseconds(50.0);
 /// The part of a section that its counter's line may be on its way.
 const TAKES_SHARE: f64 = 0.25;
-/// Most chunks of a thread: enough that a slow thread does not hold up the others.
+/// Most chunks of a thread. A slow one holds up the others by its own chunks at most.
 const CHUNKS_PER_THREAD_MAX: usize = 8;
-/// The share of its chunks, as a fraction, that a thread has for itself: neighbours, so that it reads one
-/// long run of memory. The others go to whichever thread asks first.
+/// The share of its chunks, as a fraction, that a thread has for itself: neighbours, so that it
+/// reads one long run of memory. The others go to whichever thread asks first.
 const OWN_CHUNKS: (usize, usize) = (3, 4);
 
 /// How a section's items are divided: into chunks of neighbours, which share cache lines.
@@ -84,8 +84,8 @@ pub(crate) struct Division {
 
 impl Division {
     /// For items of about the same size. Threads take chunks one after the other, so that with `k`
-    /// threads of `m` chunks each a section of `work / k` waits `k * m * TAKE_COST` for its
-    /// counter. Of the chunk lengths that keep the busiest thread shortest, the smallest is chosen.
+    /// threads of `m` chunks each a section of `work / k` waits `k * m * TAKE_COST` for its counter
+    /// at most. Of the chunk lengths that keep the busiest thread shortest, the smallest is chosen.
     pub(crate) fn new(team: Team, work: Nanoseconds, num_items: usize) -> Self {
         let num_threads = team.threads_for(work, num_items);
         let affordable = TAKES_SHARE * work.0 / (TAKE_COST.0 * (num_threads * num_threads) as f64);
@@ -102,6 +102,12 @@ impl Division {
             chunk_len: chunk_len.unwrap_or(1),
             own_chunks: OWN_CHUNKS,
         }
+    }
+
+    /// The same for items of different sizes: a thread has just a first chunk for itself.
+    pub(crate) fn of_uneven(mut self) -> Self {
+        self.own_chunks = (0, 1);
+        self
     }
 
     /// Calls `body` for every chunk of `0..num_chunks`.

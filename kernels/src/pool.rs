@@ -272,7 +272,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poison| poison.into_inner())
 }
 
-fn wait(rounds: &mut usize) {
+/// One round of waiting.
+pub(crate) fn wait(rounds: &mut usize) {
     *rounds += 1;
     if *rounds < SPIN_BEFORE_YIELD {
         std::hint::spin_loop();

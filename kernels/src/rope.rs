@@ -58,7 +58,8 @@ impl RopeTable {
         }
     }
 
-    /// The same angles with cosines and sines times `magnitude`: what is rotated is scaled too (long-rope, YaRN).
+    /// The same angles with cosines and sines times `magnitude`: what is rotated is scaled too
+    /// (long-rope, YaRN).
     pub fn scaled(mut self, magnitude: f32) -> Self {
         if magnitude != 1.0 {
             for (cos, sin) in &mut self.angles {

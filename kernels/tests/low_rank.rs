@@ -356,19 +356,7 @@ fn adapted_gates_equal_gates_of_adapted_products() {
     }
 }
 
-/// The instruction set is chosen once a process, so the others run in processes of their own.
 #[test]
 fn every_instruction_set_passes_these_tests() {
-    const VARIABLE: &str = "PONDER_ISA";
-    if std::env::var_os(VARIABLE).is_some() {
-        return;
-    }
-    for isa in available_isas().into_iter().skip(1) {
-        let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .env(VARIABLE, isa)
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{isa}: {text}");
-    }
+    common::with_other_instruction_sets();
 }

@@ -75,8 +75,8 @@ fn packed_blocks_read_back_as_gguf_py_reads_them() {
     }
 }
 
-/// What the kernels compute, in f64: the dot product of the weights with the inputs' codes, which with
-/// whole numbers in -127..=127 are the inputs. Scales reach from subnormal to the largest.
+/// What the kernels compute, in f64: the dot product of the weights with the inputs' codes, which
+/// with whole numbers in -127..=127 are the inputs. Scales reach from subnormal to the largest.
 #[test]
 fn products_of_extreme_blocks_equal_the_reference() {
     let pool = ThreadPool::eager(2);
@@ -115,21 +115,9 @@ fn products_of_extreme_blocks_equal_the_reference() {
     }
 }
 
-/// The instruction set is chosen once a process, so the others run in processes of their own.
 #[test]
 fn every_instruction_set_passes_these_tests() {
-    const VARIABLE: &str = "PONDER_ISA";
-    if std::env::var_os(VARIABLE).is_some() {
-        return;
-    }
-    for isa in available_isas().into_iter().skip(1) {
-        let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .env(VARIABLE, isa)
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{isa}: {text}");
-    }
+    common::with_other_instruction_sets();
 }
 
 proptest::proptest! {

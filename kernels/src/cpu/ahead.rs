@@ -1,13 +1,7 @@
 //! Asking for weights before they are used.
 
-use super::prefetch::prefetch_line;
+use super::prefetch::{DISTANCE, prefetch_line};
 use crate::panel::{LINE_BYTES, Panel};
-
-/// How far ahead of its use a packed panel is asked for. A panel of 1,536 inputs is 14 KiB, so the next
-/// one is on its way from its first line to its last, scales among them. On two cores of a Zen 4 12 to
-/// 64 KiB read qwen2.5-coder-1.5b's weights at 30 to 34 GB/s of the 35 that there were, and 8 KiB of the
-/// codes alone at 22 (`cargo bench -p ponder-kernels --bench stream`).
-const DISTANCE: usize = 16 << 10;
 
 /// The same of AMX's pipeline, measured on another machine: past the page, which the hardware's own
 /// prefetching does not cross.
@@ -16,18 +10,20 @@ pub(super) const AMX_DISTANCE: usize = 8 << 10;
 /// Fraction bits of [`Ahead::lines_per_turn`].
 const FRACTION_BITS: u32 = 16;
 
-/// The cache lines that shall be fetched during a walk over a panel, in equal parts for its turns. They
-/// go into the second-level cache: lines from memory hold up others on their way into the first (28
-/// against 32 GB/s).
+/// The cache lines that shall be fetched during a walk over a panel, in equal parts for its turns.
+/// They go into the second-level cache: lines from memory hold up others on their way into the
+/// first (28 against 32 GB/s).
 #[derive(Clone, Copy)]
 pub(super) struct Ahead {
     start: *const u8,
     lines_per_turn: usize,
+    /// Turns that came before.
+    first_turn: usize,
 }
 
 impl Ahead {
-    /// While a panel is multiplied as it is read from memory, one turn a block: as many lines some way
-    /// behind it.
+    /// While a panel is multiplied as it is read from memory, one turn a block: as many lines some
+    /// way behind it.
     pub(super) fn of_packed(panel: &Panel<'_>) -> Self {
         let start = panel.codes.as_ptr().wrapping_add(DISTANCE);
         Self::new(start, panel, panel.blocks)
@@ -51,12 +47,22 @@ impl Ahead {
         Self {
             start,
             lines_per_turn: (lines << FRACTION_BITS).div_ceil(turns.max(1)),
+            first_turn: 0,
+        }
+    }
+
+    /// The same after so many turns.
+    pub(super) fn after(self, turns: usize) -> Self {
+        Self {
+            first_turn: self.first_turn + turns,
+            ..self
         }
     }
 
     /// Those of turn `turn`.
     #[inline(always)]
     pub(super) fn fetch(self, turn: usize) {
+        let turn = self.first_turn + turn;
         let [from, to] = [turn, turn + 1].map(|turn| (turn * self.lines_per_turn) >> FRACTION_BITS);
         for line in from..to {
             prefetch_line(self.start.wrapping_add(line * LINE_BYTES));

@@ -12,8 +12,8 @@ use super::{DecodedPanel, Line, rows};
 use crate::activations::{Activations, BlockInfo, Correction, Corrections};
 use crate::panel::{BLOCK_INPUTS, Codes, LINE_BYTES, PANEL_ROWS, Panel, Scales};
 
-/// Activation rows whose sums are kept in registers together: with the eight lines of a block and its
-/// scales these are all there are.
+/// Activation rows whose sums are kept in registers together: with the eight lines of a block and
+/// its scales these are all there are.
 const TILE_ROWS: usize = 16;
 /// Lines of a block whose codes are whole bytes.
 pub(super) const BLOCK_LINES: usize = 8;
@@ -91,10 +91,10 @@ fn run<const BITS: u32, const KIND: u32>(
         codes: panel.codes.as_ptr(),
         scales: panel.scales.as_ptr(),
         format_codes: panel.format.codes,
-        ahead: Ahead::of_packed(&panel),
     };
     if rows.len() <= TILE_ROWS {
-        return tiles::<BITS, KIND>(x, source, panel.blocks, rows, out);
+        let ahead = Ahead::of_packed(&panel);
+        return tiles::<BITS, KIND>(x, source, ahead, panel.blocks, rows, out);
     }
     // Many rows share the unpacking.
     let lookup = Lookup::new::<BITS>(source.format_codes);
@@ -109,9 +109,9 @@ fn run<const BITS: u32, const KIND: u32>(
         codes: lines.as_ptr().cast(),
         scales: std::ptr::null(),
         format_codes: panel.format.codes,
-        ahead: Ahead::of_next(&panel, num_turns),
     };
-    tiles::<DECODED, KIND>(x, source, panel.blocks, rows, out);
+    let ahead = Ahead::of_next(&panel, num_turns);
+    tiles::<DECODED, KIND>(x, source, ahead, panel.blocks, rows, out);
 }
 
 /// Unpacks a block to signed codes with their zero points taken off; only the scales of 8-bit codes, which
@@ -135,7 +135,6 @@ pub(super) fn decode_signed<const BITS: u32, const KIND: u32>(
         codes: panel.codes.as_ptr(),
         scales: panel.scales.as_ptr(),
         format_codes: panel.format.codes,
-        ahead: Ahead::of_packed(&panel),
     };
     if BITS == BITS8 {
         // Whole bytes are multiplied where they are.
@@ -162,7 +161,6 @@ struct Source {
     scales: *const u8,
     /// What the codes name, if they do.
     format_codes: Codes,
-    ahead: Ahead,
 }
 
 /// # Safety
@@ -207,6 +205,7 @@ unsafe fn read_block<const BITS: u32, const KIND: u32>(
 fn tiles<const BITS: u32, const KIND: u32>(
     x: &Activations,
     source: Source,
+    ahead: Ahead,
     blocks: usize,
     rows: Range<usize>,
     out: &mut [[f32; PANEL_ROWS]],
@@ -228,20 +227,20 @@ fn tiles<const BITS: u32, const KIND: u32>(
             blocks,
             count,
         };
-        let first_turn = (row - rows.start) / TILE_ROWS * blocks;
+        let ahead = ahead.after((row - rows.start) / TILE_ROWS * blocks);
         // SAFETY: the assertions above bound the inputs of `count` rows; `source` holds `blocks` blocks.
         unsafe {
             match count {
-                13.. => tile::<BITS, KIND, 16>(inputs, source, first_turn, out),
-                9..13 => tile::<BITS, KIND, 12>(inputs, source, first_turn, out),
-                8 => tile::<BITS, KIND, 8>(inputs, source, first_turn, out),
-                7 => tile::<BITS, KIND, 7>(inputs, source, first_turn, out),
-                6 => tile::<BITS, KIND, 6>(inputs, source, first_turn, out),
-                5 => tile::<BITS, KIND, 5>(inputs, source, first_turn, out),
-                4 => tile::<BITS, KIND, 4>(inputs, source, first_turn, out),
-                3 => tile::<BITS, KIND, 3>(inputs, source, first_turn, out),
-                2 => tile::<BITS, KIND, 2>(inputs, source, first_turn, out),
-                _ => tile::<BITS, KIND, 1>(inputs, source, first_turn, out),
+                13.. => tile::<BITS, KIND, 16>(inputs, source, ahead, out),
+                9..13 => tile::<BITS, KIND, 12>(inputs, source, ahead, out),
+                8 => tile::<BITS, KIND, 8>(inputs, source, ahead, out),
+                7 => tile::<BITS, KIND, 7>(inputs, source, ahead, out),
+                6 => tile::<BITS, KIND, 6>(inputs, source, ahead, out),
+                5 => tile::<BITS, KIND, 5>(inputs, source, ahead, out),
+                4 => tile::<BITS, KIND, 4>(inputs, source, ahead, out),
+                3 => tile::<BITS, KIND, 3>(inputs, source, ahead, out),
+                2 => tile::<BITS, KIND, 2>(inputs, source, ahead, out),
+                _ => tile::<BITS, KIND, 1>(inputs, source, ahead, out),
             }
         }
         row += count;
@@ -264,12 +263,13 @@ struct Inputs {
 /// not depend on its neighbours.
 ///
 /// # Safety
-/// `inputs` has its rows, at least one; `source` holds `inputs.blocks` blocks in the form that `BITS` and `KIND` say.
+/// `inputs` has its rows, at least one; `source` holds `inputs.blocks` blocks in the form that
+/// `BITS` and `KIND` say.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn tile<const BITS: u32, const KIND: u32, const ROWS: usize>(
     inputs: Inputs,
     source: Source,
-    first_turn: usize,
+    ahead: Ahead,
     out: &mut [[f32; PANEL_ROWS]],
 ) {
     let mut sums = [_mm512_setzero_ps(); ROWS];
@@ -277,7 +277,7 @@ unsafe fn tile<const BITS: u32, const KIND: u32, const ROWS: usize>(
     for index in 0..inputs.blocks {
         // SAFETY: the caller's promise.
         unsafe {
-            source.ahead.fetch(first_turn + index);
+            ahead.fetch(index);
             let block = read_block::<BITS, KIND>(source, lookup, index);
             for (r, sum) in sums.iter_mut().enumerate() {
                 let at = r.min(inputs.count - 1) * inputs.blocks + index;

@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::prefetch::prefetch_line;
+use super::prefetch::{DISTANCE, prefetch_line};
 use crate::activations::Activations;
 use crate::float_panel::{FloatPanel, FloatPanels, LineBF16};
 use crate::panel::{LINE_BYTES, PANEL_ROWS};
@@ -16,9 +16,6 @@ const TILE_ROWS: usize = 8;
 const TILE_PANELS: usize = 2;
 /// Lines of a pass: what tiles of rows read again of a few panels stays in the second cache.
 const LINES_AT_ONCE: usize = 1024;
-
-/// How far ahead of its use a panel is asked for, as packed panels are.
-const AHEAD_BYTES: usize = 16 << 10;
 
 /// `out` is `[panels.len(), rows.len(), PANEL_ROWS]`.
 #[target_feature(enable = "avx512f,avx512bf16")]
@@ -132,7 +129,7 @@ impl<const PANELS: usize> Tile<PANELS> {
                 let mut weights = [bf16s(_mm512_setzero_si512()); PANELS];
                 for (weights, panel) in weights.iter_mut().zip(self.panels) {
                     let at = panel.add(line * LINE_BYTES);
-                    prefetch_line(at.wrapping_add(AHEAD_BYTES));
+                    prefetch_line(at.wrapping_add(DISTANCE));
                     *weights = bf16s(_mm512_loadu_si512(at.cast()));
                 }
                 for (sums, x) in sums.iter_mut().zip(x) {

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::prefetch::prefetch_line;
+use super::prefetch::{DISTANCE, prefetch_line};
 use super::vector::LANES;
 use super::widen::Widen;
 use crate::activations::Activations;
@@ -15,8 +15,6 @@ use crate::panel::PANEL_ROWS;
 
 /// Inputs of a pass: what tiles of rows read again of a panel stays in the second cache.
 const INPUTS_AT_ONCE: usize = 1024;
-/// How far ahead of its use a panel is asked for, as packed panels are.
-const AHEAD_BYTES: usize = 16 << 10;
 
 /// A line of weights in registers.
 trait Line {
@@ -200,11 +198,7 @@ impl<L: Line, const PANELS: usize> Tile<'_, L, PANELS> {
         let weights: [V; PANELS] = std::array::from_fn(|panel| {
             // SAFETY: a panel has the lines of all inputs.
             let line = unsafe { self.panels[panel].get_unchecked(line) };
-            prefetch_line(
-                std::ptr::from_ref(line)
-                    .cast::<u8>()
-                    .wrapping_add(AHEAD_BYTES),
-            );
+            prefetch_line(std::ptr::from_ref(line).cast::<u8>().wrapping_add(DISTANCE));
             line.widen(input)
         });
         for (sums, x) in sums.iter_mut().zip(x) {

@@ -5,8 +5,9 @@ use std::ops::Range;
 use crate::activations::Activations;
 use crate::float_panel::FloatPanels;
 
-/// The variable that, set to 1, has bf16 weights multiply activations rounded to bf16: twice as fast
-/// where there is AVX512-BF16, and off by about a percent of the largest logit in small models.
+/// The variable that, set to 1, has bf16 weights multiply activations rounded to bf16: twice as
+/// fast where there is AVX512-BF16, and off by about a percent of the largest logit in small
+/// models.
 #[cfg(target_arch = "x86_64")]
 const BF16_VARIABLE: &str = "PONDER_BF16_ACTIVATIONS";
 

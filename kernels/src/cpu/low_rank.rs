@@ -1,8 +1,8 @@
 //! The second factor of a low-rank adapter, added to tiles of a product while they are in the
 //! cache.
 
-use super::halves::Halves;
 use super::vector::LANES;
+use super::widen::Widen;
 use crate::panel::PANEL_ROWS;
 
 /// Columns of the factors whose steps are unrolled.
@@ -29,7 +29,7 @@ pub(crate) struct LowRankTile<'a> {
 /// An element is summed over `j` in order, and the sum added to what was there, whatever rows are
 /// beside it.
 #[inline(always)]
-pub(super) fn add_low_rank<V: Halves>(add: &LowRankTile<'_>, tiles: &mut [f32], tile_rows: usize) {
+pub(super) fn add_low_rank<V: Widen>(add: &LowRankTile<'_>, tiles: &mut [f32], tile_rows: usize) {
     let panels = add.up.chunks_exact(add.rank * PANEL_ROWS);
     for (up, tile) in panels.zip(tiles.chunks_exact_mut(tile_rows * PANEL_ROWS)) {
         let (up, tile) = (up.as_chunks().0, tile.as_chunks_mut().0);
@@ -46,7 +46,7 @@ pub(super) fn add_low_rank<V: Halves>(add: &LowRankTile<'_>, tiles: &mut [f32], 
 /// Adds to `ROWS` rows at a time from `row` on; returns the first row that is left.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // `j` and `r` number columns and rows.
-fn add_rows<V: Halves, const ROWS: usize>(
+fn add_rows<V: Widen, const ROWS: usize>(
     add: &LowRankTile<'_>,
     up: &[[u16; LANES]],
     tile: &mut [[f32; LANES]],
@@ -62,14 +62,14 @@ fn add_rows<V: Halves, const ROWS: usize>(
             let low: [&[f32; AT_ONCE]; ROWS] =
                 std::array::from_fn(|r| &low[r].as_chunks().0[index]);
             for j in 0..AT_ONCE {
-                let up = V::load_halves(&up[j]);
+                let up = V::load_f16(&up[j]);
                 for r in 0..ROWS {
                     sums[r] = sums[r].add_product(V::splat(low[r][j]), up);
                 }
             }
         }
         for (j, up) in (pieces.len() * AT_ONCE..).zip(rest) {
-            let up = V::load_halves(up);
+            let up = V::load_f16(up);
             for r in 0..ROWS {
                 sums[r] = sums[r].add_product(V::splat(low[r][j]), up);
             }

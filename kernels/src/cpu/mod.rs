@@ -15,7 +15,6 @@ mod encode;
 mod float;
 mod floats;
 mod gradients;
-mod halves;
 mod low_rank;
 mod outer;
 mod portable;
@@ -124,7 +123,8 @@ pub(crate) fn isa() -> Isa {
     })
 }
 
-/// Up to this many rows AVX-512 keeps all sums in registers and needs no unpacked panel.
+/// Up to this many rows go to AVX-512, which needs no unpacked panel for them: tiles would be half
+/// empty.
 #[cfg(target_arch = "x86_64")]
 const AMX_MIN_ROWS: usize = 8;
 
@@ -354,7 +354,8 @@ vectors_for_each_isa! {
     );
     /// `out[row, i] += sum_j x[row * stride + j] * weights[j, i]`; rows of `weights` and `out` have `width` values.
     outer::add_outer(x: &[f32], stride: usize, weights: &[f32], out: &mut [f32], width: usize);
-    /// Adds what an adapter's second factor makes of some rows to tiles of `tile_rows` rows, one a panel.
+    /// Adds what an adapter's second factor makes of some rows to tiles of `tile_rows` rows, one a
+    /// panel.
     low_rank::add_low_rank(add: &LowRankTile<'_>, tiles: &mut [f32], tile_rows: usize);
     /// Adds one tile to each query's running softmax.
     attend::attend_tile(tile: &TileInput<'_>, states: &mut [QueryState], outs: &mut [f32]);

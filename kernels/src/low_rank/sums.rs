@@ -11,6 +11,7 @@ use crate::cpu::{self, LowRankTile, MAX_PANELS};
 use crate::matmul::{self, ROW_BLOCK, SCRATCH};
 use crate::panel::PANEL_ROWS;
 use crate::partition::{Counter, SharedSlice};
+use crate::pool;
 
 /// Neighbouring rows and some of their values between the factors: what a thread computes at a
 /// time.
@@ -150,13 +151,9 @@ impl<'a> LowSums<'a> {
     /// Returns when all blocks are done. Each was taken by a thread that is at work on it and
     /// itself waits for nobody.
     fn wait(&self) {
-        let mut rounds = 0_u32;
+        let mut rounds = 0;
         while self.num_done.0.load(Ordering::Acquire) < self.blocks.len() {
-            rounds += 1;
-            match rounds.is_multiple_of(1024) {
-                true => std::thread::yield_now(),
-                false => std::hint::spin_loop(),
-            }
+            pool::wait(&mut rounds);
         }
     }
 
@@ -214,7 +211,8 @@ impl LowRankScratch {
         let num_panels = addition.factors.down.num_panels();
         let mut first = 0;
         while first < addition.rows.len() {
-            let num_rows = run_len(&addition.rows[first..]).min(ROW_BLOCK);
+            let rest = &addition.rows[first..];
+            let num_rows = run_len(&rest[..rest.len().min(ROW_BLOCK)]);
             let at_once = match num_rows <= FEW_ROWS {
                 true => 1,
                 false => MAX_PANELS,

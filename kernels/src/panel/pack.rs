@@ -20,7 +20,7 @@ pub(crate) fn pack_row(
     for (source_index, source) in row.chunks_exact(dtype.block_bytes()).enumerate() {
         reference::split_codes(dtype, source, &mut parts);
         let first = source_index * blocks_per_source;
-        pack_scales(dtype, source, format.scale_at(first), lane, scales);
+        pack_scales(dtype, format, source, format.scale_at(first), lane, scales);
         let blocks = codes[first * block_bytes..].chunks_exact_mut(block_bytes);
         for (block, values) in blocks
             .zip(parts.codes.as_chunks::<BLOCK_INPUTS>().0)
@@ -74,10 +74,14 @@ fn pack_codes(codes: Codes, values: &[u8; BLOCK_INPUTS], lane: usize, block: &mu
 }
 
 /// Copies the scales of a source block to `at`, where those of its first packed block begin.
-fn pack_scales(dtype: DType, source: &[u8], at: usize, lane: usize, scales: &mut [u8]) {
-    let Some(format) = PanelFormat::of(dtype) else {
-        return;
-    };
+fn pack_scales(
+    dtype: DType,
+    format: PanelFormat,
+    source: &[u8],
+    at: usize,
+    lane: usize,
+    scales: &mut [u8],
+) {
     let (header, own) = format.scales.entry_bytes();
     let mut put_half = |at: usize, from: usize| {
         scales[at + 2 * lane..][..2].copy_from_slice(&source[from..from + 2]);

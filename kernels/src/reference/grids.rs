@@ -1,7 +1,8 @@
 //! The codebooks of the I-quants: which combinations of levels their blocks can name.
 //!
-//! Data of the format: `iq2xxs_grid`, `iq2xs_grid`, `iq2s_grid`, `iq3xxs_grid` and `iq3s_grid` of ggml's
-//! `ggml-common.h` (github.com/ggml-org/llama.cpp), with the number of a level in place of its value.
+//! Data of the format: `iq2xxs_grid`, `iq2xs_grid`, `iq2s_grid`, `iq3xxs_grid` and `iq3s_grid` of
+//! ggml's `ggml-common.h` (github.com/ggml-org/llama.cpp), with the number of a level in place of
+//! its value.
 
 /// Of IQ2_XXS: eight levels of two bits an entry, the first lowest.
 pub(super) static IQ2_XXS: [u16; 256] = [

@@ -59,8 +59,8 @@ fn unit_scale(dtype: DType) -> f32 {
     }
 }
 
-/// Blocks of any codes and scales, whose values are about -1..1, and these values by the reference, which
-/// `tests/types.rs` compares with gguf-py's.
+/// Blocks of any codes and scales, whose values are about -1..1, and these values by the reference,
+/// which `tests/types.rs` compares with gguf-py's.
 fn random_blocks(dtype: DType, count: usize, seed: u64) -> (Vec<u8>, Vec<f32>) {
     let mut random = Random(seed);
     let num_bytes = dtype.byte_count(count).unwrap();
@@ -79,8 +79,8 @@ fn random_blocks(dtype: DType, count: usize, seed: u64) -> (Vec<u8>, Vec<f32>) {
     (bytes, values)
 }
 
-/// Random weights quantised by candle, the bytes and the values candle reads back from them; or random
-/// blocks of a type that it does not know.
+/// Random weights quantised by candle, the bytes and the values candle reads back from them; or
+/// random blocks of a type that it does not know.
 pub fn quantised(dtype: DType, rows: usize, columns: usize, seed: u64) -> (Vec<u8>, Vec<f32>) {
     let Some(known) = ggml(dtype) else {
         return random_blocks(dtype, rows * columns, seed);

@@ -32,7 +32,9 @@ ONE = 0x3C00
 
 def grid_blocks(kind, size):
     """Blocks that name every entry of the type's grid once, with all signs positive and scales zero."""
-    entries = {T.IQ2_XXS: 256, T.IQ2_XS: 512, T.IQ2_S: 1024, T.IQ3_XXS: 256, T.IQ3_S: 512}.get(kind, 0)
+    entries = {T.IQ2_XXS: 256, T.IQ2_XS: 512, T.IQ2_S: 1024, T.IQ3_XXS: 256, T.IQ3_S: 512}.get(
+        kind, 0
+    )
     per_block = 64 if kind in (T.IQ3_XXS, T.IQ3_S) else 32
     blocks = np.zeros((entries // per_block, size), dtype=np.uint8)
     for entry in range(entries):

@@ -1,8 +1,8 @@
 //! AMX int8: sixteen activation rows times sixteen output rows an instruction.
 //!
-//! Used for more rows than AVX-512 keeps in registers. A tile product covers one scale (32 inputs, or 16
-//! of a Q6_K block); its integer sums are exact and are scaled by the float operations of
-//! [`super::avx512`] in the same order, so both give the same bits.
+//! Used for more than half a tile of rows (`AMX_MIN_ROWS`). A tile product covers one scale (32
+//! inputs, or 16 of a Q6_K block); its integer sums are exact and are scaled by the float
+//! operations of [`super::avx512`] in the same order, so both give the same bits.
 //!
 //! The work is a pipeline of steps, each the products of four scaled pieces with sixteen rows. While one
 //! step multiplies, the sums of the step before are stored, and those of the step before that are scaled:

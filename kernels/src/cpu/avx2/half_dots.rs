@@ -123,8 +123,8 @@ fn pair_dots<const ROWS: usize, const THREE: bool>(
     totals
 }
 
-/// Dot products of the values that 4-bit codes name: |w| times sign(w) x keeps the unsigned-by-signed
-/// product exact. The largest value is 127.
+/// Dot products of the values that 4-bit codes name: |w| times sign(w) x keeps the
+/// unsigned-by-signed product exact. The largest value is 127.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn named_dots<const ROWS: usize>(

@@ -189,7 +189,8 @@ fn or_masked(a: __m512i, b: __m512i, mask: __m512i) -> __m512i {
     _mm512_ternarylogic_epi32::<0xF8>(a, b, mask)
 }
 
-/// The scale, the offset or the second half's scale, and a 32nd of both halves' minima, of every row.
+/// The scale, the offset or the second half's scale, and a 32nd of both halves' minima, of every
+/// row.
 ///
 /// # Safety
 /// `scales` is the scales part of a panel that has block `index`.
