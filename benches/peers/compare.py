@@ -53,6 +53,8 @@ def prepare(args):
     for name in rates.ENGINES[1:]:
         if (name == "mistral.rs" and not args.mistralrs) or name in args.without:
             continue
+        if name != "llama.cpp" and not {"rates", "long"} & set(args.measures):
+            continue
         if args.isa and name != "llama.cpp":
             say(f"{name}: left out: a wheel cannot be held to {args.isa}")
             continue
@@ -224,6 +226,8 @@ def main():
         sys.exit("no model is left to measure")
     isa = rates.ponder_isa(args, models[0])
     results = {"machine": machine.describe(args.work, args.threads, isa), "started": time.time()}
+    # A file of another kind of machine is refused before anything is measured.
+    merged(args.json, results)
     for model in models:
         measure_model(args, prepared, model, results)
     of = results["machine"]

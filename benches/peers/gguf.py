@@ -58,7 +58,6 @@ class Gguf:
 
     metadata: dict
     tensors: dict
-    nbytes: int
 
     def own(self, key, default=None):
         """The architecture's entry `key`, or the default where there is one. May raise KeyError."""
@@ -104,7 +103,7 @@ def parse(data):
     places.sort()
     ends = [offset for offset, _ in places[1:]] + [len(data) - start]
     tensors = {name: end - offset for (offset, name), end in zip(places, ends)}
-    return Gguf(metadata, tensors, len(data))
+    return Gguf(metadata, tensors)
 
 
 def read(path):

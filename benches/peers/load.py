@@ -68,7 +68,6 @@ def conversation(dice, words, arrival, max_len, think_mean):
     for _ in range(log_normal(dice, TURNS_MEAN, TURNS_SIGMA)):
         prompt_tokens = log_normal(dice, PROMPT_MEAN, PROMPT_SIGMA)
         answer_tokens = log_normal(dice, ANSWER_MEAN, ANSWER_SIGMA)
-        room = max_len - used
         prompt_tokens = min(prompt_tokens, max_len // 4)
         answer_tokens = min(answer_tokens, max_len // 4)
         # The estimate of a prompt's tokens may be half of the truth.
@@ -77,8 +76,6 @@ def conversation(dice, words, arrival, max_len, think_mean):
             break
         think = dice.expovariate(1 / think_mean) if turns and think_mean > 0 else 0.0
         turns.append(Turn(text(dice, words, prompt_tokens), answer_tokens, think))
-        if room <= 0:
-            break
     return Conversation(arrival, turns)
 
 

@@ -40,11 +40,8 @@ def chat_bars(loads):
     bars = []
     for load, engines in loads.items():
         own, peer = engines.get("Ponder", {}), engines.get("llama.cpp", {})
-        for label, key, more in [
-            ("tok/s", "tokens_per_second", True),
-            ("goodput", "goodput", True),
-        ]:
-            bars.append((f"{load}: {label}", ratio(own.get(key), [peer.get(key)], more)))
+        for label, key in [("tok/s", "tokens_per_second"), ("goodput", "goodput")]:
+            bars.append((f"{load}: {label}", ratio(own.get(key), [peer.get(key)])))
         first = [of.get("ttft", {}).get("p50") for of in (own, peer)]
         bars.append((f"{load}: TTFT p50", ratio(first[0], [first[1]], False)))
     return bars

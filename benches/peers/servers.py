@@ -48,12 +48,12 @@ def ponder_command(binary, setup, extra=()):
     return [*command, *extra]
 
 
-def llama_command(folder, setup, extra=()):
+def llama_command(folder, setup):
     """Each slot has a cache of its own here, as long as a sequence may be: faster than one that all
     share (`-kvu`), whose every step reads over all sequences, and larger."""
     command = [folder / "llama-server", "-m", setup.file, "-t", setup.threads, "-np", setup.slots]
     command += ["-c", setup.slots * setup.max_len, "-no-kvu", "--no-webui", "--log-disable"]
-    return [*command, *extra]
+    return command
 
 
 class Server:
@@ -61,12 +61,11 @@ class Server:
 
     READY = {"Ponder": "/ready", "llama.cpp": "/health"}
 
-    def __init__(self, name, command, timeout, env=None):
+    def __init__(self, name, command, timeout):
         self.name, self.timeout = name, timeout
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.command = [str(part) for part in [*command, "--port", self.port]]
-        self.env = {**os.environ, **(env or {})}
         self.process = self.ready_seconds = None
         self.log = tempfile.TemporaryFile()
 
@@ -74,7 +73,7 @@ class Server:
         started = time.perf_counter()
         try:
             self.process = subprocess.Popen(
-                self.command, stdout=subprocess.DEVNULL, stderr=self.log, env=self.env
+                self.command, stdout=subprocess.DEVNULL, stderr=self.log
             )
         except OSError as error:
             raise Failed(str(error)) from None

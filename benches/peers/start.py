@@ -6,7 +6,7 @@ import statistics
 import urllib.request
 
 from peers import Failed, say
-from servers import Server, Setup, drop_cache, llama_command, ponder_command
+from servers import WITHOUT_DRAFTS, Server, Setup, drop_cache, llama_command, ponder_command
 
 # A small KV cache, the same for both, so that memory is that of weights and program.
 SLOTS, KV_TOKENS = 1, 4096
@@ -73,7 +73,7 @@ def measure(args, llama_bin, setup):
     """Both servers in turns; a server that fails is an error string."""
     commands = {}
     if "Ponder" not in args.without:
-        commands["Ponder"] = ponder_command(args.ponder, setup)
+        commands["Ponder"] = ponder_command(args.ponder, setup, WITHOUT_DRAFTS)
     if llama_bin:
         commands["llama.cpp"] = llama_command(llama_bin, setup)
     turns = {name: {True: [], False: []} for name in commands}
@@ -96,7 +96,7 @@ def measure(args, llama_bin, setup):
 
 
 def table(results):
-    """Rows of the report, a model and measure each: Ponder, llama.cpp, and their ratio."""
+    """Rows of the report, a model and measure each: Ponder and llama.cpp."""
     rows = [
         ("seconds to ready, cold", "cold_seconds"),
         ("seconds to ready, warm", "warm_seconds"),

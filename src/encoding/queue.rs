@@ -72,7 +72,7 @@ impl<R: Texts> TextQueue<R> {
         }
     }
 
-    /// Removes all.
+    /// Takes all out.
     pub fn drain(&mut self) -> impl Iterator<Item = R> {
         let lanes = std::mem::take(&mut self.lanes).into_values();
         lanes.flat_map(|lane| lane.requests)

@@ -8,8 +8,8 @@ use crate::text::{ReasoningFormat, ToolFormat};
 /// Begins a value that is text as it stands, in calls written as XML (Qwen3-Coder).
 const PLAIN_VALUE: &str = "<parameter=";
 
-/// The canonical form of the final answer of `text`, for votes; of the whole text when it names none.
-/// JSON and calls of tools count as a whole, but for their white space.
+/// The canonical form of the final answer of `text`, for votes; of the whole text when it names
+/// none. JSON and calls of tools count as a whole, but for their white space.
 pub fn answer_key(text: &str) -> String {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let answer = ReasoningFormat::after_thought(text).trim();

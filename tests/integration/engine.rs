@@ -312,8 +312,8 @@ fn failures_stay_with_their_request_or_end_the_engine_cleanly() {
     }
 }
 
-/// What drafts cost is measured once there is nothing else to do, so that the first request does not
-/// wait for it; a panic then ends the engine as in a step.
+/// What drafts cost is measured once there is nothing else to do, so that the first request does
+/// not wait for it; a panic then ends the engine as in a step.
 #[test]
 fn an_idle_engine_measures_what_drafts_cost() {
     // Measured steps of two rows and more hold token 19, these requests do not.

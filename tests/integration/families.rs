@@ -1,5 +1,5 @@
-//! Architectures against transformers' implementations (see `tests/goldens/families/make.py`), whatever steps a sequence is cut
-//! into and whatever lies beside it.
+//! Architectures against transformers' implementations (see `tests/goldens/families/make.py`),
+//! whatever steps a sequence is cut into and whatever lies beside it.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -108,7 +108,8 @@ fn assert_near(place: &str, logits: &[f32], expected: &[Vec<f32>], tolerance: f3
     assert!(worst < tolerance * largest, "{place}: {worst} of {largest}");
 }
 
-/// A whole prompt is what transformers computes; in chunks, token by token, and beside another sequence it has the same bits.
+/// A whole prompt is what transformers computes; in chunks, token by token, and beside another
+/// sequence it has the same bits.
 fn check(name: &str, file: &str, golden_file: &str, max_model_len: Option<usize>) {
     let place = format!("{name}/{file} {golden_file}");
     let golden = golden(name, golden_file);
@@ -171,7 +172,8 @@ fn released_configurations_read_as_those_of_transformers_5() {
     }
 }
 
-/// Experts in MXFP4 lie otherwise in each kind of file; their products quantise activations, which transformers does not.
+/// Experts in MXFP4 lie otherwise in each kind of file; their products quantise activations, which
+/// transformers does not.
 #[test]
 fn mxfp4_experts_are_near_their_values_in_floats() {
     let golden = golden("gpt_oss", "golden-mxfp4.json");

@@ -57,6 +57,8 @@ pub(in crate::cli) fn run(args: &BenchEngineArgs) -> anyhow::Result<()> {
     let mut engine_args = args.engine.clone();
     // Every prompt differs, and a cached one would measure nothing.
     engine_args.no_enable_prefix_caching = true;
+    // No request here drafts. What drafts cost would be measured between the repeats.
+    engine_args.speculative.speculative = Speculative::Off;
     let started = Instant::now();
     let times = args.profile.then(|| Arc::new(OperatorTimes::default()));
     let (engine, config, name, tokenizer) = match &args.random {

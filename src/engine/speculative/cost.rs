@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Row counts that are measured at the start; between them costs are interpolated, beyond them extrapolated.
+/// Row counts that are measured; between them costs are interpolated, beyond them extrapolated.
 pub(super) const MEASURED_ROWS: [usize; 8] = [1, 2, 4, 8, 16, 17, 24, 32];
 /// Share of a new measurement in what is remembered.
 const NEW_SHARE: f64 = 0.1;

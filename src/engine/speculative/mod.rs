@@ -85,8 +85,8 @@ impl Speculator {
         }
     }
 
-    /// Before a step: measures what is not measured yet of steps of a few sizes, of the model and of
-    /// what drafts for it, once they are needed.
+    /// Before a step: measures what is not measured yet of steps of a few sizes, of the model and
+    /// of what drafts for it, once they are needed.
     pub(super) fn prepare(
         &mut self,
         runner: &mut Runner,

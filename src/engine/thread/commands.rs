@@ -91,8 +91,8 @@ impl EngineCore {
     }
 
     /// The next command; `None` when none can come, or the engine is broken. Until it comes, the
-    /// costs of steps are measured, one after the other, so that neither the start nor the first
-    /// request that drafts waits for all of them.
+    /// costs of steps are measured, one after the other, so that the start does not wait for
+    /// them, and the first request that drafts only for those that are left.
     fn recv(&mut self) -> Option<Command> {
         loop {
             match self.commands.try_recv() {

@@ -66,7 +66,9 @@ def configs():
     return {
         # Layers 3 and 7 do not rotate.
         "smollm3": (
-            t.SmolLM3Config(**(SIZES | dict(tie_word_embeddings=True, pad_token_id=0)), num_hidden_layers=5),
+            t.SmolLM3Config(
+                **(SIZES | dict(tie_word_embeddings=True, pad_token_id=0)), num_hidden_layers=5
+            ),
             arch.SMOLLM3,
         ),
         "phi3": (t.Phi3Config(**PHI3, sliding_window=10), arch.PHI3),
@@ -79,7 +81,10 @@ def configs():
             arch.PHI3,
         ),
         "glm4": (t.Glm4Config(**glm4), arch.GLM4),
-        "glm4_plain": (t.Glm4Config(**(glm4 | dict(num_hidden_layers=1)), attention_bias=False), arch.GLM4),
+        "glm4_plain": (
+            t.Glm4Config(**(glm4 | dict(num_hidden_layers=1)), attention_bias=False),
+            arch.GLM4,
+        ),
         # A layer with a window, and one without.
         "gpt_oss": (
             t.GptOssConfig(
@@ -145,7 +150,10 @@ def expert_tensors(name, tensor):
         tensor = tensor.transpose(1, 2)
     if part.startswith("down"):
         return {f"blk.{layer}.ffn_down_exps.{kind}": tensor}
-    return {f"blk.{layer}.ffn_gate_exps.{kind}": tensor[:, ::2], f"blk.{layer}.ffn_up_exps.{kind}": tensor[:, 1::2]}
+    return {
+        f"blk.{layer}.ffn_gate_exps.{kind}": tensor[:, ::2],
+        f"blk.{layer}.ffn_up_exps.{kind}": tensor[:, 1::2],
+    }
 
 
 def gguf_tensors(tensors, config, arch):
@@ -270,7 +278,10 @@ def save_mxfp4(folder, config, arch, ids):
         shutil.copyfile(folder / "config.json", Path(scratch) / "config.json")
         save_file(plain, Path(scratch) / "model.safetensors", metadata={"format": "pt"})
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            scratch, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager"
+            scratch,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            experts_implementation="eager",
         )
     outputs, margin = moe.golden(model.eval(), ids)
     moe.write_json(folder / "golden-mxfp4.json", outputs)
@@ -319,7 +330,9 @@ def make_experts(name, config, arch):
     moe.write_json(folder / "golden.json", outputs)
     moe.verify_safetensors(folder, logits, ids)
     save_gguf(folder / "model.gguf", folder, config, arch)
-    print(f"{name}: seed {seed}, margin {margin}, logits' spread {logits.std(dim=-1).mean().item():.2f}")
+    print(
+        f"{name}: seed {seed}, margin {margin}, logits' spread {logits.std(dim=-1).mean().item():.2f}"
+    )
 
 
 def main():
