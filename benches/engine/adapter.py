@@ -1,4 +1,5 @@
-"""Writes a random LoRA adapter of every matrix of every layer, to measure what one costs. Standard library only.
+"""Writes a random LoRA adapter of every matrix of every layer, to measure what one costs. Standard
+library only.
 
 python benches/engine/adapter.py smollm2-135m --rank 8 --out adapter
 ponder bench engine smollm2-135m --batch 1,16 --prefill 256 --lora adapter

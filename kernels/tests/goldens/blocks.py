@@ -2,7 +2,8 @@
 
     pip install gguf==0.19.0 && python kernels/tests/goldens/blocks.py
 
-For each type: u32 ggml number, u32 number of blocks, the blocks, and their values as f32; all little-endian.
+For each type: u32 ggml number, u32 number of blocks, the blocks, and their values as f32; all
+little-endian.
 """
 
 import pathlib
@@ -31,7 +32,7 @@ ONE = 0x3C00
 
 
 def grid_blocks(kind, size):
-    """Blocks that name every entry of the type's grid once, with all signs positive and scales zero."""
+    """Blocks that name every entry of the type's grid once, all signs positive and scales zero."""
     entries = {T.IQ2_XXS: 256, T.IQ2_XS: 512, T.IQ2_S: 1024, T.IQ3_XXS: 256, T.IQ3_S: 512}.get(
         kind, 0
     )

@@ -1,30 +1,36 @@
-"""Makes the goldens of this folder with transformers (float32, eager attention, CPU) as the reference.
+"""Makes the goldens of this folder with transformers (float32, eager attention, CPU) as the
+reference.
 
     python3 make.py                    # everything, about a minute
     python3 make.py smollm3 phi3       # only these folders
 
-Needs torch, transformers (5.24), safetensors and gguf. Everything is seeded: two runs write the same files. The common parts
-are those of ../moe/make.py, which also says what the files of a folder are; here they are
+Needs torch, transformers (5.24), safetensors and gguf. Everything is seeded: two runs write the
+same files. The common parts are those of ../moe/make.py, which also says what the files of a folder are;
+here they are
 
 config.json, config-hub.json, model.safetensors, model.gguf
-golden.json         token_ids [24], logits [24, vocab]; of models with experts also moe_layers as in ../moe.
-golden-long.json    phi4_mini only: token_ids [48], longer than the original context, so that the long factors count.
-model-mxfp4.gguf    gpt_oss only: experts in MXFP4, everything else in F32, as llama.cpp converts the released checkpoint.
-mxfp4/              gpt_oss only: config.json and model.safetensors with the same experts as blocks and scales, as released.
+golden.json         token_ids [24], logits [24, vocab]; of models with experts also moe_layers as in
+                    ../moe.
+golden-long.json    phi4_mini only: token_ids [48], longer than the original context, so that the
+                    long factors count.
+model-mxfp4.gguf    gpt_oss only: experts in MXFP4, everything else in F32, as llama.cpp converts
+                    the released checkpoint.
+mxfp4/              gpt_oss only: config.json and model.safetensors with the same experts as blocks
+                    and scales, as released.
 golden-mxfp4.json   gpt_oss only: what transformers computes with those experts' values in float32.
 
 Folders are named by model_type, but
 
-phi3                As Phi-3-mini-4k: no scaling of positions, a sliding window (of 10 tokens) in every layer.
-phi4_mini           phi3 as Phi-4-mini: long-rope, three quarters of a head rotate, tied embeddings, no window.
+phi3                As Phi-3-mini-4k: no scaling of positions, a sliding window (of 10 tokens) in
+                    every layer.
+phi4_mini           phi3 as Phi-4-mini: long-rope, three quarters of a head rotate, tied embeddings,
+                    no window.
 glm4_plain          glm4 as the 32B model: no biases.
 """
 
 import importlib.util
 import json
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import gguf
@@ -110,18 +116,14 @@ def configs():
 
 
 def standard_deviation(name, shape):
-    """gpt-oss' gates are wide enough to be clamped; its experts lie as [experts, inputs, outputs]."""
+    """gpt-oss' gates are wide enough to be clamped; its experts are [experts, inputs, outputs]."""
     if name.endswith("experts.gate_up_proj"):
         return 6 / shape[1] ** 0.5
     if name.endswith("experts.down_proj"):
         return 0.25 / shape[1] ** 0.5
     if name.endswith("sinks"):
         return 1.0
-    return ordinary(name, shape)
-
-
-ordinary = moe.standard_deviation
-moe.standard_deviation = standard_deviation
+    return moe.standard_deviation(name, shape)
 
 
 def hub_config(path):
@@ -143,7 +145,7 @@ def hub_config(path):
 
 
 def expert_tensors(name, tensor):
-    """llama.cpp's name: tensor, of one of gpt-oss' tensors of all experts. Gate and up take turns."""
+    """llama.cpp's name: tensor, of a tensor of all of gpt-oss' experts. Gate and up take turns."""
     _, _, layer, _, _, part = name.split(".")
     kind = "bias" if part.endswith("_bias") else "weight"
     if kind == "weight":
@@ -170,24 +172,14 @@ def gguf_tensors(tensors, config, arch):
         assert mapped is not None, name
         if name.endswith("sinks"):
             mapped += ".weight"
-        if permuted and ".q_proj." in name:
-            tensor = moe.permute(tensor, config.num_attention_heads)
-        elif permuted and ".k_proj." in name:
-            tensor = moe.permute(tensor, config.num_key_value_heads)
-        result[mapped] = tensor
+        result[mapped] = moe.permute_heads(name, tensor, config) if permuted else tensor
     return result
 
 
 def add_metadata(writer, config, arch):
     """As llama.cpp's convert_hf_to_gguf.py writes it."""
     writer.add_type(gguf.GGUFType.MODEL)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("no_vocab")
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
+    moe.add_sizes(writer, config)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     rope = config.rope_parameters
@@ -220,7 +212,7 @@ def add_metadata(writer, config, arch):
 
 
 def save_gguf(path, folder, config, arch, quant=None):
-    """Matrices in F16 and routers in F32; where there is a `quant`, experts in that and all else in F32."""
+    """Matrices in F16 and routers in F32; with a `quant`, experts in that and all else in F32."""
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
     writer.add_name(folder.name)
     add_metadata(writer, config, arch)
@@ -236,22 +228,19 @@ def save_gguf(path, folder, config, arch, quant=None):
             assert (half.astype(np.float32) == values).all(), name
             values = half
         writer.add_tensor(name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    moe.finish(writer)
 
 
 def released_blocks(blocks):
-    """GGUF's blocks of MXFP4, [..., 17 a block], as released checkpoints hold them: the scales' exponents, and the codes of
-    elements 2 i and 2 i + 1 in byte i, where GGUF has i and i + 16."""
+    """GGUF's blocks of MXFP4, [..., 17 a block], as released checkpoints hold them: the scales'
+    exponents, and the codes of elements 2 i and 2 i + 1 in byte i, where GGUF has i and i + 16."""
     blocks = blocks.reshape(*blocks.shape[:-1], -1, 17)
     codes = np.concatenate([blocks[..., 1:] & 15, blocks[..., 1:] >> 4], axis=-1)
     return codes[..., ::2] | codes[..., 1::2] << 4, blocks[..., 0]
 
 
 def save_mxfp4(folder, config, arch, ids):
-    """The experts in MXFP4, in both kinds of files, and what transformers computes with their values."""
+    """The experts in MXFP4 in both kinds of files, and what transformers computes with them."""
     from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
     quant = gguf.GGMLQuantizationType.MXFP4
@@ -274,16 +263,7 @@ def save_mxfp4(folder, config, arch, ids):
     json_config["quantization_config"] = {"quant_method": "mxfp4"}
     (folder / "mxfp4" / "config.json").write_text(json.dumps(json_config, indent=2) + "\n")
     save_gguf(folder / "model-mxfp4.gguf", folder, config, arch, quant)
-    with tempfile.TemporaryDirectory() as scratch:
-        shutil.copyfile(folder / "config.json", Path(scratch) / "config.json")
-        save_file(plain, Path(scratch) / "model.safetensors", metadata={"format": "pt"})
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            scratch,
-            dtype=torch.float32,
-            attn_implementation="eager",
-            experts_implementation="eager",
-        )
-    outputs, margin = moe.golden(model.eval(), ids)
+    outputs, margin = moe.golden(moe.reference_model(folder / "config.json", plain), ids)
     moe.write_json(folder / "golden-mxfp4.json", outputs)
     return margin
 
@@ -296,11 +276,10 @@ def write_golden(path, model, ids):
 
 def make(name, config, arch):
     folder = HERE / name
-    moe.hub_config = hub_config
     if name == "gpt_oss":
         return make_experts(name, config, arch)
-    model, ids = moe.build_model(config, 1)
-    moe.save_safetensors(model, folder)
+    model, ids = moe.build_model(config, 1, standard_deviation)
+    moe.save_safetensors(model, folder, hub_config)
     write_golden(folder / "golden.json", model, ids)
     if name == "phi4_mini":
         generator = torch.Generator().manual_seed(2)
@@ -316,13 +295,13 @@ def make(name, config, arch):
 def make_experts(name, config, arch):
     folder = HERE / name
     for seed in range(1, 200):
-        model, ids = moe.build_model(config, seed)
+        model, ids = moe.build_model(config, seed, standard_deviation)
         outputs, margin = moe.golden(model, ids)
         if margin < moe.MIN_MARGIN:
             continue
         with torch.no_grad():
             logits = model(ids, use_cache=False).logits[0]
-        moe.save_safetensors(model, folder)
+        moe.save_safetensors(model, folder, hub_config)
         if save_mxfp4(folder, config, arch, ids) >= moe.MIN_MARGIN:
             break
     else:
@@ -330,9 +309,8 @@ def make_experts(name, config, arch):
     moe.write_json(folder / "golden.json", outputs)
     moe.verify_safetensors(folder, logits, ids)
     save_gguf(folder / "model.gguf", folder, config, arch)
-    print(
-        f"{name}: seed {seed}, margin {margin}, logits' spread {logits.std(dim=-1).mean().item():.2f}"
-    )
+    spread = logits.std(dim=-1).mean().item()
+    print(f"{name}: seed {seed}, margin {margin}, logits' spread {spread:.2f}")
 
 
 def main():

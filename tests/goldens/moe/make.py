@@ -208,7 +208,7 @@ def standard_deviation(name, shape):
     return 1 / math.sqrt(fan_in)
 
 
-def build_model(config, seed):
+def build_model(config, seed, deviation=standard_deviation):
     generator = torch.Generator().manual_seed(seed)
     config._experts_implementation = "eager"
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
@@ -218,7 +218,7 @@ def build_model(config, seed):
             if "norm" in name:
                 values = 1 + 0.2 * values
             else:
-                values *= standard_deviation(name, weight.shape)
+                values *= deviation(name, weight.shape)
             values = values.bfloat16().float()
             values[values.abs() < 2.0**-17] = 0  # bfloat16 values below are not exact in float16
             weight.copy_(values)
@@ -504,7 +504,7 @@ def hub_config(path):
     return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
 
-def save_safetensors(model, folder):
+def save_safetensors(model, folder, hub=hub_config):
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         copy = transformers.AutoModelForCausalLM.from_config(model.config, dtype=torch.bfloat16)
@@ -512,20 +512,26 @@ def save_safetensors(model, folder):
         copy.save_pretrained(scratch)
         for name in ["config.json", "model.safetensors"]:
             shutil.copyfile(Path(scratch) / name, folder / name)
-    (folder / "config-hub.json").write_text(hub_config(folder / "config.json"))
+    (folder / "config-hub.json").write_text(hub(folder / "config.json"))
+
+
+def reference_model(config, tensors):
+    """What transformers makes, in float32, of a configuration and tensors."""
+    with tempfile.TemporaryDirectory() as scratch:
+        shutil.copyfile(config, Path(scratch) / "config.json")
+        save_file(tensors, Path(scratch) / "model.safetensors", metadata={"format": "pt"})
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            scratch, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager"
+        )
+    return model.eval()
 
 
 def verify_safetensors(folder, expected, ids):
     """Loads what was saved, with either config, and compares."""
     for config in ["config.json", "config-hub.json"]:
-        with tempfile.TemporaryDirectory() as scratch:
-            shutil.copyfile(folder / config, Path(scratch) / "config.json")
-            shutil.copyfile(folder / "model.safetensors", Path(scratch) / "model.safetensors")
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                scratch, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager"
-            )
+        model = reference_model(folder / config, load_file(folder / "model.safetensors"))
         with torch.no_grad():
-            logits = model.eval()(ids, use_cache=False).logits[0]
+            logits = model(ids, use_cache=False).logits[0]
         assert torch.equal(logits, expected), (folder, config, (logits - expected).abs().max())
 
 
@@ -533,6 +539,14 @@ def permute(weight, num_heads):
     """Rows of q and k for llama.cpp's RoPE of adjacent pairs, where transformers pairs the halves of a head."""
     per_head = weight.reshape(num_heads, 2, weight.shape[0] // num_heads // 2, *weight.shape[1:])
     return per_head.swapaxes(1, 2).reshape(weight.shape)
+
+
+def permute_heads(name, tensor, config):
+    """The same of weights and biases of q and k; others stay."""
+    for part, num_heads in [(".q_proj.", config.num_attention_heads), (".k_proj.", config.num_key_value_heads)]:
+        if part in name:
+            return permute(tensor, num_heads)
+    return tensor
 
 
 def gguf_tensors(tensors, config, arch, splits_kv_b):
@@ -568,12 +582,8 @@ def gguf_tensors(tensors, config, arch, splits_kv_b):
             k_b, v_b = per_head.split([config.qk_nope_head_dim, config.v_head_dim], dim=1)
             add(name.replace("kv_b_proj", "k_b_proj"), k_b.transpose(1, 2))
             add(name.replace("kv_b_proj", "v_b_proj"), v_b)
-        elif permuted and ".q_proj." in name:
-            add(name, permute(tensor, config.num_attention_heads))
-        elif permuted and ".k_proj." in name:
-            add(name, permute(tensor, config.num_key_value_heads))
         else:
-            add(name, tensor)
+            add(name, permute_heads(name, tensor, config) if permuted else tensor)
     for name, parts in experts.items():
         name = name.replace("model.layers", "layers") if arch == gguf.MODEL_ARCH.LLAMA else name
         if arch == gguf.MODEL_ARCH.LLAMA:
@@ -583,11 +593,7 @@ def gguf_tensors(tensors, config, arch, splits_kv_b):
     return result
 
 
-def save_gguf(path, folder, config, arch, splits_kv_b=True, quant=None, splits_experts=False):
-    """`quant` is the type of the matrices that `is_quantised` names; the others are F16."""
-    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
-    writer.add_type(gguf.GGUFType.MODEL)
-    writer.add_name(folder.name)
+def add_sizes(writer, config):
     writer.add_vocab_size(config.vocab_size)
     writer.add_tokenizer_model("no_vocab")
     writer.add_block_count(config.num_hidden_layers)
@@ -595,6 +601,21 @@ def save_gguf(path, folder, config, arch, splits_kv_b=True, quant=None, splits_e
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
+
+
+def finish(writer):
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def save_gguf(path, folder, config, arch, splits_kv_b=True, quant=None, splits_experts=False):
+    """`quant` is the type of the matrices that `is_quantised` names; the others are F16."""
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
+    writer.add_type(gguf.GGUFType.MODEL)
+    writer.add_name(folder.name)
+    add_sizes(writer, config)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     rope = config.rope_parameters
     writer.add_rope_freq_base(rope["rope_theta"])
@@ -669,10 +690,7 @@ def save_gguf(path, folder, config, arch, splits_kv_b=True, quant=None, splits_e
             assert (half.astype(np.float32) == values).all(), name
             values = half
         writer.add_tensor(name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
 
 
 def is_quantised(name, tensor):
@@ -695,13 +713,7 @@ def quantised(folder, config, arch, ids, quant):
     for tensor in gguf.GGUFReader(path).tensors:
         stored = torch.tensor(np.array(gguf.dequantize(tensor.data, tensor.tensor_type)))
         assert torch.equal(stored.reshape(wanted[tensor.name].shape), wanted[tensor.name]), tensor.name
-    with tempfile.TemporaryDirectory() as scratch:
-        shutil.copyfile(folder / "config.json", Path(scratch) / "config.json")
-        save_file(tensors, Path(scratch) / "model.safetensors", metadata={"format": "pt"})
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            scratch, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager"
-        )
-    outputs, _ = golden(model.eval(), ids)
+    outputs, _ = golden(reference_model(folder / "config.json", tensors), ids)
     write_json(folder / f"golden-{quant.name.lower()}.json", outputs)
 
 
