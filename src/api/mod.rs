@@ -50,7 +50,7 @@ pub use openai::known_fields::known_fields;
 pub use presets::strategy_names;
 pub use router::{document_json, router};
 pub use serve::{listen, serve};
-pub use served::{Served, detect_output};
+pub use served::{Served, ServedGrammars, detect_output};
 pub use served_encoders::ServedEncoders;
 pub use state::AppState;
 #[doc(hidden)]

@@ -1,6 +1,6 @@
 //! A loaded model with what answers need beside it.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::engine::{AdaptationConfig, Engine};
 use crate::grammar::Grammars;
@@ -16,9 +16,8 @@ pub struct Served {
     pub model_config: Option<ModelConfig>,
     pub tokenizer: Tokenizer,
     pub chat_template: Option<ChatTemplate>,
-    /// Compiles what answers must look like; `None` where the engine or the tokenizer does not
-    /// allow constraints.
-    pub grammars: Option<Grammars>,
+    /// Compiles what answers must look like.
+    pub grammars: ServedGrammars,
     /// How the model marks its thoughts and calls.
     pub output: OutputFormat,
     pub rewards: RewardResources,
@@ -26,6 +25,30 @@ pub struct Served {
     pub adaptation: Option<Arc<AdaptationConfig>>,
     /// For traces.
     pub identity: Identity,
+}
+
+/// Grammars of the served model, which the server may still be making when it is ready.
+pub struct ServedGrammars(LazyLock<Option<Grammars>, Make>);
+
+type Make = Box<dyn FnOnce() -> Option<Grammars> + Send>;
+
+impl ServedGrammars {
+    /// `make` gives the grammars when they are first asked for.
+    pub fn pending(make: impl FnOnce() -> Option<Grammars> + Send + 'static) -> Self {
+        Self(LazyLock::new(Box::new(make)))
+    }
+
+    /// `None` where the engine or the tokenizer does not allow constraints. Waits while they are
+    /// made.
+    pub fn get(&self) -> Option<&Grammars> {
+        self.0.as_ref()
+    }
+}
+
+impl From<Option<Grammars>> for ServedGrammars {
+    fn from(grammars: Option<Grammars>) -> Self {
+        Self::pending(move || grammars)
+    }
 }
 
 /// How a model marks its thoughts and calls, by its template. A template that shows no tools gets

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -14,12 +14,12 @@ use super::engine_args::{DeviceArg, EngineArgs};
 use super::identity::identity;
 use super::interrupt;
 use super::progress::Bar;
-use crate::api::Served;
+use crate::api::{Served, ServedGrammars};
 use crate::engine::{
     Backend, Engine, EngineError, EngineHandle, EngineOptions, Executor, GenerateRequest,
     SamplingParams, Speculative, StreamEvent,
 };
-use crate::grammar::{GrammarError, Grammars};
+use crate::grammar::Grammars;
 use crate::model::catalogue::{self, Source, State};
 use crate::model::gguf::split::PartName;
 use crate::model::{LoadError, ModelFiles, OperatorTimes, RandomModel, SkipSet};
@@ -139,13 +139,11 @@ fn load(
         None => None,
     };
     let chat_template = ChatTemplate::from_files(&files, &tokenizer, source.as_deref())?;
-    let mut making = None;
+    let mut grammars = None.into();
     let (engine, model_config) = match is_native(&args.backend, &files)? {
         true => {
             let config = files.config()?;
-            let (own, vocab_size) = (tokenizer.clone(), config.vocab_size);
-            // The vocabulary's tree takes half a second: it is made while the weights load.
-            making = Some(thread::spawn(move || Grammars::new(&own, vocab_size)));
+            grammars = begin_grammars(&tokenizer, config.vocab_size);
             let limit = config.max_position_embeddings;
             let engine = start_native(args, (path, &files), &tokenizer, limit, operator_times)?;
             (engine, Some(config))
@@ -165,7 +163,7 @@ fn load(
         ))
     });
     Ok(Served {
-        grammars: making.and_then(grammars),
+        grammars,
         output: args.output.format(chat_template.as_ref(), &tokenizer),
         adaptation: None,
         model_config,
@@ -180,9 +178,12 @@ fn load(
     })
 }
 
-/// `None` where grammars cannot be made: requests that ask for one are refused then.
-fn grammars(making: JoinHandle<Result<Grammars, GrammarError>>) -> Option<Grammars> {
-    match making.join() {
+/// The vocabulary's tree takes half a second: a thread makes it while the weights load and the
+/// first requests come. Where it cannot be made, requests that ask for a grammar are refused.
+fn begin_grammars(tokenizer: &Tokenizer, vocab_size: usize) -> ServedGrammars {
+    let tokenizer = tokenizer.clone();
+    let making = thread::spawn(move || Grammars::new(&tokenizer, vocab_size));
+    ServedGrammars::pending(move || match making.join() {
         Ok(Ok(grammars)) => Some(grammars),
         Ok(Err(error)) => {
             tracing::warn!("structured output is off: {error}");
@@ -192,7 +193,7 @@ fn grammars(making: JoinHandle<Result<Grammars, GrammarError>>) -> Option<Gramma
             tracing::warn!("structured output is off: its thread panicked, which is a bug");
             None
         }
-    }
+    })
 }
 
 /// Loads the model and its drafter into the native engine.

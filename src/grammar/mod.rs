@@ -15,6 +15,7 @@ mod lark;
 pub mod limits;
 mod marked;
 mod numbers;
+mod prefixed;
 mod schema;
 mod source;
 mod spec;
@@ -28,6 +29,7 @@ mod watch;
 
 pub use combined::either;
 pub use marked::with_mark;
+pub use prefixed::prefixed;
 pub use spec::{Grammar, GrammarError};
 pub use thought::{Thought, after_thought};
 pub use tools::{ToolGrammar, ToolSpec};

@@ -50,7 +50,7 @@ impl Printing {
             rewards: RewardResources::default(),
             adaptation: None,
             identity: Default::default(),
-            grammars: None,
+            grammars: None.into(),
             output: ponder::text::OutputFormat {
                 tools: Some(ponder::text::ToolFormat::Hermes),
                 ..Default::default()

@@ -231,7 +231,9 @@ impl Offline {
             delimiter: None,
         });
         let served = Served {
-            grammars: Grammars::new(&tokenizer, engine.model_info().vocab_size).ok(),
+            grammars: Grammars::new(&tokenizer, engine.model_info().vocab_size)
+                .ok()
+                .into(),
             output: OutputFormat::default(),
             engine,
             model_config: files.config().ok(),

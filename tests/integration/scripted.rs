@@ -220,7 +220,9 @@ pub fn start(output: OutputFormat, config: ServerConfig) -> Server {
     let model = Box::new(ScriptedModel::new(&tokenizer));
     let engine: Engine = Arc::new(EngineHandle::start(model, engine_config).unwrap());
     start_served(config, || Served {
-        grammars: Grammars::new(&tokenizer, tokenizer.vocab_size()).ok(),
+        grammars: Grammars::new(&tokenizer, tokenizer.vocab_size())
+            .ok()
+            .into(),
         output,
         engine,
         model_config: None,

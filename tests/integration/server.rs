@@ -24,7 +24,9 @@ fn served(options: &EngineOptions, rewards: RewardResources) -> Served {
     let judge = Judge::new(Arc::clone(&engine), tokenizer.clone(), template.clone());
     let judge = Arc::new(judge);
     Served {
-        grammars: Grammars::new(&tokenizer, engine.model_info().vocab_size).ok(),
+        grammars: Grammars::new(&tokenizer, engine.model_info().vocab_size)
+            .ok()
+            .into(),
         output: detect_output(Some(&template), &tokenizer),
         adaptation: None,
         model_config: files.config().ok(),

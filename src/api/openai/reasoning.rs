@@ -9,6 +9,9 @@ use crate::grammar::Thought;
 
 /// What templates that let a model think or not read.
 const ENABLE_THINKING: &str = "enable_thinking";
+/// What templates of models with efforts read (gpt-oss), and the efforts that they have.
+const REASONING_EFFORT: &str = "reasoning_effort";
+const EFFORTS: [&str; 3] = ["low", "medium", "high"];
 
 /// The fields of a request.
 #[derive(Debug, Clone, Default)]
@@ -114,11 +117,17 @@ impl Own {
 }
 
 impl ReasoningPlan {
-    /// Tells the template that the model is not to think, unless the request tells it something
-    /// itself.
+    /// Tells the template how the model is to think, unless the request tells it something itself.
     pub fn tell(&self, variables: &mut Map<String, Value>) {
-        if self.is_off && !variables.contains_key(ENABLE_THINKING) {
-            variables.insert(ENABLE_THINKING.to_owned(), Value::Bool(false));
+        let mut tell = |name: &str, value: Value| {
+            variables.entry(name).or_insert(value);
+        };
+        if self.is_off {
+            tell(ENABLE_THINKING, false.into());
+        }
+        let effort = self.effort.as_deref();
+        if let Some(effort) = effort.filter(|effort| EFFORTS.contains(effort)) {
+            tell(REASONING_EFFORT, effort.into());
         }
     }
 
@@ -149,7 +158,7 @@ impl ReasoningPlan {
         if is_over || (rest.is_none() && max_tokens.is_none()) {
             return Ok(rest);
         }
-        let Some(grammars) = &served.grammars else {
+        let Some(grammars) = served.grammars.get() else {
             return match self.budget {
                 Some((_, field)) => Err(ApiError {
                     code: Some("unsupported_capability"),
@@ -159,9 +168,13 @@ impl ReasoningPlan {
             };
         };
         let encode = |mark: &str| served.tokenizer.encode(mark, false, true);
+        let end = match &rest {
+            Some(_) => format.end_before_answer(),
+            None => format.end.clone(),
+        };
         let thought = Thought {
             start: encode(&format.start)?,
-            end: encode(&format.end)?,
+            end: encode(&end)?,
             is_open,
             max_tokens,
         };

@@ -12,7 +12,7 @@ use crate::api::error::ApiError;
 use crate::api::generation::Shape;
 use crate::api::served::Served;
 use crate::engine::TokenConstraint;
-use crate::grammar::{Grammar, ToolGrammar, either, with_mark};
+use crate::grammar::{Grammar, ToolGrammar, either, prefixed, with_mark};
 use crate::search::BranchConstraint;
 use crate::text::{OutputFormat, ToolFormat};
 use crate::work::Budget;
@@ -104,6 +104,10 @@ fn constraint(
         (None, Some(_)) => Ok(None),
         (Some(structured), calls) => {
             let text = compile(served, &structured.grammar, &structured.field, budget)?;
+            let text = match served.output.before_answer() {
+                "" => text,
+                before => prefixed(&served.tokenizer.encode(before, false, true)?, text),
+            };
             let Some(calls) = calls else {
                 return Ok(Some(text));
             };

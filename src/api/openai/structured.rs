@@ -110,7 +110,7 @@ pub(crate) fn compile(
     field: &str,
     budget: &Budget,
 ) -> Result<Box<dyn TokenConstraint>, ApiError> {
-    let Some(grammars) = &served.grammars else {
+    let Some(grammars) = served.grammars.get() else {
         let message = format!(
             "{field} needs an engine that constrains answers: this one, {}, does not",
             served.engine.name()

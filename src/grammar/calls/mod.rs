@@ -3,6 +3,7 @@
 //! With `is_required` an answer is calls alone. Otherwise an answer is free text, and a mark in the
 //! text begins calls; nothing follows the last call but the answer's end.
 
+mod harmony;
 mod json;
 mod python;
 mod xml;
@@ -32,6 +33,7 @@ pub(super) fn source(tools: &ToolGrammar, vocabulary: &Vocabulary) -> Result<Sou
         ToolFormat::DeepSeek => builder.deep_seek()?,
         ToolFormat::Qwen3Coder => builder.qwen3_coder()?,
         ToolFormat::Pythonic => builder.pythonic()?,
+        ToolFormat::Harmony => builder.harmony()?,
     };
     Ok(Source {
         num_bytes: builder.lark.num_bytes(),

@@ -6,13 +6,14 @@ use super::support::{Drawn, Rng, Small, draw, plain, small};
 use crate::grammar::{Grammar, GrammarError, ToolGrammar, ToolSpec};
 use crate::text::{OutputFormat, OutputParser, OutputPiece, ToolFormat};
 
-const FORMATS: [ToolFormat; 6] = [
+const FORMATS: [ToolFormat; 7] = [
     ToolFormat::Hermes,
     ToolFormat::Qwen3Coder,
     ToolFormat::Llama3Json,
     ToolFormat::Mistral,
     ToolFormat::Pythonic,
     ToolFormat::DeepSeek,
+    ToolFormat::Harmony,
 ];
 
 fn weather() -> ToolSpec {
@@ -181,6 +182,34 @@ fn deep_seek_writes_both_of_its_forms() {
 }
 
 #[test]
+fn gpt_oss_writes_messages() {
+    let inside = "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{\"city\": \"Oslo\"}";
+    let before =
+        " to=functions.get_weather<|channel|>commentary json<|message|>{\"city\": \"Oslo\"}";
+    let unknown = inside.replace("get_weather", "get_time");
+    let wrong = inside.replace("\"Oslo\"", "5");
+    let said =
+        |text: &str| format!("<|channel|>commentary<|message|>{text}<|end|><|start|>assistant");
+    let of = |required| tools(ToolFormat::Harmony, required, false);
+    let last = "<|channel|>final<|message|>Hi. It is <b>10</b>";
+    let late = format!("{}{last}", said("Hm."));
+    for small in [small(), plain()] {
+        let bad = [
+            &*unknown,
+            &wrong,
+            "",
+            "Hi",
+            last,
+            &inside[..inside.len() - 1],
+        ];
+        check(small, of(true), &[inside, before], &bad);
+        let behind_text = format!("{}{inside}", said("I look."));
+        let good = [inside, before, last, &behind_text];
+        check(small, of(false), &good, &[&unknown, &wrong, "Hi", &late]);
+    }
+}
+
+#[test]
 fn qwen_coder_writes_values_in_tags() {
     let call = |name: &str, values: &[(&str, &str)]| {
         let value =
@@ -287,6 +316,8 @@ fn drawn_calls_are_read_as_calls_with_valid_arguments() {
     let mut rng = Rng(3);
     for format in FORMATS {
         for (small, is_parallel) in [(small(), false), (plain(), true)] {
+            // gpt-oss makes one call at a time.
+            let is_parallel = is_parallel && format != ToolFormat::Harmony;
             let tools = tools(format, true, is_parallel);
             let grammar = Grammar::Tools(tools.clone());
             let mut num_whole = 0;

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::super::{Thought, ToolGrammar, ToolSpec};
+use super::super::{Thought, ToolGrammar, ToolSpec, prefixed};
 use super::support::{Rng, Small, small};
 use crate::engine::{TokenConstraint, TokenId};
 use crate::grammar::Grammar;
@@ -44,6 +44,7 @@ fn grammars() -> Vec<Grammar> {
         tools(ToolFormat::Qwen3Coder, true),
         tools(ToolFormat::Pythonic, true),
         tools(ToolFormat::Llama3Json, false),
+        tools(ToolFormat::Harmony, false),
     ]
 }
 
@@ -120,6 +121,14 @@ fn thoughts_before_a_constraint_keep_them_too() {
             let rest = small()
                 .compile(&Grammar::Regex("[0-9]+".to_owned()))
                 .unwrap();
+            let constraint = small().grammars.after_thought(thought.clone(), Some(rest));
+            follow(small(), constraint.fork(), &mut rng, 20);
+            // An answer that begins as a thought does.
+            let rest = prefixed(&[small().id("<think>"), 12], constraint);
+            let thought = Thought {
+                start: vec![small().id("<think>"), 11],
+                ..thought
+            };
             let constraint = small().grammars.after_thought(thought, Some(rest));
             follow(small(), constraint, &mut rng, 20);
         }

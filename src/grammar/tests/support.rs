@@ -18,7 +18,7 @@ const WORDS: [&str; 24] = [
     "123", "00", "  ", "\n\n", "}\n", "<t", "ab", "cat", "ée", "\": \"", "0.5",
 ];
 
-const SPECIAL: [&str; 14] = [
+const SPECIAL: [&str; 18] = [
     "<|im_end|>",
     "<|eot_id|>",
     "<|python_tag|>",
@@ -33,6 +33,10 @@ const SPECIAL: [&str; 14] = [
     "<｜tool▁sep｜>",
     "<|tool|>",
     "<|im_start|>",
+    "<|start|>",
+    "<|channel|>",
+    "<|constrain|>",
+    "<|message|>",
 ];
 
 /// GPT-2's characters for bytes.

@@ -10,7 +10,14 @@ use serde_json::{Map, Value, json};
 use super::{ChatTemplate, DEFAULT_MAX_BYTES, Shape};
 
 /// Words of a source that are looked for, among its names and strings.
-const WORDS: [&str; 5] = ["developer", "tool", "tools", "tool_calls", "text"];
+const WORDS: [&str; 6] = [
+    "developer",
+    "tool",
+    "tools",
+    "tool_calls",
+    "text",
+    "thinking",
+];
 
 /// A word that no template has.
 const NEEDLE: &str = "ponderneedle";
@@ -45,6 +52,8 @@ pub struct Knowledge {
     pub tool_role: bool,
     /// An assistant's `tool_calls`.
     pub tool_calls: bool,
+    /// An assistant's thought, under the name `thinking` (gpt-oss).
+    pub thinking: bool,
     /// Arguments of calls must be JSON text instead of an object.
     pub wants_string_arguments: bool,
     /// Ids of calls must have nine letters or digits (Mistral).
@@ -72,6 +81,7 @@ impl Knowledge {
             tools: words.has("tools"),
             tool_role: words.has("tool"),
             tool_calls: words.has("tool_calls"),
+            thinking: words.has("thinking"),
             wants_string_arguments,
             wants_short_ids,
             wants_parts: asks.wants_parts,

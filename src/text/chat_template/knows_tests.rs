@@ -17,6 +17,7 @@ const NOTHING: Knowledge = Knowledge {
     tools: false,
     tool_role: false,
     tool_calls: false,
+    thinking: false,
     wants_string_arguments: false,
     wants_short_ids: false,
     wants_parts: false,
@@ -57,6 +58,8 @@ fn roles() {
         ..NOTHING
     };
     assert_eq!(*template(more).knows(), expected);
+    let thinks = format!("{PLAIN}{{{{ messages[0].thinking }}}}");
+    assert!(template(&thinks).knows().thinking);
 }
 
 #[test]

@@ -5,7 +5,8 @@ use crate::text::Tokenizer;
 
 /// Texts of templates that tell of a format. The first that fits counts; all parts of an entry
 /// must be there.
-const BY_TEMPLATE: [(&[&str], ToolFormat); 10] = [
+const BY_TEMPLATE: [(&[&str], ToolFormat); 11] = [
+    (&["<|channel|>commentary"], ToolFormat::Harmony),
     (&["<｜tool▁call▁begin｜>"], ToolFormat::DeepSeek),
     (&["<function=", "<parameter="], ToolFormat::Qwen3Coder),
     (&["[TOOL_CALLS]"], ToolFormat::Mistral),

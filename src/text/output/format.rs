@@ -1,6 +1,6 @@
 //! How models mark thoughts and calls.
 
-use super::deepseek;
+use super::{deepseek, harmony};
 
 /// How a model writes calls of tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -18,10 +18,12 @@ pub enum ToolFormat {
     Pythonic,
     /// DeepSeek V3's `<｜tool▁calls▁begin｜>` and its siblings.
     DeepSeek,
+    /// `<|channel|>commentary to=functions.NAME <|constrain|>json<|message|>{…}` (gpt-oss).
+    Harmony,
 }
 
 /// The names of vLLM's `--tool-call-parser`, those of one format behind each other.
-const TOOL_NAMES: [(&str, ToolFormat); 12] = [
+const TOOL_NAMES: [(&str, ToolFormat); 13] = [
     ("hermes", ToolFormat::Hermes),
     ("qwen25", ToolFormat::Hermes),
     ("qwen3_coder", ToolFormat::Qwen3Coder),
@@ -34,6 +36,7 @@ const TOOL_NAMES: [(&str, ToolFormat); 12] = [
     ("deepseek_v3", ToolFormat::DeepSeek),
     ("deepseek_v31", ToolFormat::DeepSeek),
     ("deepseek_r1", ToolFormat::DeepSeek),
+    ("openai", ToolFormat::Harmony),
 ];
 
 impl ToolFormat {
@@ -56,7 +59,12 @@ impl ToolFormat {
 
     /// Whether a text has the mark of a call, in any format.
     pub fn has_mark(text: &str) -> bool {
-        let marks = TOOL_NAMES.iter().flat_map(|(_, format)| format.marks());
+        let marks_of = |(_, format): &(_, Self)| match format {
+            // Its other marks stand in every answer.
+            Self::Harmony => &[harmony::CALL],
+            format => format.marks(),
+        };
+        let marks = TOOL_NAMES.iter().flat_map(marks_of);
         marks.into_iter().any(|mark| text.contains(mark))
     }
 
@@ -74,6 +82,7 @@ impl ToolFormat {
                 deepseek::CALL_END,
                 deepseek::SEPARATOR,
             ],
+            Self::Harmony => &harmony::MARKS,
         }
     }
 }
@@ -81,15 +90,16 @@ impl ToolFormat {
 /// Where a model thinks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReasoningFormat {
-    /// `<think>`.
+    /// `<think>`, for example.
     pub start: String,
-    /// `</think>`.
+    /// `</think>`, for example.
     pub end: String,
 }
 
 /// Marks around thoughts, each with the names of vLLM's `--reasoning-parser` for models that use
 /// them.
-const REASONING: [(&str, &str, &[&str]); 5] = [
+const REASONING: [(&str, &str, &[&str]); 6] = [
+    (harmony::THOUGHT, harmony::END, &["openai_gptoss"]),
     (
         "<think>",
         "</think>",
@@ -128,16 +138,39 @@ impl ReasoningFormat {
 
     /// What follows the last thought of a text, whatever marks it.
     pub fn after_thought(text: &str) -> &str {
-        let end_of = |(_, end, _): &(&str, &str, &[&str])| Some(text.rfind(end)? + end.len());
-        let end = REASONING.iter().filter_map(end_of).max();
+        let ends = REASONING.iter().map(|(_, end, _)| *end);
+        let end_of = |end: &str| Some(text.rfind(end)? + end.len());
+        let end = ends.chain([harmony::ANSWER]).filter_map(end_of).max();
         &text[end.unwrap_or(0)..]
     }
 
     /// The format whose marks a template writes.
     pub(super) fn of_template(template: &str) -> Option<Self> {
         // Templates that only cut thoughts out of the history write the end alone.
-        let found = REASONING.iter().find(|(_, end, _)| template.contains(end));
+        // Other models end their messages with gpt-oss' end of a thought.
+        let mark = |start, end| {
+            if start == harmony::THOUGHT {
+                start
+            } else {
+                end
+            }
+        };
+        let mut known = REASONING.iter();
+        let found = known.find(|(start, end, _)| template.contains(mark(*start, *end)));
         found.map(|(start, end, _)| Self::new(start, end))
+    }
+
+    /// Whether thoughts are messages of gpt-oss.
+    pub fn is_harmony(&self) -> bool {
+        self.start == harmony::THOUGHT
+    }
+
+    /// What ends a thought and leads to the answer: gpt-oss begins another message.
+    pub fn end_before_answer(&self) -> String {
+        match self.is_harmony() {
+            true => format!("{}{}", self.end, harmony::NEXT),
+            false => self.end.clone(),
+        }
     }
 
     fn new(start: &str, end: &str) -> Self {
@@ -161,8 +194,25 @@ impl OutputFormat {
         let tools = self.tools.into_iter().flat_map(ToolFormat::marks);
         let tools = tools.map(|mark| (*mark).to_owned());
         let thoughts = self.reasoning.iter();
-        let thoughts = thoughts.flat_map(|format| [format.start.clone(), format.end.clone()]);
+        let thoughts = thoughts.flat_map(|format| match format.is_harmony() {
+            true => harmony::MARKS.map(str::to_owned).to_vec(),
+            false => vec![format.start.clone(), format.end.clone()],
+        });
         tools.chain(thoughts).collect()
+    }
+
+    /// What a model writes before its answer, and behind its thoughts.
+    pub fn before_answer(&self) -> &'static str {
+        match self.is_harmony() {
+            true => harmony::ANSWER,
+            false => "",
+        }
+    }
+
+    /// Whether answers are messages of gpt-oss.
+    pub fn is_harmony(&self) -> bool {
+        let thoughts = self.reasoning.as_ref();
+        self.tools == Some(ToolFormat::Harmony) || thoughts.is_some_and(ReasoningFormat::is_harmony)
     }
 
     /// Whether a prompt's end has opened a thought, which the answer goes on with.

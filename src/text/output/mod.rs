@@ -7,6 +7,7 @@
 mod deepseek;
 mod detect;
 mod format;
+mod harmony;
 mod json;
 mod json_calls;
 mod marks;

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::deepseek::DeepSeek;
-use super::format::{OutputFormat, ToolFormat};
+use super::format::{OutputFormat, ReasoningFormat, ToolFormat};
+use super::harmony::Harmony;
 use super::json_calls::JsonCalls;
 use super::mistral::Mistral;
 use super::offered::Offered;
@@ -60,21 +61,36 @@ enum Calls {
     Pythonic(Box<Pythonic>),
     DeepSeek(Box<DeepSeek>),
     Qwen3Coder(Box<Qwen3Coder>),
+    /// Reads thoughts, too.
+    Harmony(Box<Harmony>),
 }
 
 impl OutputParser {
     /// `is_thinking`: the prompt's end has opened a thought.
     pub fn new(format: OutputFormat, is_thinking: bool) -> Self {
+        let is_harmony = format.is_harmony();
+        let tells_thoughts = format
+            .reasoning
+            .as_ref()
+            .is_some_and(ReasoningFormat::is_harmony);
+        let reads_calls = format.tools == Some(ToolFormat::Harmony);
         let mut parser = Self {
             tools: format.tools,
             offered: Offered::default(),
             parameters: Parameters::default(),
-            thoughts: Thoughts::new(format.reasoning, is_thinking),
+            thoughts: Thoughts::new(format.reasoning.filter(|_| !is_harmony), is_thinking),
             calls: Calls::None,
             out: Out::default(),
         };
-        parser.out.holds_space = parser.tools.is_some();
-        parser.choose_calls();
+        parser.out.holds_space = is_harmony || parser.tools.is_some();
+        match is_harmony {
+            true => {
+                let is_thinking = tells_thoughts && is_thinking;
+                let reader = Harmony::new(tells_thoughts, reads_calls, is_thinking);
+                parser.calls = Calls::Harmony(Box::new(reader));
+            }
+            false => parser.choose_calls(),
+        }
         parser
     }
 
@@ -102,9 +118,13 @@ impl OutputParser {
     }
 
     fn choose_calls(&mut self) {
+        // All of its calls have marks and JSON.
+        if matches!(self.calls, Calls::Harmony(_)) {
+            return;
+        }
         let offered = self.offered.clone();
         self.calls = match self.tools {
-            None => Calls::None,
+            None | Some(ToolFormat::Harmony) => Calls::None,
             Some(ToolFormat::Hermes) => Calls::Json(Box::new(JsonCalls::hermes(offered))),
             Some(ToolFormat::Llama3Json) => Calls::Json(Box::new(JsonCalls::llama(offered))),
             Some(ToolFormat::Mistral) => Calls::Mistral(Box::new(Mistral::new())),
@@ -119,7 +139,10 @@ impl OutputParser {
 
     /// Whether the text so far ends inside a thought.
     pub fn is_thinking(&self) -> bool {
-        self.thoughts.is_thinking()
+        match &self.calls {
+            Calls::Harmony(reader) => reader.is_thinking(),
+            _ => self.thoughts.is_thinking(),
+        }
     }
 
     /// What a piece of text adds. Text that may still become a mark is held back.
@@ -150,6 +173,7 @@ impl OutputParser {
             Calls::Pythonic(reader) => reader.finish(out),
             Calls::DeepSeek(reader) => reader.finish(out),
             Calls::Qwen3Coder(reader) => reader.finish(out),
+            Calls::Harmony(reader) => reader.finish(out),
         }
         self.out.finish();
         self.out.take()
@@ -164,6 +188,7 @@ impl OutputParser {
             Calls::Pythonic(reader) => reader.push(body, out),
             Calls::DeepSeek(reader) => reader.push(body, out),
             Calls::Qwen3Coder(reader) => reader.push(body, out),
+            Calls::Harmony(reader) => reader.push(body, out),
         }
     }
 }

@@ -23,7 +23,7 @@ const SHORT_ID: usize = 9;
 /// - Content is a string. A refusal is content.
 /// - The arguments of calls are objects, or strings where the template wants them so. The older
 ///   `function_call` is one of `tool_calls`. Where a template has none, calls become content.
-/// - `reasoning` becomes `reasoning_content`.
+/// - `reasoning` becomes `reasoning_content`, and also `thinking` where the template has that.
 ///
 /// # Errors
 /// Arguments that are no JSON object, named by their place.
@@ -108,6 +108,7 @@ impl Normalizer<'_> {
             self.older_id = Some(id.clone());
             calls.push(json!({"id": id, "type": "function", "function": function}));
         }
+        self.thought(message, !calls.is_empty());
         for call in &mut calls {
             let id = call["id"].as_str().map(str::to_owned);
             call["id"] = self.id(id).into();
@@ -130,6 +131,20 @@ impl Normalizer<'_> {
         let said = tools::calls_as_text(said.unwrap_or_default(), &calls);
         set(message, "content", &said);
         Ok(())
+    }
+
+    /// Gives a thought the name that the template knows. gpt-oss' template takes a thought or a
+    /// content beside calls, and refuses both.
+    fn thought(&self, message: &mut Map<String, Value>, has_calls: bool) {
+        let is_said = |text: &str| !text.is_empty();
+        let content = message.get("content").and_then(Value::as_str);
+        if !self.knows.thinking || (has_calls && content.is_some_and(is_said)) {
+            return;
+        }
+        let thought = message.get("reasoning_content").and_then(Value::as_str);
+        if let Some(thought) = thought.filter(|text| is_said(text)).map(str::to_owned) {
+            message.entry("thinking").or_insert(thought.into());
+        }
     }
 
     /// Makes an object of a function's arguments.

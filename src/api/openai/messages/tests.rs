@@ -179,6 +179,26 @@ fn history_becomes_what_templates_read() {
 }
 
 #[test]
+fn thoughts_have_the_name_that_a_template_reads() {
+    // As gpt-oss' template: a thought or a content beside calls.
+    let source = "{% for m in messages %}{% if m.tool_calls and m.content and m.thinking %}\
+        {{ raise_exception('both') }}{% endif %}{{ m.thinking }}{{ m.content }}{% endfor %}";
+    let thinks = |content: Value, calls: Value| json!([{"role": "assistant", "content": content, "reasoning": "Hm.", "tool_calls": calls}]);
+    let calls = || json!([call("call_1", json!("{}"))]);
+    for (content, calls, thinking) in [
+        (json!("Four."), json!([]), json!("Hm.")),
+        (json!(null), calls(), json!("Hm.")),
+        (json!("I look."), calls(), Value::Null),
+    ] {
+        let message = &normalized(source, thinks(content, calls))[0];
+        assert_eq!(message["thinking"], thinking, "{message}");
+        assert_eq!(message["reasoning_content"], "Hm.");
+    }
+    let others = normalized(TOOLS, thinks(json!("Four."), json!([])));
+    assert_eq!(others[0]["thinking"], Value::Null);
+}
+
+#[test]
 fn older_function_calls_are_calls() {
     let history = json!([
         {"role": "assistant", "content": null, "function_call": {"name": "f", "arguments": "{}"}},

@@ -131,4 +131,14 @@ fn templates_are_told_not_to_think() {
         .unwrap()
         .tell(&mut untouched);
     assert!(untouched.is_empty());
+    // gpt-oss has three efforts.
+    for (effort, told) in [
+        ("low", json!({"reasoning_effort": "low"})),
+        ("max", json!({})),
+    ] {
+        let fields = of(json!({"effort": effort}));
+        let mut variables = Map::new();
+        fields.plan().unwrap().tell(&mut variables);
+        assert_eq!(Value::Object(variables), told);
+    }
 }

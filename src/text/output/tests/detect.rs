@@ -47,6 +47,13 @@ fn formats_are_found_in_templates() {
             Some(ToolFormat::DeepSeek),
             think,
         ),
+        (
+            "{{ '<|start|>assistant<|channel|>analysis<|message|>' + m.thinking + '<|end|>' }} to=functions.{{ f }}<|channel|>commentary json<|message|>",
+            Some(ToolFormat::Harmony),
+            ReasoningFormat::by_name("openai_gptoss"),
+        ),
+        // Phi-3 ends every message as gpt-oss ends its thoughts.
+        ("{{ '<|user|>' + m.content + '<|end|>' }}", None, None),
         ("<tool_call>{name}<arg_key>", None, None),
         ("{% if tools %}{{ tools | tojson }}{% endif %}", None, None),
     ] {

@@ -1,6 +1,7 @@
 mod bare;
 mod detect;
 mod formats;
+mod harmony;
 mod hermes;
 mod properties;
 mod pythonic;

@@ -6,17 +6,18 @@ use proptest::prelude::*;
 
 use super::*;
 
-const FORMATS: [ToolFormat; 6] = [
+const FORMATS: [ToolFormat; 7] = [
     ToolFormat::Hermes,
     ToolFormat::Qwen3Coder,
     ToolFormat::Llama3Json,
     ToolFormat::Mistral,
     ToolFormat::Pythonic,
     ToolFormat::DeepSeek,
+    ToolFormat::Harmony,
 ];
 
 /// Parts of calls, of thoughts, and of what resembles them.
-const WORDS: [&str; 58] = [
+const WORDS: [&str; 65] = [
     "<tool_call>",
     "</tool_call>",
     "<tools>",
@@ -66,6 +67,13 @@ const WORDS: [&str; 58] = [
     "<｜tool▁call▁end｜>",
     "<｜tool▁sep｜>",
     "function",
+    "<|start|>",
+    "<|channel|>",
+    "analysis",
+    "final",
+    "to=functions.f",
+    "<|message|>",
+    "<|end|>",
     "<think>",
     "</think>",
     "<",
@@ -124,7 +132,7 @@ proptest! {
     fn what_is_no_call_is_not_swallowed(parser in parsers(), text in texts()) {
         let whole = read_in_pieces(parser, &text, 3);
         let has_thought = text.contains("<think>") || text.contains("</think>");
-        let is_empty = text.trim().is_empty();
+        let is_empty = text.trim().is_empty() || text.contains("<|");
         if whole.calls.is_empty() && whole.reasoning.is_empty() && !has_thought && !is_empty {
             prop_assert_eq!(whole.content, text);
         }
@@ -175,6 +183,9 @@ fn hostile_texts_take_linear_time() {
         "[TOOL_CALLS]f",
         "<function=f><parameter=a>",
         "<｜tool▁call▁begin｜>",
+        "<|channel|>",
+        "<|channel|>x to=f<|message|>",
+        "<|start|>",
         "\n",
         "<think>",
         "</think",
