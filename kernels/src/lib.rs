@@ -66,9 +66,17 @@ pub fn isa() -> &'static str {
     cpu::isa().name()
 }
 
-/// Whether products with bf16 weights read activations rounded to bf16 (`vdpbf16ps`), as
-/// `PONDER_BF16_ACTIVATIONS=1` asks where the machine can; otherwise, and with all other weights,
-/// they read f32.
+/// Chooses, for the whole process, whether products with bf16 weights read activations rounded to
+/// bf16 (`vdpbf16ps`): about twice as fast, and what torch and llama.cpp do with such weights.
+/// Otherwise, and with all other weights, products read f32.
+///
+/// False where that is not how products work: the machine cannot, or the choice was made before, at
+/// the first product at the latest.
+pub fn use_bf16_activations(is_wanted: bool) -> bool {
+    cpu::use_bf16_activations(is_wanted)
+}
+
+/// What [`use_bf16_activations`] has chosen, or `PONDER_BF16_ACTIVATIONS=1` where it was not called.
 pub fn rounds_to_bf16() -> bool {
     cpu::multiplies_bf16()
 }

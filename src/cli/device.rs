@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
-use anyhow::Context;
-use ponder_kernels::ThreadPool;
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use ponder_kernels::{ThreadPool, use_bf16_activations};
 use ponder_kernels_cuda::{CudaError, Gpu};
 
 use super::engine_args::{DeviceArg, EngineArgs};
@@ -18,6 +19,15 @@ use crate::model::{
 
 /// KV memory when neither a flag nor the operating system says how much there is.
 const FALLBACK_KV_BYTES: usize = 1 << 30;
+
+/// Types of activations, by vLLM's names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    #[default]
+    Auto,
+    Bfloat16,
+    Float32,
+}
 
 /// Where a model runs.
 pub(super) enum Device {
@@ -62,13 +72,16 @@ impl Device {
     /// The device that the flags name. `auto` takes the processor where no GPU can be used, and logs why when there is one.
     pub(super) fn open(args: &EngineArgs) -> anyhow::Result<Self> {
         let index = match args.device.device {
-            DeviceArg::Cpu => return Ok(Self::cpu(args)),
+            DeviceArg::Cpu => return Self::cpu(args),
             DeviceArg::Auto => 0,
             DeviceArg::Cuda(index) => index,
         };
         let opened = Gpu::open(index, kernel_cache().as_deref());
         let utilization = args.device.gpu_memory_utilization;
         match opened {
+            Ok(_) if args.dtype == Dtype::Float32 => {
+                bail!("--dtype float32 is for processors: use it with --device cpu")
+            }
             Ok(gpu) => {
                 tracing::info!("running on {}", gpu.properties().name);
                 Ok(Self::Cuda { gpu, utilization })
@@ -76,18 +89,26 @@ impl Device {
             Err(CudaError::NoDriver | CudaError::NoDevice { .. })
                 if args.device.device == DeviceArg::Auto =>
             {
-                Ok(Self::cpu(args))
+                Self::cpu(args)
             }
             Err(error) if args.device.device == DeviceArg::Auto => {
                 tracing::warn!("the GPU is not used: {error}");
-                Ok(Self::cpu(args))
+                Self::cpu(args)
             }
             Err(error) => Err(error).with_context(|| format!("--device cuda:{index}")),
         }
     }
 
-    fn cpu(args: &EngineArgs) -> Self {
-        Self::Cpu(Arc::new(ThreadPool::new(args.num_threads().max(1))))
+    fn cpu(args: &EngineArgs) -> anyhow::Result<Self> {
+        let rounds = use_bf16_activations(args.dtype != Dtype::Float32);
+        if args.dtype == Dtype::Bfloat16 && !rounds {
+            bail!(
+                "--dtype bfloat16 needs a processor with AVX512-BF16: leave it out, and activations \
+                 are float32"
+            );
+        }
+        let pool = ThreadPool::new(args.num_threads().max(1));
+        Ok(Self::Cpu(Arc::new(pool)))
     }
 
     pub(super) fn default_num_batched_tokens(&self) -> usize {

@@ -5,6 +5,7 @@ use std::thread::available_parallelism;
 
 use clap::{Args, ValueEnum, value_parser};
 
+use super::device::Dtype;
 use super::output_args::OutputArgs;
 use super::values::{MAX_SECONDS, parse_bytes, parse_quantization, parse_speculative};
 use crate::engine::config as sizes;
@@ -25,6 +26,16 @@ pub struct EngineArgs {
     /// Quantise float weights as they load
     #[arg(long, env = "PONDER_QUANTIZE", value_parser = parse_quantization, value_name = "q8_0|q4_k", help_heading = "Engine")]
     pub quantize: Option<Quantization>,
+    /// What BF16 weights are multiplied with on a processor: activations rounded to bfloat16, or
+    /// float32 at half the speed; auto rounds where the processor has instructions for it
+    #[arg(
+        long,
+        env = "PONDER_DTYPE",
+        value_enum,
+        default_value = "auto",
+        help_heading = "Engine"
+    )]
+    pub dtype: Dtype,
     #[command(flatten)]
     pub device: DeviceArgs,
     /// Threads of the engine [default: all cores]

@@ -10,6 +10,7 @@ mod connection_args;
 mod device;
 mod encoder_args;
 mod engine_args;
+mod grammars;
 mod identity;
 mod interrupt;
 mod models;

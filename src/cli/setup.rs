@@ -3,23 +3,22 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 
 use super::backend::{is_native, start_mistralrs};
-use super::device::{Device, LoadShape, Weights};
+use super::device::{Device, Dtype, LoadShape, Weights};
 use super::engine_args::{DeviceArg, EngineArgs};
+use super::grammars;
 use super::identity::identity;
 use super::interrupt;
 use super::progress::Bar;
-use crate::api::{Served, ServedGrammars};
+use crate::api::Served;
 use crate::engine::{
     Backend, Engine, EngineError, EngineHandle, EngineOptions, Executor, GenerateRequest,
     SamplingParams, Speculative, StreamEvent,
 };
-use crate::grammar::Grammars;
 use crate::model::catalogue::{self, Source, State};
 use crate::model::gguf::split::PartName;
 use crate::model::{LoadError, ModelFiles, OperatorTimes, RandomModel, SkipSet};
@@ -143,7 +142,7 @@ fn load(
     let (engine, model_config) = match is_native(&args.backend, &files)? {
         true => {
             let config = files.config()?;
-            grammars = begin_grammars(&tokenizer, config.vocab_size);
+            grammars = grammars::begin(&tokenizer, config.vocab_size);
             let limit = config.max_position_embeddings;
             let engine = start_native(args, (path, &files), &tokenizer, limit, operator_times)?;
             (engine, Some(config))
@@ -175,24 +174,6 @@ fn load(
             judge,
             ..RewardResources::default()
         },
-    })
-}
-
-/// The vocabulary's tree takes half a second: a thread makes it while the weights load and the
-/// first requests come. Where it cannot be made, requests that ask for a grammar are refused.
-fn begin_grammars(tokenizer: &Tokenizer, vocab_size: usize) -> ServedGrammars {
-    let tokenizer = tokenizer.clone();
-    let making = thread::spawn(move || Grammars::new(&tokenizer, vocab_size));
-    ServedGrammars::pending(move || match making.join() {
-        Ok(Ok(grammars)) => Some(grammars),
-        Ok(Err(error)) => {
-            tracing::warn!("structured output is off: {error}");
-            None
-        }
-        Err(_) => {
-            tracing::warn!("structured output is off: its thread panicked, which is a bug");
-            None
-        }
     })
 }
 
@@ -289,6 +270,7 @@ fn check_native_flags(args: &EngineArgs) -> anyhow::Result<()> {
         ("--kv-cache-memory", args.kv_cache_memory.is_some()),
         ("--allow-long-max-model-len", args.allow_long_max_model_len),
         ("--quantize", args.quantize.is_some()),
+        ("--dtype", args.dtype != Dtype::Auto),
         (
             "--device cuda",
             matches!(args.device.device, DeviceArg::Cuda(_)),

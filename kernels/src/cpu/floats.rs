@@ -1,30 +1,33 @@
 //! Which kernel multiplies float weights.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use crate::activations::Activations;
 use crate::float_panel::FloatPanels;
 
-/// The variable that, set to 1, has bf16 weights multiply activations rounded to bf16: twice as
-/// fast where there is AVX512-BF16, and off by about a percent of the largest logit in small
-/// models.
-#[cfg(target_arch = "x86_64")]
+/// The variable that, set to 1, chooses as [`use_bf16_activations`] does, where nobody calls that.
 const BF16_VARIABLE: &str = "PONDER_BF16_ACTIVATIONS";
+
+static ROUNDS_TO_BF16: OnceLock<bool> = OnceLock::new();
+
+/// See [`crate::use_bf16_activations`].
+pub(crate) fn use_bf16_activations(is_wanted: bool) -> bool {
+    *ROUNDS_TO_BF16.get_or_init(|| is_wanted && can_multiply_bf16()) == is_wanted
+}
 
 /// Whether products with bf16 weights read activations rounded to bf16, two inputs an instruction.
 pub(crate) fn multiplies_bf16() -> bool {
+    let is_wanted = || std::env::var_os(BF16_VARIABLE).is_some_and(|value| value == "1");
+    *ROUNDS_TO_BF16.get_or_init(|| is_wanted() && can_multiply_bf16())
+}
+
+fn can_multiply_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        use std::sync::OnceLock;
-
         use super::{Isa, isa};
 
-        static HAS_BF16: OnceLock<bool> = OnceLock::new();
-        *HAS_BF16.get_or_init(|| {
-            std::env::var_os(BF16_VARIABLE).is_some_and(|value| value == "1")
-                && matches!(isa(), Isa::Avx512 | Isa::Amx)
-                && is_x86_feature_detected!("avx512bf16")
-        })
+        matches!(isa(), Isa::Avx512 | Isa::Amx) && is_x86_feature_detected!("avx512bf16")
     }
     #[cfg(not(target_arch = "x86_64"))]
     false

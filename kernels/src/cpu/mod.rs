@@ -29,7 +29,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 pub(crate) use attend::{QueryState, TILE_TOKENS, TileInput};
-pub(crate) use floats::multiplies_bf16;
+pub(crate) use floats::{multiplies_bf16, use_bf16_activations};
 pub use gradients::{AttentionRow, AttentionSums};
 pub(crate) use low_rank::LowRankTile;
 pub(crate) use prefetch::{begin_at, prefetch};

@@ -1,0 +1,25 @@
+//! The grammars of a served model.
+
+use std::thread;
+
+use crate::api::ServedGrammars;
+use crate::grammar::Grammars;
+use crate::text::Tokenizer;
+
+/// The vocabulary's tree takes half a second: a thread makes it while the weights load and the
+/// first requests come. Where it cannot be made, requests that ask for a grammar are refused.
+pub(super) fn begin(tokenizer: &Tokenizer, vocab_size: usize) -> ServedGrammars {
+    let tokenizer = tokenizer.clone();
+    let making = thread::spawn(move || Grammars::new(&tokenizer, vocab_size));
+    ServedGrammars::pending(move || match making.join() {
+        Ok(Ok(grammars)) => Some(grammars),
+        Ok(Err(error)) => {
+            tracing::warn!("structured output is off: {error}");
+            None
+        }
+        Err(_) => {
+            tracing::warn!("structured output is off: its thread panicked, which is a bug");
+            None
+        }
+    })
+}
