@@ -73,24 +73,27 @@ fn damaged(good: &[u8], count: usize, check: impl Fn(&[u8])) {
 
 #[test]
 fn damaged_gguf_files_with_a_tokenizer_are_survived() {
-    let good = TinyModel::random("llama", 3).to_gguf_with(|writer| {
-        writer.string("tokenizer.ggml.model", "gpt2");
-        writer.strings("tokenizer.ggml.tokens", &["a", "b", "ab", "<x>"]);
-        writer.strings("tokenizer.ggml.merges", &["a b"]);
-        writer.i32s("tokenizer.ggml.token_type", &[1, 1, 1, 3]);
-        writer.u32("tokenizer.ggml.eos_token_id", 3);
-    });
-    // The directory and the metadata, and room for the weights behind them.
-    let header = &good[..8192];
-    let weights = vec![0; good.len() - header.len()];
-    damaged(header, 3000, |bytes| {
-        let bytes = [bytes, &weights].concat();
-        let parsed: Result<_, GgufError> = gguf::parse(&bytes);
-        let Ok((metadata, _)) = parsed else { return };
-        if let Ok(tokenizer) = Tokenizer::from_metadata(&metadata) {
-            let _ = tokenizer.encode_within("ab <x> abc", true, true, 100, &|| true);
-        }
-    });
+    for pre in ["llama-bpe", "gpt-4o", "deepseek-llm", "tiny_aya"] {
+        let good = TinyModel::random("llama", 3).to_gguf_with(|writer| {
+            writer.string("tokenizer.ggml.model", "gpt2");
+            writer.string("tokenizer.ggml.pre", pre);
+            writer.strings("tokenizer.ggml.tokens", &["a", "b", "ab", "<x>", "<|end|>"]);
+            writer.strings("tokenizer.ggml.merges", &["a b"]);
+            writer.i32s("tokenizer.ggml.token_type", &[1, 1, 1, 3, 4]);
+            writer.u32("tokenizer.ggml.eos_token_id", 3);
+        });
+        // The directory and the metadata, and room for the weights behind them.
+        let header = &good[..8192];
+        let weights = vec![0; good.len() - header.len()];
+        damaged(header, 1000, |bytes| {
+            let bytes = [bytes, &weights].concat();
+            let parsed: Result<_, GgufError> = gguf::parse(&bytes);
+            let Ok((metadata, _)) = parsed else { return };
+            if let Ok(tokenizer) = Tokenizer::from_metadata(&metadata) {
+                let _ = tokenizer.encode_within("ab <x> 123\n abc", true, true, 100, &|| true);
+            }
+        });
+    }
 }
 
 #[test]

@@ -6,11 +6,13 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::byte_bpe::{ByteBpe, Isolated, Parts, Pattern};
+use super::byte_bpe::{ByteBpe, Cut, Isolated, Parts, Pattern};
+use super::ends::end_of_generation;
 use super::foreign::Foreign;
+use super::pre_tokenizers;
 use super::sentencepiece::SPACE;
-use super::special::SpecialTokens;
-use super::{Encoder, Inner, TokenizerError, byte_level, end_of_generation};
+use super::special::{SpecialTokens, Strips};
+use super::{Encoder, Inner, TokenizerError, byte_level};
 use crate::model::files::{MAX_JSON_BYTES, read_bounded};
 
 /// Ids may be so many more than there are tokens: tables by id have a place for each.
@@ -62,7 +64,15 @@ pub(super) fn parse(
         Value::Array(list) => list.iter().map(as_id).collect(),
         one => vec![as_id(one)],
     };
-    let special = SpecialTokens::new(control, user_defined)?;
+    let with = |strips: fn(&tokenizers::AddedToken) -> bool| {
+        let chosen = added.iter().filter(|(_, token)| strips(token));
+        chosen.map(|(id, _)| *id).collect()
+    };
+    let strips = Strips {
+        before: with(|token| token.lstrip),
+        after: with(|token| token.rstrip),
+    };
+    let special = SpecialTokens::new(control, user_defined)?.with_strips(strips);
     let parsed: Value =
         serde_json::from_slice(json).map_err(|error| TokenizerError::Invalid(error.to_string()))?;
     let encoder = match known(&parsed, &special)? {
@@ -80,7 +90,7 @@ pub(super) fn parse(
         end_of_generation: end_of_generation(
             declared.into_iter().chain([eos_token_id]),
             &ids,
-            &is_special,
+            |id| added.contains_key(&id),
         ),
         is_special,
         bos_token_id: named("bos_token"),
@@ -151,7 +161,7 @@ fn known(json: &Value, special: &SpecialTokens) -> Result<Option<ByteBpe>, Token
             .iter()
             .all(|key| model[*key].as_str().unwrap_or("").is_empty())
         && (composes && special.have_only_ascii() || json["normalizer"].is_null());
-    let (Some((isolated, pattern)), true) = (words_of(&json["pre_tokenizer"]), is_plain) else {
+    let (Some(cut), true) = (cut_of(&json["pre_tokenizer"])?, is_plain) else {
         return Ok(None);
     };
     let (Some(vocabulary), Some(merges)) = (model["vocab"].as_object(), model["merges"].as_array())
@@ -178,11 +188,10 @@ fn known(json: &Value, special: &SpecialTokens) -> Result<Option<ByteBpe>, Token
     let (Some(vocabulary), Some(merges)) = (vocabulary, merges) else {
         return Ok(None);
     };
-    ByteBpe::new(&Parts {
+    ByteBpe::new(Parts {
         vocabulary: &vocabulary,
         merges: &merges,
-        pattern,
-        isolated,
+        cut,
         ignores_merges: model["ignore_merges"].as_bool().unwrap_or(false),
         composes,
     })
@@ -206,35 +215,43 @@ fn has_every_byte(vocabulary: &Value) -> bool {
     characters.all(|character| vocabulary[character.to_string()].is_u64())
 }
 
-/// The words that a pre-tokeniser makes, when they are known.
-fn words_of(pre_tokenizer: &Value) -> Option<(Isolated, Pattern)> {
+/// How a pre-tokeniser cuts texts, when that is known.
+fn cut_of(pre_tokenizer: &Value) -> Result<Option<Cut>, TokenizerError> {
     let one = std::slice::from_ref(pre_tokenizer);
     let steps = match pre_tokenizer["pretokenizers"].as_array() {
         Some(steps) if pre_tokenizer["type"] == "Sequence" => steps.as_slice(),
         _ => one,
     };
-    let (last, before) = steps.split_last()?;
+    let Some((last, before)) = steps.split_last() else {
+        return Ok(None);
+    };
     if last["type"] != "ByteLevel" || last["add_prefix_space"] != false {
-        return None;
+        return Ok(None);
     }
     // A step without this field splits.
     let splits = last["use_regex"].as_bool().unwrap_or(true);
+    let by_hand = |isolated, pattern| Ok(Some(Cut::ByHand(isolated, pattern)));
     match (before, splits) {
-        ([], true) => Some((Isolated::Nothing, Pattern::Gpt2)),
-        ([], false) => Some((Isolated::Nothing, Pattern::Whole)),
+        ([], true) => by_hand(Isolated::Nothing, Pattern::Gpt2),
+        ([], false) => by_hand(Isolated::Nothing, Pattern::Whole),
         ([digits], true) if digits["type"] == "Digits" && digits["individual_digits"] == true => {
-            Some((Isolated::Numeric, Pattern::Gpt2))
+            by_hand(Isolated::Numeric, Pattern::Gpt2)
         }
-        ([split], false)
-            if split["type"] == "Split"
-                && split["behavior"] == "Isolated"
-                && split["invert"] == false =>
-        {
-            let source = split["pattern"]["Regex"].as_str()?;
-            Pattern::of_source(source).map(|pattern| (Isolated::Nothing, pattern))
-        }
-        _ => None,
+        (splits, false) => match splits.iter().map(isolating).collect::<Option<Vec<_>>>() {
+            Some(sources) if pre_tokenizers::is_known(&sources) => {
+                Cut::of_sources(&sources).map(Some)
+            }
+            _ => Ok(None),
+        },
+        _ => Ok(None),
     }
+}
+
+/// The pattern of a step whose matches, and what is between them, are pieces.
+fn isolating(step: &Value) -> Option<&str> {
+    let is_split =
+        step["type"] == "Split" && step["behavior"] == "Isolated" && step["invert"] == false;
+    step["pattern"]["Regex"].as_str().filter(|_| is_split)
 }
 
 fn as_id(value: &Value) -> Option<u32> {

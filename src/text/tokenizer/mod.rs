@@ -2,9 +2,13 @@
 
 mod byte_bpe;
 mod byte_level;
+mod ends;
 mod foreign;
 mod gguf;
 mod hf;
+#[cfg(test)]
+mod llama_cpp;
+mod pre_tokenizers;
 mod sentencepiece;
 mod special;
 #[cfg(test)]
@@ -31,9 +35,14 @@ use watch::{PIECE_BYTES, Watch};
 pub enum TokenizerError {
     #[error("the model file has no tokenizer ({0} is missing)")]
     Missing(&'static str),
-    #[error("tokenizer type {0:?} is not supported (gpt2 and llama are)")]
+    #[error(
+        "tokenizer.ggml.model {0:?} is not supported; gpt2 (byte-level BPE) and llama (SentencePiece) are"
+    )]
     UnsupportedModel(String),
-    #[error("pre-tokenizer {0:?} is not supported")]
+    #[error(
+        "tokenizer.ggml.pre {0:?} is not supported; of byte-level vocabularies these are: {known}",
+        known = pre_tokenizers::names().collect::<Vec<_>>().join(", ")
+    )]
     UnsupportedPreTokenizer(String),
     #[error("the tokenizer is inconsistent: {0}")]
     Invalid(String),
@@ -79,22 +88,6 @@ impl std::fmt::Debug for Tokenizer {
         write!(f, "Tokenizer({} tokens)", self.vocab_size())
     }
 }
-
-/// Token texts that end an answer in one model or another. As in llama.cpp they are control tokens even
-/// where a file calls them normal.
-const END_OF_GENERATION: [&str; 11] = [
-    "</s>",
-    "<|eot_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<end_of_turn>",
-    "<|endoftext|>",
-    "<|eom_id|>",
-    "<EOT>",
-    "_<EOT>",
-    "<|end_of_text|>",
-    "<end_of_utterance>",
-];
 
 impl Tokenizer {
     /// The tokenizer of a GGUF file or of a folder's `tokenizer.json`.
@@ -286,20 +279,4 @@ impl Tokenizer {
     pub fn end_of_generation_ids(&self) -> &[u32] {
         &self.inner.end_of_generation
     }
-}
-
-/// The end-of-generation ids: the declared ones and the known names among special tokens.
-fn end_of_generation(
-    declared: impl IntoIterator<Item = Option<u32>>,
-    ids: &HashMap<String, u32>,
-    is_special: &[bool],
-) -> Vec<u32> {
-    let named = END_OF_GENERATION
-        .iter()
-        .filter_map(|name| ids.get(*name).copied());
-    let named = named.filter(|id| is_special.get(*id as usize).copied().unwrap_or(false));
-    let mut all: Vec<u32> = declared.into_iter().flatten().chain(named).collect();
-    all.sort_unstable();
-    all.dedup();
-    all
 }

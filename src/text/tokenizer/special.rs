@@ -1,6 +1,8 @@
 //! Finding special tokens in a text.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
+use std::ops::Range;
 
 use regex::Regex;
 
@@ -20,6 +22,28 @@ pub(super) enum Fragment<'a> {
 pub(super) struct SpecialTokens {
     all: Matcher,
     user_defined: Matcher,
+    strips: Strips,
+}
+
+/// Tokens that take the whitespace beside them along.
+#[derive(Default)]
+pub(super) struct Strips {
+    pub before: HashSet<u32>,
+    pub after: HashSet<u32>,
+}
+
+impl Strips {
+    /// A token's place with its whitespace.
+    fn widened(&self, text: &str, place: Range<usize>, id: u32) -> Range<usize> {
+        let (mut start, mut end) = (place.start, place.end);
+        if self.before.contains(&id) {
+            start = text[..start].trim_end().len();
+        }
+        if self.after.contains(&id) {
+            end = text.len() - text[end..].trim_start().len();
+        }
+        start..end
+    }
 }
 
 struct Matcher {
@@ -60,17 +84,23 @@ impl Matcher {
     }
 
     /// The pieces of `text` one after the other: a text of nothing but special tokens has many.
-    fn split<'a>(&'a self, text: &'a str) -> impl Iterator<Item = Fragment<'a>> {
+    fn split<'a>(
+        &'a self,
+        text: &'a str,
+        strips: &'a Strips,
+    ) -> impl Iterator<Item = Fragment<'a>> {
         let mut found = self
             .regex
             .iter()
             .flat_map(|regex| regex.find_iter(text))
-            .filter_map(|found| Some((found.range(), self.id_of(found.as_str())?)));
+            .filter_map(|found| Some((found.range(), self.id_of(found.as_str())?)))
+            .map(|(place, id)| (strips.widened(text, place, id), id));
         let mut next = found.next();
         let mut start = 0;
         std::iter::from_fn(move || match next.take() {
-            Some((range, id)) if range.start == start => {
-                start = range.end;
+            // A token before may have taken the whitespace between along.
+            Some((range, id)) if range.start <= start => {
+                start = range.end.max(start);
                 next = found.next();
                 Some(Fragment::Token(id))
             }
@@ -118,7 +148,12 @@ impl SpecialTokens {
         Ok(Self {
             all: Matcher::new(all)?,
             user_defined: Matcher::new(user_defined)?,
+            strips: Strips::default(),
         })
+    }
+
+    pub(super) fn with_strips(self, strips: Strips) -> Self {
+        Self { strips, ..self }
     }
 
     pub(super) fn split<'a>(
@@ -127,8 +162,8 @@ impl SpecialTokens {
         parse_special: bool,
     ) -> impl Iterator<Item = Fragment<'a>> {
         match parse_special {
-            true => self.all.split(text),
-            false => self.user_defined.split(text),
+            true => self.all.split(text, &self.strips),
+            false => self.user_defined.split(text, &self.strips),
         }
     }
 

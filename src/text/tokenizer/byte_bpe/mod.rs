@@ -7,6 +7,7 @@
 mod classes;
 mod merge;
 mod nfc;
+mod steps;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -18,16 +19,50 @@ use super::watch::{PIECE_BYTES, Watch};
 use super::weights::ByteWeights;
 use super::{TokenizerError, byte_level};
 use merge::{Merges, Scratch};
+use steps::StepWords;
+pub(super) use steps::{BEFORE_THREES, IN_THREES, Step, WORD_IN_THREES};
 use words::Words;
-pub(super) use words::{Isolated, Pattern};
+pub(super) use words::{GPT2_PATTERN, Isolated, Pattern, QWEN2_PATTERN};
+
+/// How a text is cut into words, which merge each on its own.
+pub(super) enum Cut {
+    /// Once, by hand.
+    ByHand(Isolated, Pattern),
+    /// By one regular expression after the other.
+    BySteps(Vec<Step>),
+}
+
+impl Cut {
+    /// The pre-tokeniser that splits at the matches of each of `sources` in turn.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Invalid`] for a pattern that the engine cannot run.
+    pub(super) fn of_sources(sources: &[&str]) -> Result<Self, TokenizerError> {
+        if let [one] = sources
+            && let Some(pattern) = Pattern::of_source(one)
+        {
+            return Ok(Self::ByHand(Isolated::Nothing, pattern));
+        }
+        let steps: Result<Vec<Step>, TokenizerError> =
+            sources.iter().map(|source| Step::new(source)).collect();
+        Ok(Self::BySteps(steps?))
+    }
+
+    #[cfg(test)]
+    pub(super) fn words<'a>(&self, text: &'a str) -> Vec<&'a str> {
+        match self {
+            Self::ByHand(isolated, pattern) => Words::new(*pattern, *isolated, text).collect(),
+            Self::BySteps(steps) => StepWords::new(steps, text).collect(),
+        }
+    }
+}
 
 /// What a vocabulary's files say of it.
 pub(super) struct Parts<'a> {
     pub vocabulary: &'a HashMap<String, u32>,
     /// In the order of their rank.
     pub merges: &'a [(&'a str, &'a str)],
-    pub pattern: Pattern,
-    pub isolated: Isolated,
+    pub cut: Cut,
     /// Whether a word that is a token needs no merges.
     pub ignores_merges: bool,
     /// Whether texts are composed (NFC) first.
@@ -40,14 +75,13 @@ pub(super) struct ByteBpe {
     byte_ids: [Option<u32>; 256],
     /// Tokens by the bytes that they stand for, where a word may be one without merges.
     words: Option<HashMap<Box<[u8]>, u32>>,
-    pattern: Pattern,
-    isolated: Isolated,
+    cut: Cut,
     composes: bool,
     weights: ByteWeights,
 }
 
 impl ByteBpe {
-    pub(super) fn new(parts: &Parts<'_>) -> Result<Self, TokenizerError> {
+    pub(super) fn new(parts: Parts<'_>) -> Result<Self, TokenizerError> {
         let alphabet = byte_level::alphabet();
         let mut byte_ids = [None; 256];
         for (character, byte) in &alphabet {
@@ -67,8 +101,7 @@ impl ByteBpe {
             merges: Merges::new(parts.merges.iter().copied(), parts.vocabulary)?,
             byte_ids,
             words: parts.ignores_merges.then_some(spelled),
-            pattern: parts.pattern,
-            isolated: parts.isolated,
+            cut: parts.cut,
             composes: parts.composes,
             weights,
         })
@@ -90,8 +123,22 @@ impl ByteBpe {
             false => Cow::Borrowed(text),
         };
         watch.check_room(ids.len().saturating_add(self.weights.min_tokens(&text)))?;
+        match &self.cut {
+            Cut::ByHand(isolated, pattern) => {
+                self.encode_words(Words::new(*pattern, *isolated, &text), watch, ids)
+            }
+            Cut::BySteps(steps) => self.encode_words(StepWords::new(steps, &text), watch, ids),
+        }
+    }
+
+    fn encode_words<'t>(
+        &self,
+        words: impl Iterator<Item = &'t str>,
+        watch: &mut Watch<'_>,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), TokenizerError> {
         let mut scratch = Scratch::default();
-        for word in Words::new(self.pattern, self.isolated, &text) {
+        for word in words {
             watch.spend(word.len())?;
             self.encode_word(word.as_bytes(), &mut scratch, watch, ids)?;
             watch.check_room(ids.len())?;

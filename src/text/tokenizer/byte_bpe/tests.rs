@@ -122,11 +122,10 @@ fn model(kind: (Isolated, Pattern), ignores_merges: bool, composes: bool) -> Byt
         .iter()
         .map(|(left, right)| (left.as_str(), right.as_str()))
         .collect();
-    ByteBpe::new(&Parts {
+    ByteBpe::new(Parts {
         vocabulary: &vocabulary.ids,
         merges: &merges,
-        pattern: kind.1,
-        isolated: kind.0,
+        cut: Cut::ByHand(kind.0, kind.1),
         ignores_merges,
         composes,
     })
@@ -253,11 +252,10 @@ fn bytes_without_a_token_are_left_out_and_weigh_nothing() {
         ("b".to_owned(), 1),
         ("ab".to_owned(), 2),
     ]);
-    let ours = ByteBpe::new(&Parts {
+    let ours = ByteBpe::new(Parts {
         vocabulary: &ids,
         merges: &[("a", "b")],
-        pattern: Pattern::Gpt2,
-        isolated: Isolated::Nothing,
+        cut: Cut::ByHand(Isolated::Nothing, Pattern::Gpt2),
         ignores_merges: false,
         composes: false,
     })
@@ -266,13 +264,12 @@ fn bytes_without_a_token_are_left_out_and_weigh_nothing() {
     let unknown = Parts {
         vocabulary: &ids,
         merges: &[("a", "c")],
-        pattern: Pattern::Gpt2,
-        isolated: Isolated::Nothing,
+        cut: Cut::ByHand(Isolated::Nothing, Pattern::Gpt2),
         ignores_merges: false,
         composes: false,
     };
     assert!(matches!(
-        ByteBpe::new(&unknown),
+        ByteBpe::new(unknown),
         Err(TokenizerError::Invalid(_))
     ));
 }
