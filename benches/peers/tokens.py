@@ -73,6 +73,9 @@ def is_comparable(name, text):
         return not has_cases and not cases and not digits
     if name == "afmoe":
         return not re.search(r"\s\s+[\d²½Ⅷ]", text)
+    if name in ("deepseek-llm", "deepseek-coder"):
+        # Their classes have this space, which llama.cpp takes for another one.
+        return "\u3000" not in text
     if name == "superbpe":
         return not set(text) & set("٣²½Ⅷ")
     return True

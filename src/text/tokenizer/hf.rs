@@ -249,9 +249,14 @@ fn cut_of(pre_tokenizer: &Value) -> Result<Option<Cut>, TokenizerError> {
 
 /// The pattern of a step whose matches, and what is between them, are pieces.
 fn isolating(step: &Value) -> Option<&str> {
-    let is_split =
-        step["type"] == "Split" && step["behavior"] == "Isolated" && step["invert"] == false;
-    step["pattern"]["Regex"].as_str().filter(|_| is_split)
+    let source = step["pattern"]["Regex"].as_str()?;
+    let is_isolating = match step["behavior"].as_str()? {
+        "Isolated" => step["invert"] == false,
+        // What is between matches is removed, which is nothing.
+        "Removed" => step["invert"] == true && pre_tokenizers::matches_all(source),
+        _ => false,
+    };
+    (step["type"] == "Split" && is_isolating).then_some(source)
 }
 
 fn as_id(value: &Value) -> Option<u32> {

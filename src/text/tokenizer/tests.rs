@@ -105,6 +105,61 @@ fn a_known_pipeline_and_the_crate_agree_about_special_tokens_too() {
     assert_eq!(ours.encode("<|a|>ab", false, true).unwrap(), [260, 256]);
 }
 
+/// Sequences of patterns that are known, and one that is not.
+#[test]
+fn known_patterns_of_a_file_are_run_in_linear_time() {
+    let split = |(source, behavior): (&str, &str)| {
+        json!({"type": "Split", "pattern": {"Regex": source}, "behavior": behavior,
+            "invert": behavior == "Removed"})
+    };
+    let o200k = pre_tokenizers::sources("gpt-4o")[0];
+    let deepseek = pre_tokenizers::sources("deepseek-v3");
+    let isolated: Vec<(&str, &str)> = deepseek.iter().map(|one| (*one, "Isolated")).collect();
+    let cases = [
+        (vec![(o200k, "Isolated")], true),
+        (vec![(o200k, "Removed")], true),
+        (isolated.clone(), true),
+        (isolated[1..].to_vec(), false),
+        (vec![(deepseek[0], "Removed")], false),
+        (vec![(r"\p{L}+", "Isolated")], false),
+    ];
+    for (steps, is_ours) in cases {
+        let mut json = byte_level_json();
+        let level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+            "use_regex": false});
+        let steps: Vec<Value> = steps.into_iter().map(split).chain([level]).collect();
+        json["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": steps});
+        let (ours, foreign) = (load(&json).unwrap(), foreign(&json));
+        assert_eq!(matches!(ours.inner.encoder, Encoder::ByteBpe(_)), is_ours);
+        let mut runner = proptest::test_runner::TestRunner::deterministic();
+        runner
+            .run(&texts(), |text| {
+                let expected = foreign.encode(&text, true, true).unwrap();
+                prop_assert_eq!(&ours.encode(&text, true, true).unwrap(), &expected);
+                Ok(())
+            })
+            .unwrap();
+        let long = "=".repeat(100_000);
+        assert_eq!(ours.encode(&long, true, true).is_ok(), is_ours);
+    }
+}
+
+/// As `lstrip` and `rstrip` of added tokens say.
+#[test]
+fn special_tokens_take_whitespace_beside_them_along() {
+    let mut json = byte_level_json();
+    json["added_tokens"][0]["rstrip"] = json!(true);
+    json["added_tokens"][1]["lstrip"] = json!(true);
+    let tokenizer = load(&json).unwrap();
+    let ids = |text: &str| tokenizer.encode(text, false, true).unwrap();
+    assert_eq!(ids("<|a|> \n\u{3000}ab"), [260, 256]);
+    assert_eq!(ids("ab <|a|>"), [256, 32, 260]);
+    assert_eq!(ids("ab \t<b> "), [256, 261, 32]);
+    assert_eq!(ids("<|a|>  <b>  <|a|><|a|> "), [260, 261, 32, 32, 260, 260]);
+    // Without control tokens, no whitespace belongs to one.
+    assert_eq!(tokenizer.encode("> ", false, false).unwrap(), [62, 32]);
+}
+
 #[test]
 fn texts_of_special_tokens_alone_are_limited_too() {
     let tokenizer = load(&byte_level_json()).unwrap();

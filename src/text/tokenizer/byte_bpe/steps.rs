@@ -185,10 +185,10 @@ fn powers(run: &str, is_followed: bool) -> Vec<usize> {
     ends
 }
 
-/// Whether what follows a digit is of its word (`\w`).
+/// Whether what follows a digit is of its word: `\w` of the engine that the models were made with.
 fn begins_in_word(text: &str) -> bool {
     static WORD: std::sync::LazyLock<Regex> = std::sync::LazyLock::new(|| {
-        Regex::new(r"^[\p{L}\p{M}\p{Nd}\p{Pc}]").expect("the pattern is valid; this is a bug")
+        Regex::new(r"^[\p{L}\p{M}\p{N}\p{Pc}]").expect("the pattern is valid; this is a bug")
     });
     WORD.is_match(text)
 }

@@ -244,6 +244,15 @@ pub(super) fn by_name(name: &str) -> Option<PreTokenizer> {
     })
 }
 
+/// The patterns of a name that has some.
+#[cfg(test)]
+pub(super) fn sources(name: &str) -> &'static [&'static str] {
+    match by_name(name).map(|found| found.words) {
+        Some(Words::Steps(sources)) => sources,
+        _ => &[],
+    }
+}
+
 impl PreTokenizer {
     /// # Errors
     /// As [`Cut::of_sources`].
@@ -255,11 +264,16 @@ impl PreTokenizer {
     }
 }
 
-/// Whether the pre-tokeniser that splits at the matches of each of `sources` in turn is one of these, all of whose
-/// patterns are known to be run as their authors' engine does.
+/// Whether the pre-tokeniser that splits at the matches of each of `sources` in turn is one of these, whose patterns
+/// are known to be run as the engine of `tokenizer.json` runs them.
 pub(super) fn is_known(sources: &[&str]) -> bool {
     GROUPS.iter().any(|(_, words, _)| match words {
         Words::Steps(known) => *known == sources,
         Words::ByHand(..) => false,
     }) || matches!(sources, [one] if Pattern::of_source(one).is_some())
+}
+
+/// Whether every character is of a match of a known pattern.
+pub(super) fn matches_all(source: &str) -> bool {
+    is_known(&[source]) && source.ends_with(r"|\s+(?!\S)|\s+")
 }

@@ -20,7 +20,7 @@ const CHARACTERS: [char; 40] = [
     'Ⅷ', '_', '\'', '.', '/', '-', '$', '。', '…', '🙂',
 ];
 
-/// The patterns as they are written; and what the one that llama.cpp has a function for does.
+/// The patterns as they are written, and what the one that llama.cpp has a function for does.
 fn reference(sources: &[&str]) -> Sequence {
     let step = |source: &&str| -> PreTokenizerWrapper {
         let source = match *source {
@@ -52,6 +52,27 @@ fn texts() -> impl Strategy<Value = String> {
             .prop_map(str::to_owned),
     ];
     prop::collection::vec(run, 0..24).prop_map(|runs| runs.concat())
+}
+
+/// The two engines may have been built with different versions of Unicode.
+#[test]
+fn both_engines_have_the_same_classes() {
+    // What has letters, marks, numbers, spaces and punctuation beyond these planes is unassigned.
+    let everything: String = (0..0x4_0000).filter_map(char::from_u32).collect();
+    for class in [
+        r"\p{L}", r"\p{M}", r"\p{N}", r"\p{P}", r"\p{S}", r"\p{Lu}", r"\p{Ll}", r"\p{Lt}",
+        r"\p{Lm}", r"\p{Lo}", r"\p{Han}", r"\d", r"\s",
+    ] {
+        let regex = regex::Regex::new(&format!("{class}+")).unwrap();
+        let own: Vec<&str> = regex
+            .find_iter(&everything)
+            .map(|run| run.as_str())
+            .collect();
+        let pattern = SplitPattern::Regex(format!("{class}+"));
+        let split = Split::new(pattern, SplitDelimiterBehavior::Removed, true).unwrap();
+        let expected = reference_words(&Sequence::new(vec![split.into()]), &everything);
+        assert_eq!(own.concat(), expected.concat(), "{class}");
+    }
 }
 
 #[test]
@@ -165,7 +186,7 @@ fn long_runs_take_linear_time() {
             "a", "A", " ", "\n", "7", "-", "漢", "\u{301}", "a ", " \n", "'",
         ] {
             let text = run.repeat(20_000);
-            assert_eq!(cut.words(&text).concat(), text, "{name} {run:?}");
+            assert_eq!(cut.words(&text).concat(), text, "{names:?} {run:?}");
         }
     }
 }
