@@ -20,111 +20,116 @@ const TYPE_CONTROL: i64 = 3;
 const TYPE_USER_DEFINED: i64 = 4;
 const TYPE_BYTE: i64 = 6;
 
+/// The tokens of a file, by their ids.
+struct Tokens<'a> {
+    texts: &'a [String],
+    types: &'a [i64],
+    ids: HashMap<String, u32>,
+}
+
+impl<'a> Tokens<'a> {
+    fn read(metadata: &'a Metadata) -> Result<Self, TokenizerError> {
+        let texts = metadata
+            .get_str_array("tokenizer.ggml.tokens")
+            .ok_or(TokenizerError::Missing("tokenizer.ggml.tokens"))?;
+        let types = metadata.get_i64_array("tokenizer.ggml.token_type");
+        let ids = texts.iter().zip(0..);
+        Ok(Self {
+            texts,
+            types: types.unwrap_or(&[]),
+            ids: ids.map(|(text, id)| (text.clone(), id)).collect(),
+        })
+    }
+
+    fn type_of(&self, index: usize) -> i64 {
+        match self.texts.get(index) {
+            Some(token) if ends::is_known(token) => TYPE_CONTROL,
+            _ => self.types.get(index).copied().unwrap_or(TYPE_NORMAL),
+        }
+    }
+
+    fn of_type(&self, wanted: &[i64]) -> Vec<(String, u32)> {
+        let tokens = self.texts.iter().zip(0..);
+        let chosen = tokens.filter(|(_, id)| wanted.contains(&self.type_of(*id as usize)));
+        chosen.map(|(text, id)| (text.clone(), id)).collect()
+    }
+
+    /// What `bytes` says that each token stands for, by its text and type.
+    fn bytes(&self, bytes: impl Fn(&str, i64) -> Vec<u8>) -> Vec<Vec<u8>> {
+        let tokens = self.texts.iter().enumerate();
+        tokens
+            .map(|(index, text)| bytes(text, self.type_of(index)))
+            .collect()
+    }
+}
+
 pub(super) fn load(metadata: &Metadata) -> Result<Inner, TokenizerError> {
     let model = metadata
         .get_str("tokenizer.ggml.model")
         .ok_or(TokenizerError::Missing("tokenizer.ggml.model"))?;
-    let tokens = metadata
-        .get_str_array("tokenizer.ggml.tokens")
-        .ok_or(TokenizerError::Missing("tokenizer.ggml.tokens"))?;
-    let types = metadata
-        .get_i64_array("tokenizer.ggml.token_type")
-        .unwrap_or(&[]);
-    let type_of = |index: usize| match tokens.get(index) {
-        Some(token) if ends::is_known(token) => TYPE_CONTROL,
-        _ => types.get(index).copied().unwrap_or(TYPE_NORMAL),
+    let tokens = Tokens::read(metadata)?;
+    let control = tokens.of_type(&[TYPE_CONTROL, TYPE_UNKNOWN]);
+    let user_defined = tokens.of_type(&[TYPE_USER_DEFINED]);
+    let strips = match (model, metadata.get_str("general.architecture")) {
+        ("llama", Some("phi3")) => strips_of_phi3(control.iter().chain(&user_defined)),
+        _ => Strips::default(),
     };
-    let ids: HashMap<String, u32> = tokens
-        .iter()
-        .enumerate()
-        .map(|(id, token)| (token.clone(), id as u32))
+    let special = SpecialTokens::new(control, user_defined)?.with_strips(strips);
+    let types = (0..tokens.texts.len()).map(|id| tokens.type_of(id));
+    let is_special: Vec<bool> = types
+        .map(|one| matches!(one, TYPE_CONTROL | TYPE_UNKNOWN))
         .collect();
-    let of_type = |wanted: &[i64]| -> Vec<(String, u32)> {
-        let chosen = tokens
-            .iter()
-            .enumerate()
-            .filter(|(id, _)| wanted.contains(&type_of(*id)));
-        chosen
-            .map(|(id, token)| (token.clone(), id as u32))
-            .collect()
-    };
-    let special = SpecialTokens::new(
-        of_type(&[TYPE_CONTROL, TYPE_UNKNOWN]),
-        of_type(&[TYPE_USER_DEFINED]),
-    )?;
-    let special = match (model, metadata.get_str("general.architecture")) {
-        ("llama", Some("phi3")) => {
-            let marks = of_type(&[TYPE_CONTROL, TYPE_UNKNOWN, TYPE_USER_DEFINED]);
-            special.with_strips(strips_of_phi3(marks))
-        }
-        _ => special,
-    };
-    let is_special: Vec<bool> = (0..tokens.len())
-        .map(|id| matches!(type_of(id), TYPE_CONTROL | TYPE_UNKNOWN))
-        .collect();
-    let pre = metadata.get_str("tokenizer.ggml.pre").unwrap_or("default");
     let id_of = |key: &str| {
         let id = metadata.get_u32(&format!("tokenizer.ggml.{key}_token_id"));
-        id.filter(|id| (*id as usize) < tokens.len())
+        id.filter(|id| (*id as usize) < tokens.texts.len())
     };
     let (encoder, bytes, adds_bos) = match model {
         "gpt2" => {
+            let pre = metadata.get_str("tokenizer.ggml.pre").unwrap_or("default");
             let pre_tokenizer = pre_tokenizers::by_name(pre)
                 .ok_or_else(|| TokenizerError::UnsupportedPreTokenizer(pre.to_owned()))?;
-            let model = byte_level_bpe(metadata, &ids, pre_tokenizer)?;
+            let model = byte_level_bpe(metadata, &tokens.ids, pre_tokenizer)?;
             let encoder = Encoder::ByteBpe(Box::new(model));
             let alphabet = byte_level::alphabet();
-            let bytes = tokens
-                .iter()
-                .enumerate()
-                .map(|(id, token)| match type_of(id) {
-                    TYPE_CONTROL | TYPE_UNKNOWN | TYPE_USER_DEFINED => token.as_bytes().to_vec(),
-                    _ => byte_level::token_bytes(token, &alphabet),
-                });
-            (encoder, bytes.collect(), pre_tokenizer.adds_bos)
+            let bytes = tokens.bytes(|token, token_type| match token_type {
+                TYPE_CONTROL | TYPE_UNKNOWN | TYPE_USER_DEFINED => token.as_bytes().to_vec(),
+                _ => byte_level::token_bytes(token, &alphabet),
+            });
+            (encoder, bytes, pre_tokenizer.adds_bos)
         }
         "llama" => {
-            let model = sentencepiece(metadata, &ids, id_of("unknown"))?;
-            let bytes = tokens
-                .iter()
-                .enumerate()
-                .map(|(id, token)| match type_of(id) {
-                    TYPE_BYTE => byte_of(token).map_or_else(Vec::new, |byte| vec![byte]),
-                    _ => token.replace(SPACE, " ").into_bytes(),
-                });
-            (
-                Encoder::SentencePiece(Box::new(model)),
-                bytes.collect(),
-                true,
-            )
+            let model = sentencepiece(metadata, &tokens.ids, id_of("unknown"))?;
+            let bytes = tokens.bytes(|token, token_type| match token_type {
+                TYPE_BYTE => byte_of(token).map_or_else(Vec::new, |byte| vec![byte]),
+                _ => token.replace(SPACE, " ").into_bytes(),
+            });
+            (Encoder::SentencePiece(Box::new(model)), bytes, true)
         }
         other => return Err(TokenizerError::UnsupportedModel(other.to_owned())),
     };
     let flag = |key: &str| metadata.get_bool(&format!("tokenizer.ggml.{key}"));
-    let eos_token_id = id_of("eos");
+    let is_whole = |id: u32| is_special.get(id as usize).copied().unwrap_or(false);
+    let declared = ["eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep"].map(id_of);
     Ok(Inner {
         encoder,
         special,
         bytes,
-        end_of_generation: end_of_generation(
-            ["eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep"].map(id_of),
-            &ids,
-            |id| is_special.get(id as usize).copied().unwrap_or(false),
-        ),
-        ids,
-        is_special,
+        end_of_generation: end_of_generation(declared, &tokens.ids, is_whole),
         bos_token_id: id_of("bos"),
-        eos_token_id,
+        eos_token_id: id_of("eos"),
         add_bos: flag("add_bos_token").unwrap_or(adds_bos),
         add_eos: flag("add_eos_token").unwrap_or(false),
+        ids: tokens.ids,
+        is_special,
     })
 }
 
 /// The marks of Phi-3's messages take the whitespace behind them along; GGUF files do not say so.
-fn strips_of_phi3(mut marks: Vec<(String, u32)>) -> Strips {
-    marks.retain(|(text, _)| !["<unk>", "<s>", "<|endoftext|>"].contains(&text.as_str()));
+fn strips_of_phi3<'a>(tokens: impl Iterator<Item = &'a (String, u32)>) -> Strips {
+    let others = ["<unk>", "<s>", "<|endoftext|>"];
+    let marks = tokens.filter(|(text, _)| !others.contains(&text.as_str()));
     Strips {
-        after: marks.into_iter().map(|(_, id)| id).collect(),
+        after: marks.map(|(_, id)| *id).collect(),
         ..Strips::default()
     }
 }

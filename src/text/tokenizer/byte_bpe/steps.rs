@@ -218,7 +218,7 @@ fn push_before<'a>(
 pub(super) struct StepWords<'s, 'a> {
     steps: &'s [Step],
     /// Pieces with the number of the step that is next to cut them, the first of the text on top. Each step has three
-    /// at most; those that make threes, one for each of a run of digits.
+    /// at most, and where a run of digits or whitespace is several words, one for each.
     stack: Vec<(usize, &'a str)>,
 }
 

@@ -172,3 +172,24 @@ fn ends_of_answers_are_found_by_name() {
     let tokenizer = vocabulary(Some("dbrx"), &["<|end|>", "<｜end▁of▁sentence｜>"], &[]).unwrap();
     assert_eq!(tokenizer.end_of_generation_ids(), [1, 256, 257]);
 }
+
+/// As the `rstrip` of Phi-3's `tokenizer.json`, which its GGUF files do not have.
+#[test]
+fn marks_of_phi3_take_the_whitespace_behind_them_along() {
+    let ids = |architecture: &str, text: &str| {
+        let mut writer = GgufWriter::new();
+        writer.string("general.architecture", architecture);
+        writer.string("tokenizer.ggml.model", "llama");
+        let tokens = ["<unk>", "<s>", "<|user|>", "a", "\u{2581}", "<0x0A>"];
+        writer.strings("tokenizer.ggml.tokens", &tokens);
+        writer.f32s("tokenizer.ggml.scores", &[0.0; 6]);
+        writer.i32s("tokenizer.ggml.token_type", &[2, 3, 3, 1, 1, 6]);
+        let (metadata, _) = gguf::parse(&writer.finish()).unwrap();
+        let tokenizer = Tokenizer::from_metadata(&metadata).unwrap();
+        tokenizer.encode(text, false, true).unwrap()
+    };
+    // A text begins with a space, and so does what is behind a mark.
+    assert_eq!(ids("phi3", "a <|user|>\n a"), [4, 3, 4, 2, 4, 3]);
+    assert_eq!(ids("phi3", "<s>\na"), [1, 4, 5, 3]);
+    assert_eq!(ids("llama", "a <|user|>\n a"), [4, 3, 4, 2, 4, 5, 4, 3]);
+}
