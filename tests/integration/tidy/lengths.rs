@@ -22,7 +22,6 @@ const LONG_FILES: &[(&str, usize)] = &[
 const LONG_FUNCTIONS: &[(&str, usize)] = &[
     ("src/model/config.rs: from_gguf", 86),
     ("src/reward/verifier/math/tests.rs: hostile", 96),
-    ("src/text/tokenizer/gguf.rs: load", 89),
     ("kernels/src/cpu/amx/mod.rs: run", 103),
 ];
 
