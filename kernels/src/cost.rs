@@ -27,7 +27,7 @@ const FLOAT_MAC: f64 = 0.02;
 /// The same of bf16 weights with values rounded to bf16.
 const BF16_MAC: f64 = 0.01;
 /// A multiply-add with the transpose of weights.
-const TRANSPOSED_MAC: f64 = 0.06;
+const TRANSPOSED_MAC: f64 = 0.015;
 /// A multiply-add of floats on a tile in the first cache.
 const TILE_MAC: f64 = 0.02;
 /// A multiply-add of attention, its share of widening keys and values and of the softmax included.

@@ -8,10 +8,12 @@
 
 pub mod activations;
 pub mod attention;
+mod attention_gradient;
 mod attention_params;
 mod codebook;
 pub mod cost;
 mod cpu;
+pub mod cross_entropy;
 pub mod dense;
 pub mod dtype;
 pub mod elementwise;
@@ -19,6 +21,7 @@ pub mod error;
 pub mod experts;
 mod float_panel;
 pub mod gating;
+mod gradient_rows;
 pub mod gradients;
 pub mod kv_cache;
 pub mod logits;
@@ -48,6 +51,7 @@ pub use elementwise::Glu;
 pub use error::KernelError;
 pub use experts::{ExpertMatrix, experts_glu, experts_matmul};
 pub use gating::{Gating, GroupScore, Groups, Routes, Scoring};
+pub use gradient_rows::GradientRows;
 pub use kv_cache::KvCache;
 pub use low_rank::{
     Addition, Factors, LowRank, LowRankScratch, Reads, glu_adapted, matmul_adapted,
@@ -59,7 +63,7 @@ pub use pool::ThreadPool;
 pub use roofline::Roofline;
 pub use rope::{RopeKind, RopeTable, Rotation, rotate_and_cache};
 pub use self_attention::{SelfAttention, self_attention};
-pub use transposed::{experts_transposed, matmul_transposed};
+pub use transposed::{experts_transposed_from_rows, experts_transposed_to_rows, matmul_transposed};
 
 /// The instruction set the kernels run with on this machine.
 pub fn isa() -> &'static str {

@@ -1,7 +1,7 @@
 //! Weight matrices in the layout that the kernels stream.
 
 use crate::cost;
-use crate::cpu;
+use crate::cpu::{self, PanelBlock};
 use crate::dtype::DType;
 use crate::error::KernelError;
 use crate::float_panel::FloatPanels;
@@ -114,19 +114,15 @@ impl PackedMatrix {
         Some(Panel::new(*format, blocks, bytes))
     }
 
-    /// Writes rows `first..` as f32 until `out` (`[rows, in_features]`, at most a panel) is full; `first` begins a panel.
-    pub(crate) fn dequantize_panel(&self, first: usize, out: &mut [f32]) {
-        if let Some(panels) = self.floats() {
-            let panel = panels.panel(first / PANEL_ROWS);
-            return panel.read(0, self.in_features, out);
-        }
-        match self.panel(first / PANEL_ROWS) {
-            Some(panel) if out.len() == PANEL_ROWS * self.in_features => cpu::unpack(&panel, out),
-            _ => {
-                for (row, out) in out.chunks_exact_mut(self.in_features).enumerate() {
-                    self.dequantize_row(first + row, out);
-                }
+    /// Reads back as f32 what panel `index` has of a block of 32 inputs, rows and columns
+    /// exchanged; what is not there is zero.
+    pub(crate) fn read_block(&self, index: usize, block: usize, out: &mut PanelBlock) {
+        match (self.floats(), self.panel(index)) {
+            (None, Some(panel)) => cpu::unpack_block(&panel, block, out),
+            (Some(panels), _) => {
+                cpu::read_block(&panels.panel(index), block, self.in_features, out)
             }
+            (None, None) => unreachable!("a matrix has panels of one kind"),
         }
     }
 

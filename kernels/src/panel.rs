@@ -21,6 +21,7 @@ mod pack;
 use half::f16;
 
 use crate::codebook::{self, Codebook};
+use crate::cpu;
 use crate::dtype::DType;
 use crate::reference::SubBlock;
 
@@ -225,6 +226,32 @@ impl<'a> Panel<'a> {
             codes,
             subs: self.subs(index, lane),
         }
+    }
+
+    /// How the codes of block `index` are scaled, in every row: `[scale, offset]` of its first and
+    /// of its second half.
+    #[inline]
+    pub(crate) fn scales_of_rows(&self, index: usize) -> [[[f32; PANEL_ROWS]; 2]; 2] {
+        if let Scales::Half { zero } = self.format.scales {
+            let (own, _) = self.scale_entries(index);
+            let bits = own.as_chunks::<2>().0.iter();
+            let bits = bits.map(|bytes| u16::from_le_bytes(*bytes));
+            let mut halves = [0; PANEL_ROWS];
+            halves
+                .iter_mut()
+                .zip(bits)
+                .for_each(|(half, bits)| *half = bits);
+            let mut scales = [0.0; PANEL_ROWS];
+            cpu::widen_halves(&halves, &mut scales);
+            return [[scales, scales.map(|scale| -(zero as f32) * scale)]; 2];
+        }
+        let rows: [_; PANEL_ROWS] = std::array::from_fn(|lane| self.subs(index, lane));
+        [0, 1].map(|half| {
+            [
+                rows.map(|subs| subs[half].scale),
+                rows.map(|subs| subs[half].offset),
+            ]
+        })
     }
 
     /// How the codes of one row of block `index` are scaled: its first and its second half.

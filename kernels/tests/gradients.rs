@@ -66,101 +66,198 @@ fn gated_activations() {
     }
 }
 
-/// `<by_result, attention>` of one query.
-fn attended(query: &[f64], keys: &[f64], values: &[f64], by_result: &[f64], scale: f64) -> f64 {
-    let dim = query.len();
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    let weights: Vec<f64> = keys
-        .chunks_exact(dim)
-        .map(|key| (scale * dot(key, query)).exp())
-        .collect();
-    let total: f64 = weights.iter().sum();
-    let along = values.chunks_exact(dim).map(|value| dot(value, by_result));
-    along.zip(&weights).map(|(a, w)| a * w / total).sum()
-}
-
 #[test]
-fn attention_of_one_query() {
-    const SCALE: f32 = 0.4;
-    for (dim, num_tokens, first) in [(24, 9, 4), (16, 1, 0), (64, 30, 0)] {
-        let mut random = Random(2);
-        let [query, by_result] = [(); 2].map(|()| random.values(dim));
-        let [keys, values] = [(); 2].map(|()| random.values(num_tokens * dim));
-        let num_own = num_tokens - first;
-        let mut by_query = vec![1.0; dim];
-        let (mut by_keys, mut by_values) = (vec![1.0; num_own * dim], vec![1.0; num_own * dim]);
-        let row = AttentionRow {
-            query: &query,
-            by_result: &by_result,
-            keys: &keys,
-            values: &values,
-            scale: SCALE,
-            first,
-        };
-        attention_gradient(
-            &row,
-            &mut AttentionSums {
-                by_query: &mut by_query,
-                by_keys: &mut by_keys,
-                by_values: &mut by_values,
-                weights: &mut Vec::new(),
-                slopes: &mut Vec::new(),
-            },
-        );
-        let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
-        let inputs = [&query[..], &keys, &values].map(wide);
-        let by_result = wide(&by_result);
-        let results = [
-            (0, 0, &by_query),
-            (1, first, &by_keys),
-            (2, first, &by_values),
-        ];
-        for (which, skipped, result) in results {
-            for (i, result) in result.iter().enumerate() {
-                let at = |shift: f64| {
-                    let mut inputs = inputs.clone();
-                    inputs[which][skipped * dim + i] += shift;
-                    let [query, keys, values] = &inputs;
-                    attended(query, keys, values, &by_result, f64::from(SCALE))
-                };
-                let wanted = 1.0 + (at(STEP) - at(-STEP)) / (2.0 * STEP);
-                assert!((f64::from(*result) - wanted).abs() < 1e-5, "{which} {i}");
-            }
-        }
-    }
-}
-
-#[test]
-fn rows_go_to_their_slots_and_back() {
-    const WIDTH: usize = 20;
+fn gated_results_that_count_by_a_weight() {
     let pool = ThreadPool::eager(2);
-    let convention = Gating {
-        num_experts_per_tok: 3,
-        scoring: Scoring::Softmax,
-        normalise: false,
-        scale: 1.0,
-        groups: None,
-    };
-    let (num_rows, num_experts) = (33, 7);
-    let mut random = Random(3);
-    let mut routes = Routes::default();
-    let logits = random.values(num_rows * num_experts);
-    routes.plan(&pool, &convention, &logits, num_experts, None);
-    let x = random.values(num_rows * WIDTH);
-    let mut sorted = vec![f32::NAN; num_rows * 3 * WIDTH];
-    spread_rows(&pool, &routes, &x, &mut sorted);
-    let mut back = vec![1.0; x.len()];
-    gather_rows(&pool, &routes, &sorted, &mut back);
-    for row in 0..num_rows {
-        let gates = &routes.gates()[row * 3..row * 3 + 3];
-        let slots = &routes.slots()[row * 3..row * 3 + 3];
-        for i in 0..WIDTH {
-            let x = x[row * WIDTH + i];
-            for (gate, slot) in gates.iter().zip(slots) {
-                assert_eq!(sorted[*slot as usize * WIDTH + i], gate * x);
-            }
-            let wanted = 1.0 + gates.iter().sum::<f32>() * x;
-            assert!((back[row * WIDTH + i] - wanted).abs() < 1e-5);
+    let (num_rows, width) = (33, 100);
+    let mut random = Random(4);
+    let weights = random.values(num_rows);
+    let [gate, up, by] = [(); 3].map(|()| random.values(num_rows * width));
+    let (mut by_gate, mut by_up, mut by_gated) = (gate.clone(), up.clone(), by.clone());
+    let mut along = vec![f32::NAN; num_rows];
+    let parts = [&mut by_gate[..], &mut by_up, &mut by_gated];
+    weighted_glu_gradient(&pool, Glu::Silu, &weights, parts, &mut along);
+    let (mut wanted_gate, mut wanted_up) = (gate.clone(), up.clone());
+    let weighted = by.iter().enumerate();
+    let weighted: Vec<f32> = weighted.map(|(i, by)| weights[i / width] * by).collect();
+    glu_gradient(
+        &pool,
+        Glu::Silu,
+        &mut wanted_gate,
+        &mut wanted_up,
+        &weighted,
+    );
+    assert_eq!((by_gate, by_up), (wanted_gate, wanted_up));
+    for (row, along) in along.iter().enumerate() {
+        let result = |i: usize| activation(Glu::Silu, gate[i].into()) * f64::from(up[i]);
+        let wanted = (row * width..(row + 1) * width).map(|i| result(i) * f64::from(by[i]));
+        assert!((f64::from(*along) - wanted.sum::<f64>()).abs() < 1e-4);
+    }
+}
+
+#[test]
+fn norms() {
+    const EPS: f64 = 1e-3;
+    let pool = ThreadPool::eager(2);
+    for width in [5, 16, 100] {
+        let mut random = Random(5);
+        let [x, by] = [(); 2].map(|()| random.values(7 * width));
+        let weight = random.values(width);
+        let mut out = vec![1.0; x.len()];
+        add_norm_gradient(&pool, &x, &weight, EPS as f32, &by, &mut out);
+        // The sum over a row of what the gradient is of.
+        let normed = |row: usize, x: &[f64]| {
+            let squares: f64 = x.iter().map(|x| x * x).sum();
+            let r = 1.0 / (squares / width as f64 + EPS).sqrt();
+            let values = x.iter().zip(&weight).zip(&by[row * width..]);
+            let values = values.map(|((x, w), by)| r * x * f64::from(*w) * f64::from(*by));
+            values.sum::<f64>()
+        };
+        for (i, out) in out.iter().enumerate() {
+            let row = i / width;
+            let own = &x[row * width..][..width];
+            let at = |shift: f64| {
+                let mut own: Vec<f64> = own.iter().map(|x| f64::from(*x)).collect();
+                own[i % width] += shift;
+                normed(row, &own)
+            };
+            let wanted = 1.0 + (at(STEP) - at(-STEP)) / (2.0 * STEP);
+            assert!((f64::from(*out) - wanted).abs() < 1e-4, "{width} {i}");
         }
     }
+}
+
+/// Attention of a sequence's last rows in f64, with what it reads as rows of all heads.
+struct Attended<'a> {
+    params: AttentionParams,
+    num_tokens: usize,
+    by_result: &'a [f32],
+}
+
+impl Attended<'_> {
+    /// `<by_result, attention>`.
+    fn sum(&self, [queries, keys, values]: [&[f64]; 3]) -> f64 {
+        let AttentionParams {
+            num_heads,
+            num_kv_heads,
+            head_dim: dim,
+            ..
+        } = self.params;
+        let num_rows = queries.len() / (num_heads * dim);
+        let mut total = 0.0;
+        for (row, head) in (0..num_rows).flat_map(|row| (0..num_heads).map(move |head| (row, head)))
+        {
+            let query = &queries[(row * num_heads + head) * dim..][..dim];
+            let by = &self.by_result[(row * num_heads + head) * dim..][..dim];
+            let kv_head = head / (num_heads / num_kv_heads);
+            let last = self.num_tokens - num_rows + row;
+            let window = self.params.sliding_window.unwrap_or(usize::MAX);
+            let (mut sum, mut along) = (0.0, 0.0);
+            for token in (last + 1).saturating_sub(window)..=last {
+                let at = (token * num_kv_heads + kv_head) * dim;
+                let products = query.iter().zip(&keys[at..]).map(|(q, k)| q * k);
+                let score = f64::from(self.params.scale) * products.sum::<f64>();
+                let value = values[at..at + dim].iter().zip(by);
+                let value: f64 = value.map(|(v, by)| v * f64::from(*by)).sum();
+                sum += score.exp();
+                along += score.exp() * value;
+            }
+            total += along / sum;
+        }
+        total
+    }
+}
+
+/// Rows, tokens before them, heads, and whether old tokens are out of sight: less and more than a
+/// tile of each.
+#[test]
+fn attention() {
+    for (num_rows, before, [heads, kv_heads, dim], window) in [
+        (1, 0, [1, 1, 8], None),
+        (40, 0, [2, 1, 24], None),
+        (50, 83, [4, 2, 16], None),
+        (30, 70, [2, 2, 8], Some(20)),
+    ] {
+        let num_tokens = num_rows + before;
+        let mut random = Random(6);
+        let queries = random.values(num_rows * heads * dim);
+        let by_result = random.values(num_rows * heads * dim);
+        // What the cache holds exactly.
+        let halves = |values: Vec<f32>| -> Vec<f32> {
+            values.iter().map(|x| (x * 512.0).round() / 512.0).collect()
+        };
+        let [keys, values] = [(); 2].map(|()| halves(random.values(num_tokens * kv_heads * dim)));
+        let params = AttentionParams {
+            num_heads: heads,
+            num_kv_heads: kv_heads,
+            head_dim: dim,
+            scale: 0.7,
+            sliding_window: window,
+            softcap: None,
+        };
+        let block_size = 16;
+        let num_blocks = num_tokens.div_ceil(block_size);
+        let mut cache = KvCache::new(2, num_blocks, block_size, kv_heads, dim).unwrap();
+        // Blocks out of order.
+        let slot = |token: usize| {
+            let block = num_blocks - 1 - token / block_size;
+            (block * block_size + token % block_size) as u32
+        };
+        let slots: Vec<u32> = (0..num_tokens).map(slot).collect();
+        cache.write(&ThreadPool::new(1), 1, &slots, &keys, &values);
+        let read = AttentionGradient {
+            params: &params,
+            queries: &queries,
+            by_result: &by_result,
+            slots: &slots,
+        };
+        let mut found = AttentionGradients::default();
+        // Buffers that another call left.
+        found.run(&ThreadPool::eager(3), &read, &cache, 0);
+        found.run(&ThreadPool::eager(3), &read, &cache, 1);
+        let mut alone = AttentionGradients::default();
+        alone.run(&ThreadPool::new(1), &read, &cache, 1);
+        assert_eq!(found.by_queries, alone.by_queries);
+        assert_eq!(found.by_keys, alone.by_keys);
+        assert_eq!(found.by_values, alone.by_values);
+        let attended = Attended {
+            params,
+            num_tokens,
+            by_result: &by_result,
+        };
+        let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
+        let inputs = [&queries[..], &keys, &values].map(wide);
+        let results = [
+            (0, 0, heads * dim, &found.by_queries),
+            (1, before, kv_heads * dim, &found.by_keys),
+            (2, before, kv_heads * dim, &found.by_values),
+        ];
+        for (which, skipped, width, result) in results {
+            assert_eq!(result.len(), num_rows * width);
+            // The change along a direction of each row and head.
+            for (index, result) in result.chunks_exact(dim).enumerate() {
+                let direction = random.values(dim);
+                let at = |step: f64| {
+                    let mut inputs = inputs.clone();
+                    let place = skipped * width + index * dim;
+                    for (x, along) in inputs[which][place..].iter_mut().zip(&direction) {
+                        *x += step * f64::from(*along);
+                    }
+                    attended.sum(inputs.each_ref().map(Vec::as_slice))
+                };
+                let wanted = (at(STEP) - at(-STEP)) / (2.0 * STEP);
+                let got = result.iter().zip(&direction);
+                let got: f64 = got.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                assert!(
+                    (got - wanted).abs() < 1e-4,
+                    "{which} {index}: {got} {wanted}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_instruction_set_passes_these_tests() {
+    common::with_other_instruction_sets();
 }

@@ -149,7 +149,7 @@ impl<const PANELS: usize> Tile<PANELS> {
 }
 
 #[inline(always)]
-fn bf16s(bits: __m512i) -> __m512bh {
+pub(super) fn bf16s(bits: __m512i) -> __m512bh {
     // SAFETY: both are 64 bytes, and any bits are bf16 values.
     unsafe { std::mem::transmute::<__m512i, __m512bh>(bits) }
 }

@@ -3,8 +3,9 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use super::transposed::StripSums;
 use crate::activations::Activations;
-use crate::float_panel::FloatPanels;
+use crate::float_panel::{FloatPanels, LineBF16, LineF32};
 
 /// The variable that, set to 1, chooses as [`use_bf16_activations`] does, where nobody calls that.
 const BF16_VARIABLE: &str = "PONDER_BF16_ACTIVATIONS";
@@ -22,7 +23,8 @@ pub(crate) fn multiplies_bf16() -> bool {
     *ROUNDS_TO_BF16.get_or_init(|| is_wanted() && can_multiply_bf16())
 }
 
-fn can_multiply_bf16() -> bool {
+/// Whether the machine multiplies pairs of bf16, and the instruction set in use may.
+pub(crate) fn can_multiply_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
         use super::{Isa, isa};
@@ -47,4 +49,38 @@ pub(super) fn product(
         return unsafe { super::bf16::product(x, weights, panels, rows, out) };
     }
     super::float_product(x, weights, panels, rows, out);
+}
+
+/// Rounds rows to bf16 and puts two of them side by side in each line of `out`.
+///
+/// # Panics
+/// Where [`can_multiply_bf16`] is false.
+pub(crate) fn pair_lines(rows: &[LineF32], out: &mut [LineBF16]) {
+    assert!(can_multiply_bf16(), "this is a bug");
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: `can_multiply_bf16` found AVX-512 F, BW and BF16 on this machine.
+    unsafe {
+        super::transposed_bf16::pair_lines(rows, out);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (rows, out);
+}
+
+/// `sums[row] += sum_j x[row][j] * lines[j]` for two strips of lines, of pairs rounded to bf16.
+///
+/// # Panics
+/// Where [`can_multiply_bf16`] is false, and where lengths do not fit.
+pub(crate) fn add_transposed_pairs(
+    x: &[&[[u16; 2]]],
+    lines: [&[LineBF16]; 2],
+    sums: &mut [StripSums],
+) {
+    assert!(can_multiply_bf16(), "this is a bug");
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: `can_multiply_bf16` found AVX-512 F and BF16 on this machine.
+    unsafe {
+        super::transposed_bf16::add_transposed(x, lines, sums);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (x, lines, sums);
 }

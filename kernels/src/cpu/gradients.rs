@@ -1,6 +1,6 @@
-//! Gradients of gated activations and of one query's attention, in plain Rust compiled for every instruction set.
+//! Gradients of gated activations and of norms, in plain Rust compiled for every instruction set.
 
-use super::rows::{exp, fma};
+use super::rows::{exp, fma, tree_sum};
 use super::vector::LANES;
 use crate::elementwise::Glu;
 
@@ -58,73 +58,9 @@ pub(super) fn clamped_swish_gradient<const FMA: bool>(
     }
 }
 
-/// What the gradient of one query's attention reads. The query sees all of `keys` and `values`, `[tokens, dim]`.
-pub struct AttentionRow<'a> {
-    pub query: &'a [f32],
-    pub by_result: &'a [f32],
-    pub keys: &'a [f32],
-    pub values: &'a [f32],
-    /// Of the scores.
-    pub scale: f32,
-    /// The first token whose key and value are not constants.
-    pub first: usize,
-}
-
-/// What it adds to: the gradients by the query, and by keys and values from `first` on; `weights` is scratch.
-pub struct AttentionSums<'a> {
-    pub by_query: &'a mut [f32],
-    pub by_keys: &'a mut [f32],
-    pub by_values: &'a mut [f32],
-    pub weights: &'a mut Vec<f32>,
-    pub slopes: &'a mut Vec<f32>,
-}
-
-/// See [`super::attention_gradient`].
+/// See [`super::dot`]. In lanes, so that it vectorises.
 #[inline(always)]
-pub(super) fn attention_gradient<const FMA: bool>(
-    row: &AttentionRow<'_>,
-    sums: &mut AttentionSums<'_>,
-) {
-    let dim = row.query.len();
-    let num_tokens = row.keys.len() / dim;
-    let (weights, slopes) = (&mut *sums.weights, &mut *sums.slopes);
-    weights.resize(num_tokens, 0.0);
-    slopes.resize(num_tokens, 0.0);
-    let mut largest = f32::NEG_INFINITY;
-    for (weight, key) in weights.iter_mut().zip(row.keys.chunks_exact(dim)) {
-        *weight = row.scale * dot::<FMA>(key, row.query);
-        largest = largest.max(*weight);
-    }
-    for weight in weights.iter_mut() {
-        *weight = exp::<FMA>(*weight - largest);
-    }
-    let total: f32 = weights.iter().sum();
-    for weight in weights.iter_mut() {
-        *weight /= total;
-    }
-    // What each weight's gradient is, less the mean under the weights.
-    for (slope, value) in slopes.iter_mut().zip(row.values.chunks_exact(dim)) {
-        *slope = dot::<FMA>(value, row.by_result);
-    }
-    let mean = dot::<FMA>(weights, slopes);
-    for (slope, weight) in slopes.iter_mut().zip(&*weights) {
-        *slope = weight * (*slope - mean) * row.scale;
-    }
-    for (by_score, key) in slopes.iter().zip(row.keys.chunks_exact(dim)) {
-        add_scaled::<FMA>(sums.by_query, key, *by_score);
-    }
-    let own = slopes.iter().zip(&*weights).skip(row.first);
-    let by_own = sums.by_keys.chunks_exact_mut(dim);
-    let by_own = by_own.zip(sums.by_values.chunks_exact_mut(dim));
-    for ((by_score, weight), (by_key, by_value)) in own.zip(by_own) {
-        add_scaled::<FMA>(by_key, row.query, *by_score);
-        add_scaled::<FMA>(by_value, row.by_result, *weight);
-    }
-}
-
-/// In lanes, so that it vectorises.
-#[inline(always)]
-fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn dot<const FMA: bool>(a: &[f32], b: &[f32], sum: &mut f32) {
     let mut sums = [0.0_f32; LANES];
     let (a_groups, a_rest) = a.as_chunks::<LANES>();
     let (b_groups, b_rest) = b.as_chunks::<LANES>();
@@ -134,12 +70,32 @@ fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
         }
     }
     let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + rest
+    *sum = tree_sum(sums) + rest;
 }
 
+/// See [`super::rms_norm_gradient`]: with `r = 1 / rms`, `r w g - x r^3 mean(w g x)`.
 #[inline(always)]
-fn add_scaled<const FMA: bool>(out: &mut [f32], x: &[f32], factor: f32) {
-    for (out, x) in out.iter_mut().zip(x) {
-        *out = fma::<FMA>(factor, *x, *out);
+pub(super) fn rms_norm_gradient<const FMA: bool>(
+    x: &[f32],
+    weight: &[f32],
+    eps: f32,
+    by_normed: &[f32],
+    out: &mut [f32],
+) {
+    let mut squares = 0.0;
+    dot::<FMA>(x, x, &mut squares);
+    let mut sums = [0.0_f32; LANES];
+    let groups = x.chunks(LANES).zip(weight.chunks(LANES));
+    for ((x, weight), by) in groups.zip(by_normed.chunks(LANES)) {
+        let products = x.iter().zip(weight).zip(by);
+        for (sum, ((x, weight), by)) in sums.iter_mut().zip(products) {
+            *sum = fma::<FMA>(x * weight, *by, *sum);
+        }
+    }
+    let count = x.len() as f32;
+    let r = 1.0 / (squares / count + eps).sqrt();
+    let pull = r * r * r * tree_sum(sums) / count;
+    for (((out, x), weight), by) in out.iter_mut().zip(x).zip(weight).zip(by_normed) {
+        *out += r * weight * by - x * pull;
     }
 }

@@ -11,6 +11,8 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod bf16;
+mod columns;
+mod cross_entropy;
 mod encode;
 mod float;
 mod floats;
@@ -21,7 +23,9 @@ mod portable;
 mod prefetch;
 mod quantise;
 mod rows;
-mod unpack;
+mod transposed;
+#[cfg(target_arch = "x86_64")]
+mod transposed_bf16;
 mod vector;
 mod widen;
 
@@ -29,14 +33,18 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 pub(crate) use attend::{QueryState, TILE_TOKENS, TileInput};
-pub(crate) use floats::{multiplies_bf16, use_bf16_activations};
-pub use gradients::{AttentionRow, AttentionSums};
+pub(crate) use columns::{BLOCK_STRIPS, PanelBlock, read_block};
+pub(crate) use cross_entropy::RunningSum;
+pub(crate) use floats::{
+    add_transposed_pairs, can_multiply_bf16, multiplies_bf16, pair_lines, use_bf16_activations,
+};
 pub(crate) use low_rank::LowRankTile;
 pub(crate) use prefetch::{begin_at, prefetch};
+pub(crate) use transposed::{StripSums, TRANSPOSED_ROWS};
 
 use crate::activations::{Activations, BlockInfo, Corrections};
 use crate::dtype::DType;
-use crate::float_panel::FloatPanels;
+use crate::float_panel::{FloatPanels, LineF32};
 use crate::matrix::PackedMatrix;
 use crate::panel::{PANEL_ROWS, Panel};
 
@@ -269,10 +277,18 @@ compiled_for_each_isa! {
     gradients::gelu_tanh_gradient(gate: &mut [f32], up: &mut [f32], by_result: &[f32]);
     /// The same of the unit of [`crate::Glu::ClampedSwish`].
     gradients::clamped_swish_gradient(gate: &mut [f32], up: &mut [f32], by_result: &[f32]);
-    /// Adds the gradients of one query's attention.
-    gradients::attention_gradient(row: &AttentionRow<'_>, sums: &mut AttentionSums<'_>);
-    /// Reads a panel back as f32, `[PANEL_ROWS, inputs]`.
-    unpack::unpack(panel: &Panel<'_>, out: &mut [f32]);
+    /// The sum of the products of two rows.
+    gradients::dot(a: &[f32], b: &[f32], sum: &mut f32);
+    /// Adds the gradient by a row that is normalised: `J^T by_normed`.
+    gradients::rms_norm_gradient(
+        x: &[f32],
+        weight: &[f32],
+        eps: f32,
+        by_normed: &[f32],
+        out: &mut [f32]
+    );
+    /// Reads a panel's rows of a block of columns back as f32, rows and columns exchanged.
+    columns::unpack_block(panel: &Panel<'_>, block: usize, out: &mut PanelBlock);
     /// `gate[i] = silu(gate[i]) * up[i]`
     rows::silu_mul(gate: &mut [f32], up: &[f32]);
     /// `gate[i] = gelu_tanh(gate[i]) * up[i]`
@@ -352,6 +368,11 @@ vectors_for_each_isa! {
         infos: &mut [BlockInfo],
         corrections: &mut [Corrections]
     );
+    /// Takes a tile of logits (`[panels, sums.len()]` lines) into each row's sum; `largest` are the
+    /// tile's own.
+    cross_entropy::weigh_tile(tile: &[LineF32], sums: &mut [RunningSum], largest: &mut [f32]);
+    /// `sums[row] += sum_j x[row][j] * lines[j]` for two strips of lines.
+    transposed::add_transposed(x: &[&[f32]], lines: [&[LineF32]; 2], sums: &mut [StripSums]);
     /// `out[row, i] += sum_j x[row * stride + j] * weights[j, i]`; rows of `weights` and `out` have `width` values.
     outer::add_outer(x: &[f32], stride: usize, weights: &[f32], out: &mut [f32], width: usize);
     /// Adds what an adapter's second factor makes of some rows to tiles of `tile_rows` rows, one a

@@ -1,15 +1,31 @@
 //! The gradient by router logits, and back through layers: only by activations, never by weights.
 //!
-//! Choices of experts are constants of a step. Products run on 8-bit activations forward; the gradient is that of the same
-//! products of floats.
+//! Choices of experts are constants of a step. Products run on 8-bit activations forward; the
+//! gradient is that of the same products of floats, which are rounded to bf16 where weights are
+//! quantised and the machine multiplies bf16.
 
+use ponder_kernels::GradientRows;
+use ponder_kernels::gradients::{AttentionGradients, add_norm_gradient};
+
+use super::config::RouterGradient;
+use super::feed_forward_backward::{GatedRoom, Gradient, SubLayerInput};
+use super::window::{Recorded, Tape};
 use crate::model::causal_lm::{ForwardBatch, ForwardError};
 use crate::model::decoder::Decoder;
 use crate::model::layers::FeedForward;
 
-use super::config::RouterGradient;
-use super::loss::add_norm_gradient;
-use super::window::{Recorded, Tape};
+/// Buffers that the layers share.
+#[derive(Default)]
+pub(super) struct Room {
+    /// What products read.
+    pub rows: GradientRows,
+    pub gated: GatedRoom,
+    pub attention: AttentionGradients,
+    /// `[rows, num_heads * head_dim]`
+    pub by_attended: Vec<f32>,
+    /// The gradient by what a sub-layer adds, where that is not the residual stream's.
+    scaled: Vec<f32>,
+}
 
 impl Decoder {
     /// The mean loss of the rows of `batch` (all of one sequence, from its first token on, steered as the batch says; row `i`
@@ -25,12 +41,13 @@ impl Decoder {
         let recorded = Recorded {
             lowest: layers.first().copied().unwrap_or(self.layers.len()),
             inputs: is_exact,
+            units: is_exact,
         };
         let mut tape = Tape::default();
         self.run_window(batch, &mut tape, None, recorded)?;
         let mut loss = self.loss(targets, None, true);
         self.through_final_norm(&tape.last, &mut loss.gradient);
-        let gradients = self.router_gradients(batch, &tape, layers, is_exact, loss.gradient)?;
+        let gradients = self.router_gradients(batch, &mut tape, layers, is_exact, loss.gradient)?;
         Ok((loss.mean, gradients))
     }
 
@@ -39,7 +56,7 @@ impl Decoder {
     pub(super) fn router_gradients(
         &mut self,
         batch: &ForwardBatch<'_>,
-        tape: &Tape,
+        tape: &mut Tape,
         chosen: &[usize],
         is_exact: bool,
         mut gradient: Vec<f32>,
@@ -49,20 +66,34 @@ impl Decoder {
             return Ok(gradients);
         };
         self.prepare(batch)?;
+        let mut room = self.room();
+        let mut by_normed = Vec::new();
         for index in (lowest..self.layers.len()).rev() {
             let place = chosen.iter().position(|layer| *layer == index);
             let goes_on = is_exact && index > lowest;
             if place.is_none() && !goes_on {
                 continue;
             }
+            let mut units = std::mem::take(&mut tape.units[index]);
+            let were_kept = units.len() > 0;
             let mid = &tape.mid[index];
-            let mut by_normed = if goes_on {
-                vec![0.0; mid.len()]
-            } else {
-                Vec::new()
+            by_normed.clear();
+            by_normed.resize(if goes_on { mid.len() } else { 0 }, 0.0);
+            let by_result = self.by_result(&gradient, &mut room);
+            let sub_layer = Gradient {
+                by_result: by_result.as_deref().unwrap_or(&gradient),
+                by_normed: &mut by_normed,
             };
-            let own =
-                self.back_through_feed_forward(batch, index, mid, &gradient, &mut by_normed)?;
+            let at = SubLayerInput {
+                rows: mid,
+                units: &mut units,
+            };
+            let own = self.back_through_feed_forward(batch, index, at, sub_layer, &mut room)?;
+            if were_kept {
+                // The room for the next step's.
+                tape.units[index] = units;
+            }
+            room.scaled = by_result.unwrap_or_default();
             if let (Some(place), Some(own)) = (place, own) {
                 gradients[place] = own;
             }
@@ -74,22 +105,45 @@ impl Decoder {
                 FeedForward::Moe(moe) => &moe.norm,
             };
             self.add_normed(mid, norm, &by_normed, &mut gradient);
-            let input = &tape.input[index];
             by_normed.fill(0.0);
-            self.back_through_attention(batch, index, input, &gradient, &mut by_normed)?;
+            let by_result = self.by_result(&gradient, &mut room);
+            let sub_layer = Gradient {
+                by_result: by_result.as_deref().unwrap_or(&gradient),
+                by_normed: &mut by_normed,
+            };
+            self.back_through_attention(batch, index, tape, sub_layer, &mut room)?;
+            room.scaled = by_result.unwrap_or_default();
             let norm = &self.layers[index].attention.norm;
-            self.add_normed(input, norm, &by_normed, &mut gradient);
+            self.add_normed(&tape.input[index], norm, &by_normed, &mut gradient);
         }
         Ok(gradients)
     }
 
+    fn room(&self) -> Room {
+        let experts = self.layers.iter().filter_map(|layer| layer.moe());
+        let mut matrices = experts.flat_map(|moe| [&moe.gate, &moe.up]);
+        let reads_floats = matrices.any(|experts| !experts.matrix().is_quantised());
+        Room {
+            gated: GatedRoom::new(reads_floats),
+            ..Room::default()
+        }
+    }
+
+    /// The gradient by what a sub-layer adds to the residual stream; `None` where it is the
+    /// stream's own.
+    fn by_result(&self, gradient: &[f32], room: &mut Room) -> Option<Vec<f32>> {
+        let scale = self.config.residual_scale;
+        (scale != 1.0).then(|| {
+            let mut scaled = std::mem::take(&mut room.scaled);
+            scaled.clear();
+            scaled.extend(gradient.iter().map(|value| scale * value));
+            scaled
+        })
+    }
+
     /// Adds what goes through a sub-layer's norm to the residual stream's gradient.
     fn add_normed(&self, x: &[f32], norm: &[f32], by_normed: &[f32], gradient: &mut [f32]) {
-        let width = norm.len();
         let eps = self.config.rms_norm_eps;
-        let rows = x.chunks_exact(width).zip(by_normed.chunks_exact(width));
-        for ((x, by_normed), gradient) in rows.zip(gradient.chunks_exact_mut(width)) {
-            add_norm_gradient(x, norm, eps, by_normed, gradient);
-        }
+        add_norm_gradient(&self.ops.pool, x, norm, eps, by_normed, gradient);
     }
 }

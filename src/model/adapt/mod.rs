@@ -11,7 +11,6 @@ mod feed_forward_backward;
 mod foreign;
 mod loss;
 mod optimiser;
-mod parallel;
 mod phase;
 mod window;
 

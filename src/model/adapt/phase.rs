@@ -189,6 +189,7 @@ impl Decoder {
         let recorded = Recorded {
             lowest: from.unwrap_or(lowest_candidate),
             inputs: is_exact,
+            units: is_exact && phase.losses.len() < phase.config.steps,
         };
         let steering = [Some(&phase.current)];
         let routing =
@@ -207,8 +208,8 @@ impl Decoder {
             let chosen: Vec<usize> = phase.layers.iter().flatten().map(|(l, _)| *l).collect();
             let steering = [Some(&phase.current)];
             let steered = steered(batch, &steering);
-            let gradients =
-                self.router_gradients(&steered, &phase.tape, &chosen, is_exact, loss.gradient)?;
+            let (tape, by_rows) = (&mut phase.tape, loss.gradient);
+            let gradients = self.router_gradients(&steered, tape, &chosen, is_exact, by_rows)?;
             let is_finite = gradients.iter().flatten().all(|value| value.is_finite());
             if is_finite {
                 phase.update(&gradients);

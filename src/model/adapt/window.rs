@@ -4,16 +4,26 @@ use crate::model::causal_lm::{ForwardBatch, ForwardError};
 use crate::model::decoder::Decoder;
 use crate::model::moe::LayerRouting;
 use crate::model::ops::RowSet;
+use crate::model::ops::cpu::KeptUnits;
 use crate::model::profile::Stopwatch;
 use crate::model::skip::SubLayer;
 
-/// The residual stream between sub-layers, `[rows, hidden_size]`, of layers from some layer on.
+/// Values of gated units from which on no more are kept (256 MB): what is not there is computed
+/// again.
+const KEPT_VALUES: usize = 64 << 20;
+
+/// The residual stream between sub-layers, `[rows, hidden_size]`, and queries, of layers from some
+/// layer on.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tape {
     /// Before a layer's attention.
     pub input: Vec<Vec<f32>>,
+    /// Its queries as they were rotated, `[rows, num_heads * head_dim]`.
+    pub queries: Vec<Vec<f32>>,
     /// Between a layer's attention and its feed-forward part.
     pub mid: Vec<Vec<f32>>,
+    /// What its gated units were made of; empty where there was no room.
+    pub units: Vec<KeptUnits>,
     /// After the last layer.
     pub last: Vec<f32>,
 }
@@ -23,8 +33,10 @@ pub(super) struct Tape {
 pub(super) struct Recorded {
     /// The first layer whose middle is.
     pub lowest: usize,
-    /// The inputs of those above it too.
+    /// The inputs and queries of those above it too.
     pub inputs: bool,
+    /// The units of all of these layers, as far as there is room.
+    pub units: bool,
 }
 
 impl Recorded {
@@ -33,6 +45,7 @@ impl Recorded {
         Self {
             lowest: num_layers,
             inputs: false,
+            units: false,
         }
     }
 }
@@ -49,7 +62,9 @@ impl Decoder {
     ) -> Result<Vec<LayerRouting>, ForwardError> {
         let num_layers = self.layers.len();
         tape.input.resize(num_layers, Vec::new());
+        tape.queries.resize(num_layers, Vec::new());
         tape.mid.resize(num_layers, Vec::new());
+        tape.units.resize(num_layers, KeptUnits::default());
         self.prepare(batch)?;
         match from {
             Some(layer) => self.put_rows(&tape.mid[layer]),
@@ -58,6 +73,7 @@ impl Decoder {
         self.routing = Some(Vec::new());
         let result = self.run_layers(batch, tape, from, recorded);
         // Whatever came of it: later steps are counted again instead of being noted.
+        self.ops.kept = None;
         let routing = self.routing.take().unwrap_or_default();
         result.map(|()| routing)
     }
@@ -70,18 +86,28 @@ impl Decoder {
         recorded: Recorded,
     ) -> Result<(), ForwardError> {
         let mut stopwatch = Stopwatch::start(None);
+        let mut num_kept = 0;
         for index in from.unwrap_or(0)..self.layers.len() {
             if from != Some(index) {
-                if recorded.inputs && index > recorded.lowest {
+                let is_kept = recorded.inputs && index > recorded.lowest;
+                if is_kept {
                     tape.input[index].clone_from(&self.scratch.x.values);
                 }
                 let attention = SubLayer::Attention(index);
                 self.run_sub_layer(attention, batch, RowSet::All, &mut stopwatch)?;
+                if is_kept {
+                    tape.queries[index].clone_from(&self.scratch.q.values);
+                }
                 if index >= recorded.lowest {
                     tape.mid[index].clone_from(&self.scratch.x.values);
                 }
             }
+            if recorded.units && index >= recorded.lowest && num_kept < KEPT_VALUES {
+                self.ops.kept = Some(std::mem::take(&mut tape.units[index]));
+            }
             self.run_sub_layer(SubLayer::Mlp(index), batch, RowSet::All, &mut stopwatch)?;
+            tape.units[index] = self.ops.kept.take().unwrap_or_default();
+            num_kept += tape.units[index].len();
         }
         tape.last.clone_from(&self.scratch.x.values);
         Ok(())

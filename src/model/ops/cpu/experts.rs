@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ponder_kernels::{Activations, Gating, Routes, ThreadPool, experts_glu, experts_matmul};
 
 use super::super::{ExpertOps, ExpertWeights, OpsError, RowSet, Step};
-use super::{CpuOps, CpuRows};
+use super::{CpuOps, CpuRows, KeptUnits};
 use crate::model::adapt::add_offset;
 use crate::model::moe::{ExpertLoad, LayerRouting};
 
@@ -37,6 +37,7 @@ impl CpuRouting {
         x: &Activations,
         experts: &ExpertWeights<'_, CpuOps>,
         scale: f32,
+        kept: Option<&mut KeptUnits>,
         out: &mut [f32],
     ) {
         if x.num_rows() == 0 {
@@ -44,15 +45,14 @@ impl CpuRouting {
         }
         let (routes, down) = (&self.routes, experts.down);
         self.sorted.gather(pool, x, routes.rows());
-        experts_glu(
-            pool,
-            &self.sorted,
-            routes,
-            experts.gate,
-            experts.up,
-            experts.glu,
-            &mut self.gated,
-        );
+        let (sorted, gated) = (&self.sorted, &mut self.gated);
+        match kept {
+            Some(kept) => kept.experts(pool, sorted, routes, experts, gated),
+            None => {
+                let [gate, up] = [experts.gate, experts.up];
+                experts_glu(pool, sorted, routes, gate, up, experts.glu, gated);
+            }
+        }
         let num_slots = routes.rows().len();
         self.results.resize(num_slots * down.out_features(), 0.0);
         experts_matmul(pool, &self.gated, routes, down, &mut self.results);
@@ -108,7 +108,8 @@ impl ExpertOps for CpuOps {
         scale: f32,
         out: &mut CpuRows,
     ) -> Result<(), OpsError> {
-        routing.add(&self.pool, x, experts, scale, &mut out.values);
+        let kept = self.kept.as_mut();
+        routing.add(&self.pool, x, experts, scale, kept, &mut out.values);
         Ok(())
     }
 

@@ -174,7 +174,10 @@ impl LayerOps for CpuOps {
         glu: Glu,
         out: &mut Activations,
     ) -> Result<(), OpsError> {
-        matmul_glu(&self.pool, x, gate, up, glu, out);
+        match &mut self.kept {
+            Some(kept) => kept.dense(&self.pool, x, [gate, up], glu, out),
+            None => matmul_glu(&self.pool, x, gate, up, glu, out),
+        }
         Ok(())
     }
 

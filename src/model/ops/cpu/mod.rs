@@ -2,6 +2,7 @@
 
 mod adapters;
 mod experts;
+mod kept;
 mod latent;
 mod layer;
 
@@ -21,6 +22,7 @@ use crate::model::decoder::Decoder;
 use crate::model::lora;
 
 pub use experts::CpuRouting;
+pub(in crate::model) use kept::{GateUp, KeptUnits};
 
 /// The processor's threads, and buffers of single operations.
 pub struct CpuOps {
@@ -28,6 +30,8 @@ pub struct CpuOps {
     low_rank: LowRankScratch,
     /// Rows that are normed before they are quantised.
     normed: Vec<f32>,
+    /// Where gated units leave what they are made of, while somebody wants it.
+    pub(in crate::model) kept: Option<KeptUnits>,
 }
 
 impl CpuOps {
@@ -36,6 +40,7 @@ impl CpuOps {
             pool,
             low_rank: LowRankScratch::default(),
             normed: Vec::new(),
+            kept: None,
         }
     }
 }

@@ -1,0 +1,86 @@
+//! Tiles of products with transposed weights by `vdpbf16ps`: both sides rounded to bf16, exact
+//! products, sums in f32.
+
+use std::arch::x86_64::*;
+
+use super::bf16::bf16s;
+use super::transposed::StripSums;
+use crate::float_panel::{LineBF16, LineF32};
+
+/// Rows whose sums are kept in registers together.
+const TILE_ROWS: usize = 8;
+
+/// `sums[row] += x[row] · lines`: `x` are rows of pairs, a pair a line.
+///
+/// # Panics
+/// When a row has fewer pairs than there are lines, or the strips differ.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) fn add_transposed(x: &[&[[u16; 2]]], lines: [&[LineBF16]; 2], sums: &mut [StripSums]) {
+    let count = lines[0].len();
+    assert_eq!(lines[1].len(), count, "this is a bug");
+    assert!(x.iter().all(|x| x.len() >= count), "this is a bug");
+    for (x, sums) in x.chunks(TILE_ROWS).zip(sums.chunks_mut(TILE_ROWS)) {
+        match x.len().min(sums.len()) {
+            TILE_ROWS => add_tile::<TILE_ROWS>(x, lines, sums),
+            4 => add_tile::<4>(x, lines, sums),
+            count => {
+                for row in 0..count {
+                    add_tile::<1>(&x[row..], lines, &mut sums[row..]);
+                }
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn add_tile<const ROWS: usize>(
+    x: &[&[[u16; 2]]],
+    [first, second]: [&[LineBF16]; 2],
+    out: &mut [StripSums],
+) {
+    let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+    for (sums, out) in sums.iter_mut().zip(&*out) {
+        // SAFETY: sixteen values are there.
+        *sums = [0, 1].map(|strip| unsafe { _mm512_loadu_ps(out[strip].as_ptr()) });
+    }
+    let x: [*const i32; ROWS] = std::array::from_fn(|row| x[row].as_ptr().cast());
+    for (line, weights) in first.iter().zip(second).enumerate() {
+        let weights = [weights.0, weights.1].map(|weights| {
+            // SAFETY: a line has 64 bytes.
+            bf16s(unsafe { _mm512_loadu_si512(weights.as_ptr().cast()) })
+        });
+        for (sums, x) in sums.iter_mut().zip(x) {
+            // SAFETY: a row has a pair for every line; the caller looked.
+            let pair = bf16s(_mm512_set1_epi32(unsafe { x.add(line).read_unaligned() }));
+            for (sum, weights) in sums.iter_mut().zip(weights) {
+                *sum = _mm512_dpbf16_ps(*sum, weights, pair);
+            }
+        }
+    }
+    for (out, sums) in out.iter_mut().zip(sums) {
+        for (out, sum) in out.iter_mut().zip(sums) {
+            // SAFETY: sixteen values are there.
+            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), sum) };
+        }
+    }
+}
+
+/// Two rows of each pair side by side, rounded to bf16.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) fn pair_lines(rows: &[LineF32], out: &mut [LineBF16]) {
+    let order: [u16; 32] = std::array::from_fn(|i| (i / 2 + 16 * (i % 2)) as u16);
+    // SAFETY: 64 bytes are there.
+    let order = unsafe { _mm512_loadu_si512(order.as_ptr().cast()) };
+    for (pair, out) in rows.as_chunks::<2>().0.iter().zip(out) {
+        // SAFETY: sixteen values of each row, and 64 bytes of the line are there; bf16 values are
+        // bits.
+        unsafe {
+            let [first, second] = [0, 1].map(|row| _mm512_loadu_ps(pair[row].as_ptr()));
+            let both = _mm512_cvtne2ps_pbh(second, first);
+            let both = std::mem::transmute::<__m512bh, __m512i>(both);
+            let pairs = _mm512_permutexvar_epi16(order, both);
+            _mm512_storeu_si512(out.as_mut_ptr().cast(), pairs);
+        }
+    }
+}
