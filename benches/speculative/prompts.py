@@ -28,8 +28,8 @@ import problems
 
 MAX_TOKENS = {"code": 256, "edit": 700, "summarise": 256, "chat": 256}
 EVERY = 8
-EDIT_LINES = (60, 110)
-PASSAGE_WORDS = (250, 450)
+EDIT_LINES = (60, 120)
+PASSAGE_WORDS = (250, 500)
 LANGUAGES = {".rs": "rust", ".py": "python"}
 
 EDIT_MESSAGE = (
@@ -39,21 +39,21 @@ EDIT_MESSAGE = (
 EDITS = [
     (
         "kernels/src/memory.rs",
-        None,
-        None,
+        r"impl PageBuffer",
+        r"#\[cfg\(test\)\]",
         "Rename the struct `PageBuffer` to `HugeBuffer` everywhere in this file, its debug output too.",
     ),
     (
         "kernels/src/roofline.rs",
         None,
         None,
-        "Change the constant `RUNS` from 3 to 5 and let a thread take 8 MiB at once instead of 4 MiB.",
+        "Change the constant `RUNS` from 7 to 5 and let a thread take 8 MiB at once instead of 4 MiB.",
     ),
     (
         "kernels/src/partition.rs",
-        None,
-        r"/// Rows below which",
-        "Add a doc comment of one line to each of `SharedSlice::new`, `Chunks::new` and `Chunks::take`.",
+        r"/// How a section's items",
+        r"/// Calls `body`",
+        "Rename the struct `Division` to `Share` and the struct `Counter` to `NextChunk`.",
     ),
     (
         "src/text/detokenizer.rs",
@@ -114,10 +114,10 @@ EDITS = [
 # (file, first heading, last heading, what to do with the passage); a heading stands for the text up to the next one.
 PASSAGES = [
     (
-        "docs/api.md",
-        "The API's edges",
-        "The API's edges",
-        "Copy, word for word, every sentence of this text that names an HTTP status, and nothing else.",
+        "docs/traces.md",
+        "A trace",
+        "Routes",
+        "Copy, word for word, every sentence of this text that names a field of a trace, and nothing else.",
     ),
     (
         "docs/search.md",
@@ -151,7 +151,7 @@ PASSAGES = [
     ),
     (
         "docs/traces.md",
-        "Outcomes",
+        "The stream",
         "The stream",
         "Extract all limits, ranges and times that this text states: quote the sentence of each, word for word.",
     ),

@@ -18,6 +18,9 @@ use crate::engine::{
     DraftCounts, GenerateRequest, RequestStream, SamplingParams, Speculative, StreamEvent,
 };
 
+/// Tokens written before anything is timed.
+const WARM_UP_TOKENS: usize = 8;
+
 #[derive(Debug, Clone, Args)]
 pub struct BenchSpeculativeArgs {
     #[command(flatten)]
@@ -87,6 +90,7 @@ pub(in crate::cli) fn run(args: &BenchSpeculativeArgs) -> anyhow::Result<()> {
     let total: usize = (tasks.values())
         .flat_map(|prompts| args.batch.iter().map(move |size| batches(prompts, *size)))
         .sum();
+    warm_up(&served, args, &modes, &tasks)?;
     let bar = Counter::new("batches", total as u64);
     let mut results = Results::new();
     for (task, prompts) in &tasks {
@@ -131,6 +135,28 @@ fn read_prompts(
         }
     }
     Ok(tasks)
+}
+
+/// Writes a few tokens in every mode, so that no timed answer waits until the engine has measured
+/// what its steps cost.
+fn warm_up(
+    served: &Served,
+    args: &BenchSpeculativeArgs,
+    modes: &[Speculative],
+    tasks: &BTreeMap<String, Vec<Prompt>>,
+) -> anyhow::Result<()> {
+    let Some(prompt) = tasks.values().flatten().next() else {
+        return Ok(());
+    };
+    let prompt = Prompt {
+        token_ids: prompt.token_ids.clone(),
+        max_tokens: WARM_UP_TOKENS.min(prompt.max_tokens),
+        prediction: Vec::new(),
+    };
+    for mode in modes {
+        answer(served, args, *mode, std::slice::from_ref(&prompt))?;
+    }
+    Ok(())
 }
 
 /// Answers a batch once in every mode; the modes take turns in going first.
