@@ -213,8 +213,8 @@ fn short_requests(vocab_size: u32) -> Vec<GenerateRequest> {
     (0..24).map(request).collect()
 }
 
-/// A draft model that says other things, with leaves beside its tokens, and lookups in a text of six
-/// words: some of their tokens are right. Some texts reach the longest that a text may be.
+/// A draft model that says other things, with leaves beside its tokens, and lookups in a text of
+/// six words: some of their tokens are right. Some texts reach the longest that a text may be.
 #[test]
 fn answers_are_the_same_with_trees_of_draft_tokens() {
     const VOCAB_SIZE: usize = 6;
@@ -249,15 +249,12 @@ fn answers_are_the_same_with_trees_of_draft_tokens() {
         for round in 0..2 {
             let (answers, counts) = run(&engine, &requests);
             assert_eq!(answers, plain, "{name}, round {round}");
-            // By chance one in six of the first tokens, and as many of the leaves beside those of a
-            // model.
-            let least = if mode == Speculative::PromptLookup {
-                0.1
-            } else {
-                0.2
-            };
-            let per_draft = counts.num_accepted_tokens as f64 / counts.num_drafts as f64;
-            assert!((least..1.2).contains(&per_draft), "{name}: {counts:?}");
+            assert!(counts.num_accepted_tokens > 0, "{name}: {counts:?}");
+            if mode == Speculative::DraftModel {
+                // By chance one in six of the first tokens, and as many of the leaves beside them.
+                let per_draft = counts.num_accepted_tokens as f64 / counts.num_drafts as f64;
+                assert!((0.25..1.2).contains(&per_draft), "{name}: {counts:?}");
+            }
         }
         assert_eq!(engine.stats().num_preemptions > 0, num_blocks == 30);
         engine.shutdown();
