@@ -8,9 +8,8 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use half::f16;
-
 pub use crate::attention_params::{AttentionParams, AttentionRows};
+use crate::attention_tile::{HeadCache, Queries, Tile, TileQueries};
 use crate::cost;
 use crate::cpu::{self, QueryState, TILE_TOKENS, TileInput};
 use crate::kv_cache::KvCache;
@@ -102,8 +101,8 @@ impl AttentionPlan {
 /// A thread's buffers.
 #[derive(Default)]
 struct Scratch {
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    tile: Tile,
+    queries: Queries,
     states: Vec<QueryState>,
     /// `[states.len(), head_dim]`
     outs: Vec<f32>,
@@ -232,8 +231,6 @@ impl Call<'_> {
         let head_dim = self.params.head_dim;
         let width = self.params.num_heads * head_dim;
         let group = self.params.num_heads / self.params.num_kv_heads;
-        scratch.keys.resize(head_dim * TILE_TOKENS, 0.0);
-        scratch.values.resize(head_dim * TILE_TOKENS, 0.0);
         scratch.states.clear();
         for row in rows {
             let heads = kv_head * group..(kv_head + 1) * group;
@@ -244,6 +241,7 @@ impl Call<'_> {
                 visible: 0..0,
             }));
         }
+        scratch.queries.load(self.kv_cache, self.q, &scratch.states);
         scratch.outs.clear();
         scratch.outs.resize(scratch.states.len() * head_dim, 0.0);
         let first = rows
@@ -274,7 +272,6 @@ impl Call<'_> {
 
     /// Reads the tile at `start` once for every run of rows that have the same block there.
     fn visit_tile(&self, start: usize, rows: &[PlannedRow], kv_head: usize, scratch: &mut Scratch) {
-        let head_dim = self.params.head_dim;
         let group = self.params.num_heads / self.params.num_kv_heads;
         let block_index = start / self.kv_cache.block_size();
         let block_of = |row: &PlannedRow| {
@@ -283,75 +280,85 @@ impl Call<'_> {
                 .get(block_index)
                 .copied()
         };
-        let visible = |row: &PlannedRow| {
-            let from = self.window_start(row.position).saturating_sub(start);
-            let to = (row.position + 1).saturating_sub(start);
-            from.min(TILE_TOKENS)..to.min(TILE_TOKENS)
-        };
         // A leaf changes the tile of its position, for itself alone.
         let leaf_of = |row: &PlannedRow| {
             let is_here = (start..start + TILE_TOKENS).contains(&row.position);
             row.own.filter(|_| is_here)
         };
+        let head = HeadCache {
+            kv_cache: self.kv_cache,
+            layer: self.layer,
+            kv_head,
+        };
         let mut at = 0;
         for run in rows.chunk_by(|a, b| block_of(a) == block_of(b) && leaf_of(a) == leaf_of(b)) {
             let states = at * group..(at + run.len()) * group;
             at += run.len();
-            let mut is_needed = false;
-            for (row, states) in run
-                .iter()
-                .zip(scratch.states[states.clone()].chunks_exact_mut(group))
-            {
-                let range = visible(row);
-                is_needed |= !range.is_empty();
-                states
-                    .iter_mut()
-                    .for_each(|state| state.visible = range.clone());
-            }
+            let is_needed = self.look(start, run, &mut scratch.states[states.clone()]);
             let Some(block) = block_of(&run[0]).filter(|_| is_needed) else {
                 continue;
             };
             self.prefetch_tile(&run[0], start + TILE_TOKENS, kv_head);
-            self.read_tile(
-                block as usize,
-                start,
-                kv_head,
-                &mut scratch.keys,
-                &mut scratch.values,
-            );
-            if let Some(own) = leaf_of(&run[0]) {
-                self.put_leaf(&run[0], own, kv_head, scratch);
-            }
-            let tile = TileInput {
-                keys: &scratch.keys,
-                values: &scratch.values,
-                scale: self.params.scale,
-                softcap: self.params.softcap,
-                q: self.q,
-                head_dim,
-            };
-            let outs = &mut scratch.outs[states.start * head_dim..states.end * head_dim];
-            cpu::attend_tile(&tile, &mut scratch.states[states], outs);
+            let place = (block as usize, leaf_of(&run[0]));
+            self.attend_tile(head, start, run, place, states, scratch);
         }
     }
 
-    /// Puts a leaf's own key and value into the tile, at its position.
-    fn put_leaf(&self, row: &PlannedRow, own: usize, kv_head: usize, scratch: &mut Scratch) {
-        let (block_size, head_dim) = (self.kv_cache.block_size(), self.kv_cache.head_dim());
-        let block = self.sequences[row.sequence].block_table[own / block_size] as usize;
-        let (from, to) = (own % block_size, row.position % TILE_TOKENS);
-        let keys = self.kv_cache.keys(self.layer, block, kv_head);
-        for (source, target) in keys
-            .chunks_exact(block_size)
-            .zip(scratch.keys.chunks_exact_mut(TILE_TOKENS))
-        {
-            target[to] = f16::from_bits(source[from]).to_f32();
+    /// Notes what each row of a run sees of the tile at `start`; whether any sees something.
+    fn look(&self, start: usize, run: &[PlannedRow], states: &mut [QueryState]) -> bool {
+        let group = self.params.num_heads / self.params.num_kv_heads;
+        let mut is_needed = false;
+        for (row, states) in run.iter().zip(states.chunks_exact_mut(group)) {
+            let from = self.window_start(row.position).saturating_sub(start);
+            let to = (row.position + 1).saturating_sub(start);
+            let range = from.min(TILE_TOKENS)..to.min(TILE_TOKENS);
+            is_needed |= !range.is_empty();
+            states
+                .iter_mut()
+                .for_each(|state| state.visible = range.clone());
         }
-        let values = self.kv_cache.values(self.layer, block, kv_head);
-        cpu::widen_halves(
-            &values[from * head_dim..][..head_dim],
-            &mut scratch.values[to * head_dim..][..head_dim],
-        );
+        is_needed
+    }
+
+    /// Attends the tile at `start`, which lies in a block, with a run of rows. A leaf is the only one of
+    /// its run; its own token stands in for the one at its position.
+    fn attend_tile(
+        &self,
+        head: HeadCache<'_>,
+        start: usize,
+        run: &[PlannedRow],
+        (block, leaf): (usize, Option<usize>),
+        states: Range<usize>,
+        scratch: &mut Scratch,
+    ) {
+        let head_dim = self.params.head_dim;
+        let queries = TileQueries {
+            q: self.q,
+            codes: &scratch.queries,
+            first: states.start,
+        };
+        let end = run.iter().map(|row| row.position + 1).max().unwrap_or(0);
+        let is_whole = leaf.is_none() && end >= start + TILE_TOKENS;
+        let (keys, values) = if is_whole && states.len() <= cpu::queries_at_once() {
+            scratch.tile.in_place(head, block, start, queries)
+        } else {
+            scratch.tile.read(head, block, start, end);
+            if let Some(own) = leaf {
+                let table = self.sequences[run[0].sequence].block_table;
+                let block = table[own / self.kv_cache.block_size()] as usize;
+                scratch.tile.put(head, block, own, run[0].position);
+            }
+            scratch.tile.widened(queries)
+        };
+        let tile = TileInput {
+            keys,
+            values,
+            scale: self.params.scale,
+            softcap: self.params.softcap,
+            head_dim,
+        };
+        let outs = &mut scratch.outs[states.start * head_dim..states.end * head_dim];
+        cpu::attend_tile(&tile, &mut scratch.states[states], outs);
     }
 
     /// Asks for the next tile while this one is attended: block by block, the hardware doesn't see a
@@ -364,35 +371,9 @@ impl Call<'_> {
         }
         if let Some(block) = table.get(start / block_size) {
             let block = *block as usize;
-            cpu::prefetch(self.kv_cache.keys(self.layer, block, kv_head), usize::MAX);
-            cpu::prefetch(self.kv_cache.values(self.layer, block, kv_head), usize::MAX);
-        }
-    }
-
-    /// Widens the tile at token `start` into `keys` `[head_dim, 16]` and `values` `[16, head_dim]`.
-    fn read_tile(
-        &self,
-        block: usize,
-        start: usize,
-        kv_head: usize,
-        keys: &mut [f32],
-        values: &mut [f32],
-    ) {
-        let (block_size, head_dim) = (self.kv_cache.block_size(), self.kv_cache.head_dim());
-        let offset = start % block_size;
-        let source = self.kv_cache.keys(self.layer, block, kv_head);
-        if block_size == TILE_TOKENS {
-            cpu::widen_halves(source, keys);
-        } else {
-            for (row, keys) in source
-                .chunks_exact(block_size)
-                .zip(keys.chunks_exact_mut(TILE_TOKENS))
-            {
-                cpu::widen_halves(&row[offset..offset + TILE_TOKENS], keys);
+            for bytes in self.kv_cache.bytes(self.layer, block, kv_head) {
+                cpu::prefetch(bytes, usize::MAX);
             }
         }
-        let source = self.kv_cache.values(self.layer, block, kv_head);
-        let range = offset * head_dim..(offset + TILE_TOKENS) * head_dim;
-        cpu::widen_halves(&source[range], values);
     }
 }

@@ -1,12 +1,13 @@
-//! The paged KV cache: f16 keys and values of all layers in blocks of tokens.
+//! The paged KV cache: keys and values of all layers in blocks of tokens, as f16 or as int8 codes.
 
-use std::cell::RefCell;
+use std::ops::Range;
 
 use half::f16;
-use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
 use crate::cpu::TILE_TOKENS;
 use crate::error::KernelError;
+use crate::kv_codes::{CodeLayout, GROUP, KEY_OFFSET};
+use crate::kv_writer::{KvWriter, Target};
 use crate::memory::PageBuffer;
 use crate::partition::{SharedSlice, for_rows};
 use crate::pool::ThreadPool;
@@ -14,23 +15,88 @@ use crate::pool::ThreadPool;
 /// Bytes of an f16.
 const VALUE_BYTES: usize = 2;
 
+/// What keys and values are kept as.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KvDtype {
+    #[default]
+    F16,
+    /// Int8 codes, each 32 values of a head with an f16 scale: about half the memory. A token's codes
+    /// follow from its own key and value alone.
+    Q8_0,
+}
+
+impl KvDtype {
+    pub fn name(self) -> &'static str {
+        match self {
+            KvDtype::F16 => "f16",
+            KvDtype::Q8_0 => "q8_0",
+        }
+    }
+
+    /// Bytes that keys and values take of sixteen tokens and one KV head; `None` when they
+    /// cannot be counted.
+    fn tile_bytes(self, head_dim: usize) -> Option<[usize; 2]> {
+        match self {
+            KvDtype::F16 => {
+                let bytes = head_dim.checked_mul(TILE_TOKENS * VALUE_BYTES)?;
+                Some([bytes; 2])
+            }
+            KvDtype::Q8_0 => {
+                let layout = CodeLayout { head_dim };
+                Some([layout.key_tile_bytes()?, layout.value_tile_bytes()?])
+            }
+        }
+    }
+
+    /// Bytes of keys and values of a token and a KV head; `usize::MAX` when they cannot be counted.
+    pub fn token_bytes(self, head_dim: usize) -> usize {
+        let sum = |[keys, values]: [usize; 2]| keys.checked_add(values);
+        let bytes = self.tile_bytes(head_dim).and_then(sum);
+        bytes.map_or(usize::MAX, |bytes| bytes / TILE_TOKENS)
+    }
+}
+
 /// Keys and values of every layer.
 ///
-/// A block of one layer and KV head is a dense tile: keys as `[head_dim, block_size]` (so that sixteen
-/// tokens are scored with contiguous loads), values as `[block_size, head_dim]`.
+/// An f16 block of one layer and KV head is a dense tile: keys as `[head_dim, block_size]` (so that
+/// sixteen tokens are scored with contiguous loads), values as `[block_size, head_dim]`. An int8 block
+/// is a row of tiles of sixteen tokens, as `kv_codes.rs` lays them out.
 pub struct KvCache {
+    dtype: KvDtype,
     num_layers: usize,
     num_blocks: usize,
     block_size: usize,
     num_kv_heads: usize,
     head_dim: usize,
+    /// Bytes of a block of one layer and KV head: of keys, of values.
+    block_bytes: [usize; 2],
     keys: PageBuffer,
     values: PageBuffer,
 }
 
 impl KvCache {
-    /// A zeroed cache; its memory is committed as blocks are first written.
+    /// A zeroed cache of f16; its memory is committed as blocks are first written.
     pub fn new(
+        num_layers: usize,
+        num_blocks: usize,
+        block_size: usize,
+        num_kv_heads: usize,
+        head_dim: usize,
+    ) -> Result<Self, KernelError> {
+        let dtype = KvDtype::F16;
+        Self::of(
+            dtype,
+            num_layers,
+            num_blocks,
+            block_size,
+            num_kv_heads,
+            head_dim,
+        )
+    }
+
+    /// [`Self::new`], of any type.
+    pub fn of(
+        dtype: KvDtype,
         num_layers: usize,
         num_blocks: usize,
         block_size: usize,
@@ -42,30 +108,44 @@ impl KvCache {
                 "block size {block_size} is not a positive multiple of {TILE_TOKENS}"
             )));
         }
-        let sizes = [num_layers, num_blocks, block_size, num_kv_heads, head_dim];
-        let count = sizes
-            .iter()
-            .try_fold(1_usize, |product, size| product.checked_mul(*size));
-        let bytes = count
-            .and_then(|count| count.checked_mul(2 * VALUE_BYTES))
-            .filter(|bytes| *bytes < isize::MAX as usize);
-        let out_of_memory = KernelError::OutOfMemory {
-            bytes: bytes.unwrap_or(usize::MAX),
+        let bytes_of = |tile: usize| {
+            let sizes = [
+                block_size / TILE_TOKENS,
+                num_kv_heads,
+                num_blocks,
+                num_layers,
+            ];
+            sizes
+                .iter()
+                .try_fold(tile, |product, size| product.checked_mul(*size))
+                .filter(|bytes| *bytes < isize::MAX as usize / 2)
         };
-        let half = bytes.map(|bytes| bytes / 2);
-        let buffer = || half.and_then(PageBuffer::zeroed);
-        let (Some(keys), Some(values)) = (buffer(), buffer()) else {
-            return Err(out_of_memory);
+        let tiles = dtype.tile_bytes(head_dim);
+        let sizes = tiles.map(|tiles| tiles.map(bytes_of));
+        let (Some(tiles), Some([Some(keys), Some(values)])) = (tiles, sizes) else {
+            return Err(KernelError::OutOfMemory { bytes: usize::MAX });
+        };
+        let buffers = (PageBuffer::zeroed(keys), PageBuffer::zeroed(values));
+        let (Some(keys), Some(values)) = buffers else {
+            return Err(KernelError::OutOfMemory {
+                bytes: keys + values,
+            });
         };
         Ok(Self {
+            dtype,
             num_layers,
             num_blocks,
             block_size,
             num_kv_heads,
             head_dim,
+            block_bytes: tiles.map(|tile| tile * (block_size / TILE_TOKENS)),
             keys,
             values,
         })
+    }
+
+    pub fn dtype(&self) -> KvDtype {
+        self.dtype
     }
 
     pub fn num_blocks(&self) -> usize {
@@ -88,22 +168,70 @@ impl KvCache {
         self.keys.len() + self.values.len()
     }
 
-    /// Where the tile of one layer, block and KV head begins.
-    fn tile_at(&self, layer: usize, block: usize, kv_head: usize) -> usize {
-        ((layer * self.num_blocks + block) * self.num_kv_heads + kv_head)
-            * self.block_size
-            * self.head_dim
+    /// How int8 tiles lie.
+    pub(crate) fn layout(&self) -> CodeLayout {
+        CodeLayout {
+            head_dim: self.head_dim,
+        }
     }
 
-    /// `[head_dim, block_size]` f16 bits.
+    /// The place of a block of one layer and KV head among all of them.
+    fn block_at(&self, layer: usize, block: usize, kv_head: usize) -> usize {
+        (layer * self.num_blocks + block) * self.num_kv_heads + kv_head
+    }
+
+    /// All bytes of a block of keys and of values.
+    pub(crate) fn bytes(&self, layer: usize, block: usize, kv_head: usize) -> [&[u8]; 2] {
+        let at = self.block_at(layer, block, kv_head);
+        let [keys, values] = self.block_bytes;
+        [
+            &self.keys[at * keys..][..keys],
+            &self.values[at * values..][..values],
+        ]
+    }
+
+    /// `[head_dim, block_size]` f16 bits, of an f16 cache.
     pub(crate) fn keys(&self, layer: usize, block: usize, kv_head: usize) -> &[u16] {
-        &self.keys.words()[self.tile_at(layer, block, kv_head)..][..self.block_size * self.head_dim]
+        let len = self.block_size * self.head_dim;
+        &self.keys.words()[self.block_at(layer, block, kv_head) * len..][..len]
     }
 
-    /// `[block_size, head_dim]` f16 bits.
+    /// `[block_size, head_dim]` f16 bits, of an f16 cache.
     pub(crate) fn values(&self, layer: usize, block: usize, kv_head: usize) -> &[u16] {
-        &self.values.words()[self.tile_at(layer, block, kv_head)..]
-            [..self.block_size * self.head_dim]
+        let len = self.block_size * self.head_dim;
+        &self.values.words()[self.block_at(layer, block, kv_head) * len..][..len]
+    }
+
+    /// Codes and scales of keys, of the tile that begins at token `offset` of a block of an int8 cache.
+    pub(crate) fn key_codes(
+        &self,
+        layer: usize,
+        block: usize,
+        kv_head: usize,
+        offset: usize,
+    ) -> (&[u8], &[u16]) {
+        let at = self.block_at(layer, block, kv_head) * self.block_bytes[0];
+        let tile = self.block_bytes[0] / (self.block_size / TILE_TOKENS);
+        let at = at + offset / TILE_TOKENS * tile;
+        let len = self.layout().key_codes_len();
+        let scales = &self.keys.words()[(at + len) / 2..][..self.layout().num_scales()];
+        (&self.keys[at..at + len], scales)
+    }
+
+    /// The same of values.
+    pub(crate) fn value_codes(
+        &self,
+        layer: usize,
+        block: usize,
+        kv_head: usize,
+        offset: usize,
+    ) -> (&[i8], &[u16]) {
+        let at = self.block_at(layer, block, kv_head) * self.block_bytes[1];
+        let tile = self.block_bytes[1] / (self.block_size / TILE_TOKENS);
+        let at = at + offset / TILE_TOKENS * tile;
+        let len = self.layout().value_codes_len();
+        let scales = &self.values.words()[(at + len) / 2..][..self.layout().num_scales()];
+        (&self.values.signed()[at..at + len], scales)
     }
 
     /// Reads keys and values of one layer and KV head back: those of `slots`, each `[slots, head_dim]`.
@@ -120,20 +248,55 @@ impl KvCache {
     ) {
         keys.clear();
         values.clear();
-        let float = |bits: &u16| f16::from_bits(*bits).to_f32();
         for slot in slots {
             let (block, offset) = (
                 *slot as usize / self.block_size,
                 *slot as usize % self.block_size,
             );
             assert!(block < self.num_blocks, "no such block");
-            let tile = self.keys(layer, block, kv_head);
-            let column = tile[offset..].iter().step_by(self.block_size);
-            keys.extend(column.map(float));
-            let tile = self.values(layer, block, kv_head);
-            let row = &tile[offset * self.head_dim..][..self.head_dim];
-            values.extend(row.iter().map(float));
+            match self.dtype {
+                KvDtype::F16 => self.read_halves([layer, block, kv_head], offset, keys, values),
+                KvDtype::Q8_0 => self.read_codes([layer, block, kv_head], offset, keys, values),
+            }
         }
+    }
+
+    fn read_halves(
+        &self,
+        [layer, block, kv_head]: [usize; 3],
+        offset: usize,
+        keys: &mut Vec<f32>,
+        values: &mut Vec<f32>,
+    ) {
+        let float = |bits: &u16| f16::from_bits(*bits).to_f32();
+        let tile = self.keys(layer, block, kv_head);
+        let column = tile[offset..].iter().step_by(self.block_size);
+        keys.extend(column.map(float));
+        let tile = self.values(layer, block, kv_head);
+        let row = &tile[offset * self.head_dim..][..self.head_dim];
+        values.extend(row.iter().map(float));
+    }
+
+    fn read_codes(
+        &self,
+        [layer, block, kv_head]: [usize; 3],
+        offset: usize,
+        keys: &mut Vec<f32>,
+        values: &mut Vec<f32>,
+    ) {
+        let (token, layout) = (offset % TILE_TOKENS, self.layout());
+        let (codes, scales) = self.key_codes(layer, block, kv_head, offset);
+        let scale = |scales: &[u16], dim: usize| {
+            f16::from_bits(scales[dim / GROUP * TILE_TOKENS + token]).to_f32()
+        };
+        keys.extend((0..self.head_dim).map(|dim| {
+            let code = codes[layout.key_code_at(token, dim)].wrapping_sub(KEY_OFFSET) as i8;
+            f32::from(code) * scale(scales, dim)
+        }));
+        let (codes, scales) = self.value_codes(layer, block, kv_head, offset);
+        let codes = codes[token * self.head_dim..][..self.head_dim].iter();
+        let value = |(dim, code): (usize, &i8)| f32::from(*code) * scale(scales, dim);
+        values.extend(codes.enumerate().map(value));
     }
 
     /// Writes rows of one layer; `k` and `v` are `[num_rows, num_kv_heads * head_dim]`, and row `i` goes
@@ -179,15 +342,30 @@ impl KvCache {
             slot_mapping.iter().all(|slot| (*slot as usize) < num_slots),
             "slot out of range"
         );
-        let layer_len = num_slots * self.num_kv_heads * self.head_dim;
-        let range = layer * layer_len..(layer + 1) * layer_len;
+        let of_layer = |block_bytes: usize| {
+            let len = self.num_blocks * self.num_kv_heads * block_bytes;
+            layer * len..(layer + 1) * len
+        };
+        let [keys, values] = self.block_bytes.map(of_layer);
+        let target = match self.dtype {
+            KvDtype::F16 => {
+                let halves = |bytes: Range<usize>| bytes.start / 2..bytes.end / 2;
+                Target::Halves {
+                    keys: SharedSlice::new(&mut self.keys.words_mut()[halves(keys)]),
+                    values: SharedSlice::new(&mut self.values.words_mut()[halves(values)]),
+                }
+            }
+            KvDtype::Q8_0 => Target::Codes {
+                keys: SharedSlice::new(&mut self.keys[keys]),
+                values: SharedSlice::new(&mut self.values[values]),
+            },
+        };
         KvWriter {
             num_kv_heads: self.num_kv_heads,
             head_dim: self.head_dim,
             block_size: self.block_size,
             slot_mapping,
-            keys: SharedSlice::new(&mut self.keys.words_mut()[range.clone()]),
-            values: SharedSlice::new(&mut self.values.words_mut()[range]),
+            target,
         }
     }
 
@@ -196,7 +374,6 @@ impl KvCache {
     /// # Panics
     /// When a block does not exist.
     pub fn copy_blocks(&mut self, copies: &[(u32, u32)]) {
-        let len = self.num_kv_heads * self.block_size * self.head_dim;
         for (source, destination) in copies {
             let (source, destination) = (*source as usize, *destination as usize);
             assert!(
@@ -204,56 +381,14 @@ impl KvCache {
                 "no such block"
             );
             for layer in 0..self.num_layers {
-                let from = self.tile_at(layer, source, 0);
-                let to = self.tile_at(layer, destination, 0);
-                self.keys.words_mut().copy_within(from..from + len, to);
-                self.values.words_mut().copy_within(from..from + len, to);
+                let from = self.block_at(layer, source, 0);
+                let to = self.block_at(layer, destination, 0);
+                let buffers = [&mut self.keys, &mut self.values];
+                for (buffer, bytes) in buffers.into_iter().zip(self.block_bytes) {
+                    let len = self.num_kv_heads * bytes;
+                    buffer.copy_within(from * bytes..from * bytes + len, to * bytes);
+                }
             }
         }
-    }
-}
-
-thread_local! {
-    /// A row of keys as f16 bits, before they are scattered.
-    static ROW: RefCell<Vec<u16>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Writes rows of one layer.
-pub(crate) struct KvWriter<'a> {
-    num_kv_heads: usize,
-    head_dim: usize,
-    block_size: usize,
-    slot_mapping: &'a [u32],
-    keys: SharedSlice<'a, u16>,
-    values: SharedSlice<'a, u16>,
-}
-
-impl KvWriter<'_> {
-    /// Writes row `row` of the batch; `k` and `v` are `[num_kv_heads * head_dim]`.
-    ///
-    /// # Safety
-    /// No two threads may write the same row.
-    pub(crate) unsafe fn write(&self, row: usize, k: &[f32], v: &[f32]) {
-        let (head_dim, block_size) = (self.head_dim, self.block_size);
-        let slot = self.slot_mapping[row] as usize;
-        let (block, offset) = (slot / block_size, slot % block_size);
-        ROW.with_borrow_mut(|bits| {
-            bits.resize(head_dim, 0);
-            for head in 0..self.num_kv_heads {
-                let tile = (block * self.num_kv_heads + head) * block_size * head_dim;
-                let source = head * head_dim..(head + 1) * head_dim;
-                let halves: &mut [f16] = bits.reinterpret_cast_mut();
-                halves.convert_from_f32_slice(&k[source.clone()]);
-                for (d, bits) in bits.iter().enumerate() {
-                    // SAFETY: a slot's column belongs to this row.
-                    unsafe { self.keys.write(tile + d * block_size + offset, *bits) };
-                }
-                // SAFETY: a slot's values belong to this row.
-                let values = unsafe { self.values.slice_mut(tile + offset * head_dim, head_dim) };
-                values
-                    .reinterpret_cast_mut::<f16>()
-                    .convert_from_f32_slice(&v[source]);
-            }
-        });
     }
 }

@@ -10,6 +10,7 @@ pub mod activations;
 pub mod attention;
 mod attention_gradient;
 mod attention_params;
+mod attention_tile;
 mod codebook;
 pub mod cost;
 mod cpu;
@@ -24,6 +25,8 @@ pub mod gating;
 mod gradient_rows;
 pub mod gradients;
 pub mod kv_cache;
+mod kv_codes;
+mod kv_writer;
 pub mod logits;
 pub mod low_rank;
 pub mod mapped_file;
@@ -52,7 +55,7 @@ pub use error::KernelError;
 pub use experts::{ExpertMatrix, experts_glu, experts_matmul};
 pub use gating::{Gating, GroupScore, Groups, Routes, Scoring};
 pub use gradient_rows::GradientRows;
-pub use kv_cache::KvCache;
+pub use kv_cache::{KvCache, KvDtype};
 pub use low_rank::{
     Addition, Factors, LowRank, LowRankScratch, Reads, glu_adapted, matmul_adapted,
 };

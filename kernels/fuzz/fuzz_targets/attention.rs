@@ -15,6 +15,7 @@ struct Input {
     head_dim: u8,
     window: Option<u8>,
     wide_blocks: bool,
+    is_coded: bool,
     sequences: Vec<(Vec<u8>, u8, u8)>,
 }
 
@@ -32,7 +33,9 @@ fuzz_target!(|input: Input| {
     };
     let block_size = if input.wide_blocks { 32 } else { 16 };
     let pool = ThreadPool::eager(2);
-    let mut cache = KvCache::new(1, BLOCKS, block_size, kv_heads, params.head_dim).expect("memory");
+    let dtype = if input.is_coded { KvDtype::Q8_0 } else { KvDtype::F16 };
+    let cache = KvCache::of(dtype, 1, BLOCKS, block_size, kv_heads, params.head_dim);
+    let mut cache = cache.expect("memory");
     let slots: Vec<u32> = (0..(BLOCKS * block_size) as u32).collect();
     let values: Vec<f32> = (0..slots.len() * kv_heads * params.head_dim)
         .map(|i| ((i * 7919) % 1009) as f32 / 504.0 - 1.0)

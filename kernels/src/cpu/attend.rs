@@ -2,28 +2,22 @@
 
 use std::ops::Range;
 
-use super::vector::{LANES, Vector, exp};
+use super::kv::{KvVector, dot_codes};
+use super::tile::{
+    CodeValues, FloatValues, HalfValues, Source, TileInput, TileKeys, TileValues, Values,
+};
+#[cfg(target_arch = "x86_64")]
+use super::vector::{Avx, Avx512};
+use super::vector::{LANES, Plain, Vector, exp};
+use super::{Isa, isa};
 
 /// Keys and values processed together by attention.
 pub(crate) const TILE_TOKENS: usize = LANES;
 
-/// Sixteen keys and values of one KV head, widened.
-pub(crate) struct TileInput<'a> {
-    /// `[head_dim, TILE_TOKENS]`
-    pub keys: &'a [f32],
-    /// `[TILE_TOKENS, head_dim]`
-    pub values: &'a [f32],
-    pub scale: f32,
-    pub softcap: Option<f32>,
-    /// The rows' queries; [`QueryState::query`] points into it.
-    pub q: &'a [f32],
-    pub head_dim: usize,
-}
-
 /// One query (a row and head) and its running softmax.
 #[derive(Debug, Clone)]
 pub(crate) struct QueryState {
-    /// Where the query's `head_dim` values begin in `TileInput::q`.
+    /// Where the query's `head_dim` values begin among those of all rows.
     pub query: usize,
     pub max: f32,
     pub sum: f32,
@@ -31,10 +25,22 @@ pub(crate) struct QueryState {
     pub visible: Range<usize>,
 }
 
+/// Most queries of a tile that are attended together: these may read the cache as it is, more of them
+/// want it widened once for all.
+pub(crate) fn queries_at_once() -> usize {
+    match isa() {
+        Isa::Portable => Plain::MAX_SUMS,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => Avx::MAX_SUMS,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Amx => Avx512::MAX_SUMS,
+    }
+}
+
 /// `outs` is `[states.len(), head_dim]`, the unnormalised outputs. A query's operations do not depend on
 /// the others.
 #[inline(always)]
-pub(super) fn attend_tile<V: Vector>(
+pub(super) fn attend_tile<V: KvVector>(
     tile: &TileInput<'_>,
     states: &mut [QueryState],
     outs: &mut [f32],
@@ -43,57 +49,94 @@ pub(super) fn attend_tile<V: Vector>(
     while at < states.len() {
         // Queries hide each other's latency and share loads.
         let count = V::MAX_SUMS.min(states.len() - at);
+        let first = at;
         let states = &mut states[at..at + count];
         let outs = &mut outs[at * tile.head_dim..(at + count) * tile.head_dim];
         match count {
-            8 => attend_queries::<V, 8>(tile, states, outs),
-            7 => attend_queries::<V, 7>(tile, states, outs),
-            6 => attend_queries::<V, 6>(tile, states, outs),
-            5 => attend_queries::<V, 5>(tile, states, outs),
-            4 => attend_queries::<V, 4>(tile, states, outs),
-            3 => attend_queries::<V, 3>(tile, states, outs),
-            2 => attend_queries::<V, 2>(tile, states, outs),
-            _ => attend_queries::<V, 1>(tile, states, outs),
+            8 => attend_queries::<V, 8>(tile, first, states, outs),
+            7 => attend_queries::<V, 7>(tile, first, states, outs),
+            6 => attend_queries::<V, 6>(tile, first, states, outs),
+            5 => attend_queries::<V, 5>(tile, first, states, outs),
+            4 => attend_queries::<V, 4>(tile, first, states, outs),
+            3 => attend_queries::<V, 3>(tile, first, states, outs),
+            2 => attend_queries::<V, 2>(tile, first, states, outs),
+            _ => attend_queries::<V, 1>(tile, first, states, outs),
         }
         at += count;
     }
 }
 
 #[inline(always)]
-fn attend_queries<V: Vector, const N: usize>(
+fn attend_queries<V: KvVector, const N: usize>(
     tile: &TileInput<'_>,
+    first: usize,
     states: &mut [QueryState],
     outs: &mut [f32],
 ) {
     let head_dim = tile.head_dim;
-    let mut queries = [&tile.q[..0]; N];
+    let sums = match tile.keys {
+        TileKeys::Floats { keys, q } => dot_floats::<V, N>(keys, TILE_TOKENS, q, states, head_dim),
+        TileKeys::Halves { keys, stride, q } => {
+            dot_floats::<V, N>(keys, stride, q, states, head_dim)
+        }
+        TileKeys::Codes(ref codes) => dot_codes::<V, N>(codes, first, head_dim),
+    };
+    let mut weights = [[0.0_f32; TILE_TOKENS]; N];
+    let corrections = update_states(tile, &sums, states, &mut weights);
+    match tile.values {
+        TileValues::Floats(values) => {
+            let values = FloatValues { values, head_dim };
+            add_values::<V, N>(&values, &weights, &corrections, outs, head_dim);
+        }
+        TileValues::Halves(values) => {
+            let values = HalfValues { values, head_dim };
+            add_values::<V, N>(&values, &weights, &corrections, outs, head_dim);
+        }
+        TileValues::Codes { codes, scales } => {
+            let values = CodeValues {
+                codes,
+                scales,
+                head_dim,
+            };
+            add_values::<V, N>(&values, &weights, &corrections, outs, head_dim);
+        }
+    }
+}
+
+/// `query · key` of some queries with every key of the tile, whose dimensions lie `stride` apart.
+#[inline(always)]
+fn dot_floats<V: Vector, const N: usize>(
+    keys: impl Source<V>,
+    stride: usize,
+    q: &[f32],
+    states: &[QueryState],
+    head_dim: usize,
+) -> [V; N] {
+    let mut queries = [&q[..0]; N];
     for n in 0..N {
-        queries[n] = &tile.q[states[n].query..][..head_dim];
+        queries[n] = &q[states[n].query..][..head_dim];
     }
     // Even and odd dimensions are summed apart, so that a few queries keep the units busy.
     let (mut even, mut odd) = ([V::splat(0.0); N], [V::splat(0.0); N]);
-    let (keys, _) = tile.keys.as_chunks::<TILE_TOKENS>();
-    let (pairs, rest) = keys[..head_dim].as_chunks::<2>();
-    for (d, [first, second]) in pairs.iter().enumerate() {
-        let (first, second) = (V::load(first), V::load(second));
+    for pair in 0..head_dim / 2 {
+        let d = 2 * pair;
+        let (first, second) = (keys.load(d * stride), keys.load((d + 1) * stride));
         for n in 0..N {
-            even[n] = even[n].add_product(V::splat(queries[n][2 * d]), first);
-            odd[n] = odd[n].add_product(V::splat(queries[n][2 * d + 1]), second);
+            even[n] = even[n].add_product(V::splat(queries[n][d]), first);
+            odd[n] = odd[n].add_product(V::splat(queries[n][d + 1]), second);
         }
     }
-    for keys in rest {
+    if !head_dim.is_multiple_of(2) {
+        let last = keys.load((head_dim - 1) * stride);
         for n in 0..N {
-            let query = V::splat(queries[n][head_dim - 1]);
-            even[n] = even[n].add_product(query, V::load(keys));
+            even[n] = even[n].add_product(V::splat(queries[n][head_dim - 1]), last);
         }
     }
     let mut sums = even;
     for n in 0..N {
         sums[n] = even[n].add_product(V::splat(1.0), odd[n]);
     }
-    let mut weights = [[0.0_f32; TILE_TOKENS]; N];
-    let corrections = update_states(tile, &sums, states, &mut weights);
-    add_values::<V, N>(tile, &weights, &corrections, outs);
+    sums
 }
 
 /// Turns scores into weights; returns what each earlier sum is multiplied by. A query that sees nothing
@@ -143,36 +186,36 @@ fn update_states<V: Vector, const N: usize>(
 /// `out = out * correction + sum_t weights[t] * values[t]` for every query.
 #[inline(always)]
 fn add_values<V: Vector, const N: usize>(
-    tile: &TileInput<'_>,
+    values: &impl Values<V>,
     weights: &[[f32; TILE_TOKENS]; N],
     corrections: &[f32; LANES],
     outs: &mut [f32],
+    head_dim: usize,
 ) {
-    let head_dim = tile.head_dim;
     let whole = head_dim - head_dim % LANES;
     let mut start = 0;
     // A few queries take several pieces of the output at once, for the same reason.
     if N <= 2 {
         while start + 4 * LANES <= whole {
-            add_piece::<V, N, 4>(tile, weights, corrections, outs, start);
+            add_piece::<V, N, 4>(values, weights, corrections, outs, head_dim, start);
             start += 4 * LANES;
         }
     }
     if N <= 4 {
         while start + 2 * LANES <= whole {
-            add_piece::<V, N, 2>(tile, weights, corrections, outs, start);
+            add_piece::<V, N, 2>(values, weights, corrections, outs, head_dim, start);
             start += 2 * LANES;
         }
     }
     while start < whole {
-        add_piece::<V, N, 1>(tile, weights, corrections, outs, start);
+        add_piece::<V, N, 1>(values, weights, corrections, outs, head_dim, start);
         start += LANES;
     }
     for n in 0..N {
-        for d in head_dim - head_dim % LANES..head_dim {
+        for d in whole..head_dim {
             let mut sum = outs[n * head_dim + d] * corrections[n];
-            for (weight, row) in weights[n].iter().zip(tile.values.chunks(head_dim)) {
-                sum += weight * row[d];
+            for (token, weight) in weights[n].iter().enumerate() {
+                sum += weight * values.one(token, d);
             }
             outs[n * head_dim + d] = sum;
         }
@@ -182,13 +225,13 @@ fn add_values<V: Vector, const N: usize>(
 /// [`add_values`] for the dimensions `start..start + WIDTH * LANES`.
 #[inline(always)]
 fn add_piece<V: Vector, const N: usize, const WIDTH: usize>(
-    tile: &TileInput<'_>,
+    values: &impl Values<V>,
     weights: &[[f32; TILE_TOKENS]; N],
     corrections: &[f32; LANES],
     outs: &mut [f32],
+    head_dim: usize,
     start: usize,
 ) {
-    let head_dim = tile.head_dim;
     // No closures here: `array::from_fn` isn't always inlined.
     let mut sums = [[V::splat(0.0); WIDTH]; N];
     for n in 0..N {
@@ -197,13 +240,11 @@ fn add_piece<V: Vector, const N: usize, const WIDTH: usize>(
             sums[n][w] = V::load(&pieces[w]).mul(V::splat(corrections[n]));
         }
     }
-    let rows = tile.values[start..].chunks(head_dim);
-    for (t, row) in rows.enumerate().take(TILE_TOKENS) {
-        let (pieces, _) = row.as_chunks::<LANES>();
+    for token in 0..TILE_TOKENS {
         for w in 0..WIDTH {
-            let values = V::load(&pieces[w]);
+            let piece = values.piece(token, start + w * LANES);
             for n in 0..N {
-                sums[n][w] = sums[n][w].add_product(V::splat(weights[n][t]), values);
+                sums[n][w] = sums[n][w].add_product(V::splat(weights[n][token]), piece);
             }
         }
     }

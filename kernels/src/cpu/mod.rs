@@ -11,18 +11,21 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod bf16;
+mod codes;
 mod columns;
 mod cross_entropy;
 mod encode;
 mod float;
 mod floats;
 mod gradients;
+mod kv;
 mod low_rank;
 mod outer;
 mod portable;
 mod prefetch;
 mod quantise;
 mod rows;
+mod tile;
 mod transposed;
 #[cfg(target_arch = "x86_64")]
 mod transposed_bf16;
@@ -32,14 +35,16 @@ mod widen;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-pub(crate) use attend::{QueryState, TILE_TOKENS, TileInput};
+pub(crate) use attend::{QueryState, TILE_TOKENS, queries_at_once};
 pub(crate) use columns::{BLOCK_STRIPS, PanelBlock, read_block};
 pub(crate) use cross_entropy::RunningSum;
 pub(crate) use floats::{
     add_transposed_pairs, can_multiply_bf16, multiplies_bf16, pair_lines, use_bf16_activations,
 };
+pub(crate) use kv::{CodeTile, QueryCodes};
 pub(crate) use low_rank::LowRankTile;
 pub(crate) use prefetch::{begin_at, prefetch};
+pub(crate) use tile::{TileInput, TileKeys, TileValues};
 pub(crate) use transposed::{StripSums, TRANSPOSED_ROWS};
 
 use crate::activations::{Activations, BlockInfo, Corrections};
@@ -289,6 +294,13 @@ compiled_for_each_isa! {
     );
     /// Reads a panel's rows of a block of columns back as f32, rows and columns exchanged.
     columns::unpack_block(panel: &Panel<'_>, block: usize, out: &mut PanelBlock);
+    /// Codes of a head's key or value with an f16 scale for each group of it.
+    codes::encode_codes(x: &[f32], codes: &mut [i8], scales: &mut [u16]);
+    /// Codes of a query with a scale for each group of it, and the sums of each group's codes.
+    codes::encode_query(x: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]);
+    /// Reads the values of a tile back: `codes` and `out` are `[TILE_TOKENS, head_dim]`, `scales`
+    /// `[groups, TILE_TOKENS]`.
+    codes::widen_codes(codes: &[i8], scales: &[f32], out: &mut [f32]);
     /// `gate[i] = silu(gate[i]) * up[i]`
     rows::silu_mul(gate: &mut [f32], up: &[f32]);
     /// `gate[i] = gelu_tanh(gate[i]) * up[i]`
@@ -337,7 +349,9 @@ macro_rules! vectors_for_each_isa {
                 }
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx512 | Isa::Amx => {
-                    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+                    #[target_feature(
+                        enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"
+                    )]
                     fn compiled($($arg: $type),*) {
                         $module::$name::<vector::Avx512>($($arg),*);
                     }
