@@ -13,6 +13,7 @@ pip; `chat` needs aiohttp, --picture matplotlib. mistral.rs takes minutes and is
 Measures:
   rates   prefill, and decode of one and 16 sequences (rates.py)
   long    prefill, decode and memory at --contexts tokens (long_context.py)
+  depth   prefill and decode behind --depths tokens that are not computed (depth.py)
   chat    multi-turn conversations at --loads CLIENTS:RATE (load.py, chat.py)
   start   seconds to ready, cold and warm, and memory of weights (start.py)
 
@@ -30,6 +31,7 @@ import time
 from pathlib import Path
 
 import chat
+import depth
 import gguf
 import long_context
 import machine
@@ -40,7 +42,7 @@ from peers import WHEELS, Failed, build_llama_cpp, install_wheel, make_venv, run
 from servers import Setup
 
 HERE = Path(__file__).resolve().parent
-MEASURES = ["rates", "long", "chat", "start"]
+MEASURES = ["rates", "long", "depth", "chat", "start"]
 
 
 def prepare(args):
@@ -107,6 +109,9 @@ def measure_model(args, prepared, model, results):
             contexts = long_context.measure_ik(args, ik_python, script, file)
             measured["ik_llama.cpp"] = contexts
         results.setdefault("long", {})[model] = measured
+    if "depth" in args.measures:
+        measured = depth.measure(args, llama_bin, file, model, info)
+        results.setdefault("depth", {})[model] = measured
     if "chat" in args.measures:
         setup = chat_setup(args, model, file, info)
         for clients, rate in args.loads:
@@ -126,7 +131,8 @@ def report(results):
         by_model = results["rates"]
         parts += [rates.table(by_model), *rates.suspects(by_model)]
         parts.append(rates.roofline_table(by_model, results["machine"].get("read_gb_s")))
-    for name, module in [("long", long_context), ("chat", chat), ("start", start)]:
+    modules = {"long": long_context, "depth": depth, "chat": chat, "start": start}
+    for name, module in modules.items():
         if name in results:
             parts.append(module.table(results[name]))
     return "\n\n".join(part for part in parts if part)
@@ -180,6 +186,7 @@ def parse_args():
     add("--json", type=Path, help="keep every result of this machine in this file")
     add("--picture", type=Path, help="draw all results to this PNG file")
     add("--contexts", type=int, nargs="+", default=[8192, 32768], help="tokens; 131072 takes hours")
+    add("--depths", type=int, nargs="+", default=[0, 8192, 32768], help="tokens before, of depth")
     add("--loads", type=pair, nargs="+", default=[(64, 0.5), (200, 2.0)], metavar="CLIENTS:RATE")
     add("--seconds", type=float, default=120, help="of a load of conversations")
     add("--drain", type=float, default=30, help="seconds that answers may take after that")

@@ -13,7 +13,9 @@ from pathlib import Path
 from unittest import mock
 
 import compare
+import depth
 import gguf
+import llama_state
 import load
 import long_context
 import machine
@@ -190,6 +192,62 @@ class Machines(unittest.TestCase):
             file.write(bytes(1 << 20))
             file.flush()
             self.assertEqual(servers.resident_share(file.name), 0.25)
+
+
+def llama_file(num_cells, layers, size):
+    """A saved state: row `r` of layer `l` is `size` bytes of value `l * 16 + r`."""
+    parts = [struct.pack("<3I", llama_state.MAGIC, llama_state.VERSION, num_cells)]
+    parts.append(struct.pack(f"<{num_cells}i", *range(num_cells)))
+    parts.append(struct.pack("<2I", 1, num_cells))
+    parts += [struct.pack("<iIi", cell, 1, 0) for cell in range(num_cells)]
+    parts.append(struct.pack("<4I", 0, layers, 0, 0))
+    for layer in range(2 * layers):
+        parts.append(struct.pack("<iQ", 1, size))
+        parts += [bytes([layer * 16 + row]) * size for row in range(num_cells)]
+    return b"".join(parts)
+
+
+class LlamaStates(unittest.TestCase):
+    def test_a_state_of_its_own_length_is_itself(self):
+        data = llama_file(5, 2, 6)
+        self.assertEqual(b"".join(llama_state.lengthen(data, range(5))), data)
+
+    def test_rows_repeat_and_cells_go_on(self):
+        tokens = [70, 71, 72, 73, 74, 75, 76]
+        long = b"".join(llama_state.lengthen(llama_file(3, 1, 2), tokens))
+        source = llama_state.Source(long)
+        self.assertEqual(source.words(3)[2], 7)
+        self.assertEqual(list(source.words(7)), tokens)
+        self.assertEqual(source.words(2), (1, 7))
+        cells = [llama_state.CELL.unpack(source.take(12)) for _ in range(7)]
+        self.assertEqual(cells, [(position, 1, 0) for position in range(7)])
+        source.take(16)
+        for layer in range(2):
+            source.take(12)
+            rows = [layer * 16 + row % 3 for row in range(7)]
+            self.assertEqual(bytes(source.take(14)), bytes(row for row in rows for _ in "ab"))
+        self.assertEqual(source.at, len(long))
+
+    def test_another_form_is_refused(self):
+        data = llama_file(3, 1, 2)
+        other = data[:4] + struct.pack("<I", 5) + data[8:]
+        transposed = bytearray(data)
+        transposed[12 + 12 + 8 + 36] = 1
+        for broken in [other, bytes(transposed), data[:-1], data + b"0"]:
+            with self.assertRaises(peers.Failed):
+                b"".join(llama_state.lengthen(broken, range(4)))
+
+
+class Depths(unittest.TestCase):
+    def test_the_table_says_what_share_of_memory_s_rate_is_read(self):
+        of = {"tokens": 8192, "kv_bytes": 10**8, "prefill": 200.0, "decode": 20.0}
+        own = {"read_gb_s": 16.0, "depths": [of]}
+        results = {"m": {"bytes_per_token": 3 * 10**8, "Ponder, f16": own}}
+        results["m"]["llama.cpp, f16"] = {"failed": "no answer"}
+        table = depth.table(results)
+        # 0.4 GB a token, 20 a second.
+        self.assertIn("| m, 8,192 | Ponder, f16 | 95 | 200.0 | 20.00 | 50 % |", table)
+        self.assertIn("| m | llama.cpp, f16 | failed: no answer |", table)
 
 
 def string(text):

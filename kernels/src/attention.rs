@@ -339,7 +339,8 @@ impl Call<'_> {
         };
         let end = run.iter().map(|row| row.position + 1).max().unwrap_or(0);
         let is_whole = leaf.is_none() && end >= start + TILE_TOKENS;
-        let (keys, values) = if is_whole && states.len() <= cpu::queries_at_once() {
+        let is_read_once = states.len() <= cpu::queries_at_once();
+        let (keys, values) = if is_whole && is_read_once && Tile::lies_ready(head.kv_cache) {
             scratch.tile.in_place(head, block, start, queries)
         } else {
             scratch.tile.read(head, block, start, end);

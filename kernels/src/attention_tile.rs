@@ -103,8 +103,13 @@ impl Tile {
         (keys, TileValues::Floats(&self.values))
     }
 
+    /// Whether a tile can be attended as it lies in the cache: f16 keys are tiles where a block is one.
+    pub(crate) fn lies_ready(cache: &KvCache) -> bool {
+        cache.dtype() != KvDtype::F16 || cache.block_size() == TILE_TOKENS
+    }
+
     /// The tile at token `start` of a context as it lies in the cache, in `block`: for few queries,
-    /// which would gain nothing by a widened copy.
+    /// which would gain nothing by a widened copy. [`Self::lies_ready`] must hold.
     pub(crate) fn in_place<'a>(
         &'a mut self,
         head: HeadCache<'a>,
@@ -117,15 +122,11 @@ impl Tile {
         match queries.codes.layout {
             None => {
                 let keys = TileKeys::Halves {
-                    keys: &cache.keys(head.layer, block, head.kv_head)[offset..],
-                    stride: cache.block_size(),
+                    keys: cache.keys(head.layer, block, head.kv_head),
                     q: queries.q,
                 };
                 let values = cache.values(head.layer, block, head.kv_head);
-                (
-                    keys,
-                    TileValues::Halves(&values[offset * cache.head_dim()..]),
-                )
+                (keys, TileValues::Halves(values))
             }
             Some(layout) => {
                 let (codes, scales) = cache.key_codes(head.layer, block, head.kv_head, offset);

@@ -6,7 +6,7 @@ use std::thread::available_parallelism;
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
-use ponder_kernels::{ThreadPool, use_bf16_activations};
+use ponder_kernels::{KvDtype, ThreadPool, use_bf16_activations};
 use ponder_kernels_cuda::{CudaError, Gpu};
 
 use super::engine_args::{DeviceArg, EngineArgs};
@@ -52,6 +52,7 @@ pub(super) struct LoadShape {
     pub max_model_len: usize,
     /// What float weights become.
     pub quantize: Option<Quantization>,
+    pub kv_cache_dtype: KvDtype,
 }
 
 impl LoadShape {
@@ -59,6 +60,7 @@ impl LoadShape {
         Self {
             max_model_len,
             quantize: args.quantize,
+            kv_cache_dtype: args.kv_cache_dtype.dtype(),
         }
     }
 }
@@ -68,13 +70,26 @@ fn kernel_cache() -> Option<PathBuf> {
     Some(catalogue::home().join("kernels"))
 }
 
+/// A GPU keeps keys and values as f16 alone.
+fn check_kv_cache_dtype(args: &EngineArgs) -> anyhow::Result<()> {
+    let dtype = args.kv_cache_dtype.dtype();
+    if dtype != KvDtype::F16 {
+        let name = dtype.name();
+        bail!("--kv-cache-dtype {name} is not yet on the device: take --device cpu");
+    }
+    Ok(())
+}
+
 impl Device {
     /// The device that the flags name. `auto` takes the processor where no GPU can be used, and logs why when there is one.
     pub(super) fn open(args: &EngineArgs) -> anyhow::Result<Self> {
         let index = match args.device.device {
             DeviceArg::Cpu => return Self::cpu(args),
             DeviceArg::Auto => 0,
-            DeviceArg::Cuda(index) => index,
+            DeviceArg::Cuda(index) => {
+                check_kv_cache_dtype(args)?;
+                index
+            }
         };
         let opened = Gpu::open(index, kernel_cache().as_deref());
         let utilization = args.device.gpu_memory_utilization;
@@ -83,6 +98,7 @@ impl Device {
                 bail!("--dtype float32 is for processors: use it with --device cpu")
             }
             Ok(gpu) => {
+                check_kv_cache_dtype(args)?;
                 tracing::info!("running on {}", gpu.properties().name);
                 Ok(Self::Cuda { gpu, utilization })
             }
@@ -170,6 +186,7 @@ fn load_options(
         pool,
         max_model_len: Some(shape.max_model_len),
         quantize: shape.quantize,
+        kv_cache_dtype: shape.kv_cache_dtype,
         operator_times,
         progress: Some(Arc::new(move |done, total| {
             bar.set(done as u64, total as u64)

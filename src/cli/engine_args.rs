@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 
 use clap::{Args, ValueEnum, value_parser};
+use ponder_kernels::KvDtype;
 
 use super::device::Dtype;
 use super::output_args::OutputArgs;
@@ -62,6 +63,15 @@ pub struct EngineArgs {
     /// Memory of the KV cache, as 512M or 4G [default: a quarter of what is free; on a GPU what --gpu-memory-utilization leaves]
     #[arg(long, env = "PONDER_KV_CACHE_MEMORY", value_parser = parse_bytes, help_heading = "Engine")]
     pub kv_cache_memory: Option<usize>,
+    /// What keys and values are kept as: q8_0 takes about half the memory; auto is f16
+    #[arg(
+        long,
+        env = "PONDER_KV_CACHE_DTYPE",
+        value_enum,
+        default_value = "auto",
+        help_heading = "Engine"
+    )]
+    pub kv_cache_dtype: KvCacheDtypeArg,
     /// Compute every prompt anew
     #[arg(long, env = "PONDER_NO_ENABLE_PREFIX_CACHING", help_heading = "Engine")]
     pub no_enable_prefix_caching: bool,
@@ -156,6 +166,23 @@ fn parse_share(text: &str) -> Result<f64, String> {
     match share > 0.0 && share <= 1.0 {
         true => Ok(share),
         false => Err("it is more than 0 and at most 1".to_owned()),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KvCacheDtypeArg {
+    Auto,
+    F16,
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+impl KvCacheDtypeArg {
+    pub fn dtype(self) -> KvDtype {
+        match self {
+            Self::Auto | Self::F16 => KvDtype::F16,
+            Self::Q8_0 => KvDtype::Q8_0,
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use ponder_kernels::KvDtype;
 use ponder_sandbox::{Confined, ConfinedError, Limits, Sandbox};
 use tracing_subscriber::EnvFilter;
 
@@ -265,7 +266,7 @@ async fn serve_model(args: &ServeArgs) -> anyhow::Result<()> {
         env!("CARGO_PKG_VERSION"),
         state.config().served_model_names.join(", "),
         args.engine.num_threads(),
-        how(engine.as_ref()),
+        how(engine.as_ref(), args.engine.kv_cache_dtype.dtype()),
         started.elapsed().as_secs_f64(),
     ));
     server.await??;
@@ -304,7 +305,7 @@ async fn set_model(
 }
 
 /// What computes, for the line that says what is served.
-fn how(engine: Option<&Engine>) -> String {
+fn how(engine: Option<&Engine>, kv_cache_dtype: KvDtype) -> String {
     let Some(engine) = engine else {
         return format!("{}, an encoder", ponder_kernels::isa());
     };
@@ -312,7 +313,11 @@ fn how(engine: Option<&Engine>) -> String {
     let kv_tokens = config.num_blocks * config.block_size;
     let how = match kv_tokens {
         0 => format!("the {} backend", engine.name()),
-        _ => format!("{}, KV cache {kv_tokens} tokens", ponder_kernels::isa()),
+        _ => {
+            let kv_mib = (kv_tokens * engine.model_info().kv_bytes_per_token) >> 20;
+            let (isa, dtype) = (ponder_kernels::isa(), kv_cache_dtype.name());
+            format!("{isa}, KV cache {kv_tokens} tokens of {dtype} in {kv_mib} MiB")
+        }
     };
     format!("{how}, context {}", config.max_model_len)
 }

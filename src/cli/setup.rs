@@ -9,7 +9,7 @@ use anyhow::{Context, bail, ensure};
 
 use super::backend::{is_native, start_mistralrs};
 use super::device::{Device, Dtype, LoadShape, Weights};
-use super::engine_args::{DeviceArg, EngineArgs};
+use super::engine_args::{DeviceArg, EngineArgs, KvCacheDtypeArg};
 use super::grammars;
 use super::identity::identity;
 use super::interrupt;
@@ -271,6 +271,10 @@ fn check_native_flags(args: &EngineArgs) -> anyhow::Result<()> {
         ("--allow-long-max-model-len", args.allow_long_max_model_len),
         ("--quantize", args.quantize.is_some()),
         ("--dtype", args.dtype != Dtype::Auto),
+        (
+            "--kv-cache-dtype",
+            args.kv_cache_dtype != KvCacheDtypeArg::Auto,
+        ),
         (
             "--device cuda",
             matches!(args.device.device, DeviceArg::Cuda(_)),

@@ -37,7 +37,7 @@ mod weights;
 
 use std::sync::Arc;
 
-use ponder_kernels::ThreadPool;
+use ponder_kernels::{KvDtype, ThreadPool};
 
 pub use adapt::{AdaptationConfig, AdaptationMethod, AdaptationPhase, AdaptationReport};
 pub use causal_lm::*;
@@ -70,6 +70,8 @@ pub struct LoadOptions {
     pub max_model_len: Option<usize>,
     /// What float weights become, where they do not stay floats.
     pub quantize: Option<Quantization>,
+    /// What keys and values are kept as.
+    pub kv_cache_dtype: KvDtype,
     /// Where to count the time of each operator.
     pub operator_times: Option<Arc<OperatorTimes>>,
     /// Told how many layers are loaded, of how many.

@@ -304,6 +304,7 @@ fn overload_deadlines_and_hang_ups() {
         "vllm:num_requests_running",
         "vllm:kv_cache_usage_perc",
         "vllm:cache_config_info",
+        "ponder_kv_cache_bytes",
         "vllm:prefix_cache_queries_total",
         "ponder_generation_tokens_total",
         "vllm:time_to_first_token_seconds_bucket",

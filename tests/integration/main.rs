@@ -35,6 +35,7 @@ mod engine;
 mod families;
 mod goldens;
 mod guarantees;
+mod kv_dtypes;
 mod liveness;
 mod load;
 mod lora;

@@ -3,9 +3,7 @@
 use std::ops::Range;
 
 use super::kv::{KvVector, dot_codes};
-use super::tile::{
-    CodeValues, FloatValues, HalfValues, Source, TileInput, TileKeys, TileValues, Values,
-};
+use super::tile::{CodeValues, Float, FloatValues, TileInput, TileKeys, TileValues, Values};
 #[cfg(target_arch = "x86_64")]
 use super::vector::{Avx, Avx512};
 use super::vector::{LANES, Plain, Vector, exp};
@@ -75,10 +73,8 @@ fn attend_queries<V: KvVector, const N: usize>(
 ) {
     let head_dim = tile.head_dim;
     let sums = match tile.keys {
-        TileKeys::Floats { keys, q } => dot_floats::<V, N>(keys, TILE_TOKENS, q, states, head_dim),
-        TileKeys::Halves { keys, stride, q } => {
-            dot_floats::<V, N>(keys, stride, q, states, head_dim)
-        }
+        TileKeys::Floats { keys, q } => dot_floats::<V, f32, N>(keys, q, states, head_dim),
+        TileKeys::Halves { keys, q } => dot_floats::<V, u16, N>(keys, q, states, head_dim),
         TileKeys::Codes(ref codes) => dot_codes::<V, N>(codes, first, head_dim),
     };
     let mut weights = [[0.0_f32; TILE_TOKENS]; N];
@@ -89,7 +85,7 @@ fn attend_queries<V: KvVector, const N: usize>(
             add_values::<V, N>(&values, &weights, &corrections, outs, head_dim);
         }
         TileValues::Halves(values) => {
-            let values = HalfValues { values, head_dim };
+            let values = FloatValues { values, head_dim };
             add_values::<V, N>(&values, &weights, &corrections, outs, head_dim);
         }
         TileValues::Codes { codes, scales } => {
@@ -103,33 +99,36 @@ fn attend_queries<V: KvVector, const N: usize>(
     }
 }
 
-/// `query · key` of some queries with every key of the tile, whose dimensions lie `stride` apart.
+/// `query · key` of some queries with every key of the tile, `[head_dim, TILE_TOKENS]`.
 #[inline(always)]
-fn dot_floats<V: Vector, const N: usize>(
-    keys: impl Source<V>,
-    stride: usize,
+fn dot_floats<V: KvVector, T: Float, const N: usize>(
+    keys: &[T],
     q: &[f32],
     states: &[QueryState],
     head_dim: usize,
 ) -> [V; N] {
-    let mut queries = [&q[..0]; N];
+    let (keys, _) = keys.as_chunks::<TILE_TOKENS>();
+    let (pairs, rest) = keys[..head_dim].as_chunks::<2>();
+    // As many pairs as keys have: the loop needs no checks.
+    let mut queries = [&[[0.0_f32; 2]][..0]; N];
     for n in 0..N {
-        queries[n] = &q[states[n].query..][..head_dim];
+        let (query, _) = q[states[n].query..][..head_dim].as_chunks::<2>();
+        queries[n] = &query[..pairs.len()];
     }
     // Even and odd dimensions are summed apart, so that a few queries keep the units busy.
     let (mut even, mut odd) = ([V::splat(0.0); N], [V::splat(0.0); N]);
-    for pair in 0..head_dim / 2 {
-        let d = 2 * pair;
-        let (first, second) = (keys.load(d * stride), keys.load((d + 1) * stride));
+    for (d, [first, second]) in pairs.iter().enumerate() {
+        let (first, second): (V, V) = (T::widen(first), T::widen(second));
         for n in 0..N {
-            even[n] = even[n].add_product(V::splat(queries[n][d]), first);
-            odd[n] = odd[n].add_product(V::splat(queries[n][d + 1]), second);
+            even[n] = even[n].add_product(V::splat(queries[n][d][0]), first);
+            odd[n] = odd[n].add_product(V::splat(queries[n][d][1]), second);
         }
     }
-    if !head_dim.is_multiple_of(2) {
-        let last = keys.load((head_dim - 1) * stride);
+    for key in rest {
+        let key: V = T::widen(key);
         for n in 0..N {
-            even[n] = even[n].add_product(V::splat(queries[n][head_dim - 1]), last);
+            let query = V::splat(q[states[n].query + head_dim - 1]);
+            even[n] = even[n].add_product(query, key);
         }
     }
     let mut sums = even;
@@ -240,9 +239,11 @@ fn add_piece<V: Vector, const N: usize, const WIDTH: usize>(
             sums[n][w] = V::load(&pieces[w]).mul(V::splat(corrections[n]));
         }
     }
-    for token in 0..TILE_TOKENS {
+    let rows = values.elements()[start..].chunks(head_dim);
+    for (token, row) in rows.enumerate().take(TILE_TOKENS) {
+        let (pieces, _) = row.as_chunks::<LANES>();
         for w in 0..WIDTH {
-            let piece = values.piece(token, start + w * LANES);
+            let piece = values.widen(&pieces[w], token, start + w * LANES);
             for n in 0..N {
                 sums[n][w] = sums[n][w].add_product(V::splat(weights[n][token]), piece);
             }

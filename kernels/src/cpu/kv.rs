@@ -4,11 +4,10 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-use half::f16;
-
 #[cfg(target_arch = "x86_64")]
 use super::vector::{Avx, Avx512};
 use super::vector::{LANES, Plain, Vector};
+use super::widen::Widen;
 use crate::kv_codes::{GROUP, KEY_OFFSET, QUAD};
 
 /// A [`QUAD`] of codes of each token of a tile.
@@ -17,12 +16,10 @@ type Line = [u8; LANES * QUAD];
 const GROUP_QUADS: usize = GROUP / QUAD;
 
 /// What attention asks of vectors beside arithmetic.
-pub(super) trait KvVector: Vector {
+pub(super) trait KvVector: Widen {
     /// Sixteen i32: dot products of int8 codes, one for each token of a tile.
     type Sums: Copy;
 
-    /// From f16 bits.
-    fn from_halves(bits: &[u16; LANES]) -> Self;
     fn from_codes(codes: &[i8; LANES]) -> Self;
 
     /// The sums before any product, of a query whose codes sum to `query_sum`: whatever makes up for
@@ -96,7 +93,7 @@ pub(super) fn dot_codes<V: KvVector, const N: usize>(
                 }
             }
         }
-        let scales = V::from_halves(&scales[group]);
+        let scales = V::load_f16(&scales[group]);
         for n in 0..N {
             let scale = V::splat(query_scales[n * num_groups + group]);
             scores[n] = scores[n].add_product(V::from_sums(sums[n]), scales.mul(scale));
@@ -107,11 +104,6 @@ pub(super) fn dot_codes<V: KvVector, const N: usize>(
 
 impl KvVector for Plain {
     type Sums = [i32; LANES];
-
-    #[inline(always)]
-    fn from_halves(bits: &[u16; LANES]) -> Self {
-        Self::load(&bits.map(|bits| f16::from_bits(bits).to_f32()))
-    }
 
     #[inline(always)]
     fn from_codes(codes: &[i8; LANES]) -> Self {
@@ -145,18 +137,6 @@ impl KvVector for Plain {
 #[cfg(target_arch = "x86_64")]
 impl KvVector for Avx {
     type Sums = [__m256i; 2];
-
-    #[inline(always)]
-    fn from_halves(bits: &[u16; LANES]) -> Self {
-        let start = bits.as_ptr();
-        // SAFETY: see above; sixteen values are there.
-        unsafe {
-            Self(
-                _mm256_cvtph_ps(_mm_loadu_si128(start.cast())),
-                _mm256_cvtph_ps(_mm_loadu_si128(start.add(8).cast())),
-            )
-        }
-    }
 
     #[inline(always)]
     fn from_codes(codes: &[i8; LANES]) -> Self {
@@ -205,12 +185,6 @@ impl KvVector for Avx {
 #[cfg(target_arch = "x86_64")]
 impl KvVector for Avx512 {
     type Sums = __m512i;
-
-    #[inline(always)]
-    fn from_halves(bits: &[u16; LANES]) -> Self {
-        // SAFETY: see above; sixteen values are there.
-        Self(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(bits.as_ptr().cast())) })
-    }
 
     #[inline(always)]
     fn from_codes(codes: &[i8; LANES]) -> Self {

@@ -16,18 +16,17 @@ pub(crate) struct TileInput<'a> {
     pub head_dim: usize,
 }
 
-/// Keys, and the queries that they are scored by: of all rows, where [`super::QueryState::query`] points into
-/// them.
+/// Keys, and the queries that they are scored by: of all rows, where
+/// [`super::QueryState::query`] points into them.
 pub(crate) enum TileKeys<'a> {
     /// `[head_dim, TILE_TOKENS]`
     Floats {
         keys: &'a [f32],
         q: &'a [f32],
     },
-    /// f16 bits, `stride` from one dimension to the next.
+    /// The same as f16 bits.
     Halves {
         keys: &'a [u16],
-        stride: usize,
         q: &'a [f32],
     },
     Codes(CodeTile<'a>),
@@ -45,41 +44,49 @@ pub(crate) enum TileValues<'a> {
     },
 }
 
-/// Vectors that are read by where they begin.
-pub(super) trait Source<V> {
-    fn load(&self, at: usize) -> V;
+/// f32, or f16 bits.
+pub(super) trait Float: Copy {
+    fn widen<V: KvVector>(piece: &[Self; LANES]) -> V;
+    fn to_f32(self) -> f32;
 }
 
-impl<V: KvVector> Source<V> for &[f32] {
+impl Float for f32 {
     #[inline(always)]
-    fn load(&self, at: usize) -> V {
-        let (pieces, _) = self[at..at + LANES].as_chunks::<LANES>();
-        V::load(&pieces[0])
+    fn widen<V: KvVector>(piece: &[Self; LANES]) -> V {
+        V::load(piece)
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
     }
 }
 
-impl<V: KvVector> Source<V> for &[u16] {
+impl Float for u16 {
     #[inline(always)]
-    fn load(&self, at: usize) -> V {
-        let (pieces, _) = self[at..at + LANES].as_chunks::<LANES>();
-        V::from_halves(&pieces[0])
+    fn widen<V: KvVector>(piece: &[Self; LANES]) -> V {
+        V::load_f16(piece)
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f16::from_bits(self).to_f32()
     }
 }
 
-/// Values of some type.
+/// Values of some type, `[TILE_TOKENS, head_dim]`.
 pub(super) trait Values<V> {
-    /// Dimensions `d..d + LANES` of a token's value.
-    fn piece(&self, token: usize, d: usize) -> V;
+    type Element;
+
+    fn elements(&self) -> &[Self::Element];
+    /// What dimensions `d..d + LANES` of a token's value are.
+    fn widen(&self, piece: &[Self::Element; LANES], token: usize, d: usize) -> V;
+    /// The same of one dimension.
     fn one(&self, token: usize, d: usize) -> f32;
 }
 
-pub(super) struct FloatValues<'a> {
-    pub values: &'a [f32],
-    pub head_dim: usize,
-}
-
-pub(super) struct HalfValues<'a> {
-    pub values: &'a [u16],
+pub(super) struct FloatValues<'a, T> {
+    pub values: &'a [T],
     pub head_dim: usize,
 }
 
@@ -89,37 +96,37 @@ pub(super) struct CodeValues<'a> {
     pub head_dim: usize,
 }
 
-impl<V: KvVector> Values<V> for FloatValues<'_> {
+impl<V: KvVector, T: Float> Values<V> for FloatValues<'_, T> {
+    type Element = T;
+
     #[inline(always)]
-    fn piece(&self, token: usize, d: usize) -> V {
-        self.values.load(token * self.head_dim + d)
+    fn elements(&self) -> &[T] {
+        self.values
+    }
+
+    #[inline(always)]
+    fn widen(&self, piece: &[T; LANES], _: usize, _: usize) -> V {
+        T::widen(piece)
     }
 
     #[inline(always)]
     fn one(&self, token: usize, d: usize) -> f32 {
-        self.values[token * self.head_dim + d]
-    }
-}
-
-impl<V: KvVector> Values<V> for HalfValues<'_> {
-    #[inline(always)]
-    fn piece(&self, token: usize, d: usize) -> V {
-        self.values.load(token * self.head_dim + d)
-    }
-
-    #[inline(always)]
-    fn one(&self, token: usize, d: usize) -> f32 {
-        f16::from_bits(self.values[token * self.head_dim + d]).to_f32()
+        self.values[token * self.head_dim + d].to_f32()
     }
 }
 
 impl<V: KvVector> Values<V> for CodeValues<'_> {
+    type Element = i8;
+
     #[inline(always)]
-    fn piece(&self, token: usize, d: usize) -> V {
-        let at = token * self.head_dim + d;
-        let (pieces, _) = self.codes[at..at + LANES].as_chunks::<LANES>();
+    fn elements(&self) -> &[i8] {
+        self.codes
+    }
+
+    #[inline(always)]
+    fn widen(&self, piece: &[i8; LANES], token: usize, d: usize) -> V {
         let scale = self.scales[d / GROUP * TILE_TOKENS + token];
-        V::from_codes(&pieces[0]).mul(V::splat(scale))
+        V::from_codes(piece).mul(V::splat(scale))
     }
 
     #[inline(always)]

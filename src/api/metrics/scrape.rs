@@ -80,6 +80,9 @@ fn refresh(metrics: &Metrics, state: &AppState) {
     with_local_recorder(&metrics.recorder, || {
         gauge!("ponder_search_branches_running", own.clone())
             .set(stats.num_branches_running as f64);
+        let kv_tokens = stats.num_blocks * config.block_size;
+        let kv_bytes = kv_tokens * served.engine.model_info().kv_bytes_per_token;
+        gauge!("ponder_kv_cache_bytes", own.clone()).set(kv_bytes as f64);
         let is_stalled = served.engine.stalled_for().is_some();
         gauge!("ponder_engine_stalled", own.clone()).set(f64::from(u8::from(is_stalled)));
         counter!("ponder_invariant_violations_total", own.clone())

@@ -2,8 +2,11 @@
 
 mod adaptation;
 mod constrained;
+mod context;
 mod engine;
 mod engine_report;
+mod kl_divergence;
+mod lone_sequence;
 mod perplexity;
 mod search;
 mod serve;
@@ -17,6 +20,7 @@ mod value_head;
 use clap::Subcommand;
 
 use adaptation::BenchAdaptationArgs;
+use context::BenchContextArgs;
 use engine::BenchEngineArgs;
 use perplexity::BenchPerplexityArgs;
 use search::BenchSearchArgs;
@@ -31,6 +35,8 @@ use value_head::BenchValueHeadArgs;
 pub enum BenchCommand {
     /// The engine in this process: prefill and decode, no HTTP
     Engine(BenchEngineArgs),
+    /// Prefill and decode behind contexts of any length, which are not computed
+    Context(BenchContextArgs),
     /// How well a model predicts a text file, as llama-perplexity measures it
     Perplexity(BenchPerplexityArgs),
     /// Whether adapting to a context helps to predict what follows it, and what it costs
@@ -54,6 +60,7 @@ pub enum BenchCommand {
 pub(super) fn run(command: &BenchCommand) -> anyhow::Result<()> {
     match command {
         BenchCommand::Engine(args) => engine::run(args),
+        BenchCommand::Context(args) => context::run(args),
         BenchCommand::Perplexity(args) => perplexity::run(args),
         BenchCommand::Adaptation(args) => adaptation::run(args),
         BenchCommand::ValueHead(args) => value_head::run(args),

@@ -222,6 +222,7 @@ impl<O: Ops> CausalLm for Decoder<O> {
             block_size,
             num_kv_heads: self.config.num_kv_heads,
             head_dim: self.config.head_dim,
+            dtype: self.kv_dtype,
         };
         self.kv_cache = Some(self.ops.kv_cache(&shape)?);
         self.kv_shape = Some(shape);

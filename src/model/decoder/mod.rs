@@ -6,6 +6,8 @@ mod forward;
 
 use std::sync::Arc;
 
+use ponder_kernels::KvDtype;
+
 use super::LoadOptions;
 use super::adapted::Adapters;
 use super::causal_lm::ModelInfo;
@@ -17,9 +19,6 @@ use super::ops::{CpuOps, KvShape, LogitsTransform, Ops, OpsError, RopeParams, We
 use super::profile::OperatorTimes;
 use super::quantize::Quantizer;
 use super::weights::{LoadError, WeightSource, Weights};
-
-/// Bytes of one f16 value in the KV cache.
-const KV_VALUE_BYTES: usize = 2;
 
 /// A decoder-only transformer of any supported family, run by `O`.
 pub struct Decoder<O: Ops = CpuOps> {
@@ -36,6 +35,7 @@ pub struct Decoder<O: Ops = CpuOps> {
     num_positions: usize,
     pub(super) kv_cache: Option<O::KvCache>,
     pub(super) kv_shape: Option<KvShape>,
+    kv_dtype: KvDtype,
     pub(super) scratch: Scratch<O>,
     pub(super) inputs: O::StepInputs,
     pub(super) adapters: Adapters<O>,
@@ -91,7 +91,7 @@ impl<O: Ops> Decoder<O> {
             name: "rope".to_owned(),
             source,
         })?;
-        let mut info = info(&config, &layers);
+        let mut info = info(&config, &layers, options.kv_cache_dtype);
         info.weight_bytes += embeddings.nbytes() + head.as_ref().map_or(0, WeightMatrix::nbytes);
         let with_experts = (0..layers.len()).filter(|index| layers[*index].moe().is_some());
         let expert_load = ExpertLoad::new(with_experts.collect(), info.num_experts.unwrap_or(0));
@@ -107,6 +107,7 @@ impl<O: Ops> Decoder<O> {
             num_positions,
             kv_cache: None,
             kv_shape: None,
+            kv_dtype: options.kv_cache_dtype,
             scratch: Scratch::default(),
             inputs: O::StepInputs::default(),
             adapters: Adapters::default(),
@@ -199,15 +200,15 @@ fn rope_tables<O: Ops>(
 }
 
 /// What the engine is told of a model, its layers' weights counted.
-fn info<O: Ops>(config: &ModelConfig, layers: &[Layer<O>]) -> ModelInfo {
+fn info<O: Ops>(config: &ModelConfig, layers: &[Layer<O>], kv_dtype: KvDtype) -> ModelInfo {
     let matrices = layers.iter().flat_map(Layer::matrices);
-    let kv_width = config.num_kv_heads * config.head_dim;
+    let kv_bytes = config.num_kv_heads * kv_dtype.token_bytes(config.head_dim);
     ModelInfo {
         vocab_size: config.vocab_size,
         max_position_embeddings: config.max_position_embeddings,
         num_layers: config.num_layers,
         hidden_size: config.hidden_size,
-        kv_bytes_per_token: config.num_layers * kv_width * 2 * KV_VALUE_BYTES,
+        kv_bytes_per_token: config.num_layers * kv_bytes,
         weight_bytes: matrices.map(|matrix| matrix.nbytes()).sum(),
         architecture: config.family.name.to_owned(),
         num_experts: config.moe.as_ref().map(|moe| moe.num_experts),

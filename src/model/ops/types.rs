@@ -1,6 +1,6 @@
 //! What operations take beside rows.
 
-use ponder_kernels::{AttentionParams, Glu, KernelError, RopeKind};
+use ponder_kernels::{AttentionParams, Glu, KernelError, KvDtype, RopeKind};
 
 use super::Device;
 use crate::model::causal_lm::{AdapterId, ForwardBatch, ForwardError};
@@ -13,6 +13,9 @@ pub enum OpsError {
     /// What the device's driver says.
     #[error("the device failed: {0}")]
     Device(String),
+    /// What the device has no operations for.
+    #[error("{0} is not yet on the device")]
+    Lacks(String),
     /// The same, and the device is of no more use to this process.
     #[error("the device is lost: {0}")]
     DeviceLost(String),
@@ -80,6 +83,7 @@ pub struct KvShape {
     pub block_size: usize,
     pub num_kv_heads: usize,
     pub head_dim: usize,
+    pub dtype: KvDtype,
 }
 
 /// What the attention of a step's layers reads.

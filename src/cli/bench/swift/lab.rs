@@ -76,6 +76,7 @@ impl Lab {
         ensure!(prompts.len() > 1, "--prompts has too few lines");
         let options = LoadOptions {
             num_threads,
+            kv_cache_dtype: args.engine.kv_cache_dtype.dtype(),
             ..LoadOptions::default()
         };
         let model = load(&files, options)?;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ponder_kernels::{AttentionParams, RopeKind};
+use ponder_kernels::{AttentionParams, KvDtype, RopeKind};
 
 use super::{ROUNDED, assert_near, assert_same_bits, norm, random, rows};
 use crate::model::causal_lm::{BlockId, ForwardBatch, SequenceRows};
@@ -29,29 +29,39 @@ struct Setup {
     freq_factors: Option<Vec<f32>>,
     magnitude: f32,
     has_sinks: bool,
+    dtype: KvDtype,
 }
 
 /// Rows of one step: sequence, tokens, and the positions of leaves among the last of them.
 type Rows<'a> = (usize, Range<usize>, &'a [u32]);
 
-pub(super) fn check_all<O: Ops>(ops: &mut O) {
+pub(super) fn check_all<O: Ops>(ops: &mut O, dtypes: &[KvDtype]) {
     let needs = Needs {
         attention_sinks: true,
         ..Needs::NONE
     };
     let has_sinks = ops.lacks(needs).is_none();
-    for setup in setups() {
+    for setup in dtypes.iter().flat_map(|dtype| setups(*dtype)) {
         if setup.has_sinks && !has_sinks {
             continue;
         }
-        let name = format!("attention of {:?}", setup.params);
+        let name = format!("attention over {:?} of {:?}", setup.dtype, setup.params);
         check_steps(ops, &name, &setup).expect("attention runs");
         check_leaf(ops, &name, &setup).expect("a leaf is attended");
         check_copies(ops, &name, &setup).expect("blocks are copied");
     }
 }
 
-fn setups() -> Vec<Setup> {
+/// A type of keys and values that an implementation lacks is refused.
+pub(super) fn check_refusal<O: Ops>(ops: &O, dtypes: &[KvDtype]) {
+    for dtype in [KvDtype::F16, KvDtype::Q8_0] {
+        let shape = cache_shape(&setups(dtype)[0]);
+        let is_refused = matches!(ops.kv_cache(&shape), Err(OpsError::Lacks(_)));
+        assert_eq!(is_refused, !dtypes.contains(&dtype), "{dtype:?}");
+    }
+}
+
+fn setups(dtype: KvDtype) -> Vec<Setup> {
     let plain = || Setup {
         params: AttentionParams {
             num_heads: 4,
@@ -68,6 +78,7 @@ fn setups() -> Vec<Setup> {
         freq_factors: None,
         magnitude: 1.0,
         has_sinks: false,
+        dtype,
     };
     let mut all: Vec<Setup> = (0..6).map(|_| plain()).collect();
     all[1].params.sliding_window = Some(5);
@@ -188,6 +199,7 @@ fn cache_shape(setup: &Setup) -> KvShape {
         block_size: setup.block_size,
         num_kv_heads: setup.params.num_kv_heads,
         head_dim: setup.params.head_dim,
+        dtype: setup.dtype,
     }
 }
 

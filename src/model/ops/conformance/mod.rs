@@ -10,7 +10,7 @@ mod steps;
 
 use std::ops::Range;
 
-use ponder_kernels::DType;
+use ponder_kernels::{DType, KvDtype};
 
 use super::reference::ReferenceOps;
 use super::{Linear, Ops, OpsError};
@@ -28,17 +28,23 @@ struct Bounds {
     products: f32,
     /// Whole models: keys and values are 16-bit floats, and layers add up what that rounds.
     models: f32,
+    /// What keys and values may be kept as.
+    kv_dtypes: &'static [KvDtype],
 }
 
 const EXACT: Bounds = Bounds {
     products: FLOATS,
     models: 1e-2,
+    kv_dtypes: &[KvDtype::F16, KvDtype::Q8_0],
 };
 /// They read activations of 8 significant bits.
 const OF_TENSOR_CORES: Bounds = Bounds {
     products: ROUNDED,
     models: 3e-2,
+    kv_dtypes: &[KvDtype::F16],
 };
+/// Of a whole model whose keys and values are 8-bit codes.
+const CODED_MODELS: f32 = 4e-2;
 
 /// Something that is computed from units (rows, or sequences of them) which do not know of each other.
 trait Case {
@@ -174,7 +180,8 @@ macro_rules! conformance {
 
             #[test]
             fn attention() {
-                attention::check_all(&mut $new);
+                attention::check_all(&mut $new, $bounds.kv_dtypes);
+                attention::check_refusal(&$new, $bounds.kv_dtypes);
             }
 
             #[test]
@@ -194,7 +201,7 @@ macro_rules! conformance {
 
             #[test]
             fn models() {
-                models::check_all(|| $new, $bounds.models);
+                models::check_all(|| $new, $bounds.models, $bounds.kv_dtypes);
             }
         }
     )*};

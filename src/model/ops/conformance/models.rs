@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use ponder_kernels::ThreadPool;
+use ponder_kernels::{KvDtype, ThreadPool};
 
-use super::{assert_near, assert_same_bits, random};
+use super::{CODED_MODELS, assert_near, assert_same_bits, random};
 use crate::model::families::{FAMILIES, Family};
 use crate::model::lora::{LoraAdapter, LowRank, Target};
 use crate::model::ops::reference::ReferenceOps;
@@ -24,8 +24,8 @@ const NUM_BLOCKS: u32 = 32;
 const ADAPTER: AdapterId = AdapterId(7);
 const LENGTHS: [usize; 3] = [19, 1, 8];
 
-/// `tolerance`: of the largest logit.
-pub(super) fn check_all<O: Ops>(new: impl Fn() -> O, tolerance: f32) {
+/// `tolerance`: of the largest logit, with keys and values of f16.
+pub(super) fn check_all<O: Ops>(new: impl Fn() -> O, tolerance: f32, dtypes: &[KvDtype]) {
     let models = models();
     for family in FAMILIES {
         let is_there = models.iter().any(|(_, name, _)| *name == family.name);
@@ -37,9 +37,15 @@ pub(super) fn check_all<O: Ops>(new: impl Fn() -> O, tolerance: f32) {
             assert!(refused.unwrap().to_string().contains(what), "{place}");
             continue;
         }
-        let mut model = load(new(), files);
-        assert_eq!(model.info().architecture, *name, "{place}");
-        check_model(place, &mut model, files, tolerance);
+        for dtype in dtypes {
+            let tolerance = match dtype {
+                KvDtype::F16 => tolerance,
+                KvDtype::Q8_0 => CODED_MODELS,
+            };
+            let mut model = load(new(), files, *dtype);
+            assert_eq!(model.info().architecture, *name, "{place}");
+            check_model(place, &mut model, files, tolerance);
+        }
     }
 }
 
@@ -76,8 +82,9 @@ fn models() -> Vec<(String, &'static str, ModelFiles)> {
     models
 }
 
-fn load<O: Ops>(ops: O, files: &ModelFiles) -> Decoder<O> {
+fn load<O: Ops>(ops: O, files: &ModelFiles, kv_cache_dtype: KvDtype) -> Decoder<O> {
     let options = LoadOptions {
+        kv_cache_dtype,
         max_model_len: Some(64),
         ..LoadOptions::default()
     };
@@ -229,7 +236,7 @@ fn check_model<O: Ops>(name: &str, model: &mut Decoder<O>, files: &ModelFiles, t
     };
     let all = together.logits(model).unwrap();
     let hidden = model.hidden_state(20).unwrap();
-    let mut reference = load(ReferenceOps::default(), files);
+    let mut reference = load(ReferenceOps::default(), files, KvDtype::F16);
     assert_near(
         name,
         &all,
@@ -367,7 +374,7 @@ fn threads_change_nothing() {
         };
         let [one, four] = [1, 4].map(|num_threads| {
             let ops = CpuOps::new(Arc::new(ThreadPool::new(num_threads)));
-            run.logits(&mut load(ops, files)).unwrap()
+            run.logits(&mut load(ops, files, KvDtype::F16)).unwrap()
         });
         assert_same_bits(place, &one, &four);
     }
@@ -377,7 +384,7 @@ fn threads_change_nothing() {
 #[test]
 fn a_device_that_fails_fails_the_step_alone() {
     for (place, _, files) in &models() {
-        let mut model = load(ReferenceOps::default(), files);
+        let mut model = load(ReferenceOps::default(), files, KvDtype::F16);
         let run = Run {
             steps: &[whole()],
             is_scattered: false,

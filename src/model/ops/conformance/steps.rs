@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ponder_kernels::Glu;
+use ponder_kernels::{Glu, KvDtype};
 
 use super::{
     Case, FLOATS, ROUNDED, assert_same_bits, check, floats, host, norm, observe, random, rows,
@@ -132,6 +132,7 @@ fn with_step<O: Ops, R>(
             block_size: 64,
             num_kv_heads: 1,
             head_dim: 32,
+            dtype: KvDtype::F16,
         },
     };
     ops.prepare(&batch, &groups, shape, &mut inputs)?;

@@ -178,7 +178,8 @@ impl Device for CpuOps {
     }
 
     fn kv_cache(&self, shape: &KvShape) -> Result<KvCache, OpsError> {
-        let cache = KvCache::new(
+        let cache = KvCache::of(
+            shape.dtype,
             shape.num_layers,
             shape.num_blocks,
             shape.block_size,

@@ -9,7 +9,7 @@ mod latent;
 mod layer;
 mod step;
 
-use ponder_kernels::DType;
+use ponder_kernels::{DType, KvDtype};
 use ponder_kernels_cuda::attention::{KvCache, RopeTable};
 use ponder_kernels_cuda::product::{Matrix, Workspace};
 use ponder_kernels_cuda::rows::{FloatExperts, FloatMatrix, LatentScratch, LowRankScratch};
@@ -228,6 +228,10 @@ impl Device for CudaOps {
     }
 
     fn kv_cache(&self, shape: &KvShape) -> Result<KvCache, OpsError> {
+        if shape.dtype != KvDtype::F16 {
+            let what = format!("a KV cache of {}", shape.dtype.name());
+            return Err(OpsError::Lacks(what));
+        }
         let shape = ponder_kernels_cuda::attention::KvShape {
             num_layers: shape.num_layers,
             num_blocks: shape.num_blocks,
