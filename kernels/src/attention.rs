@@ -340,7 +340,7 @@ impl Call<'_> {
         let end = run.iter().map(|row| row.position + 1).max().unwrap_or(0);
         let is_whole = leaf.is_none() && end >= start + TILE_TOKENS;
         let is_read_once = states.len() <= cpu::queries_at_once();
-        let (keys, values) = if is_whole && is_read_once && Tile::lies_ready(head.kv_cache) {
+        let data = if is_whole && is_read_once && Tile::lies_ready(head.kv_cache) {
             scratch.tile.in_place(head, block, start, queries)
         } else {
             scratch.tile.read(head, block, start, end);
@@ -352,14 +352,13 @@ impl Call<'_> {
             scratch.tile.widened(queries)
         };
         let tile = TileInput {
-            keys,
-            values,
+            data,
             scale: self.params.scale,
             softcap: self.params.softcap,
             head_dim,
         };
         let outs = &mut scratch.outs[states.start * head_dim..states.end * head_dim];
-        cpu::attend_tile(&tile, &mut scratch.states[states], outs);
+        tile.attend(&mut scratch.states[states], outs);
     }
 
     /// Asks for the next tile while this one is attended: block by block, the hardware doesn't see a

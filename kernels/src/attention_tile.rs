@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use crate::cpu::{self, CodeTile, QueryCodes, QueryState, TILE_TOKENS, TileKeys, TileValues};
+use crate::cpu::{self, CodeTile, QueryCodes, QueryState, TILE_TOKENS, TileData};
 use crate::kv_cache::{KvCache, KvDtype};
 use crate::kv_codes::{CodeLayout, GROUP, QUAD};
 
@@ -85,22 +85,22 @@ impl Tile {
     }
 
     /// The tile that was read.
-    pub(crate) fn widened<'a>(
-        &'a self,
-        queries: TileQueries<'a>,
-    ) -> (TileKeys<'a>, TileValues<'a>) {
-        let keys = match queries.codes.layout {
-            None => TileKeys::Floats {
+    pub(crate) fn widened<'a>(&'a self, queries: TileQueries<'a>) -> TileData<'a> {
+        match queries.codes.layout {
+            None => TileData::Floats {
                 keys: &self.keys,
+                values: &self.values,
                 q: queries.q,
             },
-            Some(layout) => TileKeys::Codes(CodeTile {
-                keys: &self.key_codes,
-                scales: &self.key_scales,
-                queries: queries.codes.after(queries.first, layout),
-            }),
-        };
-        (keys, TileValues::Floats(&self.values))
+            Some(layout) => TileData::CodedKeys {
+                keys: CodeTile {
+                    keys: &self.key_codes,
+                    scales: &self.key_scales,
+                    queries: queries.codes.after(queries.first, layout),
+                },
+                values: &self.values,
+            },
+        }
     }
 
     /// Whether a tile can be attended as it lies in the cache: f16 keys are tiles where a block is one.
@@ -116,30 +116,30 @@ impl Tile {
         block: usize,
         start: usize,
         queries: TileQueries<'a>,
-    ) -> (TileKeys<'a>, TileValues<'a>) {
+    ) -> TileData<'a> {
         let cache = head.kv_cache;
         let offset = start % cache.block_size();
         match queries.codes.layout {
-            None => {
-                let keys = TileKeys::Halves {
-                    keys: cache.keys(head.layer, block, head.kv_head),
-                    q: queries.q,
-                };
-                let values = cache.values(head.layer, block, head.kv_head);
-                (keys, TileValues::Halves(values))
-            }
+            None => TileData::Halves {
+                keys: cache.keys(head.layer, block, head.kv_head),
+                values: cache.values(head.layer, block, head.kv_head),
+                q: queries.q,
+            },
             Some(layout) => {
                 let (codes, scales) = cache.key_codes(head.layer, block, head.kv_head, offset);
-                let keys = TileKeys::Codes(CodeTile {
+                let keys = CodeTile {
                     keys: codes,
                     scales,
                     queries: queries.codes.after(queries.first, layout),
-                });
-                let (codes, scales) = cache.value_codes(head.layer, block, head.kv_head, offset);
+                };
+                let (values, scales) = cache.value_codes(head.layer, block, head.kv_head, offset);
                 self.value_scales.resize(scales.len(), 0.0);
                 cpu::widen_halves(scales, &mut self.value_scales);
-                let scales = &self.value_scales;
-                (keys, TileValues::Codes { codes, scales })
+                TileData::Codes {
+                    keys,
+                    values,
+                    scales: &self.value_scales,
+                }
             }
         }
     }

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::kv::{KvVector, dot_codes};
-use super::tile::{CodeValues, Float, FloatValues, TileInput, TileKeys, TileValues, Values};
+use super::kv::KvVector;
+use super::tile::{CodeValues, FloatKeys, FloatValues, Keys, TileData, TileInput, Values};
 #[cfg(target_arch = "x86_64")]
 use super::vector::{Avx, Avx512};
 use super::vector::{LANES, Plain, Vector, exp};
@@ -35,11 +35,77 @@ pub(crate) fn queries_at_once() -> usize {
     }
 }
 
-/// `outs` is `[states.len(), head_dim]`, the unnormalised outputs. A query's operations do not depend on
-/// the others.
+/// See [`super::attend_floats`].
 #[inline(always)]
-pub(super) fn attend_tile<V: KvVector>(
+pub(super) fn attend_floats<V: KvVector>(
     tile: &TileInput<'_>,
+    states: &mut [QueryState],
+    outs: &mut [f32],
+) {
+    if let TileData::Floats { keys, values, q } = tile.data {
+        let head_dim = tile.head_dim;
+        let values = FloatValues { values, head_dim };
+        attend_all::<V, _, _>(tile, &FloatKeys { keys, q }, &values, states, outs);
+    }
+}
+
+/// See [`super::attend_floats`].
+#[inline(always)]
+pub(super) fn attend_halves<V: KvVector>(
+    tile: &TileInput<'_>,
+    states: &mut [QueryState],
+    outs: &mut [f32],
+) {
+    if let TileData::Halves { keys, values, q } = tile.data {
+        let head_dim = tile.head_dim;
+        let values = FloatValues { values, head_dim };
+        attend_all::<V, _, _>(tile, &FloatKeys { keys, q }, &values, states, outs);
+    }
+}
+
+/// See [`super::attend_floats`].
+#[inline(always)]
+pub(super) fn attend_coded_keys<V: KvVector>(
+    tile: &TileInput<'_>,
+    states: &mut [QueryState],
+    outs: &mut [f32],
+) {
+    if let TileData::CodedKeys { ref keys, values } = tile.data {
+        let head_dim = tile.head_dim;
+        let values = FloatValues { values, head_dim };
+        attend_all::<V, _, _>(tile, keys, &values, states, outs);
+    }
+}
+
+/// See [`super::attend_floats`].
+#[inline(always)]
+pub(super) fn attend_codes<V: KvVector>(
+    tile: &TileInput<'_>,
+    states: &mut [QueryState],
+    outs: &mut [f32],
+) {
+    if let TileData::Codes {
+        ref keys,
+        values: codes,
+        scales,
+    } = tile.data
+    {
+        let head_dim = tile.head_dim;
+        let values = CodeValues {
+            codes,
+            scales,
+            head_dim,
+        };
+        attend_all::<V, _, _>(tile, keys, &values, states, outs);
+    }
+}
+
+/// A query's operations do not depend on the others.
+#[inline(always)]
+fn attend_all<V: KvVector, K: Keys<V>, W: Values<V>>(
+    tile: &TileInput<'_>,
+    keys: &K,
+    values: &W,
     states: &mut [QueryState],
     outs: &mut [f32],
 ) {
@@ -51,91 +117,32 @@ pub(super) fn attend_tile<V: KvVector>(
         let states = &mut states[at..at + count];
         let outs = &mut outs[at * tile.head_dim..(at + count) * tile.head_dim];
         match count {
-            8 => attend_queries::<V, 8>(tile, first, states, outs),
-            7 => attend_queries::<V, 7>(tile, first, states, outs),
-            6 => attend_queries::<V, 6>(tile, first, states, outs),
-            5 => attend_queries::<V, 5>(tile, first, states, outs),
-            4 => attend_queries::<V, 4>(tile, first, states, outs),
-            3 => attend_queries::<V, 3>(tile, first, states, outs),
-            2 => attend_queries::<V, 2>(tile, first, states, outs),
-            _ => attend_queries::<V, 1>(tile, first, states, outs),
+            8 => attend_queries::<V, K, W, 8>(tile, keys, values, first, states, outs),
+            7 => attend_queries::<V, K, W, 7>(tile, keys, values, first, states, outs),
+            6 => attend_queries::<V, K, W, 6>(tile, keys, values, first, states, outs),
+            5 => attend_queries::<V, K, W, 5>(tile, keys, values, first, states, outs),
+            4 => attend_queries::<V, K, W, 4>(tile, keys, values, first, states, outs),
+            3 => attend_queries::<V, K, W, 3>(tile, keys, values, first, states, outs),
+            2 => attend_queries::<V, K, W, 2>(tile, keys, values, first, states, outs),
+            _ => attend_queries::<V, K, W, 1>(tile, keys, values, first, states, outs),
         }
         at += count;
     }
 }
 
 #[inline(always)]
-fn attend_queries<V: KvVector, const N: usize>(
+fn attend_queries<V: KvVector, K: Keys<V>, W: Values<V>, const N: usize>(
     tile: &TileInput<'_>,
+    keys: &K,
+    values: &W,
     first: usize,
     states: &mut [QueryState],
     outs: &mut [f32],
 ) {
-    let head_dim = tile.head_dim;
-    let sums = match tile.keys {
-        TileKeys::Floats { keys, q } => dot_floats::<V, f32, N>(keys, q, states, head_dim),
-        TileKeys::Halves { keys, q } => dot_floats::<V, u16, N>(keys, q, states, head_dim),
-        TileKeys::Codes(ref codes) => dot_codes::<V, N>(codes, first, head_dim),
-    };
+    let sums = keys.dot::<N>(first, states, tile.head_dim);
     let mut weights = [[0.0_f32; TILE_TOKENS]; N];
     let corrections = update_states(tile, &sums, states, &mut weights);
-    match tile.values {
-        TileValues::Floats(values) => {
-            let values = FloatValues { values, head_dim };
-            add_values::<V, N>(&values, &weights, &corrections, outs, head_dim);
-        }
-        TileValues::Halves(values) => {
-            let values = FloatValues { values, head_dim };
-            add_values::<V, N>(&values, &weights, &corrections, outs, head_dim);
-        }
-        TileValues::Codes { codes, scales } => {
-            let values = CodeValues {
-                codes,
-                scales,
-                head_dim,
-            };
-            add_values::<V, N>(&values, &weights, &corrections, outs, head_dim);
-        }
-    }
-}
-
-/// `query · key` of some queries with every key of the tile, `[head_dim, TILE_TOKENS]`.
-#[inline(always)]
-fn dot_floats<V: KvVector, T: Float, const N: usize>(
-    keys: &[T],
-    q: &[f32],
-    states: &[QueryState],
-    head_dim: usize,
-) -> [V; N] {
-    let (keys, _) = keys.as_chunks::<TILE_TOKENS>();
-    let (pairs, rest) = keys[..head_dim].as_chunks::<2>();
-    // As many pairs as keys have: the loop needs no checks.
-    let mut queries = [&[[0.0_f32; 2]][..0]; N];
-    for n in 0..N {
-        let (query, _) = q[states[n].query..][..head_dim].as_chunks::<2>();
-        queries[n] = &query[..pairs.len()];
-    }
-    // Even and odd dimensions are summed apart, so that a few queries keep the units busy.
-    let (mut even, mut odd) = ([V::splat(0.0); N], [V::splat(0.0); N]);
-    for (d, [first, second]) in pairs.iter().enumerate() {
-        let (first, second): (V, V) = (T::widen(first), T::widen(second));
-        for n in 0..N {
-            even[n] = even[n].add_product(V::splat(queries[n][d][0]), first);
-            odd[n] = odd[n].add_product(V::splat(queries[n][d][1]), second);
-        }
-    }
-    for key in rest {
-        let key: V = T::widen(key);
-        for n in 0..N {
-            let query = V::splat(q[states[n].query + head_dim - 1]);
-            even[n] = even[n].add_product(query, key);
-        }
-    }
-    let mut sums = even;
-    for n in 0..N {
-        sums[n] = even[n].add_product(V::splat(1.0), odd[n]);
-    }
-    sums
+    add_values::<V, N>(values, &weights, &corrections, outs, tile.head_dim);
 }
 
 /// Turns scores into weights; returns what each earlier sum is multiplied by. A query that sees nothing

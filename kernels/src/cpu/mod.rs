@@ -44,7 +44,7 @@ pub(crate) use floats::{
 pub(crate) use kv::{CodeTile, QueryCodes};
 pub(crate) use low_rank::LowRankTile;
 pub(crate) use prefetch::{begin_at, prefetch};
-pub(crate) use tile::{TileInput, TileKeys, TileValues};
+pub(crate) use tile::{TileData, TileInput};
 pub(crate) use transposed::{StripSums, TRANSPOSED_ROWS};
 
 use crate::activations::{Activations, BlockInfo, Corrections};
@@ -392,8 +392,12 @@ vectors_for_each_isa! {
     /// Adds what an adapter's second factor makes of some rows to tiles of `tile_rows` rows, one a
     /// panel.
     low_rank::add_low_rank(add: &LowRankTile<'_>, tiles: &mut [f32], tile_rows: usize);
-    /// Adds one tile to each query's running softmax.
-    attend::attend_tile(tile: &TileInput<'_>, states: &mut [QueryState], outs: &mut [f32]);
+    /// Adds one tile of [`TileData::Floats`] to each query's running softmax; `outs` is
+    /// `[states.len(), head_dim]`, the unnormalised outputs. The next three take the other tiles.
+    attend::attend_floats(tile: &TileInput<'_>, states: &mut [QueryState], outs: &mut [f32]);
+    attend::attend_halves(tile: &TileInput<'_>, states: &mut [QueryState], outs: &mut [f32]);
+    attend::attend_coded_keys(tile: &TileInput<'_>, states: &mut [QueryState], outs: &mut [f32]);
+    attend::attend_codes(tile: &TileInput<'_>, states: &mut [QueryState], outs: &mut [f32]);
 }
 
 /// Multiply-adds of one round of [`dot_rounds`].
