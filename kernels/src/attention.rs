@@ -13,6 +13,7 @@ use crate::attention_tile::{HeadCache, Queries, Tile, TileQueries};
 use crate::cost;
 use crate::cpu::{self, QueryState, TILE_TOKENS, TileInput};
 use crate::kv_cache::KvCache;
+use crate::lines::Lines;
 use crate::partition::{SharedSlice, for_each};
 use crate::pool::ThreadPool;
 
@@ -105,7 +106,7 @@ struct Scratch {
     queries: Queries,
     states: Vec<QueryState>,
     /// `[states.len(), head_dim]`
-    outs: Vec<f32>,
+    outs: Lines<f32>,
 }
 
 thread_local! {
@@ -242,8 +243,8 @@ impl Call<'_> {
             }));
         }
         scratch.queries.load(self.kv_cache, self.q, &scratch.states);
-        scratch.outs.clear();
-        scratch.outs.resize(scratch.states.len() * head_dim, 0.0);
+        scratch.outs.resize(scratch.states.len() * head_dim);
+        scratch.outs.fill(0.0);
         let first = rows
             .iter()
             .map(|row| self.window_start(row.position))

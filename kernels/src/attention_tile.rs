@@ -5,6 +5,7 @@ use half::f16;
 use crate::cpu::{self, CodeTile, QueryCodes, QueryState, TILE_TOKENS, TileData};
 use crate::kv_cache::{KvCache, KvDtype};
 use crate::kv_codes::{CodeLayout, GROUP, QUAD};
+use crate::lines::Lines;
 
 /// One layer's keys and values of one KV head.
 #[derive(Clone, Copy)]
@@ -27,13 +28,13 @@ pub(crate) struct TileQueries<'a> {
 #[derive(Default)]
 pub(crate) struct Tile {
     /// Of an f16 cache, `[head_dim, TILE_TOKENS]`.
-    keys: Vec<f32>,
+    keys: Lines<f32>,
     /// Of an int8 cache, with the scales `[groups, TILE_TOKENS]`.
-    key_codes: Vec<u8>,
+    key_codes: Lines<u8>,
     key_scales: Vec<u16>,
     value_scales: Vec<f32>,
     /// `[TILE_TOKENS, head_dim]`
-    values: Vec<f32>,
+    values: Lines<f32>,
 }
 
 impl Tile {
@@ -42,7 +43,7 @@ impl Tile {
     pub(crate) fn read(&mut self, head: HeadCache<'_>, block: usize, start: usize, end: usize) {
         let (block_size, head_dim) = (head.kv_cache.block_size(), head.kv_cache.head_dim());
         let offset = start % block_size;
-        self.values.resize(head_dim * TILE_TOKENS, 0.0);
+        self.values.resize(head_dim * TILE_TOKENS);
         match head.kv_cache.dtype() {
             KvDtype::F16 => self.read_halves(head, block, offset),
             KvDtype::Q8_0 => self.read_codes(head, block, offset),
@@ -54,7 +55,7 @@ impl Tile {
 
     fn read_halves(&mut self, head: HeadCache<'_>, block: usize, offset: usize) {
         let (block_size, head_dim) = (head.kv_cache.block_size(), head.kv_cache.head_dim());
-        self.keys.resize(head_dim * TILE_TOKENS, 0.0);
+        self.keys.resize(head_dim * TILE_TOKENS);
         let source = head.kv_cache.keys(head.layer, block, head.kv_head);
         if block_size == TILE_TOKENS {
             cpu::widen_halves(source, &mut self.keys);
@@ -74,8 +75,7 @@ impl Tile {
     fn read_codes(&mut self, head: HeadCache<'_>, block: usize, offset: usize) {
         let cache = head.kv_cache;
         let (codes, scales) = cache.key_codes(head.layer, block, head.kv_head, offset);
-        self.key_codes.clear();
-        self.key_codes.extend_from_slice(codes);
+        self.key_codes.set(codes);
         self.key_scales.clear();
         self.key_scales.extend_from_slice(scales);
         let (codes, scales) = cache.value_codes(head.layer, block, head.kv_head, offset);

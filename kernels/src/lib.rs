@@ -27,6 +27,7 @@ pub mod gradients;
 pub mod kv_cache;
 mod kv_codes;
 mod kv_writer;
+mod lines;
 pub mod logits;
 pub mod low_rank;
 pub mod mapped_file;
