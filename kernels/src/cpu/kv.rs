@@ -164,11 +164,11 @@ impl KvVector for Avx {
             let (magnitude, ones) = (_mm256_abs_epi8(query), _mm256_set1_epi16(1));
             let offset = _mm256_set1_epi8(KEY_OFFSET as i8);
             let mut sums = sums;
-            for half in 0..2 {
+            for (half, sum) in sums.iter_mut().enumerate() {
                 let keys = _mm256_loadu_si256(keys.as_ptr().add(32 * half).cast());
                 let keys = _mm256_sign_epi8(_mm256_xor_si256(keys, offset), query);
                 let pairs = _mm256_maddubs_epi16(magnitude, keys);
-                sums[half] = _mm256_add_epi32(sums[half], _mm256_madd_epi16(pairs, ones));
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
             }
             sums
         }
