@@ -95,8 +95,7 @@ pub fn weighted_glu_gradient(
         "one gradient each"
     );
     assert_eq!(along.len(), num_rows, "one a row");
-    let [gate, up, by_result, along] =
-        [gate, up, by_result, along].map(SharedSlice::new);
+    let [gate, up, by_result, along] = [gate, up, by_result, along].map(SharedSlice::new);
     // Two passes over three rows.
     for_rows(pool, num_rows, 6 * width, |row| {
         // SAFETY: each row is taken once.

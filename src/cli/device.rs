@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use anyhow::{Context, bail};
-use clap::ValueEnum;
 use ponder_kernels::{KvDtype, ThreadPool, use_bf16_activations};
 use ponder_kernels_cuda::{CudaError, Gpu};
 
-use super::engine_args::{DeviceArg, EngineArgs};
+use super::engine_args::{DeviceArg, Dtype, EngineArgs};
 use super::progress::Counter;
 use crate::engine::{CudaExecutor, Executor, ModelExecutor, config};
 use crate::model::{
@@ -19,15 +18,6 @@ use crate::model::{
 
 /// KV memory when neither a flag nor the operating system says how much there is.
 const FALLBACK_KV_BYTES: usize = 1 << 30;
-
-/// Types of activations, by vLLM's names.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum Dtype {
-    #[default]
-    Auto,
-    Bfloat16,
-    Float32,
-}
 
 /// Where a model runs.
 pub(super) enum Device {

@@ -6,7 +6,6 @@ use std::thread::available_parallelism;
 use clap::{Args, ValueEnum, value_parser};
 use ponder_kernels::KvDtype;
 
-use super::device::Dtype;
 use super::output_args::OutputArgs;
 use super::values::{MAX_SECONDS, parse_bytes, parse_quantization, parse_speculative};
 use crate::engine::config as sizes;
@@ -15,6 +14,15 @@ use crate::engine::{
 };
 use crate::model::catalogue::DEFAULT_MODEL;
 use crate::model::{Quantization, SkipSet};
+
+/// Types of activations, by vLLM's names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    #[default]
+    Auto,
+    Bfloat16,
+    Float32,
+}
 
 /// What every command that loads a model takes.
 #[derive(Debug, Clone, Args)]

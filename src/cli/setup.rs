@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 
 use super::backend::{is_native, start_mistralrs};
-use super::device::{Device, Dtype, LoadShape, Weights};
-use super::engine_args::{DeviceArg, EngineArgs, KvCacheDtypeArg};
+use super::device::{Device, LoadShape, Weights};
+use super::engine_args::{DeviceArg, Dtype, EngineArgs, KvCacheDtypeArg};
 use super::grammars;
 use super::identity::identity;
 use super::interrupt;

@@ -1,6 +1,7 @@
 //! Grammars over small vocabularies.
 
 mod calls;
+mod drawn_calls;
 mod hostile;
 mod kinds;
 mod laws;

@@ -70,30 +70,41 @@ fn channels_are_thoughts_and_answers() {
                 "Hm.",
                 "4",
             ),
-            ("Four.".to_owned(), "", "Four."),
-            (" to do it".to_owned(), "", " to do it"),
-            ("to=x is no header\n".to_owned(), "", "to=x is no header\n"),
-            (
-                "<|channel|>analysis\nx".to_owned(),
-                "",
-                "<|channel|>analysis\nx",
-            ),
-            ("<|channel|>final".to_owned(), "", ""),
-            (
-                format!("{THOUGHT}<|channel|>final<|mess"),
-                "Two and two.",
-                "",
-            ),
-            (THOUGHT.to_owned(), "Two and two.", ""),
-            ("to=x".to_owned(), "", "to=x"),
-            ("<|chan".to_owned(), "", "<|chan"),
-            ("  ".to_owned(), "", "  "),
-            (String::new(), "", ""),
         ] {
             check_whole(&parser, &text, (reasoning, content, &[]));
         }
     }
-    // Indented lines of a thought stay as they are, behind empty lines, too.
+}
+
+#[test]
+fn texts_outside_of_messages_are_content() {
+    for tools in [None, Some(ToolFormat::Harmony)] {
+        let parser = parser(tools, true);
+        for text in [
+            "Four.",
+            " to do it",
+            "to=x is no header\n",
+            "<|channel|>analysis\nx",
+            "to=x",
+            "<|chan",
+            "  ",
+            "",
+        ] {
+            check_whole(&parser, text, ("", text, &[]));
+        }
+        // A header alone says nothing.
+        check_whole(&parser, "<|channel|>final", ("", "", &[]));
+        for text in [
+            THOUGHT.to_owned(),
+            format!("{THOUGHT}<|channel|>final<|mess"),
+        ] {
+            check_whole(&parser, &text, ("Two and two.", "", &[]));
+        }
+    }
+}
+
+#[test]
+fn the_lines_of_a_thought_stay_as_they_are() {
     let code = "<|channel|>analysis<|message|>\n a:\n\n    b\n<|end|>";
     check_whole(&parser(None, true), code, ("a:\n\n    b", "", &[]));
 }
