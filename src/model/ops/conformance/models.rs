@@ -24,7 +24,7 @@ const NUM_BLOCKS: u32 = 32;
 const ADAPTER: AdapterId = AdapterId(7);
 const LENGTHS: [usize; 3] = [19, 1, 8];
 
-/// `tolerance`: of the largest logit, with keys and values of f16.
+/// `tolerance`: of the largest logit, with keys and values of f16, which the reference keeps whole.
 pub(super) fn check_all<O: Ops>(new: impl Fn() -> O, tolerance: f32, dtypes: &[KvDtype]) {
     let models = models();
     for family in FAMILIES {
@@ -44,7 +44,7 @@ pub(super) fn check_all<O: Ops>(new: impl Fn() -> O, tolerance: f32, dtypes: &[K
             };
             let mut model = load(new(), files, *dtype);
             assert_eq!(model.info().architecture, *name, "{place}");
-            check_model(place, &mut model, files, tolerance);
+            check_model(place, &mut model, files, (*dtype, tolerance));
         }
     }
 }
@@ -227,7 +227,12 @@ fn pieces(size: usize) -> Vec<Rows> {
     (0..LENGTHS[0].div_ceil(size)).map(step).collect()
 }
 
-fn check_model<O: Ops>(name: &str, model: &mut Decoder<O>, files: &ModelFiles, tolerance: f32) {
+fn check_model<O: Ops>(
+    name: &str,
+    model: &mut Decoder<O>,
+    files: &ModelFiles,
+    (dtype, tolerance): (KvDtype, f32),
+) {
     let together = Run {
         steps: &[whole()],
         is_scattered: false,
@@ -236,7 +241,7 @@ fn check_model<O: Ops>(name: &str, model: &mut Decoder<O>, files: &ModelFiles, t
     };
     let all = together.logits(model).unwrap();
     let hidden = model.hidden_state(20).unwrap();
-    let mut reference = load(ReferenceOps::default(), files, KvDtype::F16);
+    let mut reference = load(ReferenceOps::default(), files, dtype);
     assert_near(
         name,
         &all,

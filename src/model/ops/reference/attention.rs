@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use ponder_kernels::RopeKind;
+use half::f16;
+use ponder_kernels::{KvDtype, RopeKind};
 
 use super::super::{KvShape, LayerAttention, RopeParams};
 use super::{ReferenceOps, Sequence, dot};
@@ -49,6 +50,7 @@ pub(in crate::model) struct Cache {
     block_size: usize,
     num_layers: usize,
     pub(super) head_dim: usize,
+    dtype: KvDtype,
     entries: HashMap<(usize, u32), [Vec<f32>; 2]>,
 }
 
@@ -58,12 +60,18 @@ impl Cache {
             block_size: shape.block_size,
             num_layers: shape.num_layers,
             head_dim: shape.head_dim,
+            dtype: shape.dtype,
             entries: HashMap::new(),
         }
     }
 
     pub(super) fn write(&mut self, layer: usize, slot: u32, k: &[f32], v: &[f32]) {
-        let entry = [k.to_vec(), v.to_vec()];
+        let mut entry = [k.to_vec(), v.to_vec()];
+        if self.dtype == KvDtype::Q8_0 {
+            for head in entry.iter_mut().flat_map(|x| x.chunks_mut(self.head_dim)) {
+                round_to_codes(head, scale_above);
+            }
+        }
         self.entries.insert((layer, slot), entry);
     }
 
@@ -84,6 +92,30 @@ impl Cache {
         let block = sequence.block_table[token / self.block_size];
         let slot = block * self.block_size as u32 + (token % self.block_size) as u32;
         &self.entries[&(layer, slot)]
+    }
+}
+
+/// Values that share a scale in [`KvDtype::Q8_0`].
+const GROUP: usize = 32;
+const LARGEST_CODE: f32 = 127.0;
+
+/// The f16 nearest to a scale that is not below it.
+fn scale_above(scale: f32) -> f32 {
+    let nearest = f16::from_f32(scale);
+    let is_below = nearest.to_f32() < scale;
+    f16::from_bits(nearest.to_bits() + u16::from(is_below)).to_f32()
+}
+
+/// Each value as a whole multiple of its group's scale.
+fn round_to_codes(x: &mut [f32], scale: impl Fn(f32) -> f32) {
+    for group in x.chunks_mut(GROUP) {
+        let largest = group.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+        let scale = scale(largest / LARGEST_CODE);
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        for x in group {
+            let code = (*x * inverse).clamp(-LARGEST_CODE, LARGEST_CODE);
+            *x = code.round_ties_even() * scale;
+        }
     }
 }
 
@@ -122,11 +154,15 @@ pub(super) fn attend(
     let group = params.num_heads / params.num_kv_heads;
     let mut out = Vec::new();
     for (head, q) in q.chunks_exact(dim).enumerate() {
+        let mut q = q.to_vec();
+        if cache.dtype == KvDtype::Q8_0 {
+            round_to_codes(&mut q, |scale| scale);
+        }
         let of_head = head / group * dim..(head / group + 1) * dim;
         let scores: Vec<f64> = entries
             .iter()
             .map(|[key, _]| {
-                let score = params.scale * dot(q, &key[of_head.clone()]);
+                let score = params.scale * dot(&q, &key[of_head.clone()]);
                 let score = params
                     .softcap
                     .map_or(score, |cap| cap * (score / cap).tanh());
