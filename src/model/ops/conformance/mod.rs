@@ -7,6 +7,7 @@ mod latent;
 mod models;
 mod products;
 mod steps;
+mod tiny_models;
 
 use std::ops::Range;
 

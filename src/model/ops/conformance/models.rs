@@ -2,18 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
 use ponder_kernels::{KvDtype, ThreadPool};
 
+use super::tiny_models::models;
 use super::{CODED_MODELS, assert_near, assert_same_bits, random};
-use crate::model::families::{FAMILIES, Family};
+use crate::model::families::FAMILIES;
 use crate::model::lora::{LoraAdapter, LowRank, Target};
 use crate::model::ops::reference::ReferenceOps;
 use crate::model::ops::{CpuOps, Ops};
 use crate::model::skip_search::{Probe, SkipCosts};
-use crate::model::testing::TinyModel;
 use crate::model::{
     AdapterId, AdapterStore, CausalLm, Decoder, ForwardBatch, ForwardError, LoadOptions,
     ModelFiles, SequenceRows, SkipSet, SkipsSubLayers, Steering, SubLayer, load_on,
@@ -47,39 +46,6 @@ pub(super) fn check_all<O: Ops>(new: impl Fn() -> O, tolerance: f32, dtypes: &[K
             check_model(place, &mut model, files, (*dtype, tolerance));
         }
     }
-}
-
-/// A tiny model of each family, where it lies, and the family's name. Dense ones come from the
-/// registry; others need a folder.
-fn models() -> Vec<(String, &'static str, ModelFiles)> {
-    let folder = tempfile::tempdir().unwrap();
-    let mut models = Vec::new();
-    let is_dense = |family: &&&Family| family.experts.is_none() && !family.has_latent_attention;
-    for family in FAMILIES.iter().filter(is_dense) {
-        let name = family.gguf_names[0];
-        let path = folder.path().join(name).with_extension("gguf");
-        std::fs::write(&path, TinyModel::random(name, 5).to_gguf()).unwrap();
-        let files = ModelFiles::open(&path).unwrap();
-        models.push((name.to_owned(), family.name, files));
-    }
-    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
-    for (place, name) in [
-        ("moe/olmoe", "olmoe"),
-        ("moe/qwen2_moe/model.gguf", "qwen2_moe"),
-        ("moe/qwen3_moe", "qwen3_moe"),
-        ("moe/mixtral", "mixtral"),
-        ("moe/granitemoe", "granitemoe"),
-        ("moe/deepseek_v2", "deepseek_v2"),
-        ("moe/deepseek_v2/model-kv_b.gguf", "deepseek_v2"),
-        ("moe/deepseek_v2_grouped/model.gguf", "deepseek_v2"),
-        ("families/phi4_mini", "phi3"),
-        ("families/glm4/model.gguf", "glm4"),
-        ("families/gpt_oss", "gpt_oss"),
-    ] {
-        let files = ModelFiles::open(&goldens.join(place)).unwrap();
-        models.push((place.to_owned(), name, files));
-    }
-    models
 }
 
 fn load<O: Ops>(ops: O, files: &ModelFiles, kv_cache_dtype: KvDtype) -> Decoder<O> {
