@@ -17,6 +17,7 @@ mod models;
 mod output_args;
 mod prm;
 mod progress;
+mod remedy;
 mod secrets;
 mod serve;
 mod setup;

@@ -14,14 +14,15 @@ use super::grammars;
 use super::identity::identity;
 use super::interrupt;
 use super::progress::Bar;
+use super::remedy::with_remedy;
 use crate::api::Served;
 use crate::engine::{
-    Backend, Engine, EngineError, EngineHandle, EngineOptions, Executor, GenerateRequest,
-    SamplingParams, Speculative, StreamEvent,
+    Backend, Engine, EngineHandle, EngineOptions, Executor, GenerateRequest, SamplingParams,
+    Speculative, StreamEvent,
 };
 use crate::model::catalogue::{self, Source, State};
 use crate::model::gguf::split::PartName;
-use crate::model::{LoadError, ModelFiles, OperatorTimes, RandomModel, SkipSet};
+use crate::model::{ModelFiles, OperatorTimes, RandomModel, SkipSet};
 use crate::reward::{Judge, RewardResources};
 use crate::text::{ChatTemplate, Tokenizer};
 
@@ -51,30 +52,6 @@ pub(super) fn locate(model: &str) -> anyhow::Result<PathBuf> {
 /// A line on stderr, which nobody may read.
 fn warn(message: &str) {
     let _ = writeln!(std::io::stderr(), "ponder: {message}");
-}
-
-/// Says which file may be damaged, and what to do, of an error while a model loads.
-fn with_remedy(error: anyhow::Error, model: &str, path: &Path) -> anyhow::Error {
-    let is_known = matches!(catalogue::resolve(model), Ok(Source::Catalogue(_)));
-    let is_hub = matches!(catalogue::resolve(model), Ok(Source::Hub { .. }));
-    let is_damage = error.chain().any(|cause| {
-        let not_finite = matches!(cause.downcast_ref(), Some(LoadError::NotFinite(_)));
-        let engine = cause.downcast_ref::<EngineError>();
-        not_finite || engine.is_some_and(EngineError::is_not_finite)
-    });
-    let path = path.display();
-    match (is_known || is_hub, is_damage) {
-        // A model of the catalogue loads: whatever fails is the file's fault or this program's.
-        (true, _) if is_known || is_damage => error.context(format!(
-            "{path} may be damaged (`ponder pull {model}` checks its bytes and fetches them again \
-             if they are wrong)"
-        )),
-        (_, true) => error.context(format!(
-            "{path} may be damaged (compare its checksum with the one at its source, or fetch it \
-             again)"
-        )),
-        _ => error,
-    }
 }
 
 struct Silent;

@@ -217,6 +217,20 @@ fn a_damaged_model_is_seen_and_fetched_again() {
         home.model().to_str().unwrap()
     );
     assert_eq!((home.state().as_str(), home.num_fetched()), ("verified", 1));
+    // A flag that does not fit is nobody's damage.
+    let too_long = [
+        "serve",
+        TEST_MODEL,
+        "--port",
+        "0",
+        "--max-model-len",
+        "9999999",
+    ];
+    let told = String::from_utf8(home.run("", &too_long).stderr).unwrap();
+    assert!(
+        told.contains("max-model-len 9999999") && !told.contains("damaged"),
+        "{told}"
+    );
     damage(&home.model());
     assert_eq!(home.state(), "changed");
     let serve = [
