@@ -2,9 +2,11 @@
 //
 //   tokens VOCABULARY.gguf < TEXTS > IDS 2> ENDS
 //
-// Behind each text is "\n__ggml_vocab_test__\n", as in llama.cpp's models/ggml-vocab-*.gguf.inp. IDS has a line for
-// each, without special tokens; ENDS the ids that end an answer, and whether texts begin with BOS and end with EOS.
-//   g++ -O1 -std=c++17 -I LLAMA/include -I LLAMA/ggml/include tokens.cpp -L LLAMA/build/bin -lllama -o tokens
+// Behind each text is "\n__ggml_vocab_test__\n", as in llama.cpp's models/ggml-vocab-*.gguf.inp.
+// IDS has a line for each, without special tokens; ENDS the ids that end an answer, and whether
+// texts begin with BOS and end with EOS.
+//   g++ -O1 -std=c++17 -I LLAMA/include -I LLAMA/ggml/include -o tokens tokens.cpp
+//       -L LLAMA/build/bin -lllama
 
 #include <cstdio>
 #include <iostream>

@@ -1,5 +1,5 @@
-//! Paged attention over long contexts, in GMAC/s and GB/s of keys and values: decode rows and chunks
-//! of a prompt, by the shape of qwen2.5-coder-0.5b's layers.
+//! Paged attention over long contexts, in GMAC/s and GB/s of keys and values: decode rows and
+//! chunks of a prompt, by the shape of qwen2.5-coder-0.5b's layers.
 //!
 //!     cargo bench -p ponder-kernels --bench attention
 //!     PONDER_ISA=avx2 cargo bench -p ponder-kernels --bench attention

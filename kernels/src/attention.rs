@@ -321,8 +321,8 @@ impl Call<'_> {
         is_needed
     }
 
-    /// Attends the tile at `start`, which lies in a block, with a run of rows. A leaf is the only one of
-    /// its run; its own token stands in for the one at its position.
+    /// Attends the tile at `start`, which lies in a block, with a run of rows. A leaf is the only
+    /// one of its run; its own token stands in for the one at its position.
     fn attend_tile(
         &self,
         head: HeadCache<'_>,

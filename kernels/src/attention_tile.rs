@@ -15,7 +15,8 @@ pub(crate) struct HeadCache<'a> {
     pub kv_head: usize,
 }
 
-/// The queries that attend a tile: those of all rows, the same as codes, and the first that reads it.
+/// The queries that attend a tile: those of all rows, the same as codes, and the first that reads
+/// it.
 #[derive(Clone, Copy)]
 pub(crate) struct TileQueries<'a> {
     pub q: &'a [f32],
@@ -38,8 +39,8 @@ pub(crate) struct Tile {
 }
 
 impl Tile {
-    /// Reads the tile at token `start` of a context, which lies in `block`. Tokens from `end` on belong
-    /// to nobody who reads the tile: whatever their values are, they count for nothing.
+    /// Reads the tile at token `start` of a context, which lies in `block`. Tokens from `end` on
+    /// belong to nobody who reads the tile: whatever their values are, they count for nothing.
     pub(crate) fn read(&mut self, head: HeadCache<'_>, block: usize, start: usize, end: usize) {
         let (block_size, head_dim) = (head.kv_cache.block_size(), head.kv_cache.head_dim());
         let offset = start % block_size;
@@ -103,7 +104,8 @@ impl Tile {
         }
     }
 
-    /// Whether a tile can be attended as it lies in the cache: f16 keys are tiles where a block is one.
+    /// Whether a tile can be attended as it lies in the cache: f16 keys are tiles where a block is
+    /// one.
     pub(crate) fn lies_ready(cache: &KvCache) -> bool {
         cache.dtype() != KvDtype::F16 || cache.block_size() == TILE_TOKENS
     }
@@ -144,8 +146,8 @@ impl Tile {
         }
     }
 
-    /// Puts the key and value at token `own` of a context, which lies in `block`, in place of those at
-    /// `position`.
+    /// Puts the key and value at token `own` of a context, which lies in `block`, in place of those
+    /// at `position`.
     pub(crate) fn put(&mut self, head: HeadCache<'_>, block: usize, own: usize, position: usize) {
         let from = own % head.kv_cache.block_size();
         let to = position % TILE_TOKENS;

@@ -20,8 +20,8 @@ const VALUE_BYTES: usize = 2;
 pub enum KvDtype {
     #[default]
     F16,
-    /// Int8 codes, each 32 values of a head with an f16 scale: about half the memory. A token's codes
-    /// follow from its own key and value alone.
+    /// Int8 codes, each 32 values of a head with an f16 scale: about half the memory. A token's
+    /// codes follow from its own key and value alone.
     Q8_0,
 }
 
@@ -59,8 +59,8 @@ impl KvDtype {
 /// Keys and values of every layer.
 ///
 /// An f16 block of one layer and KV head is a dense tile: keys as `[head_dim, block_size]` (so that
-/// sixteen tokens are scored with contiguous loads), values as `[block_size, head_dim]`. An int8 block
-/// is a row of tiles of sixteen tokens, as `kv_codes.rs` lays them out.
+/// sixteen tokens are scored with contiguous loads), values as `[block_size, head_dim]`. An int8
+/// block is a row of tiles of sixteen tokens, as `kv_codes.rs` lays them out.
 pub struct KvCache {
     dtype: KvDtype,
     num_layers: usize,
@@ -202,7 +202,8 @@ impl KvCache {
         &self.values.words()[self.block_at(layer, block, kv_head) * len..][..len]
     }
 
-    /// Codes and scales of keys, of the tile that begins at token `offset` of a block of an int8 cache.
+    /// Codes and scales of keys, of the tile that begins at token `offset` of a block of an int8
+    /// cache.
     pub(crate) fn key_codes(
         &self,
         layer: usize,

@@ -84,7 +84,8 @@ pub fn use_bf16_activations(is_wanted: bool) -> bool {
     cpu::use_bf16_activations(is_wanted)
 }
 
-/// What [`use_bf16_activations`] has chosen, or `PONDER_BF16_ACTIVATIONS=1` where it was not called.
+/// What [`use_bf16_activations`] has chosen, or `PONDER_BF16_ACTIVATIONS=1` where it was not
+/// called.
 pub fn rounds_to_bf16() -> bool {
     cpu::multiplies_bf16()
 }

@@ -75,7 +75,8 @@ impl Case {
         out
     }
 
-    /// Attention by its definition over the keys and values of the cache, `[tokens, head_dim]` a head.
+    /// Attention by its definition over the keys and values of the cache, `[tokens, head_dim]` a
+    /// head.
     fn expected(&self, q: &[f32], kv: &[(Vec<f32>, Vec<f32>)]) -> Vec<f64> {
         let p = self.params;
         let (dim, group) = (p.head_dim, p.num_heads / p.num_kv_heads);
@@ -179,10 +180,10 @@ fn codes_are_within_half_a_step_of_their_values() {
     }
 }
 
-/// Against the sum over what the cache holds and, for int8, queries rounded likewise: the products are
-/// exact, so only f32 sums differ. Against unrounded keys, queries and values in -1..1: a score of
-/// `head_dim` products, scaled by its root, is off by 2 * 0.0023 * 0.58 (standard error), weights by as
-/// much relatively, and values by 0.0023: 0.02 is more than five of all together.
+/// Against the sum over what the cache holds and, for int8, queries rounded likewise: the products
+/// are exact, so only f32 sums differ. Against unrounded keys, queries and values in -1..1: a score
+/// of `head_dim` products, scaled by its root, is off by 2 * 0.0023 * 0.58 (standard error),
+/// weights by as much relatively, and values by 0.0023: 0.02 is more than five of all together.
 #[test]
 fn attention_equals_the_plain_sum() {
     let pool = ThreadPool::eager(2);
@@ -286,7 +287,8 @@ fn codes_are_attended_wherever_they_lie() {
     assert_eq!(as_leaf, run(&pool, &case.params, &cache, &[plain], &q));
 }
 
-/// What lies in a block from before it was freed reaches no row, not even as a value that is no number.
+/// What lies in a block from before it was freed reaches no row, not even as a value that is no
+/// number.
 #[test]
 fn tokens_that_nobody_sees_count_for_nothing() {
     let pool = ThreadPool::new(1);

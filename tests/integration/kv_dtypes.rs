@@ -1,4 +1,5 @@
-//! The engine over a cache of int8 keys and values: nothing that it shares or drafts changes an answer.
+//! The engine over a cache of int8 keys and values: nothing that it shares or drafts changes an
+//! answer.
 
 use std::process::Command;
 

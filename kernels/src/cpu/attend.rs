@@ -23,8 +23,8 @@ pub(crate) struct QueryState {
     pub visible: Range<usize>,
 }
 
-/// Most queries of a tile that are attended together: these may read the cache as it is, more of them
-/// want it widened once for all.
+/// Most queries of a tile that are attended together: these may read the cache as it is, more of
+/// them want it widened once for all.
 pub(crate) fn queries_at_once() -> usize {
     match isa() {
         Isa::Portable => Plain::MAX_SUMS,

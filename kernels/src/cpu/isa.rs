@@ -73,8 +73,8 @@ impl Isa {
 /// The variable that names the instruction set to use, for tests and comparisons.
 const ISA_VARIABLE: &str = "PONDER_ISA";
 
-/// The best instruction set of this machine, or the one that `PONDER_ISA` names if the machine has it;
-/// found once.
+/// The best instruction set of this machine, or the one that `PONDER_ISA` names if the machine has
+/// it; found once.
 pub(crate) fn isa() -> Isa {
     static ISA: OnceLock<Isa> = OnceLock::new();
     *ISA.get_or_init(|| {

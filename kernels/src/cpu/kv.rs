@@ -22,8 +22,8 @@ pub(super) trait KvVector: Widen {
 
     fn from_codes(codes: &[i8; LANES]) -> Self;
 
-    /// The sums before any product, of a query whose codes sum to `query_sum`: whatever makes up for
-    /// the offset of keys.
+    /// The sums before any product, of a query whose codes sum to `query_sum`: whatever makes up
+    /// for the offset of keys.
     fn start(query_sum: i32) -> Self::Sums;
     /// `sums[t] += keys[t] · query`
     fn add_dots(sums: Self::Sums, keys: &Line, query: [i8; QUAD]) -> Self::Sums;
@@ -50,7 +50,8 @@ pub(crate) struct QueryCodes<'a> {
     pub sums: &'a [i32],
 }
 
-/// `query · key` of `N` queries from `first` on with every key of a tile. Groups are added in order.
+/// `query · key` of `N` queries from `first` on with every key of a tile. Groups are added in
+/// order.
 #[inline(always)]
 pub(super) fn dot_codes<V: KvVector, const N: usize>(
     tile: &CodeTile<'_>,
@@ -157,8 +158,8 @@ impl KvVector for Avx {
 
     #[inline(always)]
     fn add_dots(sums: Self::Sums, keys: &Line, query: [i8; QUAD]) -> Self::Sums {
-        // SAFETY: see above; a line is two registers long. Codes are at most 127 (a key that was never
-        // written 128), so that a pair of products fits 16 bits.
+        // SAFETY: see above; a line is two registers long. Codes are at most 127 (a key that was
+        // never written 128), so that a pair of products fits 16 bits.
         unsafe {
             let query = _mm256_set1_epi32(i32::from_ne_bytes(query.map(|code| code as u8)));
             let (magnitude, ones) = (_mm256_abs_epi8(query), _mm256_set1_epi16(1));

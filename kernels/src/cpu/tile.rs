@@ -60,8 +60,8 @@ pub(crate) enum TileData<'a> {
 
 /// Keys of some type.
 pub(super) trait Keys<V> {
-    /// `query · key` of the queries of `states`, which begin with the tile's query `first`, with every
-    /// key of the tile.
+    /// `query · key` of the queries of `states`, which begin with the tile's query `first`, with
+    /// every key of the tile.
     fn dot<const N: usize>(&self, first: usize, states: &[QueryState], head_dim: usize) -> [V; N];
 }
 

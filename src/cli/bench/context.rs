@@ -1,9 +1,9 @@
 //! `ponder bench context`: prefill and decode behind a long context, as `llama-bench -d` measures
 //! them, without computing the context.
 //!
-//! A short piece of a text is computed, and its keys and values are copied until the context is full.
-//! They are then those of other tokens at other positions, but lie in memory of their own, and what a
-//! row costs does not depend on what they are.
+//! A short piece of a text is computed, and its keys and values are copied until the context is
+//! full. They are then those of other tokens at other positions, but lie in memory of their own,
+//! and what a row costs does not depend on what they are.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -59,8 +59,8 @@ impl LoneSequence {
         self.model.info()
     }
 
-    /// Computes the tokens from position `start` on. Returns `[wanted.len(), vocab_size]`, the logits
-    /// of those rows.
+    /// Computes the tokens from position `start` on. Returns `[wanted.len(), vocab_size]`, the
+    /// logits of those rows.
     pub(super) fn forward(
         &mut self,
         token_ids: &[u32],

@@ -25,7 +25,8 @@ pub struct BenchPerplexityArgs {
     /// Tokens of a chunk; the second half of each is scored
     #[arg(long, default_value_t = 512)]
     pub context: usize,
-    /// Compare next-token distributions with those of an f16 KV cache instead (--kv-cache-dtype q8_0)
+    /// Compare next-token distributions with those of an f16 KV cache instead (--kv-cache-dtype
+    /// q8_0)
     #[arg(long)]
     pub kl_divergence: bool,
     /// Most chunks to measure [default: all]

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 /// Texts of tokens that end an answer in one model or another, as in llama.cpp
-/// (`src/llama-vocab.cpp`, `special_eog_ids`). They are control tokens even where a GGUF file calls them normal.
+/// (`src/llama-vocab.cpp`, `special_eog_ids`). They are control tokens even where a GGUF file calls
+/// them normal.
 const NAMES: [&str; 22] = [
     "</s>",
     "<eos>",
@@ -29,7 +30,8 @@ const NAMES: [&str; 22] = [
     "<｜end▁of▁sentence｜>",
 ];
 
-/// Those that end what a model of code fills in: padding, and what the next file or repository begins with.
+/// Those that end what a model of code fills in: padding, and what the next file or repository
+/// begins with.
 const OF_FILLING: [&str; 11] = [
     "<|fim_pad|>",
     "<fim-pad>",
@@ -51,8 +53,8 @@ pub(super) fn is_known(token: &str) -> bool {
 
 /// Of [`NAMES`], those that end no answer of a model with other tokens.
 ///
-/// Where a message has parts (gpt-oss, Solar Open), `<|end|>` ends one of them. Gemma 4 and PLaMo have an `</s>` that
-/// is a word.
+/// Where a message has parts (gpt-oss, Solar Open), `<|end|>` ends one of them. Gemma 4 and PLaMo
+/// have an `</s>` that is a word.
 fn is_ordinary(token: &str, has: impl Fn(&str) -> bool) -> bool {
     match token {
         "<|end|>" => {
@@ -63,8 +65,8 @@ fn is_ordinary(token: &str, has: impl Fn(&str) -> bool) -> bool {
     }
 }
 
-/// The ids of the tokens that end an answer, ascending: those that the model's files declare, and those of known
-/// names that are tokens of their own (`is_whole`) and not words of the vocabulary.
+/// The ids of the tokens that end an answer, ascending: those that the model's files declare, and
+/// those of known names that are tokens of their own (`is_whole`) and not words of the vocabulary.
 pub(super) fn end_of_generation(
     declared: impl IntoIterator<Item = Option<u32>>,
     ids: &HashMap<String, u32>,

@@ -1,4 +1,5 @@
-//! Token ids against those of llama.cpp, for whoever has its vocabularies: `benches/peers/tokens.py`.
+//! Token ids against those of llama.cpp, for whoever has its vocabularies:
+//! `benches/peers/tokens.py`.
 
 use std::path::{Path, PathBuf};
 

@@ -44,8 +44,8 @@ const OF_TENSOR_CORES: Bounds = Bounds {
     models: 3e-2,
     kv_dtypes: &[KvDtype::F16],
 };
-/// Of a whole model whose keys and values are 8-bit codes: a difference that is small decides which of
-/// two codes is the nearest.
+/// Of a whole model whose keys and values are 8-bit codes: a difference that is small decides which
+/// of two codes is the nearest.
 const CODED_MODELS: f32 = 4e-2;
 
 /// Something that is computed from units (rows, or sequences of them) which do not know of each other.

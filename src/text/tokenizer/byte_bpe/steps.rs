@@ -1,8 +1,8 @@
-//! Pre-tokenisers that are a sequence of regular expressions: each cuts the pieces that the one before it left into
-//! its matches and what is between them.
+//! Pre-tokenisers that are a sequence of regular expressions: each cuts the pieces that the one
+//! before it left into its matches and what is between them.
 //!
-//! They run on an engine whose time is linear in the text. It has no look-ahead, which these patterns use in few ways,
-//! each done by hand here.
+//! They run on an engine whose time is linear in the text. It has no look-ahead, which these
+//! patterns use in few ways, each done by hand here.
 
 use regex::Regex;
 
@@ -19,7 +19,8 @@ const POWERS: [usize; 8] = [512, 256, 128, 64, 32, 16, 8, 4];
 pub(in super::super) const WORD_IN_THREES: &str = r"\d{1,3}(?=(?:\d{3})*\b)";
 /// A cut before each three digits from the last one (`superbpe`).
 pub(in super::super) const BEFORE_THREES: &str = r"(?=(\d{3})+(?!\d))";
-/// Numbers in threes from the last character. llama.cpp's name, for what its source has a function for (`afmoe`).
+/// Numbers in threes from the last character. llama.cpp's name, for what its source has a function
+/// for (`afmoe`).
 pub(in super::super) const IN_THREES: &str = r"\p{AFMoE_digits}";
 
 /// One regular expression of a pre-tokeniser.
@@ -28,7 +29,8 @@ pub(in super::super) enum Step {
         regex: Regex,
         spaces: Spaces,
     },
-    /// Runs of digits become their threes; where `in_words`, only those that nothing of a word follows.
+    /// Runs of digits become their threes; where `in_words`, only those that nothing of a word
+    /// follows.
     Threes {
         digits: Regex,
         in_words: bool,
@@ -43,7 +45,8 @@ pub(in super::super) enum Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Spaces {
     Stay,
-    /// See [`LEAVES_LAST`]. Where the pattern `ends_lines`, whitespace up to a line break is another match.
+    /// See [`LEAVES_LAST`]. Where the pattern `ends_lines`, whitespace up to a line break is
+    /// another match.
     LeaveLast {
         ends_lines: bool,
     },
@@ -91,8 +94,8 @@ impl Step {
         Ok(Self::Matches { regex, spaces })
     }
 
-    /// Pushes the pieces of `piece` in reverse, each with the number of the step that it is for: what is behind the
-    /// first match for this one (`index`), the others for the next.
+    /// Pushes the pieces of `piece` in reverse, each with the number of the step that it is for:
+    /// what is behind the first match for this one (`index`), the others for the next.
     fn cut<'a>(&self, index: usize, piece: &'a str, stack: &mut Vec<(usize, &'a str)>) {
         let next = index + 1;
         match self {
@@ -169,7 +172,8 @@ impl Spaces {
     }
 }
 
-/// Where the words of a run of whitespace end; the last character of one that something follows is left.
+/// Where the words of a run of whitespace end; the last character of one that something follows is
+/// left.
 fn powers(run: &str, is_followed: bool) -> Vec<usize> {
     let starts: Vec<usize> = run.char_indices().map(|(start, _)| start).skip(1).collect();
     // Characters, the last of a followed run apart.
@@ -217,8 +221,9 @@ fn push_before<'a>(
 /// The words of a text, one after the other.
 pub(super) struct StepWords<'s, 'a> {
     steps: &'s [Step],
-    /// Pieces with the number of the step that is next to cut them, the first of the text on top. Each step has three
-    /// at most, and where a run of digits or whitespace is several words, one for each.
+    /// Pieces with the number of the step that is next to cut them, the first of the text on top.
+    /// Each step has three at most, and where a run of digits or whitespace is several words, one
+    /// for each.
     stack: Vec<(usize, &'a str)>,
 }
 

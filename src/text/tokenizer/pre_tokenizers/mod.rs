@@ -1,9 +1,10 @@
-//! The pre-tokenisers of byte-level vocabularies, by the names that GGUF files have for them (`tokenizer.ggml.pre`).
+//! The pre-tokenisers of byte-level vocabularies, by the names that GGUF files have for them
+//! (`tokenizer.ggml.pre`).
 //!
-//! Names and what belongs to them are those of llama.cpp's loader (`src/llama-vocab.cpp`, build 11434). The patterns are
-//! those of the models' own `tokenizer.json`, as far as they are known: llama.cpp's engine tells neither upper from
-//! lower case nor (in `gpt-4o` and `tekken`) marks from symbols beyond ASCII, so that its words differ from the models'
-//! there.
+//! Names and what belongs to them are those of llama.cpp's loader (`src/llama-vocab.cpp`, build
+//! 11434). The patterns are those of the models' own `tokenizer.json`, as far as they are known:
+//! llama.cpp's engine tells neither upper from lower case nor (in `gpt-4o` and `tekken`) marks from
+//! symbols beyond ASCII, so that its words differ from the models' there.
 
 mod patterns;
 #[cfg(test)]
@@ -264,8 +265,8 @@ impl PreTokenizer {
     }
 }
 
-/// Whether the pre-tokeniser that splits at the matches of each of `sources` in turn is one of these, whose patterns
-/// are known to be run as the engine of `tokenizer.json` runs them.
+/// Whether the pre-tokeniser that splits at the matches of each of `sources` in turn is one of
+/// these, whose patterns are known to be run as the engine of `tokenizer.json` runs them.
 pub(super) fn is_known(sources: &[&str]) -> bool {
     GROUPS.iter().any(|(_, words, _)| match words {
         Words::Steps(known) => *known == sources,

@@ -1,4 +1,5 @@
-//! Against the regex engine of the `tokenizers` crate, which the models' vocabularies were made with.
+//! Against the regex engine of the `tokenizers` crate, which the models' vocabularies were made
+//! with.
 
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -12,8 +13,9 @@ use tokenizers::tokenizer::{
 
 use super::*;
 
-/// Of each class that patterns ask for: cases within ASCII and beyond, titles, marks, letters without case, scripts,
-/// decimal and other numbers, connectors, punctuation, symbols and kinds of whitespace.
+/// Of each class that patterns ask for: cases within ASCII and beyond, titles, marks, letters
+/// without case, scripts, decimal and other numbers, connectors, punctuation, symbols and kinds of
+/// whitespace.
 const CHARACTERS: [char; 40] = [
     ' ', '\n', '\r', '\t', '\u{a0}', '\u{3000}', '\u{85}', 'a', 's', 'l', 'L', 'S', 'ſ', 'é', 'É',
     'ǅ', 'ʰ', 'ß', 'न', '\u{94d}', '\u{301}', '漢', 'ひ', 'カ', '가', 'ㄅ', '1', '2', '٣', '²',
