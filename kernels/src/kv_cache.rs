@@ -68,8 +68,8 @@ pub struct KvCache {
     block_size: usize,
     num_kv_heads: usize,
     head_dim: usize,
-    /// Bytes of a block of one layer and KV head: of keys, of values.
-    block_bytes: [usize; 2],
+    /// Bytes of sixteen tokens of one layer and KV head: of keys, of values.
+    tile_bytes: [usize; 2],
     keys: PageBuffer,
     values: PageBuffer,
 }
@@ -138,7 +138,7 @@ impl KvCache {
             block_size,
             num_kv_heads,
             head_dim,
-            block_bytes: tiles.map(|tile| tile * (block_size / TILE_TOKENS)),
+            tile_bytes: tiles,
             keys,
             values,
         })
@@ -180,10 +180,22 @@ impl KvCache {
         (layer * self.num_blocks + block) * self.num_kv_heads + kv_head
     }
 
+    /// The place, among all tiles, of the one that begins at token `offset` of a block.
+    fn tile_at(&self, layer: usize, block: usize, kv_head: usize, offset: usize) -> usize {
+        let tiles = self.block_size / TILE_TOKENS;
+        self.block_at(layer, block, kv_head) * tiles + offset / TILE_TOKENS
+    }
+
+    /// Bytes of a block of one layer and KV head: of keys, of values.
+    fn block_bytes(&self) -> [usize; 2] {
+        self.tile_bytes
+            .map(|tile| tile * (self.block_size / TILE_TOKENS))
+    }
+
     /// All bytes of a block of keys and of values.
     pub(crate) fn bytes(&self, layer: usize, block: usize, kv_head: usize) -> [&[u8]; 2] {
         let at = self.block_at(layer, block, kv_head);
-        let [keys, values] = self.block_bytes;
+        let [keys, values] = self.block_bytes();
         [
             &self.keys[at * keys..][..keys],
             &self.values[at * values..][..values],
@@ -211,9 +223,7 @@ impl KvCache {
         kv_head: usize,
         offset: usize,
     ) -> (&[u8], &[u16]) {
-        let at = self.block_at(layer, block, kv_head) * self.block_bytes[0];
-        let tile = self.block_bytes[0] / (self.block_size / TILE_TOKENS);
-        let at = at + offset / TILE_TOKENS * tile;
+        let at = self.tile_at(layer, block, kv_head, offset) * self.tile_bytes[0];
         let len = self.layout().key_codes_len();
         let scales = &self.keys.words()[(at + len) / 2..][..self.layout().num_scales()];
         (&self.keys[at..at + len], scales)
@@ -227,9 +237,7 @@ impl KvCache {
         kv_head: usize,
         offset: usize,
     ) -> (&[i8], &[u16]) {
-        let at = self.block_at(layer, block, kv_head) * self.block_bytes[1];
-        let tile = self.block_bytes[1] / (self.block_size / TILE_TOKENS);
-        let at = at + offset / TILE_TOKENS * tile;
+        let at = self.tile_at(layer, block, kv_head, offset) * self.tile_bytes[1];
         let len = self.layout().value_codes_len();
         let scales = &self.values.words()[(at + len) / 2..][..self.layout().num_scales()];
         (&self.values.signed()[at..at + len], scales)
@@ -347,7 +355,7 @@ impl KvCache {
             let len = self.num_blocks * self.num_kv_heads * block_bytes;
             layer * len..(layer + 1) * len
         };
-        let [keys, values] = self.block_bytes.map(of_layer);
+        let [keys, values] = self.block_bytes().map(of_layer);
         let target = match self.dtype {
             KvDtype::F16 => {
                 let halves = |bytes: Range<usize>| bytes.start / 2..bytes.end / 2;
@@ -365,6 +373,7 @@ impl KvCache {
             num_kv_heads: self.num_kv_heads,
             head_dim: self.head_dim,
             block_size: self.block_size,
+            tile_bytes: self.tile_bytes,
             slot_mapping,
             target,
         }
@@ -375,6 +384,7 @@ impl KvCache {
     /// # Panics
     /// When a block does not exist.
     pub fn copy_blocks(&mut self, copies: &[(u32, u32)]) {
+        let block_bytes = self.block_bytes();
         for (source, destination) in copies {
             let (source, destination) = (*source as usize, *destination as usize);
             assert!(
@@ -385,7 +395,7 @@ impl KvCache {
                 let from = self.block_at(layer, source, 0);
                 let to = self.block_at(layer, destination, 0);
                 let buffers = [&mut self.keys, &mut self.values];
-                for (buffer, bytes) in buffers.into_iter().zip(self.block_bytes) {
+                for (buffer, bytes) in buffers.into_iter().zip(block_bytes) {
                     let len = self.num_kv_heads * bytes;
                     buffer.copy_within(from * bytes..from * bytes + len, to * bytes);
                 }

@@ -40,6 +40,8 @@ pub(crate) struct KvWriter<'a> {
     pub num_kv_heads: usize,
     pub head_dim: usize,
     pub block_size: usize,
+    /// Bytes of a tile of keys and of values.
+    pub tile_bytes: [usize; 2],
     pub slot_mapping: &'a [u32],
     pub target: Target<'a>,
 }
@@ -123,7 +125,7 @@ impl KvWriter<'_> {
         codes.clear();
         codes.resize(layout.num_quads() * QUAD, 0);
         cpu::encode_codes(k, &mut codes[..k.len()], scales);
-        let tile = tiles * layout.key_tile_bytes().unwrap_or(0);
+        let tile = tiles * self.tile_bytes[0];
         for (quad, codes) in codes.chunks_exact(QUAD).enumerate() {
             let at = tile + layout.key_code_at(token, quad * QUAD);
             // SAFETY: a token's codes in a tile belong to this row.
@@ -136,7 +138,7 @@ impl KvWriter<'_> {
         unsafe { write_scales(keys, tile + layout.key_codes_len(), token, scales) };
         codes.resize(v.len(), 0);
         cpu::encode_codes(v, codes, scales);
-        let tile = tiles * layout.value_tile_bytes().unwrap_or(0);
+        let tile = tiles * self.tile_bytes[1];
         let at = tile + token * self.head_dim;
         // SAFETY: as above.
         let target = unsafe { values.slice_mut(at, self.head_dim) };

@@ -325,19 +325,7 @@ fn int8_takes_about_half_the_memory() {
     assert_eq!(KvDtype::Q8_0.token_bytes(usize::MAX), usize::MAX);
 }
 
-/// The instruction set is chosen once a process, so the others run in processes of their own.
 #[test]
 fn every_instruction_set_passes_these_tests() {
-    const VARIABLE: &str = "PONDER_ISA";
-    if std::env::var_os(VARIABLE).is_some() {
-        return;
-    }
-    for isa in available_isas().into_iter().skip(1) {
-        let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .env(VARIABLE, isa)
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{isa}: {text}");
-    }
+    common::with_other_instruction_sets();
 }

@@ -1,5 +1,6 @@
 //! The sizes and variants of a model, read from GGUF metadata or a Hugging Face `config.json`.
 
+use ponder_kernels::AttentionParams;
 use serde_json::Value;
 
 use super::claims;
@@ -64,6 +65,18 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
+    /// What a layer's attention computes; `is_local`: it sees a window.
+    pub(super) fn attention_params(&self, is_local: bool) -> AttentionParams {
+        AttentionParams {
+            num_heads: self.num_heads,
+            num_kv_heads: self.num_kv_heads,
+            head_dim: self.head_dim,
+            scale: self.attention_scale,
+            sliding_window: self.sliding_window.filter(|_| is_local),
+            softcap: self.attention_softcap,
+        }
+    }
+
     pub fn from_gguf(file: &GgufFile) -> Result<Self, ConfigError> {
         let metadata = file.metadata();
         let missing = |key: &str| ConfigError::Missing(key.to_owned());

@@ -1,7 +1,5 @@
 //! One layer over the rows of a step.
 
-use ponder_kernels::AttentionParams;
-
 use super::adapted::{Adapters, Site};
 use super::causal_lm::ForwardError;
 use super::config::ModelConfig;
@@ -128,14 +126,7 @@ impl<O: Ops> LayerStep<'_, '_, O> {
         self.ops
             .rotate_and_cache(self.step, &rotation, cache, self.index, qkv)?;
         self.stopwatch.mark(Operator::RotateAndCache);
-        let params = AttentionParams {
-            num_heads: config.num_heads,
-            num_kv_heads: config.num_kv_heads,
-            head_dim: config.head_dim,
-            scale: config.attention_scale,
-            sliding_window: config.sliding_window.filter(|_| layer.is_local),
-            softcap: config.attention_softcap,
-        };
+        let params = config.attention_params(layer.is_local);
         let attention = LayerAttention {
             layer: self.index,
             params: &params,

@@ -217,6 +217,10 @@ fn add_values<V: Vector, const N: usize>(
         add_piece::<V, N, 1>(values, weights, corrections, outs, head_dim, start);
         start += LANES;
     }
+    // Nearly every head is whole: else what bounds the loop below is worked out for each query.
+    if whole == head_dim {
+        return;
+    }
     for n in 0..N {
         for d in whole..head_dim {
             let mut sum = outs[n * head_dim + d] * corrections[n];

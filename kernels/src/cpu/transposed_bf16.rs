@@ -21,13 +21,15 @@ pub(super) fn add_transposed(x: &[&[[u16; 2]]], lines: [&[LineBF16]; 2], sums: &
     assert!(x.iter().all(|x| x.len() >= count), "this is a bug");
     for (x, sums) in x.chunks(TILE_ROWS).zip(sums.chunks_mut(TILE_ROWS)) {
         match x.len().min(sums.len()) {
-            TILE_ROWS => add_tile::<TILE_ROWS>(x, lines, sums),
+            0 => {}
+            1 => add_tile::<1>(x, lines, sums),
+            2 => add_tile::<2>(x, lines, sums),
+            3 => add_tile::<3>(x, lines, sums),
             4 => add_tile::<4>(x, lines, sums),
-            count => {
-                for row in 0..count {
-                    add_tile::<1>(&x[row..], lines, &mut sums[row..]);
-                }
-            }
+            5 => add_tile::<5>(x, lines, sums),
+            6 => add_tile::<6>(x, lines, sums),
+            7 => add_tile::<7>(x, lines, sums),
+            _ => add_tile::<TILE_ROWS>(x, lines, sums),
         }
     }
 }

@@ -48,7 +48,7 @@ impl EngineCore {
         result.is_ok()
     }
 
-    /// One gradient step of the sequence that has been adapting longest.
+    /// One gradient step of the first admitted of the sequences that adapt.
     pub(super) fn adapt(&mut self) {
         let adapting = (self.scheduler.sequences.running()).find(|s| s.is_adapting());
         let Some(seq) = adapting.map(|sequence| sequence.id) else {

@@ -1,7 +1,7 @@
 //! Back through attention. Keys and values of tokens before the window are constants.
 
 use ponder_kernels::gradients::{AttentionGradient, add_norm_gradient};
-use ponder_kernels::{AttentionParams, matmul, matmul_transposed};
+use ponder_kernels::{matmul, matmul_transposed};
 
 use super::backward::Room;
 use super::feed_forward_backward::Gradient;
@@ -40,14 +40,7 @@ impl Decoder {
         by_attended.resize(tape.queries[index].len(), 0.0);
         matmul_transposed(pool, [by_result], output, &mut room.rows, by_attended);
         let cache = self.kv_cache.as_ref().ok_or(ForwardError::NoKvCache)?;
-        let params = AttentionParams {
-            num_heads: config.num_heads,
-            num_kv_heads: config.num_kv_heads,
-            head_dim: config.head_dim,
-            scale: config.attention_scale,
-            sliding_window: config.sliding_window.filter(|_| attention.is_local),
-            softcap: None,
-        };
+        let params = config.attention_params(attention.is_local);
         let read = AttentionGradient {
             params: &params,
             queries: &tape.queries[index],

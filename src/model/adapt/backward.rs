@@ -66,7 +66,7 @@ impl Decoder {
             return Ok(gradients);
         };
         self.prepare(batch)?;
-        let mut room = self.room();
+        let mut room = Room::default();
         let mut by_normed = Vec::new();
         for index in (lowest..self.layers.len()).rev() {
             let place = chosen.iter().position(|layer| *layer == index);
@@ -117,16 +117,6 @@ impl Decoder {
             self.add_normed(&tape.input[index], norm, &by_normed, &mut gradient);
         }
         Ok(gradients)
-    }
-
-    fn room(&self) -> Room {
-        let experts = self.layers.iter().filter_map(|layer| layer.moe());
-        let mut matrices = experts.flat_map(|moe| [&moe.gate, &moe.up]);
-        let reads_floats = matrices.any(|experts| !experts.matrix().is_quantised());
-        Room {
-            gated: GatedRoom::new(reads_floats),
-            ..Room::default()
-        }
     }
 
     /// The gradient by what a sub-layer adds to the residual stream; `None` where it is the

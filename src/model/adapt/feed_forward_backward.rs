@@ -44,8 +44,6 @@ pub(super) struct GatedRoom {
     /// What each result counts, and the gradient by that.
     weights: Vec<f32>,
     along: Vec<f32>,
-    /// Rows sorted by expert.
-    sorted: Activations,
 }
 
 impl Decoder {
@@ -118,17 +116,15 @@ impl Decoder {
         ops.project(x, [&moe.router], [&mut *logits])?;
         ops.steer_router(step, index, logits)?;
         ops.route(gating, logits, moe.correction_bias.as_ref(), routing)?;
-        let routes = &routing.routes;
         let Gradient {
             by_result,
             by_normed,
         } = gradient;
-        let KeptUnits { experts, dense, .. } = at.units;
+        let KeptUnits { experts, dense } = at.units;
         if experts.gate.is_empty() {
-            let sorted = &mut room.gated.sorted;
-            sorted.gather(pool, x, routes.rows());
-            experts.fill_experts(pool, sorted, routes, &moe.experts(glu));
+            routing.fill(pool, x, &moe.experts(glu), experts);
         }
+        let routes = &routing.routes;
         back_to_gates(pool, moe, routes, glu, by_result, experts, room);
         let by_logits = by_logits(routes, gating, &room.gated.along);
         if !by_normed.is_empty() {
@@ -195,14 +191,6 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 impl GatedRoom {
-    /// `reads_floats`: some experts' matrices do.
-    pub(super) fn new(reads_floats: bool) -> Self {
-        Self {
-            sorted: Activations::with_capacity(0, 0, reads_floats),
-            ..Self::default()
-        }
-    }
-
     /// Makes room for so many rows. The gradient by the unit's results is zero.
     fn resize(&mut self, num_rows: usize, inner: usize) {
         self.by_gated.clear();
@@ -321,13 +309,13 @@ fn back_through_shared(
         by_normed,
     } = gradient;
     unit.start(pool, x, by_result, parts, room);
-    let gated = &mut room.gated;
-    gated.weights.resize(x.num_rows(), 1.0);
     let Some(weight) = &shared.weight else {
-        gated.weights.fill(1.0);
-        gated.back(pool, glu, parts);
+        let GateUp { gate, up } = &mut *parts;
+        glu_gradient(pool, glu, gate, up, &room.gated.by_gated);
         return unit.finish(pool, parts, room, by_normed);
     };
+    let gated = &mut room.gated;
+    gated.weights.resize(x.num_rows(), 0.0);
     matmul(pool, x, &weight.weights, None, &mut gated.weights);
     for weight in &mut gated.weights {
         *weight = 1.0 / (1.0 + (-*weight).exp());

@@ -86,8 +86,10 @@ impl Decoder {
         recorded: Recorded,
     ) -> Result<(), ForwardError> {
         let mut stopwatch = Stopwatch::start(None);
-        let mut num_kept = 0;
-        for index in from.unwrap_or(0)..self.layers.len() {
+        let (first, mut num_kept) = (from.unwrap_or(0), 0);
+        // No later step goes back to those below.
+        tape.units[..first].fill_with(KeptUnits::default);
+        for index in first..self.layers.len() {
             if from != Some(index) {
                 let is_kept = recorded.inputs && index > recorded.lowest;
                 if is_kept {

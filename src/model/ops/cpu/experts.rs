@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ponder_kernels::{Activations, Gating, Routes, ThreadPool, experts_glu, experts_matmul};
 
 use super::super::{ExpertOps, ExpertWeights, OpsError, RowSet, Step};
-use super::{CpuOps, CpuRows, KeptUnits};
+use super::{CpuOps, CpuRows, GateUp, KeptUnits};
 use crate::model::adapt::add_offset;
 use crate::model::moe::{ExpertLoad, LayerRouting};
 
@@ -30,6 +30,18 @@ impl CpuRouting {
         }
     }
 
+    /// Computes what the rows' experts multiply, before the activation.
+    pub(in crate::model) fn fill(
+        &mut self,
+        pool: &ThreadPool,
+        x: &Activations,
+        experts: &ExpertWeights<'_, CpuOps>,
+        units: &mut GateUp,
+    ) {
+        self.sorted.gather(pool, x, self.routes.rows());
+        units.fill_experts(pool, &self.sorted, &self.routes, experts);
+    }
+
     /// Adds what the rows' experts make of them to `out` (`[rows, hidden_size]`).
     fn add(
         &mut self,
@@ -47,7 +59,7 @@ impl CpuRouting {
         self.sorted.gather(pool, x, routes.rows());
         let (sorted, gated) = (&self.sorted, &mut self.gated);
         match kept {
-            Some(kept) => kept.experts(pool, sorted, routes, experts, gated),
+            Some(kept) => kept.experts(pool, sorted, routes, experts, &mut self.results, gated),
             None => {
                 let [gate, up] = [experts.gate, experts.up];
                 experts_glu(pool, sorted, routes, gate, up, experts.glu, gated);

@@ -22,8 +22,6 @@ pub(in crate::model) struct KeptUnits {
     pub experts: GateUp,
     /// Of an MLP, or of a shared expert.
     pub dense: GateUp,
-    /// `act(gate) * up` of the last unit.
-    gated: Vec<f32>,
 }
 
 impl GateUp {
@@ -55,7 +53,7 @@ impl GateUp {
     }
 
     /// Computes the experts' units of rows that are sorted by expert.
-    pub fn fill_experts(
+    pub(super) fn fill_experts(
         &mut self,
         pool: &ThreadPool,
         sorted: &Activations,
@@ -75,35 +73,38 @@ impl KeptUnits {
     }
 
     /// The dense unit's result, for the next product. The values are those of
-    /// [`ponder_kernels::matmul_glu`].
+    /// [`ponder_kernels::matmul_glu`]. `room` is overwritten.
     pub(super) fn dense(
         &mut self,
         pool: &ThreadPool,
         x: &Activations,
         weights: [&PackedMatrix; 2],
         glu: Glu,
+        room: &mut Vec<f32>,
         out: &mut Activations,
     ) {
         self.dense.fill(pool, x, weights);
-        self.gated.resize(self.dense.gate.len(), 0.0);
-        kept_glu(pool, glu, &self.dense.gate, &self.dense.up, &mut self.gated);
-        out.load(pool, &self.gated, x.num_rows(), weights[0].out_features());
+        room.resize(self.dense.gate.len(), 0.0);
+        kept_glu(pool, glu, &self.dense.gate, &self.dense.up, room);
+        out.load(pool, room, x.num_rows(), weights[0].out_features());
     }
 
-    /// The experts' results. The values are those of [`ponder_kernels::experts_glu`].
+    /// The experts' results. The values are those of [`ponder_kernels::experts_glu`]. `room` is
+    /// overwritten.
     pub(super) fn experts(
         &mut self,
         pool: &ThreadPool,
         sorted: &Activations,
         routes: &Routes,
         experts: &ExpertWeights<'_, CpuOps>,
+        room: &mut Vec<f32>,
         out: &mut Activations,
     ) {
         let units = &mut self.experts;
         units.fill_experts(pool, sorted, routes, experts);
-        self.gated.resize(units.gate.len(), 0.0);
-        kept_glu(pool, experts.glu, &units.gate, &units.up, &mut self.gated);
+        room.resize(units.gate.len(), 0.0);
+        kept_glu(pool, experts.glu, &units.gate, &units.up, room);
         let width = experts.gate.out_features();
-        out.load(pool, &self.gated, routes.rows().len(), width);
+        out.load(pool, room, routes.rows().len(), width);
     }
 }

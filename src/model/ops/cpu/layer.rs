@@ -175,7 +175,7 @@ impl LayerOps for CpuOps {
         out: &mut Activations,
     ) -> Result<(), OpsError> {
         match &mut self.kept {
-            Some(kept) => kept.dense(&self.pool, x, [gate, up], glu, out),
+            Some(kept) => kept.dense(&self.pool, x, [gate, up], glu, &mut self.normed, out),
             None => matmul_glu(&self.pool, x, gate, up, glu, out),
         }
         Ok(())

@@ -28,7 +28,7 @@ pub(in crate::model) use kept::{GateUp, KeptUnits};
 pub struct CpuOps {
     pub(in crate::model) pool: Arc<ThreadPool>,
     low_rank: LowRankScratch,
-    /// Rows that are normed before they are quantised.
+    /// Rows on their way to be quantised.
     normed: Vec<f32>,
     /// Where gated units leave what they are made of, while somebody wants it.
     pub(in crate::model) kept: Option<KeptUnits>,
