@@ -106,15 +106,7 @@ impl Device {
     }
 
     fn cpu(args: &EngineArgs) -> anyhow::Result<Self> {
-        let rounds = use_bf16_activations(args.dtype != Dtype::Float32);
-        if args.dtype == Dtype::Bfloat16 && !rounds {
-            bail!(
-                "--dtype bfloat16 needs a processor with AVX512-BF16: leave it out, and activations \
-                 are float32"
-            );
-        }
-        let pool = ThreadPool::new(args.num_threads().max(1));
-        Ok(Self::Cpu(Arc::new(pool)))
+        Ok(Self::Cpu(cpu_pool(args)?))
     }
 
     pub(super) fn default_num_batched_tokens(&self) -> usize {
@@ -162,6 +154,18 @@ impl Device {
         let buffers = executor.step_bytes(max_num_rows);
         Ok(free.saturating_sub(kept_back).saturating_sub(buffers))
     }
+}
+
+/// The processor's threads. Says what BF16 weights are multiplied with, too, once a process.
+pub(super) fn cpu_pool(args: &EngineArgs) -> anyhow::Result<Arc<ThreadPool>> {
+    let rounds = use_bf16_activations(args.dtype != Dtype::Float32);
+    if args.dtype == Dtype::Bfloat16 && !rounds {
+        bail!(
+            "--dtype bfloat16 needs a processor with AVX512-BF16: leave it out, and activations \
+             are float32"
+        );
+    }
+    Ok(Arc::new(ThreadPool::new(args.num_threads().max(1))))
 }
 
 /// Without a pool the machine's cores quantise.

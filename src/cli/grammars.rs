@@ -10,16 +10,17 @@ use crate::text::Tokenizer;
 /// first requests come. Where it cannot be made, requests that ask for a grammar are refused.
 pub(super) fn begin(tokenizer: &Tokenizer, vocab_size: usize) -> ServedGrammars {
     let tokenizer = tokenizer.clone();
-    let making = thread::spawn(move || Grammars::new(&tokenizer, vocab_size));
-    ServedGrammars::pending(move || match making.join() {
-        Ok(Ok(grammars)) => Some(grammars),
-        Ok(Err(error)) => {
+    let making = thread::spawn(move || match Grammars::new(&tokenizer, vocab_size) {
+        Ok(grammars) => Some(grammars),
+        Err(error) => {
             tracing::warn!("structured output is off: {error}");
             None
         }
-        Err(_) => {
+    });
+    ServedGrammars::pending(move || {
+        making.join().unwrap_or_else(|_| {
             tracing::warn!("structured output is off: its thread panicked, which is a bug");
             None
-        }
+        })
     })
 }

@@ -15,7 +15,6 @@ mod lark;
 pub mod limits;
 mod marked;
 mod numbers;
-mod prefixed;
 mod schema;
 mod source;
 mod spec;
@@ -29,9 +28,8 @@ mod watch;
 
 pub use combined::either;
 pub use marked::with_mark;
-pub use prefixed::prefixed;
 pub use spec::{Grammar, GrammarError};
-pub use thought::{Thought, after_thought};
+pub use thought::{Thought, after_thought, prefixed};
 pub use tools::{ToolGrammar, ToolSpec};
 
 use std::sync::Arc;

@@ -42,6 +42,21 @@ pub(super) fn after_thought_within(
     Box::new(Thinking::new(thought, rest, vocab_size, Some(vocabulary)))
 }
 
+/// `prefix`, and behind it what `rest` allows: a thought that is over, whose end comes first.
+pub fn prefixed(
+    prefix: Vec<TokenId>,
+    rest: Box<dyn TokenConstraint>,
+    vocab_size: usize,
+) -> Box<dyn TokenConstraint> {
+    let over = Thought {
+        end: prefix,
+        is_open: true,
+        max_tokens: Some(0),
+        ..Thought::default()
+    };
+    after_thought(over, Some(rest), vocab_size)
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// So many tokens of the thought's start have come; `rest` has taken them, too, if it can.

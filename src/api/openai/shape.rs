@@ -106,7 +106,10 @@ fn constraint(
             let text = compile(served, &structured.grammar, &structured.field, budget)?;
             let text = match served.output.before_answer() {
                 "" => text,
-                before => prefixed(&served.tokenizer.encode(before, false, true)?, text),
+                before => {
+                    let before = served.tokenizer.encode(before, false, true)?;
+                    prefixed(before, text, served.engine.model_info().vocab_size)
+                }
             };
             let Some(calls) = calls else {
                 return Ok(Some(text));

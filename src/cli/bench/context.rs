@@ -5,16 +5,16 @@
 //! full. They are then those of other tokens at other positions, but lie in memory of their own,
 //! and what a row costs does not depend on what they are.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::ensure;
 use clap::Args;
-use ponder_kernels::{Roofline, ThreadPool};
+use ponder_kernels::Roofline;
 use serde_json::{Value, json};
 
 use super::lone_sequence::{LoneSequence, Sizes};
 use super::statistics::{percentile, sorted};
+use crate::cli::device::cpu_pool;
 use crate::cli::engine_args::EngineArgs;
 use crate::cli::setup;
 use crate::model::ModelFiles;
@@ -45,7 +45,7 @@ pub struct BenchContextArgs {
 
 pub(in crate::cli) fn run(args: &BenchContextArgs) -> anyhow::Result<()> {
     ensure!(args.prefill > 0, "--prefill must be at least 1");
-    let pool = Arc::new(ThreadPool::new(args.engine.num_threads().max(1)));
+    let pool = cpu_pool(&args.engine)?;
     let deepest = args.depths.iter().copied().max().unwrap_or(0);
     let kv_cache_dtype = args.engine.kv_cache_dtype.dtype();
     let sizes = Sizes {

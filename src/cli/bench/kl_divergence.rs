@@ -1,12 +1,11 @@
 //! How far the next-token distributions of a model lie from those it has with an f16 KV cache.
 
-use std::sync::Arc;
-
-use ponder_kernels::{KvDtype, ThreadPool};
+use ponder_kernels::KvDtype;
 use serde_json::{Value, json};
 
 use super::lone_sequence::{LoneSequence, Sizes};
 use super::statistics::{percentile, sorted};
+use crate::cli::device::cpu_pool;
 use crate::cli::engine_args::EngineArgs;
 use crate::model::ModelFiles;
 
@@ -28,7 +27,7 @@ impl Pair {
         files: &ModelFiles,
         context: usize,
     ) -> anyhow::Result<Self> {
-        let pool = Arc::new(ThreadPool::new(args.num_threads().max(1)));
+        let pool = cpu_pool(args)?;
         let load = |kv_cache_dtype| {
             let sizes = Sizes {
                 max_tokens: context,

@@ -39,6 +39,7 @@ pub struct BenchPerplexityArgs {
 
 pub(in crate::cli) fn run(args: &BenchPerplexityArgs) -> anyhow::Result<()> {
     ensure!(args.context >= 8, "--context must be at least 8");
+    ensure!(args.chunks != Some(0), "--chunks must be at least 1");
     let mut engine_args = args.engine.clone();
     engine_args.max_model_len = Some(args.context + 1);
     let text = std::fs::read_to_string(&args.file)

@@ -124,7 +124,11 @@ fn thoughts_before_a_constraint_keep_them_too() {
             let constraint = small().grammars.after_thought(thought.clone(), Some(rest));
             follow(small(), constraint.fork(), &mut rng, 20);
             // An answer that begins as a thought does.
-            let rest = prefixed(&[small().id("<think>"), 12], constraint);
+            let rest = prefixed(
+                vec![small().id("<think>"), 12],
+                constraint,
+                small().vocab_size,
+            );
             let thought = Thought {
                 start: vec![small().id("<think>"), 11],
                 ..thought

@@ -3,8 +3,9 @@
 use proptest::prelude::*;
 
 use super::support::small;
+use crate::engine::AllowedTokens;
 use crate::engine::{TokenConstraint, TokenId, TokenMask};
-use crate::grammar::{Grammar, Thought, after_thought};
+use crate::grammar::{Grammar, Thought, after_thought, prefixed};
 
 const VOCAB_SIZE: usize = 8;
 
@@ -44,6 +45,25 @@ fn the_end_is_forced_when_the_budget_is_spent() {
         ..thought
     };
     assert_eq!(after_thought(thought, None, VOCAB_SIZE).forced(9), [2, 3]);
+}
+
+#[test]
+fn a_prefix_comes_first() {
+    let rest = Box::new(AllowedTokens::new(VOCAB_SIZE, [5, 6]));
+    let mut constraint = prefixed(vec![1, 2], rest, VOCAB_SIZE);
+    assert_eq!(allowed(&mut *constraint, VOCAB_SIZE), [1]);
+    assert_eq!(constraint.forced(9), [1, 2]);
+    assert_eq!(constraint.forced(1), [1]);
+    assert!(!constraint.accept(5) && constraint.accept(1) && constraint.accept(2));
+    assert_eq!(allowed(&mut *constraint, VOCAB_SIZE), [5, 6]);
+    assert!(!constraint.accept(1) && constraint.accept(6) && constraint.accept(5));
+    let mut fork = constraint.fork();
+    fork.rollback(3);
+    assert_eq!(allowed(&mut *fork, VOCAB_SIZE), [2]);
+    constraint.rollback(1);
+    assert_eq!(allowed(&mut *constraint, VOCAB_SIZE), [5, 6]);
+    constraint.rollback(9);
+    assert_eq!(allowed(&mut *constraint, VOCAB_SIZE), [1]);
 }
 
 #[test]

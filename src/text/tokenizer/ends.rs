@@ -46,21 +46,24 @@ const OF_FILLING: [&str; 11] = [
     "<|file_sep|>",
 ];
 
-/// Whether a token of this text ends answers in some model.
-pub(super) fn is_known(token: &str) -> bool {
-    NAMES.contains(&token)
+/// The tokens that end answers in some model.
+pub(super) fn known(ids: &HashMap<String, u32>) -> impl Iterator<Item = u32> {
+    NAMES.iter().filter_map(|name| ids.get(*name).copied())
 }
 
 /// Of [`NAMES`], those that end no answer of a model with other tokens.
 ///
-/// Where a message has parts (gpt-oss, Solar Open), `<|end|>` ends one of them. Gemma 4 and PLaMo
-/// have an `</s>` that is a word.
+/// Where a message has parts (gpt-oss, Solar Open), `<|end|>` ends one of them. Gemma and PLaMo
+/// have an `</s>` that is a word; llama.cpp does not know that of Gemma 2 and 3.
 fn is_ordinary(token: &str, has: impl Fn(&str) -> bool) -> bool {
     match token {
         "<|end|>" => {
             (has("<|call|>") || has("<|calls|>")) && (has("<|return|>") || has("<|flush|>"))
         }
-        "</s>" => has("<|tool_response>") || has("<|plamo:eos|>"),
+        "</s>" => {
+            let is_gemma = has("<eos>") && has("<end_of_turn>");
+            is_gemma || has("<|tool_response>") || has("<|plamo:eos|>")
+        }
         _ => false,
     }
 }
@@ -119,6 +122,7 @@ mod tests {
         assert_eq!(ends(&["<|flush|>", "<|end|>", "<|calls|>"]), [0, 2]);
         assert_eq!(ends(&["<|return|>", "<|end|>"]), [0, 1]);
         assert_eq!(ends(&["<turn|>", "</s>", "<|tool_response>"]), [0, 2]);
+        assert_eq!(ends(&["<eos>", "<end_of_turn>", "</s>"]), [0, 1]);
         assert_eq!(ends(&["<|plamo:eos|>", "</s>"]), [0]);
     }
 }

@@ -23,7 +23,8 @@ const TYPE_BYTE: i64 = 6;
 /// The tokens of a file, by their ids.
 struct Tokens<'a> {
     texts: &'a [String],
-    types: &'a [i64],
+    /// Known ends are control tokens, whatever the file calls them.
+    types: Vec<i64>,
     ids: HashMap<String, u32>,
 }
 
@@ -32,34 +33,27 @@ impl<'a> Tokens<'a> {
         let texts = metadata
             .get_str_array("tokenizer.ggml.tokens")
             .ok_or(TokenizerError::Missing("tokenizer.ggml.tokens"))?;
-        let types = metadata.get_i64_array("tokenizer.ggml.token_type");
         let ids = texts.iter().zip(0..);
-        Ok(Self {
-            texts,
-            types: types.unwrap_or(&[]),
-            ids: ids.map(|(text, id)| (text.clone(), id)).collect(),
-        })
-    }
-
-    fn type_of(&self, index: usize) -> i64 {
-        match self.texts.get(index) {
-            Some(token) if ends::is_known(token) => TYPE_CONTROL,
-            _ => self.types.get(index).copied().unwrap_or(TYPE_NORMAL),
+        let ids: HashMap<String, u32> = ids.map(|(text, id)| (text.clone(), id)).collect();
+        let types = metadata.get_i64_array("tokenizer.ggml.token_type");
+        let mut types = types.unwrap_or(&[]).to_vec();
+        types.resize(texts.len(), TYPE_NORMAL);
+        for id in ends::known(&ids) {
+            types[id as usize] = TYPE_CONTROL;
         }
+        Ok(Self { texts, types, ids })
     }
 
     fn of_type(&self, wanted: &[i64]) -> Vec<(String, u32)> {
-        let tokens = self.texts.iter().zip(0..);
-        let chosen = tokens.filter(|(_, id)| wanted.contains(&self.type_of(*id as usize)));
-        chosen.map(|(text, id)| (text.clone(), id)).collect()
+        let tokens = self.texts.iter().zip(&self.types).zip(0..);
+        let chosen = tokens.filter(|((_, one), _)| wanted.contains(one));
+        chosen.map(|((text, _), id)| (text.clone(), id)).collect()
     }
 
     /// What `bytes` says that each token stands for, by its text and type.
     fn bytes(&self, bytes: impl Fn(&str, i64) -> Vec<u8>) -> Vec<Vec<u8>> {
-        let tokens = self.texts.iter().enumerate();
-        tokens
-            .map(|(index, text)| bytes(text, self.type_of(index)))
-            .collect()
+        let tokens = self.texts.iter().zip(&self.types);
+        tokens.map(|(text, one)| bytes(text, *one)).collect()
     }
 }
 
@@ -75,9 +69,9 @@ pub(super) fn load(metadata: &Metadata) -> Result<Inner, TokenizerError> {
         _ => Strips::default(),
     };
     let special = SpecialTokens::new(control, user_defined)?.with_strips(strips);
-    let types = (0..tokens.texts.len()).map(|id| tokens.type_of(id));
+    let types = tokens.types.iter();
     let is_special: Vec<bool> = types
-        .map(|one| matches!(one, TYPE_CONTROL | TYPE_UNKNOWN))
+        .map(|one| matches!(*one, TYPE_CONTROL | TYPE_UNKNOWN))
         .collect();
     let id_of = |key: &str| {
         let id = metadata.get_u32(&format!("tokenizer.ggml.{key}_token_id"));

@@ -64,11 +64,10 @@ impl Step {
             Regex::new(source)
                 .map_err(|error| TokenizerError::Invalid(format!("pattern {source}: {error}")))
         };
-        let digits = regex(r"\d+")?;
         match source {
             WORD_IN_THREES => {
                 return Ok(Self::Threes {
-                    digits,
+                    digits: regex(r"\d+")?,
                     in_words: true,
                 });
             }
@@ -78,7 +77,11 @@ impl Step {
                     in_words: false,
                 });
             }
-            BEFORE_THREES => return Ok(Self::BeforeThrees { digits }),
+            BEFORE_THREES => {
+                return Ok(Self::BeforeThrees {
+                    digits: regex(r"\d+")?,
+                });
+            }
             _ => {}
         }
         let ends_lines = source.contains(r"\s*[\r\n]");
