@@ -3,8 +3,9 @@
 use half::f16;
 
 use crate::cpu::{self, CodeTile, QueryCodes, QueryState, TILE_TOKENS, TileData};
-use crate::kv_cache::{KvCache, KvDtype};
+use crate::kv_cache::KvCache;
 use crate::kv_codes::{CodeLayout, GROUP, QUAD};
+use crate::kv_dtype::KvDtype;
 use crate::lines::Lines;
 
 /// One layer's keys and values of one KV head.

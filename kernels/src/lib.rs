@@ -26,6 +26,7 @@ mod gradient_rows;
 pub mod gradients;
 pub mod kv_cache;
 mod kv_codes;
+mod kv_dtype;
 mod kv_writer;
 mod lines;
 pub mod logits;
@@ -56,7 +57,8 @@ pub use error::KernelError;
 pub use experts::{ExpertMatrix, experts_glu, experts_matmul};
 pub use gating::{Gating, GroupScore, Groups, Routes, Scoring};
 pub use gradient_rows::GradientRows;
-pub use kv_cache::{KvCache, KvDtype};
+pub use kv_cache::KvCache;
+pub use kv_dtype::KvDtype;
 pub use low_rank::{
     Addition, Factors, LowRank, LowRankScratch, Reads, glu_adapted, matmul_adapted,
 };
