@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use super::constrained::{Comparison, Constrained};
-use super::engine_report::{Measured, Profile, Report};
+use super::engine_report::{BaseRates, Measured, Profile, Report};
 use super::statistics::sorted;
 use crate::cli::engine_args::EngineArgs;
 use crate::cli::setup;
@@ -39,7 +39,7 @@ pub struct BenchEngineArgs {
     /// Measure a model of random weights instead of MODEL, as 8b:bf16 (0.5b, 1.5b, 8b; bf16, q8_0, q4_k_m)
     #[arg(long, value_name = "SHAPE:TYPE")]
     pub random: Option<RandomModel>,
-    /// Decode with this adapter (a folder in PEFT's format)
+    /// Use this adapter (a folder in PEFT's format), and compare with the model alone
     #[arg(long, value_name = "FOLDER")]
     pub lora: Option<PathBuf>,
     /// Decode under a JSON schema, too, and compare
@@ -131,37 +131,56 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     fn prefill(&self, args: &BenchEngineArgs) -> anyhow::Result<Measured> {
-        let (mut rates, mut profile) = (Vec::new(), None);
-        for repeat in 0..args.repeats.max(1) {
+        self.measure(args, true, args.prefill, |repeat, adapter| {
             if let Some(times) = self.times {
                 times.take();
             }
             let started = Instant::now();
-            let first = self.step_times(1, (args.prefill, 1), repeat, None)?;
-            let seconds = (first.first_token - started).as_secs_f64();
-            rates.push(args.prefill as f64 / seconds);
-            profile = self.times.map(|times| Profile::new(times.take(), seconds));
-        }
-        Ok(Measured {
-            is_prefill: true,
-            size: args.prefill,
-            rates: sorted(rates),
-            profile,
+            let times = self.step_times(1, (args.prefill, 1), repeat, (adapter, None))?;
+            Ok((args.prefill, (times.first_token - started).as_secs_f64()))
         })
     }
 
     fn decode(&self, args: &BenchEngineArgs, batch: usize) -> anyhow::Result<Measured> {
-        let (mut rates, mut profile) = (Vec::new(), None);
-        for repeat in 0..args.repeats.max(1) {
+        self.measure(args, false, batch, |repeat, adapter| {
             let lengths = (args.prompt_len, args.output_len);
-            let times = self.step_times(batch, lengths, repeat, None)?;
-            let seconds = times.decode_seconds();
-            rates.push(times.num_decoded as f64 / seconds);
-            profile = self.times.map(|times| Profile::new(times.take(), seconds));
+            let times = self.step_times(batch, lengths, repeat, (adapter, None))?;
+            Ok((times.num_decoded, times.decode_seconds()))
+        })
+    }
+
+    /// Repeats `work`, which says how many tokens took how many seconds; with an adapter in turns
+    /// without it.
+    fn measure(
+        &self,
+        args: &BenchEngineArgs,
+        is_prefill: bool,
+        size: usize,
+        work: impl Fn(usize, Option<AdapterId>) -> anyhow::Result<(usize, f64)>,
+    ) -> anyhow::Result<Measured> {
+        let (mut rates, mut base_rates, mut profile) = (Vec::new(), Vec::new(), None);
+        for repeat in 0..args.repeats.max(1) {
+            let mut arms = vec![self.adapter];
+            if self.adapter.is_some() {
+                arms.push(None);
+                // Whoever is second finds a warmer machine.
+                arms.rotate_left(repeat % 2);
+            }
+            for adapter in arms {
+                let (num_tokens, seconds) = work(repeat, adapter)?;
+                let rate = num_tokens as f64 / seconds;
+                if adapter == self.adapter {
+                    rates.push(rate);
+                    profile = self.times.map(|times| Profile::new(times.take(), seconds));
+                } else {
+                    base_rates.push(rate);
+                }
+            }
         }
         Ok(Measured {
-            is_prefill: false,
-            size: batch,
+            is_prefill,
+            size,
+            base: BaseRates::new(&rates, base_rates),
             rates: sorted(rates),
             profile,
         })
@@ -183,7 +202,8 @@ impl Bench<'_> {
             for (arm, grammar) in arms {
                 let lengths = (args.prompt_len, args.output_len);
                 let started = Instant::now();
-                let times = self.step_times(batch, lengths, repeat, grammar)?;
+                let with = (self.adapter, grammar);
+                let times = self.step_times(batch, lengths, repeat, with)?;
                 arm.rates
                     .push(times.num_decoded as f64 / times.decode_seconds());
                 arm.first_token_ms
@@ -200,13 +220,13 @@ impl Bench<'_> {
         batch: usize,
         (prompt_len, output_len): (usize, usize),
         repeat: usize,
-        grammar: Option<&Constrained>,
+        (adapter, grammar): (Option<AdapterId>, Option<&Constrained>),
     ) -> anyhow::Result<Times> {
         // Readers only wait; they stamp tokens as they arrive.
         let (sender, receiver) = std::sync::mpsc::channel();
         for sequence in 0..batch {
             let request = GenerateRequest {
-                adapter: self.adapter,
+                adapter,
                 constraint: grammar.map(|grammar| grammar.constraint.fork()),
                 ..request(self.engine, sequence, prompt_len, output_len, repeat)
             };

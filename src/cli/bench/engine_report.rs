@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::constrained::{Comparison, Constrained};
-use super::statistics::percentile;
+use super::statistics::{percentile, sorted};
 use crate::model::Operator;
 
 /// All that was measured.
@@ -67,6 +67,8 @@ pub(super) struct Measured {
     pub size: usize,
     /// Tokens a second, ascending.
     pub rates: Vec<f64>,
+    /// Of the model alone, where `rates` are those with an adapter.
+    pub base: Option<BaseRates>,
     pub profile: Option<Profile>,
 }
 
@@ -76,6 +78,9 @@ impl Measured {
         let mut value = json!({
             key: self.size, "median": percentile(&self.rates, 0.5), "min": self.rates[0],
         });
+        if let Some(base) = &self.base {
+            value["without_adapter"] = base.to_json();
+        }
         if let Some(profile) = &self.profile {
             value["profile"] = profile.to_json();
         }
@@ -84,14 +89,49 @@ impl Measured {
 
     pub fn print(&self) {
         let (median, min) = (percentile(&self.rates, 0.5), self.rates[0]);
+        let base = self.base.as_ref().map_or_else(String::new, BaseRates::text);
         if self.is_prefill {
-            println!("prefill {:>4}   {median:>8.1} ({min:.1})", self.size);
+            println!("prefill {:>4}   {median:>8.1} ({min:.1}){base}", self.size);
         } else {
-            println!("decode x{:<4}  {median:>8.1} ({min:.1})", self.size);
+            println!("decode x{:<4}  {median:>8.1} ({min:.1}){base}", self.size);
         }
         if let Some(profile) = &self.profile {
             profile.print();
         }
+    }
+}
+
+/// What the model does without the adapter, measured in turns with it.
+pub(super) struct BaseRates {
+    /// Tokens a second, ascending.
+    rates: Vec<f64>,
+    /// Median of the rate with the adapter to the rate without, turn by turn.
+    ratio: f64,
+}
+
+impl BaseRates {
+    /// `with` and `without` are in the order of the turns; `None` where nothing was measured
+    /// without.
+    pub fn new(with: &[f64], without: Vec<f64>) -> Option<Self> {
+        let ratios = with.iter().zip(&without).map(|(with, base)| with / base);
+        let ratio = percentile(&sorted(ratios.collect()), 0.5);
+        (!without.is_empty()).then(|| Self {
+            rates: sorted(without),
+            ratio,
+        })
+    }
+
+    fn to_json(&self) -> Value {
+        let median = percentile(&self.rates, 0.5);
+        json!({ "median": median, "min": self.rates[0], "ratio": self.ratio })
+    }
+
+    fn text(&self) -> String {
+        let (median, min) = (percentile(&self.rates, 0.5), self.rates[0]);
+        format!(
+            "   alone {median:>8.1} ({min:.1})   {:.2} of it",
+            self.ratio
+        )
     }
 }
 
@@ -130,5 +170,18 @@ impl Profile {
             println!("    {name:<18} {ms:>9.3} ms {share:>5.1} %");
         }
         println!("    {:<18} {:>9.3} ms", "step", self.step_ms);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_adapter_is_compared_turn_by_turn() {
+        let base = BaseRates::new(&[9.0, 40.0, 80.0], vec![10.0, 50.0, 80.0]).unwrap();
+        assert_eq!(base.rates, [10.0, 50.0, 80.0]);
+        assert!((base.ratio - 0.9).abs() < 1e-12);
+        assert!(BaseRates::new(&[9.0], Vec::new()).is_none());
     }
 }
