@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -34,6 +35,10 @@ pub struct BenchSpeculativeArgs {
     /// Requests that run together
     #[arg(long, value_delimiter = ',', default_values_t = [1])]
     pub batch: Vec<usize>,
+    /// Start a task's next prompt as soon as one ends, as under load, instead of waiting for the
+    /// batch's last
+    #[arg(long)]
+    pub refill: bool,
     /// Prompts of each task, at most
     #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
     pub limit: usize,
@@ -86,9 +91,13 @@ pub(in crate::cli) fn run(args: &BenchSpeculativeArgs) -> anyhow::Result<()> {
     let tasks = read_prompts(&args.prompts, &served, args)?;
     let mut modes = vec![Speculative::Off];
     modes.extend(args.modes.iter().filter(|mode| **mode != Speculative::Off));
-    let batches = |prompts: &Vec<Prompt>, size: usize| prompts.len().div_ceil(size);
+    // Prompts that are answered before the modes change.
+    let round = |size: usize| if args.refill { usize::MAX } else { size };
     let total: usize = (tasks.values())
-        .flat_map(|prompts| args.batch.iter().map(move |size| batches(prompts, *size)))
+        .flat_map(|prompts| {
+            let sizes = args.batch.iter();
+            sizes.map(move |size| prompts.chunks(round(*size)).len())
+        })
         .sum();
     warm_up(&served, args, &modes, &tasks)?;
     let bar = Counter::new("batches", total as u64);
@@ -97,8 +106,8 @@ pub(in crate::cli) fn run(args: &BenchSpeculativeArgs) -> anyhow::Result<()> {
         for size in &args.batch {
             let totals = vec![Totals::default(); modes.len()];
             let totals = results.entry((task.clone(), *size)).or_insert(totals);
-            for (index, batch) in prompts.chunks(*size).enumerate() {
-                compare(&served, args, &modes, batch, index, totals)?;
+            for (index, prompts) in prompts.chunks(round(*size)).enumerate() {
+                compare(&served, args, &modes, (prompts, *size), index, totals)?;
                 bar.advance();
             }
         }
@@ -138,40 +147,47 @@ fn read_prompts(
 }
 
 /// Writes a few tokens in every mode, so that no timed answer waits until the engine has measured
-/// what its steps cost.
+/// what its steps cost. Where prompts follow each other, all of them are computed before, so that
+/// their tokens cost the first mode no more than the others.
 fn warm_up(
     served: &Served,
     args: &BenchSpeculativeArgs,
     modes: &[Speculative],
     tasks: &BTreeMap<String, Vec<Prompt>>,
 ) -> anyhow::Result<()> {
+    let shortened = |prompt: &Prompt, max_tokens: usize| Prompt {
+        token_ids: prompt.token_ids.clone(),
+        max_tokens: max_tokens.min(prompt.max_tokens),
+        prediction: Vec::new(),
+    };
     let Some(prompt) = tasks.values().flatten().next() else {
         return Ok(());
     };
-    let prompt = Prompt {
-        token_ids: prompt.token_ids.clone(),
-        max_tokens: WARM_UP_TOKENS.min(prompt.max_tokens),
-        prediction: Vec::new(),
-    };
+    let prompt = shortened(prompt, WARM_UP_TOKENS);
     for mode in modes {
-        answer(served, args, *mode, std::slice::from_ref(&prompt))?;
+        answer(served, args, *mode, (std::slice::from_ref(&prompt), 1))?;
+    }
+    if args.refill {
+        let prompts = tasks.values().flatten();
+        let prompts: Vec<Prompt> = prompts.map(|prompt| shortened(prompt, 1)).collect();
+        answer(served, args, Speculative::Off, (&prompts, 1))?;
     }
     Ok(())
 }
 
-/// Answers a batch once in every mode; the modes take turns in going first.
+/// Answers prompts once in every mode, at most `size` at once; the modes take turns in going first.
 fn compare(
     served: &Served,
     args: &BenchSpeculativeArgs,
     modes: &[Speculative],
-    batch: &[Prompt],
+    (prompts, size): (&[Prompt], usize),
     index: usize,
     totals: &mut [Totals],
 ) -> anyhow::Result<()> {
     let mut answers = vec![None; modes.len()];
     for turn in 0..modes.len() {
         let at = (index + turn) % modes.len();
-        let answer = answer(served, args, modes[at], batch)?;
+        let answer = answer(served, args, modes[at], (prompts, size))?;
         answers[at] = Some(answer);
     }
     let answers: Vec<Timed> = answers.into_iter().flatten().collect();
@@ -182,7 +198,7 @@ fn compare(
         }
         // The first token is the prompt's.
         let num_tokens = timed.token_ids.iter().map(Vec::len).sum::<usize>();
-        totals.num_tokens += num_tokens.saturating_sub(batch.len());
+        totals.num_tokens += num_tokens.saturating_sub(prompts.len());
         totals.elapsed += timed.elapsed;
         totals.drafts += timed.drafts;
         let seconds = timed.elapsed.as_secs_f64();
@@ -196,53 +212,54 @@ fn compare(
 #[derive(Debug, Clone)]
 struct Timed {
     token_ids: Vec<Vec<u32>>,
-    /// From the first token of the last sequence to start, to the last token of all.
+    /// From when the first `size` sequences have their first token, to the last token of all.
     elapsed: Duration,
     drafts: DraftCounts,
 }
 
+/// Answers prompts in order, at most `size` at once.
 fn answer(
     served: &Served,
     args: &BenchSpeculativeArgs,
     mode: Speculative,
-    batch: &[Prompt],
+    (prompts, size): (&[Prompt], usize),
 ) -> anyhow::Result<Timed> {
-    let streams = batch.iter().enumerate().map(|(seed, prompt)| {
-        let params = SamplingParams {
-            temperature: args.temperature,
-            seed: seed as u64,
-            max_tokens: prompt.max_tokens,
-            eos_token_ids: served.tokenizer.end_of_generation_ids().to_vec(),
-            ..SamplingParams::default()
-        };
-        let request = GenerateRequest {
-            speculative: Some(mode),
-            prediction: prompt.prediction.clone(),
-            ..GenerateRequest::new(prompt.token_ids.clone(), params)
-        };
-        served.engine.submit(request)
+    let next = AtomicUsize::new(0);
+    // A worker mostly waits; it stamps tokens as they arrive.
+    let work = || {
+        let mut answers = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(prompt) = prompts.get(at) else {
+                return Ok(answers);
+            };
+            let stream = (served.engine).submit(request(served, args, mode, prompt, at))?;
+            answers.push((at, read(stream)?));
+        }
+    };
+    let answers: Vec<anyhow::Result<Vec<(usize, Answer)>>> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..size.min(prompts.len()))
+            .map(|_| scope.spawn(work))
+            .collect();
+        let panicked = |_| Err(anyhow!("a reader panicked"));
+        let joined = workers.into_iter().map(|worker| worker.join());
+        joined.map(|it| it.unwrap_or_else(panicked)).collect()
     });
-    let streams = streams.collect::<Result<Vec<_>, _>>()?;
-    // Readers only wait; they stamp tokens as they arrive.
-    let readers: Vec<_> = streams
-        .into_iter()
-        .map(|stream| std::thread::spawn(move || read(stream)))
-        .collect();
     let mut timed = Timed {
-        token_ids: Vec::new(),
+        token_ids: vec![Vec::new(); prompts.len()],
         elapsed: Duration::ZERO,
         drafts: DraftCounts::default(),
     };
     let (mut started, mut ended): (Option<Instant>, Option<Instant>) = (None, None);
-    for reader in readers {
-        let Ok(read) = reader.join() else {
-            bail!("a reader panicked");
-        };
-        let (token_ids, first, last, drafts) = read?;
-        timed.token_ids.push(token_ids);
-        timed.drafts += drafts;
-        started = started.max(Some(first));
-        ended = ended.max(Some(last));
+    for answers in answers {
+        for (at, (token_ids, first, last, drafts)) in answers? {
+            timed.token_ids[at] = token_ids;
+            timed.drafts += drafts;
+            if at < size {
+                started = started.max(Some(first));
+            }
+            ended = ended.max(Some(last));
+        }
     }
     if let (Some(started), Some(ended)) = (started, ended) {
         timed.elapsed = ended.saturating_duration_since(started);
@@ -250,8 +267,32 @@ fn answer(
     Ok(timed)
 }
 
+fn request(
+    served: &Served,
+    args: &BenchSpeculativeArgs,
+    mode: Speculative,
+    prompt: &Prompt,
+    seed: usize,
+) -> GenerateRequest {
+    let params = SamplingParams {
+        temperature: args.temperature,
+        seed: seed as u64,
+        max_tokens: prompt.max_tokens,
+        eos_token_ids: served.tokenizer.end_of_generation_ids().to_vec(),
+        ..SamplingParams::default()
+    };
+    GenerateRequest {
+        speculative: Some(mode),
+        prediction: prompt.prediction.clone(),
+        ..GenerateRequest::new(prompt.token_ids.clone(), params)
+    }
+}
+
+/// Tokens, when the first and the last came, and what was drafted.
+type Answer = (Vec<u32>, Instant, Instant, DraftCounts);
+
 /// A stream's tokens and when the first and the last came.
-fn read(mut stream: RequestStream) -> anyhow::Result<(Vec<u32>, Instant, Instant, DraftCounts)> {
+fn read(mut stream: RequestStream) -> anyhow::Result<Answer> {
     let mut token_ids = Vec::new();
     let mut drafts = DraftCounts::default();
     let (mut first, mut last) = (None, None);
