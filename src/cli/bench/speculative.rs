@@ -147,8 +147,8 @@ fn read_prompts(
 }
 
 /// Writes a few tokens in every mode, so that no timed answer waits until the engine has measured
-/// what its steps cost. Where prompts follow each other, all of them are computed before, so that
-/// their tokens cost the first mode no more than the others.
+/// what its steps cost. Where prompts follow each other, all of them are computed before, in every
+/// mode: a draft model follows only prompts that may use it.
 fn warm_up(
     served: &Served,
     args: &BenchSpeculativeArgs,
@@ -164,13 +164,13 @@ fn warm_up(
         return Ok(());
     };
     let prompt = shortened(prompt, WARM_UP_TOKENS);
+    let prompts = tasks.values().flatten();
+    let prompts: Vec<Prompt> = prompts.map(|prompt| shortened(prompt, 1)).collect();
     for mode in modes {
         answer(served, args, *mode, (std::slice::from_ref(&prompt), 1))?;
-    }
-    if args.refill {
-        let prompts = tasks.values().flatten();
-        let prompts: Vec<Prompt> = prompts.map(|prompt| shortened(prompt, 1)).collect();
-        answer(served, args, Speculative::Off, (&prompts, 1))?;
+        if args.refill {
+            answer(served, args, *mode, (&prompts, 1))?;
+        }
     }
     Ok(())
 }
