@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
@@ -98,13 +98,34 @@ pub(super) fn start_at(
     load(args, path, operator_times).map_err(|error| with_remedy(error, &args.model, path))
 }
 
+/// Says under `--log-level debug` what a start takes its time for.
+struct Phases {
+    began: Instant,
+}
+
+impl Phases {
+    fn begin() -> Self {
+        let began = Instant::now();
+        Self { began }
+    }
+
+    /// What was done since the last phase ended.
+    fn end(&mut self, done: &str) {
+        let took = std::mem::replace(&mut self.began, Instant::now()).elapsed();
+        tracing::debug!("{done} in {:.0} ms", took.as_secs_f64() * 1e3);
+    }
+}
+
 /// Starts the engine on the model at `path`.
 fn load(
     args: &EngineArgs,
     path: &Path,
     operator_times: Option<Arc<OperatorTimes>>,
 ) -> anyhow::Result<Served> {
+    let mut phases = Phases::begin();
     let files = ModelFiles::open(path)?;
+    let _reader = files.read_ahead();
+    phases.end("file opened");
     let identity = identity(&args.model, path, files.weight_files())?;
     let tokenizer = Tokenizer::from_files(&files)?;
     let source = match &args.chat_template {
@@ -115,6 +136,7 @@ fn load(
         None => None,
     };
     let chat_template = ChatTemplate::from_files(&files, &tokenizer, source.as_deref())?;
+    phases.end("tokenizer and chat template made");
     let mut grammars = None.into();
     let (engine, model_config) = match is_native(&args.backend, &files)? {
         true => {
@@ -130,7 +152,9 @@ fn load(
             (start_mistralrs(args, path, vocab_size)?, None)
         }
     };
+    phases.end("weights loaded and engine started");
     warm_up(engine.as_ref())?;
+    phases.end("first token written");
     let judge = chat_template.clone().map(|template| {
         Arc::new(Judge::new(
             Engine::clone(&engine),
@@ -320,6 +344,7 @@ fn draft_model(
     shape: LoadShape,
 ) -> anyhow::Result<Box<dyn Executor>> {
     let files = ModelFiles::open(&locate(name)?)?;
+    let _reader = files.read_ahead();
     let own = Tokenizer::from_files(&files)?;
     let ids = 0..tokenizer.vocab_size().min(own.vocab_size()) as u32;
     let differs = |id: &u32| tokenizer.token_text(*id) != own.token_text(*id);

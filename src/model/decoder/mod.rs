@@ -61,6 +61,7 @@ impl<O: Ops> Decoder<O> {
             source,
             ops: &ops,
             quantizer: None,
+            pool: options.pool.as_deref(),
         };
         let has_head = weights.has("output.weight")?;
         weights.quantizer = options.quantize.map(|kind| Quantizer {
