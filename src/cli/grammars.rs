@@ -2,6 +2,8 @@
 
 use std::thread;
 
+use ponder_kernels::return_freed_memory;
+
 use crate::api::ServedGrammars;
 use crate::grammar::Grammars;
 use crate::text::Tokenizer;
@@ -17,7 +19,9 @@ pub(super) fn begin(tokenizer: &Tokenizer, vocab_size: usize) -> ServedGrammars 
     let tokenizer = tokenizer.clone();
     let making = thread::spawn(move || {
         lower_priority(NICENESS);
-        match Grammars::new(&tokenizer, vocab_size) {
+        let made = Grammars::new(&tokenizer, vocab_size);
+        return_freed_memory();
+        match made {
             Ok(grammars) => Some(grammars),
             Err(error) => {
                 tracing::warn!("structured output is off: {error}");

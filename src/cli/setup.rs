@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use ponder_kernels::return_freed_memory;
 
 use super::backend::{is_native, start_mistralrs};
 use super::device::{Device, LoadShape, Weights};
@@ -86,16 +87,30 @@ pub(super) fn start_with(
     args: &EngineArgs,
     operator_times: Option<Arc<OperatorTimes>>,
 ) -> anyhow::Result<Served> {
-    start_at(args, &locate(&args.model)?, operator_times)
+    let path = locate(&args.model)?;
+    let files = open(args, &path)?;
+    start_at(args, (&path, files), operator_times)
 }
 
-/// [`start_with`] on the model at `path`, which [`locate`] has found.
+/// The files of the model at `path`, which [`locate`] has found.
+pub(super) fn open(args: &EngineArgs, path: &Path) -> anyhow::Result<ModelFiles> {
+    let mut phases = Phases::begin();
+    let files = ModelFiles::open(path);
+    phases.end("files opened");
+    files.map_err(|error| with_remedy(error.into(), &args.model, path))
+}
+
+/// [`start_with`] on the model at `path`, whose files [`open`] has opened.
 pub(super) fn start_at(
     args: &EngineArgs,
-    path: &Path,
+    (path, files): (&Path, ModelFiles),
     operator_times: Option<Arc<OperatorTimes>>,
 ) -> anyhow::Result<Served> {
-    load(args, path, operator_times).map_err(|error| with_remedy(error, &args.model, path))
+    let loaded = load(args, (path, &files), operator_times);
+    drop(files);
+    // What the files said of tensors and tokens, and what was built on the way.
+    return_freed_memory();
+    loaded.map_err(|error| with_remedy(error, &args.model, path))
 }
 
 /// Says under `--log-level debug` what a start takes its time for.
@@ -119,15 +134,13 @@ impl Phases {
 /// Starts the engine on the model at `path`.
 fn load(
     args: &EngineArgs,
-    path: &Path,
+    (path, files): (&Path, &ModelFiles),
     operator_times: Option<Arc<OperatorTimes>>,
 ) -> anyhow::Result<Served> {
     let mut phases = Phases::begin();
-    let files = ModelFiles::open(path)?;
     let _reader = files.read_ahead();
-    phases.end("file opened");
     let identity = identity(&args.model, path, files.weight_files())?;
-    let tokenizer = Tokenizer::from_files(&files)?;
+    let tokenizer = Tokenizer::from_files(files)?;
     let source = match &args.chat_template {
         Some(path) => {
             let text = std::fs::read_to_string(path);
@@ -135,15 +148,15 @@ fn load(
         }
         None => None,
     };
-    let chat_template = ChatTemplate::from_files(&files, &tokenizer, source.as_deref())?;
+    let chat_template = ChatTemplate::from_files(files, &tokenizer, source.as_deref())?;
     phases.end("tokenizer and chat template made");
     let mut grammars = None.into();
-    let (engine, model_config) = match is_native(&args.backend, &files)? {
+    let (engine, model_config) = match is_native(&args.backend, files)? {
         true => {
             let config = files.config()?;
             grammars = grammars::begin(&tokenizer, config.vocab_size);
             let limit = config.max_position_embeddings;
-            let engine = start_native(args, (path, &files), &tokenizer, limit, operator_times)?;
+            let engine = start_native(args, (path, files), &tokenizer, limit, operator_times)?;
             (engine, Some(config))
         }
         false => {

@@ -123,7 +123,10 @@ mod tests {
                 let at = block * dtype.block_bytes();
                 let end = if dtype == DType::F32 { 4 } else { 2 };
                 data[at + end - 2..at + end].copy_from_slice(&[0x80, 0x7f]);
-                assert!(!is_finite_on(Some(&pool), dtype, &data), "{dtype:?} {block}");
+                assert!(
+                    !is_finite_on(Some(&pool), dtype, &data),
+                    "{dtype:?} {block}"
+                );
                 data[at..at + end].fill(0);
             }
         }

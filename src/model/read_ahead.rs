@@ -189,7 +189,9 @@ mod tests {
     fn bytes_are_the_same_with_a_reader() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("weights");
-        let bytes: Vec<u8> = (0..3 * PIECE_BYTES + 77).map(|at| (at / 100) as u8).collect();
+        let bytes: Vec<u8> = (0..3 * PIECE_BYTES + 77)
+            .map(|at| (at / 100) as u8)
+            .collect();
         std::fs::write(&path, &bytes).unwrap();
         let maps = Maps::new(vec![MappedFile::open(&path).unwrap()]);
         for _ in 0..2 {

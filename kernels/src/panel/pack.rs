@@ -31,13 +31,7 @@ pub(crate) fn pack_panel(
 }
 
 #[inline(always)]
-fn pack_rows(
-    dtype: DType,
-    format: PanelFormat,
-    rows: &[u8],
-    row_bytes: usize,
-    panel: &mut [u8],
-) {
+fn pack_rows(dtype: DType, format: PanelFormat, rows: &[u8], row_bytes: usize, panel: &mut [u8]) {
     let mut parts = BlockParts::default();
     let has_words = words::has(dtype);
     let source_bytes = dtype.block_bytes();
@@ -124,7 +118,7 @@ fn pack_codes(codes: Codes, values: &[u8; BLOCK_INPUTS], lane: usize, block: &mu
 }
 
 /// Copies the scales of a source block to `at`, where those of its first packed block begin.
-#[inline]
+#[inline(always)]
 fn pack_scales(
     dtype: DType,
     format: PanelFormat,
@@ -183,7 +177,9 @@ mod tests {
     fn words_are_packed_as_their_codes_are() {
         let mut state = 7_u64;
         let mut byte = move || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             (state >> 56) as u8
         };
         let mut num_types = 0;

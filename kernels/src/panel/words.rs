@@ -86,7 +86,9 @@ pub(super) fn pack_block(dtype: DType, block: &[u8], lane: &mut Lane<'_>) {
         }
         DType::Q8_0 => {
             let block = &block[2..34];
-            (0..8).for_each(|line| lane.put(line, word(block, 0, line)));
+            for line in 0..8 {
+                lane.put(line, word(block, 0, line));
+            }
         }
         DType::Q4K => k45(&block[16..144], None, lane),
         DType::Q5K => k45(&block[48..176], Some(&block[16..48]), lane),
@@ -101,7 +103,9 @@ pub(super) fn pack_block(dtype: DType, block: &[u8], lane: &mut Lane<'_>) {
 /// lie in its lines, too.
 #[inline(always)]
 fn nibbles(bytes: &[u8], first: usize, lane: &mut Lane<'_>) {
-    (0..4).for_each(|line| lane.put(first + line, word(bytes, 0, line)));
+    for line in 0..4 {
+        lane.put(first + line, word(bytes, 0, line));
+    }
 }
 
 /// 32 bytes have a block in their low nibbles and the next one in their high ones; `high` has the

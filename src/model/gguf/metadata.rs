@@ -51,7 +51,9 @@ impl Strings {
 
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         let starts = std::iter::once(&0).chain(&self.ends);
-        starts.zip(&self.ends).map(|(start, end)| &self.text[*start..*end])
+        starts
+            .zip(&self.ends)
+            .map(|(start, end)| &self.text[*start..*end])
     }
 }
 

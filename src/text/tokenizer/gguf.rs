@@ -48,7 +48,9 @@ impl<'a> Tokens<'a> {
     fn of_type(&self, wanted: &[i64]) -> Vec<(String, u32)> {
         let tokens = self.texts.iter().zip(&self.types).zip(0..);
         let chosen = tokens.filter(|((_, one), _)| wanted.contains(one));
-        chosen.map(|((text, _), id)| (text.to_owned(), id)).collect()
+        chosen
+            .map(|((text, _), id)| (text.to_owned(), id))
+            .collect()
     }
 
     /// What `write` appends for each token, which is what it stands for, by its text and type.

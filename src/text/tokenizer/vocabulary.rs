@@ -58,8 +58,18 @@ impl<'a> FromIterator<&'a [u8]> for Texts {
     }
 }
 
-/// A place of the table that has no token.
-const FREE: u32 = u32::MAX;
+/// A place of the table: the index of a text, and the upper half of its hash, by which most other
+/// texts are told apart without a look at them.
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    index: u32,
+    tag: u32,
+}
+
+const FREE: Slot = Slot {
+    index: u32::MAX,
+    tag: 0,
+};
 
 /// Token ids by the tokens' texts: a table with open addressing over the texts. It does not change
 /// once it is built, and files choose its texts, not clients: hashes have no secret.
@@ -68,8 +78,8 @@ pub(super) struct Vocabulary {
     texts: Texts,
     /// Of each text.
     ids: Vec<u32>,
-    /// The index of a text, at its hash or behind it; as many as a power of two.
-    slots: Vec<u32>,
+    /// A text's is at its hash or behind it; as many as a power of two.
+    slots: Vec<Slot>,
 }
 
 impl Vocabulary {
@@ -90,10 +100,11 @@ impl Vocabulary {
     }
 
     fn insert(&mut self, text: &[u8], id: u32) {
-        let slot = self.slot(text);
-        match self.slots[slot] {
-            FREE => {
-                self.slots[slot] = self.ids.len() as u32;
+        let (place, tag) = self.find(text);
+        match self.slots[place].index {
+            index if index == FREE.index => {
+                let index = self.ids.len() as u32;
+                self.slots[place] = Slot { index, tag };
                 self.texts.push_with(|bytes| bytes.extend_from_slice(text));
                 self.ids.push(id);
             }
@@ -101,23 +112,26 @@ impl Vocabulary {
         }
     }
 
-    /// Where a text is, or would be: some slots are always free.
-    fn slot(&self, text: &[u8]) -> usize {
+    /// Where a text is, or would be, and the upper half of its hash. Some slots are always free.
+    fn find(&self, text: &[u8]) -> (usize, u32) {
+        let hash = xxh3_64(text);
+        let tag = (hash >> 32) as u32;
         let last = self.slots.len() - 1;
-        let mut slot = xxh3_64(text) as usize & last;
+        let mut place = hash as usize & last;
         loop {
-            let index = self.slots[slot];
-            if index == FREE || self.texts.get(index as usize) == Some(text) {
-                return slot;
+            let slot = self.slots[place];
+            let is_here = || slot.tag == tag && self.texts.get(slot.index as usize) == Some(text);
+            if slot.index == FREE.index || is_here() {
+                return (place, tag);
             }
-            slot = (slot + 1) & last;
+            place = (place + 1) & last;
         }
     }
 
     /// The id of the token with this text.
     pub(super) fn get(&self, text: impl AsRef<[u8]>) -> Option<u32> {
-        let index = self.slots[self.slot(text.as_ref())];
-        self.ids.get(index as usize).copied()
+        let (place, _) = self.find(text.as_ref());
+        self.ids.get(self.slots[place].index as usize).copied()
     }
 
     /// The texts and their ids.
@@ -143,7 +157,9 @@ pub(super) struct PairHasher(u64);
 
 impl Hasher for PairHasher {
     fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
+        bytes
+            .iter()
+            .for_each(|byte| self.write_u32(u32::from(*byte)));
     }
 
     fn write_u32(&mut self, value: u32) {
@@ -183,7 +199,10 @@ mod tests {
     fn the_later_of_two_tokens_counts() {
         let tokens: [(&[u8], u32); 4] = [(b"a", 1), (b"", 2), (b"a", 3), (b"b", 4)];
         let vocabulary = Vocabulary::new(tokens.len(), tokens.into_iter());
-        assert_eq!(["a", "", "b"].map(|text| vocabulary.get(text)), [3, 2, 4].map(Some));
+        assert_eq!(
+            ["a", "", "b"].map(|text| vocabulary.get(text)),
+            [3, 2, 4].map(Some)
+        );
         assert_eq!(vocabulary.iter().count(), 3);
         assert_eq!(Vocabulary::new(0, std::iter::empty()).get("a"), None);
     }
