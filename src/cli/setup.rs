@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use ponder_kernels::return_freed_memory;
@@ -14,6 +14,7 @@ use super::engine_args::{DeviceArg, Dtype, EngineArgs, KvCacheDtypeArg};
 use super::grammars;
 use super::identity::identity;
 use super::interrupt;
+use super::phases::Phases;
 use super::progress::Bar;
 use super::remedy::with_remedy;
 use crate::api::Served;
@@ -111,24 +112,6 @@ pub(super) fn start_at(
     // What the files said of tensors and tokens, and what was built on the way.
     return_freed_memory();
     loaded.map_err(|error| with_remedy(error, &args.model, path))
-}
-
-/// Says under `--log-level debug` what a start takes its time for.
-struct Phases {
-    began: Instant,
-}
-
-impl Phases {
-    fn begin() -> Self {
-        let began = Instant::now();
-        Self { began }
-    }
-
-    /// What was done since the last phase ended.
-    fn end(&mut self, done: &str) {
-        let took = std::mem::replace(&mut self.began, Instant::now()).elapsed();
-        tracing::debug!("{done} in {:.0} ms", took.as_secs_f64() * 1e3);
-    }
 }
 
 /// Starts the engine on the model at `path`.

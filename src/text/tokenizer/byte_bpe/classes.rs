@@ -21,7 +21,7 @@ pub(super) const OTHER: u8 = 0;
 
 /// Unicode has letters, numbers and spaces in its first four planes alone.
 const END: u32 = 0x4_0000;
-/// Characters that the engine is asked about at once: it takes hundreds of bytes of memory for each.
+/// Characters that the engine is asked about at once: it needs hundreds of bytes for each.
 const AT_ONCE: u32 = 0x1000;
 
 struct Classes {
