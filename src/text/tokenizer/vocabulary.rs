@@ -165,7 +165,7 @@ impl Hasher for PairHasher {
     fn write_u32(&mut self, value: u32) {
         // The golden ratio's digits.
         const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
-        let mixed = self.0 << 32 | self.0 >> 32;
+        let mixed = self.0.rotate_left(32);
         let product = u128::from(mixed ^ u64::from(value)) * u128::from(FACTOR);
         self.0 = (product as u64) ^ (product >> 64) as u64;
     }
