@@ -4,6 +4,7 @@ without; and the memory that it has then and after its first answer."""
 import json
 import statistics
 import urllib.request
+from pathlib import Path
 
 from peers import Failed, say
 from servers import WITHOUT_DRAFTS, Server, Setup, drop_cache, llama_command, ponder_command
@@ -32,7 +33,9 @@ def ask(server, model):
 
 
 def one_start(name, command, setup, args, is_cold):
-    files = [setup.file, command[0]]
+    program = Path(command[0])
+    # llama-server's own code lies in libraries beside it.
+    files = [setup.file, program, *program.parent.glob("*.so*")]
     left = max(drop_cache(file) for file in files) if is_cold else None
     with Server(name, command, args.timeout) as server:
         loaded = server.memory()

@@ -65,6 +65,7 @@ pub use low_rank::{
 pub use mapped_file::MappedFile;
 pub use matmul::{Product, matmul, matmul_glu, matmul_many};
 pub use matrix::PackedMatrix;
+pub use memory::return_freed_memory;
 pub use pool::ThreadPool;
 pub use roofline::Roofline;
 pub use rope::{RopeKind, RopeTable, Rotation, rotate_and_cache};

@@ -5,6 +5,9 @@ use std::io;
 use std::ops::Deref;
 use std::path::Path;
 
+/// No page is smaller.
+const PAGE_BYTES: usize = 4096;
+
 /// A file mapped read-only. The file must not be truncated while it is mapped (the operating system
 /// would end the process); model files are replaced by rename, never rewritten in place.
 #[derive(Debug)]
@@ -25,6 +28,15 @@ impl MappedFile {
         // SAFETY: the map is read-only and private to this struct; see the type's note on truncation.
         let map = unsafe { memmap2::Mmap::map(&file)? };
         Ok(Self { map })
+    }
+
+    /// Waits for `len` bytes from `start` on, or those of them that the file has: afterwards they
+    /// are in memory, as long as there is room.
+    pub fn touch(&self, start: usize, len: usize) {
+        let start = start.min(self.map.len());
+        let end = start.saturating_add(len).min(self.map.len());
+        let pages = self.map[start..end].iter().step_by(PAGE_BYTES);
+        std::hint::black_box(pages.fold(0, |sum, byte| sum ^ byte));
     }
 
     /// Tells the operating system that `len` bytes from `start` on are not needed any more (after

@@ -208,10 +208,10 @@ fn pack_panels(
     for_each(pool, work, num_panels, |index| {
         // SAFETY: each panel is taken once.
         let panel = unsafe { shared.slice_mut(index * panel_bytes, panel_bytes) };
-        for lane in 0..PANEL_ROWS.min(out_features - index * PANEL_ROWS) {
-            let row = &data[(index * PANEL_ROWS + lane) * row_bytes..][..row_bytes];
-            panel::pack_row(dtype, format, row, lane, panel);
-        }
+        let first = index * PANEL_ROWS;
+        let num_rows = PANEL_ROWS.min(out_features - first);
+        let rows = &data[first * row_bytes..][..num_rows * row_bytes];
+        panel::pack_panel(dtype, format, rows, row_bytes, panel);
     });
     Ok(bytes)
 }

@@ -67,6 +67,19 @@ pub(crate) type Room = fn(usize) -> Option<PageBuffer>;
 /// The region that [`PageBuffer::beside_others`] takes from, and how much of it is taken.
 static SHARED: Mutex<(Weak<Region>, usize)> = Mutex::new((Weak::new(), 0));
 
+/// Gives memory that was freed back to the operating system: glibc keeps it for later, also what
+/// a start alone needed. Other allocators do as they do.
+pub fn return_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            fn malloc_trim(pad: usize) -> std::ffi::c_int;
+        }
+        // SAFETY: it has no preconditions and changes no memory that is in use.
+        let _ = unsafe { malloc_trim(0) };
+    }
+}
+
 impl PageBuffer {
     /// `None` when the memory cannot be had.
     pub(crate) fn zeroed(len: usize) -> Option<Self> {

@@ -17,6 +17,7 @@
 //! The scales are those of the file, so packing loses nothing ([`Scales`]).
 
 mod pack;
+mod words;
 
 use half::f16;
 
@@ -25,7 +26,7 @@ use crate::cpu;
 use crate::dtype::DType;
 use crate::reference::SubBlock;
 
-pub(crate) use pack::pack_row;
+pub(crate) use pack::pack_panel;
 
 /// Output rows interleaved in one panel.
 pub const PANEL_ROWS: usize = 16;

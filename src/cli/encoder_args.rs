@@ -10,6 +10,7 @@ use super::setup::{locate, model_name};
 use crate::api::ServedEncoders;
 use crate::encoding::{EncoderKind, EncoderOptions, ServedEncoder, WorkerOptions};
 use crate::model::encoder::{SentenceConfig, is_encoder};
+use crate::model::gguf::Metadata;
 use crate::model::{ModelFiles, Pooling};
 
 /// Texts that may wait for an encoder: with the longest texts, 32 MB of tokens.
@@ -120,17 +121,17 @@ impl EncoderArgs {
         })
     }
 
-    /// How the states of the model that writes, which lies at `path`, become vectors.
-    pub(super) fn decoder_pooling(&self, path: &Path) -> Pooling {
+    /// How the states of the model that writes become vectors.
+    pub(super) fn decoder_pooling(&self, files: &ModelFiles) -> Pooling {
         if let Some(pooling) = self.pooling_type {
             return pooling.into();
         }
         // What cannot be read of it is no reason not to write answers.
-        let declared = match path.is_dir() {
-            true => SentenceConfig::read(path)
+        let declared = match files {
+            ModelFiles::Safetensors(folder) => SentenceConfig::read(folder.path())
                 .ok()
                 .and_then(|config| config.pooling),
-            false => gguf_pooling(path),
+            ModelFiles::Gguf(file) => gguf_pooling(file.metadata()),
         };
         let known = declared.filter(|pooling| *pooling != Pooling::Max);
         known.unwrap_or(Pooling::Last)
@@ -145,11 +146,7 @@ fn load_one(name: &str, path: &Path, options: EncoderOptions) -> anyhow::Result<
 }
 
 /// What a GGUF file declares, in llama.cpp's numbers.
-fn gguf_pooling(path: &Path) -> Option<Pooling> {
-    let ModelFiles::Gguf(file) = ModelFiles::open(path).ok()? else {
-        return None;
-    };
-    let metadata = file.metadata();
+fn gguf_pooling(metadata: &Metadata) -> Option<Pooling> {
     let architecture = metadata.get_str("general.architecture")?;
     match metadata.get_u64(&format!("{architecture}.pooling_type"))? {
         1 => Some(Pooling::Mean),

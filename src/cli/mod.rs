@@ -15,6 +15,7 @@ mod identity;
 mod interrupt;
 mod models;
 mod output_args;
+mod phases;
 mod prm;
 mod progress;
 mod remedy;

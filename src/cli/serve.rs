@@ -21,8 +21,8 @@ use crate::api::{
     AppState, Served, ServedEncoders, ServerConfig, default_adaptation, listen, serve,
 };
 use crate::engine::{Backend, Capability, Engine};
-use crate::model::Pooling;
 use crate::model::encoder::is_encoder;
+use crate::model::{ModelFiles, Pooling};
 use crate::reward::{Programs, PythonRunner, RewardServer, SchemaChecker, ValueHead};
 use crate::trace::TraceStore;
 
@@ -120,10 +120,11 @@ fn load(args: &ServeArgs) -> anyhow::Result<Loaded> {
         });
     }
     let encoders = args.encoders.load(&engine, None)?;
-    let pooling = args.encoders.decoder_pooling(&path);
+    let files = setup::open(&engine, &path)?;
+    let pooling = args.encoders.decoder_pooling(&files);
     Ok(Loaded {
         encoders,
-        model: Some((load_model(args, &engine, &path)?, pooling)),
+        model: Some((load_model(args, &engine, (&path, files))?, pooling)),
     })
 }
 
@@ -150,13 +151,17 @@ fn check_alone(args: &ServeArgs) -> anyhow::Result<()> {
 }
 
 /// The model that writes and what rewards need.
-fn load_model(args: &ServeArgs, engine: &EngineArgs, path: &Path) -> anyhow::Result<Served> {
+fn load_model(
+    args: &ServeArgs,
+    engine: &EngineArgs,
+    model: (&Path, ModelFiles),
+) -> anyhow::Result<Served> {
     // What can fail fast is checked before the model loads.
     let programs = Programs::new(args.work.max_running_programs, engine.is_shared);
     let schemas = schema_checker(programs.clone())?;
     let python = args.allow_code_execution;
     let python = python.then(|| python_runner(programs)).transpose()?;
-    let mut served = setup::start_at(engine, path, None)?;
+    let mut served = setup::start_at(engine, model, None)?;
     let value_head = match &args.value_head {
         Some(path) => {
             let demanded = served.engine.demand(Capability::HiddenStates);

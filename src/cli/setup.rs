@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use ponder_kernels::return_freed_memory;
 
 use super::backend::{is_native, start_mistralrs};
 use super::device::{Device, LoadShape, Weights};
@@ -13,6 +14,7 @@ use super::engine_args::{DeviceArg, Dtype, EngineArgs, KvCacheDtypeArg};
 use super::grammars;
 use super::identity::identity;
 use super::interrupt;
+use super::phases::Phases;
 use super::progress::Bar;
 use super::remedy::with_remedy;
 use crate::api::Served;
@@ -86,27 +88,42 @@ pub(super) fn start_with(
     args: &EngineArgs,
     operator_times: Option<Arc<OperatorTimes>>,
 ) -> anyhow::Result<Served> {
-    start_at(args, &locate(&args.model)?, operator_times)
+    let path = locate(&args.model)?;
+    let files = open(args, &path)?;
+    start_at(args, (&path, files), operator_times)
 }
 
-/// [`start_with`] on the model at `path`, which [`locate`] has found.
+/// The files of the model at `path`, which [`locate`] has found.
+pub(super) fn open(args: &EngineArgs, path: &Path) -> anyhow::Result<ModelFiles> {
+    let mut phases = Phases::begin();
+    let files = ModelFiles::open(path);
+    phases.end("files opened");
+    files.map_err(|error| with_remedy(error.into(), &args.model, path))
+}
+
+/// [`start_with`] on the model at `path`, whose files [`open`] has opened.
 pub(super) fn start_at(
     args: &EngineArgs,
-    path: &Path,
+    (path, files): (&Path, ModelFiles),
     operator_times: Option<Arc<OperatorTimes>>,
 ) -> anyhow::Result<Served> {
-    load(args, path, operator_times).map_err(|error| with_remedy(error, &args.model, path))
+    let loaded = load(args, (path, &files), operator_times);
+    drop(files);
+    // What the files said of tensors and tokens, and what was built on the way.
+    return_freed_memory();
+    loaded.map_err(|error| with_remedy(error, &args.model, path))
 }
 
 /// Starts the engine on the model at `path`.
 fn load(
     args: &EngineArgs,
-    path: &Path,
+    (path, files): (&Path, &ModelFiles),
     operator_times: Option<Arc<OperatorTimes>>,
 ) -> anyhow::Result<Served> {
-    let files = ModelFiles::open(path)?;
+    let mut phases = Phases::begin();
+    let _reader = files.read_ahead();
     let identity = identity(&args.model, path, files.weight_files())?;
-    let tokenizer = Tokenizer::from_files(&files)?;
+    let tokenizer = Tokenizer::from_files(files)?;
     let source = match &args.chat_template {
         Some(path) => {
             let text = std::fs::read_to_string(path);
@@ -114,14 +131,15 @@ fn load(
         }
         None => None,
     };
-    let chat_template = ChatTemplate::from_files(&files, &tokenizer, source.as_deref())?;
+    let chat_template = ChatTemplate::from_files(files, &tokenizer, source.as_deref())?;
+    phases.end("tokenizer and chat template made");
     let mut grammars = None.into();
-    let (engine, model_config) = match is_native(&args.backend, &files)? {
+    let (engine, model_config) = match is_native(&args.backend, files)? {
         true => {
             let config = files.config()?;
             grammars = grammars::begin(&tokenizer, config.vocab_size);
             let limit = config.max_position_embeddings;
-            let engine = start_native(args, (path, &files), &tokenizer, limit, operator_times)?;
+            let engine = start_native(args, (path, files), &tokenizer, limit, operator_times)?;
             (engine, Some(config))
         }
         false => {
@@ -130,7 +148,9 @@ fn load(
             (start_mistralrs(args, path, vocab_size)?, None)
         }
     };
+    phases.end("weights loaded and engine started");
     warm_up(engine.as_ref())?;
+    phases.end("first token written");
     let judge = chat_template.clone().map(|template| {
         Arc::new(Judge::new(
             Engine::clone(&engine),
@@ -320,6 +340,7 @@ fn draft_model(
     shape: LoadShape,
 ) -> anyhow::Result<Box<dyn Executor>> {
     let files = ModelFiles::open(&locate(name)?)?;
+    let _reader = files.read_ahead();
     let own = Tokenizer::from_files(&files)?;
     let ids = 0..tokenizer.vocab_size().min(own.vocab_size()) as u32;
     let differs = |id: &u32| tokenizer.token_text(*id) != own.token_text(*id);

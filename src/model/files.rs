@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::config::{ConfigError, ModelConfig};
 use super::gguf::{GgufError, GgufFile};
 use super::mistaken::text_in_place_of_a_model;
+use super::read_ahead::ReadAhead;
 use super::safetensors::{SafetensorsDir, SafetensorsError};
 
 /// Bytes of a JSON file beside a model's weights. The largest `tokenizer.json` known has 35 MB.
@@ -92,6 +93,15 @@ impl ModelFiles {
         match self {
             ModelFiles::Gguf(file) => file.paths(),
             ModelFiles::Safetensors(folder) => folder.weight_files(),
+        }
+    }
+
+    /// Reads the weights before they are asked for, as long as the result lives: for those who
+    /// load the model.
+    pub fn read_ahead(&self) -> ReadAhead {
+        match self {
+            ModelFiles::Gguf(file) => file.read_ahead(),
+            ModelFiles::Safetensors(folder) => folder.read_ahead(),
         }
     }
 

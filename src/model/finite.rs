@@ -1,6 +1,11 @@
 //! Whether a tensor's numbers are numbers: looked at in the file's bytes, before they are packed.
 
-use ponder_kernels::DType;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ponder_kernels::{DType, ThreadPool};
+
+/// Bytes of a tensor that one thread has read before others could begin.
+const BYTES_ALONE: usize = 64 << 10;
 
 /// Exponents of infinities and NaN.
 const F16_EXPONENT: u16 = 0x7c00;
@@ -22,6 +27,25 @@ fn scales(dtype: DType) -> &'static [usize] {
         DType::IQ3_XXS | DType::IQ3_S | DType::IQ4_NL | DType::IQ4_XS => &[0],
         DType::F32 | DType::F16 | DType::BF16 | DType::MXFP4 => &[],
     }
+}
+
+/// [`is_finite`], where there is a pool by all its threads.
+pub(super) fn is_finite_on(pool: Option<&ThreadPool>, dtype: DType, data: &[u8]) -> bool {
+    let pool = match pool {
+        Some(pool) if data.len() > BYTES_ALONE => pool,
+        _ => return is_finite(dtype, data),
+    };
+    let block_bytes = dtype.block_bytes();
+    let are_finite = AtomicBool::new(true);
+    pool.run(&|part, num_parts| {
+        let blocks = (data.len() / block_bytes).div_ceil(num_parts);
+        let start = (part * blocks * block_bytes).min(data.len());
+        let end = (start + blocks * block_bytes).min(data.len());
+        if !is_finite(dtype, &data[start..end]) {
+            are_finite.store(false, Ordering::Relaxed);
+        }
+    });
+    are_finite.into_inner()
 }
 
 /// Whether no value of a tensor is infinite or NaN. Reads one value of a block, and each of float tensors.
@@ -87,6 +111,27 @@ mod tests {
             assert!((20..380).contains(&num_finite), "{dtype:?}: {num_finite}");
         }
     }
+
+    #[test]
+    fn every_thread_finds_what_is_not_finite() {
+        let pool = ThreadPool::new(3);
+        for dtype in [DType::F32, DType::BF16, DType::Q8_0, DType::Q4K] {
+            let count = 2 * BYTES_ALONE / dtype.block_bytes() + 1;
+            let mut data = vec![0; count * dtype.block_bytes()];
+            assert!(is_finite_on(Some(&pool), dtype, &data));
+            for block in [0, count / 3, count / 2, count - 1] {
+                let at = block * dtype.block_bytes();
+                let end = if dtype == DType::F32 { 4 } else { 2 };
+                data[at + end - 2..at + end].copy_from_slice(&[0x80, 0x7f]);
+                assert!(
+                    !is_finite_on(Some(&pool), dtype, &data),
+                    "{dtype:?} {block}"
+                );
+                data[at..at + end].fill(0);
+            }
+        }
+    }
+
     #[test]
     fn models_with_numbers_that_are_none_do_not_load() {
         use crate::model::testing::TinyModel;

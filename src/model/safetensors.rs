@@ -12,6 +12,7 @@ use super::config::ConfigError;
 use super::families::Family;
 use super::files::{MAX_JSON_BYTES, read_bounded};
 use super::joined_experts::ExpertsPart;
+use super::read_ahead::{Maps, ReadAhead};
 use super::shards;
 use super::weights::{LoadError, RawTensor, WeightSource};
 
@@ -63,7 +64,7 @@ pub struct SafetensorsDir {
     path: PathBuf,
     weight_files: Vec<PathBuf>,
     config: Value,
-    maps: Vec<MappedFile>,
+    maps: Maps,
     entries: HashMap<String, Entry>,
 }
 
@@ -91,7 +92,7 @@ impl SafetensorsDir {
             path: path.to_owned(),
             weight_files,
             config,
-            maps,
+            maps: Maps::new(maps),
             entries,
         })
     }
@@ -99,6 +100,11 @@ impl SafetensorsDir {
     /// The files that hold the weights, in order.
     pub fn weight_files(&self) -> &[PathBuf] {
         &self.weight_files
+    }
+
+    /// Reads the weights before they are asked for, as long as the result lives.
+    pub fn read_ahead(&self) -> ReadAhead {
+        self.maps.read_ahead()
     }
 
     pub fn path(&self) -> &Path {
@@ -120,7 +126,7 @@ impl SafetensorsDir {
             name: name.to_owned(),
             dtype: format!("{:?}", entry.dtype),
         })?;
-        let data = &self.maps[entry.file][entry.start..entry.start + entry.len];
+        let data = self.maps.bytes(entry.file, entry.start, entry.len);
         Ok(RawTensor {
             dtype,
             shape: entry.shape.clone(),
@@ -233,7 +239,7 @@ impl HfWeights<'_> {
                 dtype: format!("{:?}", entry.dtype),
             });
         }
-        let data = &self.folder.maps[entry.file][entry.start..entry.start + entry.len];
+        let data = (self.folder.maps).bytes(entry.file, entry.start, entry.len);
         Ok(Some((&entry.shape, data)))
     }
 }

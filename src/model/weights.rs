@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use ponder_kernels::{DType, reference};
+use ponder_kernels::{DType, ThreadPool, reference};
 
 use super::config::ConfigError;
-use super::finite::is_finite;
+use super::finite::is_finite_on;
 use super::gguf::GgufFile;
 use super::ops::{Ops, OpsError};
 use super::quantize::Quantizer;
@@ -135,6 +135,8 @@ pub(super) struct Weights<'a, S: ?Sized, O> {
     pub ops: &'a O,
     /// Makes blocks of float matrices.
     pub quantizer: Option<Quantizer>,
+    /// Threads that look through what is packed.
+    pub pool: Option<&'a ThreadPool>,
 }
 
 impl<S: WeightSource + ?Sized, O: Ops> Weights<'_, S, O> {
@@ -199,12 +201,19 @@ impl<S: WeightSource + ?Sized, O: Ops> Weights<'_, S, O> {
         out_features: usize,
         in_features: usize,
     ) -> Result<O::Matrix, LoadError> {
-        check_finite(name, dtype, data)?;
+        self.check_finite(name, dtype, data)?;
         let shape = [out_features, in_features];
         let (dtype, data) = self.quantised(name, (dtype, data), shape)?;
         let packed = self.ops.matrix(dtype, &data, shape);
         self.source.release(name);
         packed.map_err(|source| failed(name, source))
+    }
+
+    fn check_finite(&self, name: &str, dtype: DType, data: &[u8]) -> Result<(), LoadError> {
+        match is_finite_on(self.pool, dtype, data) {
+            true => Ok(()),
+            false => Err(LoadError::NotFinite(name.to_owned())),
+        }
     }
 
     /// What is packed of a tensor: its bytes, or the blocks that they become.
@@ -244,7 +253,7 @@ impl<S: WeightSource + ?Sized, O: Ops> Weights<'_, S, O> {
         let bias = bias.map(|name| self.floats(name, &[num_experts, out_features]));
         let bias = bias.transpose()?;
         let tensor = self.tensor(name, &shape)?;
-        check_finite(name, tensor.dtype, &tensor.data)?;
+        self.check_finite(name, tensor.dtype, &tensor.data)?;
         let bytes = (tensor.dtype, &*tensor.data);
         let (dtype, data) = self.quantised(name, bytes, [out_features, shape[2]])?;
         let packed = self.ops.experts(dtype, &data, shape, bias);
@@ -263,7 +272,7 @@ impl<S: WeightSource + ?Sized, O: Ops> Weights<'_, S, O> {
     /// The values of a tensor.
     fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
         let tensor = self.tensor(name, shape)?;
-        check_finite(name, tensor.dtype, &tensor.data)?;
+        self.check_finite(name, tensor.dtype, &tensor.data)?;
         let mut values = vec![0.0; shape.iter().product()];
         reference::dequantize(tensor.dtype, &tensor.data, &mut values);
         Ok(values)
@@ -281,13 +290,6 @@ impl<S: WeightSource + ?Sized, O: Ops> Weights<'_, S, O> {
         values.drain(..outputs.rows.start);
         let vector = self.ops.vector(values);
         vector.map_err(|source| failed(name, source))
-    }
-}
-
-fn check_finite(name: &str, dtype: DType, data: &[u8]) -> Result<(), LoadError> {
-    match is_finite(dtype, data) {
-        true => Ok(()),
-        false => Err(LoadError::NotFinite(name.to_owned())),
     }
 }
 

@@ -12,7 +12,9 @@ mod fair;
 mod pool;
 
 pub use budget::{Budget, Stop, thread_time};
-pub use pool::{DEFAULT_MAX_QUEUED, PoolOptions, WorkError, WorkPool, default_threads};
+pub use pool::{
+    DEFAULT_MAX_QUEUED, PoolOptions, WorkError, WorkPool, default_threads, lower_priority,
+};
 
 /// Input of at most so many bytes is worked on at once, on the thread that has it: the wait for a
 /// turn would cost more than the work.

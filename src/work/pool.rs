@@ -340,12 +340,12 @@ impl Shared {
 /// Makes the calling thread yield to others. On Linux niceness belongs to threads; elsewhere to
 /// processes, where it would slow the engine down.
 #[cfg(target_os = "linux")]
-fn lower_priority(niceness: i32) {
+pub fn lower_priority(niceness: i32) {
     let _ = rustix::process::nice(niceness);
 }
 
 #[cfg(not(target_os = "linux"))]
-fn lower_priority(_: i32) {}
+pub fn lower_priority(_: i32) {}
 
 #[cfg(test)]
 mod tests;

@@ -1,33 +1,77 @@
 //! From GGUF blocks to panels.
 
+use super::words::{self, Lane};
 use super::{BLOCK_INPUTS, Codes, LINE_BYTES, PANEL_ROWS, PanelFormat, SUPER_BLOCKS, Scales};
 use crate::dtype::DType;
 use crate::reference::{self, BlockParts};
 
-/// Packs one row (GGUF bytes) into lane `lane` of a zeroed panel.
-pub(crate) fn pack_row(
+/// Bytes of a panel's codes that are packed for one row after the other: they stay in the first
+/// cache meanwhile.
+const CODES_AT_ONCE: usize = 16 << 10;
+
+/// Packs up to [`PANEL_ROWS`] rows (GGUF bytes, one after the other) into a zeroed panel.
+pub(crate) fn pack_panel(
     dtype: DType,
     format: PanelFormat,
-    row: &[u8],
-    lane: usize,
+    rows: &[u8],
+    row_bytes: usize,
     panel: &mut [u8],
 ) {
+    // A loop for each of the usual types: the compiler then knows it.
+    match dtype {
+        DType::Q4_0 => pack_rows(DType::Q4_0, format, rows, row_bytes, panel),
+        DType::Q4_1 => pack_rows(DType::Q4_1, format, rows, row_bytes, panel),
+        DType::Q5_0 => pack_rows(DType::Q5_0, format, rows, row_bytes, panel),
+        DType::Q8_0 => pack_rows(DType::Q8_0, format, rows, row_bytes, panel),
+        DType::Q4K => pack_rows(DType::Q4K, format, rows, row_bytes, panel),
+        DType::Q5K => pack_rows(DType::Q5K, format, rows, row_bytes, panel),
+        DType::Q6K => pack_rows(DType::Q6K, format, rows, row_bytes, panel),
+        other => pack_rows(other, format, rows, row_bytes, panel),
+    }
+}
+
+#[inline(always)]
+fn pack_rows(dtype: DType, format: PanelFormat, rows: &[u8], row_bytes: usize, panel: &mut [u8]) {
     let mut parts = BlockParts::default();
-    let blocks = row.len() / dtype.block_bytes() * dtype.block_size() / BLOCK_INPUTS;
-    let block_bytes = format.codes.block_bytes();
-    let (codes, scales) = panel.split_at_mut(blocks * block_bytes);
-    let blocks_per_source = dtype.block_size() / BLOCK_INPUTS;
-    for (source_index, source) in row.chunks_exact(dtype.block_bytes()).enumerate() {
-        reference::split_codes(dtype, source, &mut parts);
-        let first = source_index * blocks_per_source;
-        pack_scales(dtype, format, source, format.scale_at(first), lane, scales);
-        let blocks = codes[first * block_bytes..].chunks_exact_mut(block_bytes);
-        for (block, values) in blocks
-            .zip(parts.codes.as_chunks::<BLOCK_INPUTS>().0)
-            .take(blocks_per_source)
-        {
-            pack_codes(format.codes, values, lane, block);
+    let has_words = words::has(dtype);
+    let source_bytes = dtype.block_bytes();
+    let blocks_of_source = dtype.block_size() / BLOCK_INPUTS;
+    let num_sources = row_bytes / source_bytes;
+    let codes_bytes = blocks_of_source * format.codes.block_bytes();
+    let (codes, scales) = panel.split_at_mut(num_sources * codes_bytes);
+    let at_once = (CODES_AT_ONCE / codes_bytes).max(1);
+    for first in (0..num_sources).step_by(at_once) {
+        let sources = first..num_sources.min(first + at_once);
+        for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
+            let row = &row[sources.start * source_bytes..sources.end * source_bytes];
+            let codes = &mut codes[sources.start * codes_bytes..sources.end * codes_bytes];
+            let blocks = row.chunks_exact(source_bytes);
+            let blocks = blocks.zip(codes.chunks_exact_mut(codes_bytes));
+            for (index, (source, codes)) in sources.clone().zip(blocks) {
+                let at = format.scale_at(index * blocks_of_source);
+                pack_scales(dtype, format, source, at, lane, scales);
+                match has_words {
+                    true => words::pack_block(dtype, source, &mut Lane::new(codes, lane)),
+                    false => pack_parts(dtype, format, source, lane, &mut parts, codes),
+                }
+            }
         }
+    }
+}
+
+/// Packs the codes of one source block: slowly, for any type.
+fn pack_parts(
+    dtype: DType,
+    format: PanelFormat,
+    source: &[u8],
+    lane: usize,
+    parts: &mut BlockParts,
+    codes: &mut [u8],
+) {
+    reference::split_codes(dtype, source, parts);
+    let blocks = codes.chunks_exact_mut(format.codes.block_bytes());
+    for (block, values) in blocks.zip(parts.codes.as_chunks::<BLOCK_INPUTS>().0) {
+        pack_codes(format.codes, values, lane, block);
     }
 }
 
@@ -74,6 +118,7 @@ fn pack_codes(codes: Codes, values: &[u8; BLOCK_INPUTS], lane: usize, block: &mu
 }
 
 /// Copies the scales of a source block to `at`, where those of its first packed block begin.
+#[inline(always)]
 fn pack_scales(
     dtype: DType,
     format: PanelFormat,
@@ -120,5 +165,39 @@ fn pack_scales(
                 scales[at + PANEL_ROWS * sub] = *factor as u8;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The codes of blocks of any bytes, joined at once and taken apart first.
+    #[test]
+    fn words_are_packed_as_their_codes_are() {
+        let mut state = 7_u64;
+        let mut byte = move || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 56) as u8
+        };
+        let mut num_types = 0;
+        for dtype in DType::ALL.into_iter().filter(|dtype| words::has(*dtype)) {
+            let format = PanelFormat::of(dtype).unwrap();
+            let blocks = dtype.block_size() / BLOCK_INPUTS;
+            let len = blocks * format.codes.block_bytes();
+            for lane in 0..PANEL_ROWS {
+                let source: Vec<u8> = (0..dtype.block_bytes()).map(|_| byte()).collect();
+                let (mut words, mut parts) = (vec![0; len], vec![0; len]);
+                words::pack_block(dtype, &source, &mut Lane::new(&mut words, lane));
+                let mut codes = BlockParts::default();
+                pack_parts(dtype, format, &source, lane, &mut codes, &mut parts);
+                assert!(parts.iter().any(|byte| *byte != 0));
+                assert_eq!(words, parts, "{} lane {lane}", dtype.name());
+            }
+            num_types += 1;
+        }
+        assert_eq!(num_types, 13);
     }
 }

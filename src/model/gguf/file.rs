@@ -7,6 +7,7 @@ use ponder_kernels::MappedFile;
 
 use super::split::{self, Split};
 use super::{GgufError, Metadata, TensorInfo, not_gguf, parse};
+use crate::model::read_ahead::{Maps, ReadAhead};
 
 /// One mapped file with what its header says.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ struct Place {
 #[derive(Debug)]
 pub struct GgufFile {
     paths: Vec<PathBuf>,
-    maps: Vec<MappedFile>,
+    maps: Maps,
     metadata: Metadata,
     tensors: HashMap<String, Place>,
 }
@@ -68,10 +69,11 @@ impl GgufFile {
     fn of_parts(parts: Vec<Part>) -> Result<Self, GgufError> {
         let mut all = Self {
             paths: Vec::with_capacity(parts.len()),
-            maps: Vec::with_capacity(parts.len()),
+            maps: Maps::new(Vec::new()),
             metadata: Metadata::default(),
             tensors: HashMap::new(),
         };
+        let mut maps = Vec::with_capacity(parts.len());
         for (index, part) in parts.into_iter().enumerate() {
             if index == 0 {
                 all.metadata = part.metadata;
@@ -85,8 +87,9 @@ impl GgufFile {
                 }
             }
             all.paths.push(part.path);
-            all.maps.push(part.map);
+            maps.push(part.map);
         }
+        all.maps = Maps::new(maps);
         Ok(all)
     }
 
@@ -101,19 +104,23 @@ impl GgufFile {
 
     pub fn tensor(&self, name: &str) -> Option<(&TensorInfo, &[u8])> {
         let Place { part, info } = self.tensors.get(name)?;
-        let bytes = &self.maps[*part][info.start..info.start + info.len];
-        Some((info, bytes))
+        Some((info, self.maps.bytes(*part, info.start, info.len)))
     }
 
     pub fn num_tensors(&self) -> usize {
         self.tensors.len()
     }
 
+    /// Reads the weights before they are asked for, as long as the result lives.
+    pub fn read_ahead(&self) -> ReadAhead {
+        self.maps.read_ahead()
+    }
+
     /// Lets the operating system drop a tensor's pages; they are read again when they are asked
     /// for.
     pub fn release(&self, name: &str) {
         if let Some(Place { part, info }) = self.tensors.get(name) {
-            self.maps[*part].release(info.start, info.len);
+            self.maps.release(*part, info.start, info.len);
         }
     }
 }

@@ -14,7 +14,47 @@ pub enum Value {
     Str(String),
     Ints(Vec<i64>),
     Floats(Vec<f32>),
-    Strs(Vec<String>),
+    Strs(Strings),
+}
+
+/// Strings, one after the other in one buffer: vocabularies have hundreds of thousands.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Strings {
+    text: String,
+    /// Where each ends.
+    ends: Vec<usize>,
+}
+
+impl Strings {
+    fn push(&mut self, string: &str) {
+        self.text.push_str(string);
+        self.ends.push(self.text.len());
+    }
+
+    fn shrink(&mut self) {
+        self.text.shrink_to_fit();
+        self.ends.shrink_to_fit();
+    }
+
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Of all together.
+    pub fn num_bytes(&self) -> usize {
+        self.text.len()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        starts
+            .zip(&self.ends)
+            .map(|(start, end)| &self.text[*start..*end])
+    }
 }
 
 /// The metadata of a file, by key.
@@ -79,7 +119,7 @@ impl Metadata {
         }
     }
 
-    pub fn get_str_array(&self, key: &str) -> Option<&[String]> {
+    pub fn get_str_array(&self, key: &str) -> Option<&Strings> {
         match self.get(key)? {
             Value::Strs(values) => Some(values),
             _ => None,
@@ -157,11 +197,14 @@ fn read_array(
     super::limited("a metadata array", count, *room)?;
     *room -= count;
     Ok(match element_type {
-        8 => Value::Strs(
-            (0..count)
-                .map(|_| reader.string(WHAT))
-                .collect::<Result<_, _>>()?,
-        ),
+        8 => {
+            let mut strings = Strings::default();
+            for _ in 0..count {
+                strings.push(reader.text(WHAT)?);
+            }
+            strings.shrink();
+            Value::Strs(strings)
+        }
         6 => Value::Floats(
             (0..count)
                 .map(|_| Ok(f32::from_le_bytes(reader.array(WHAT)?)))

@@ -55,8 +55,13 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn string(&mut self, what: &'static str) -> Result<String, GgufError> {
+        self.text(what).map(str::to_owned)
+    }
+
+    /// [`Self::string`] where it lies.
+    pub(super) fn text(&mut self, what: &'static str) -> Result<&'a str, GgufError> {
         let len = self.count(what, 1)?;
         let bytes = self.take(len, what)?;
-        String::from_utf8(bytes.to_vec()).map_err(|_| GgufError::InvalidUtf8(what))
+        std::str::from_utf8(bytes).map_err(|_| GgufError::InvalidUtf8(what))
     }
 }

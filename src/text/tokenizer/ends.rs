@@ -1,6 +1,6 @@
 //! The tokens that end an answer.
 
-use std::collections::HashMap;
+use super::vocabulary::Vocabulary;
 
 /// Texts of tokens that end an answer in one model or another, as in llama.cpp
 /// (`src/llama-vocab.cpp`, `special_eog_ids`). They are control tokens even where a GGUF file calls
@@ -47,8 +47,8 @@ const OF_FILLING: [&str; 11] = [
 ];
 
 /// The tokens that end answers in some model.
-pub(super) fn known(ids: &HashMap<String, u32>) -> impl Iterator<Item = u32> {
-    NAMES.iter().filter_map(|name| ids.get(*name).copied())
+pub(super) fn known(ids: &Vocabulary) -> impl Iterator<Item = u32> {
+    NAMES.iter().filter_map(|name| ids.get(name))
 }
 
 /// Of [`NAMES`], those that end no answer of a model with other tokens.
@@ -72,20 +72,20 @@ fn is_ordinary(token: &str, has: impl Fn(&str) -> bool) -> bool {
 /// those of known names that are tokens of their own (`is_whole`) and not words of the vocabulary.
 pub(super) fn end_of_generation(
     declared: impl IntoIterator<Item = Option<u32>>,
-    ids: &HashMap<String, u32>,
+    ids: &Vocabulary,
     is_whole: impl Fn(u32) -> bool,
 ) -> Vec<u32> {
-    let whole = |name: &str| ids.get(name).copied().filter(|id| is_whole(*id));
+    let whole = |name: &str| ids.get(name).filter(|id| is_whole(*id));
     let named = NAMES.iter().chain(&OF_FILLING);
     let named = named.filter_map(|name| whole(name));
     let mut all: Vec<u32> = declared.into_iter().flatten().chain(named).collect();
     all.sort_unstable();
     all.dedup();
-    let has = |name: &str| ids.get(name).is_some_and(|id| all.contains(id));
+    let has = |name: &str| ids.get(name).is_some_and(|id| all.contains(&id));
     let ordinary: Vec<u32> = NAMES
         .iter()
         .filter(|name| is_ordinary(name, has))
-        .filter_map(|name| ids.get(*name).copied())
+        .filter_map(|name| ids.get(name))
         .collect();
     all.retain(|id| !ordinary.contains(id));
     all
@@ -97,8 +97,8 @@ mod tests {
 
     /// The ends among `tokens`, the first of which the model's files declare.
     fn ends(tokens: &[&str]) -> Vec<u32> {
-        let ids = tokens.iter().zip(0..);
-        let ids = ids.map(|(token, id)| ((*token).to_owned(), id)).collect();
+        let ids = tokens.iter().map(|token| token.as_bytes()).zip(0..);
+        let ids = Vocabulary::new(tokens.len(), ids);
         // Words of the vocabulary are no ends, whatever they look like.
         let is_whole = |id: u32| !tokens[id as usize].starts_with('_');
         end_of_generation([Some(0), None], &ids, is_whole)

@@ -1,14 +1,15 @@
 //! The tokenizer in a GGUF file's metadata.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::byte_bpe::{ByteBpe, Parts};
 use super::ends::{self, end_of_generation};
 use super::pre_tokenizers::{self, PreTokenizer};
 use super::sentencepiece::{SPACE, SentencePiece};
 use super::special::{SpecialTokens, Strips};
+use super::vocabulary::{Texts, Vocabulary};
 use super::{Encoder, Inner, TokenizerError, byte_level};
-use crate::model::gguf::Metadata;
+use crate::model::gguf::{Metadata, Strings};
 
 #[cfg(test)]
 mod tests;
@@ -22,10 +23,10 @@ const TYPE_BYTE: i64 = 6;
 
 /// The tokens of a file, by their ids.
 struct Tokens<'a> {
-    texts: &'a [String],
+    texts: &'a Strings,
     /// Known ends are control tokens, whatever the file calls them.
     types: Vec<i64>,
-    ids: HashMap<String, u32>,
+    ids: Arc<Vocabulary>,
 }
 
 impl<'a> Tokens<'a> {
@@ -33,8 +34,8 @@ impl<'a> Tokens<'a> {
         let texts = metadata
             .get_str_array("tokenizer.ggml.tokens")
             .ok_or(TokenizerError::Missing("tokenizer.ggml.tokens"))?;
-        let ids = texts.iter().zip(0..);
-        let ids: HashMap<String, u32> = ids.map(|(text, id)| (text.clone(), id)).collect();
+        let ids = texts.iter().map(str::as_bytes).zip(0..);
+        let ids = Arc::new(Vocabulary::new(texts.len(), ids));
         let types = metadata.get_i64_array("tokenizer.ggml.token_type");
         let mut types = types.unwrap_or(&[]).to_vec();
         types.resize(texts.len(), TYPE_NORMAL);
@@ -47,13 +48,18 @@ impl<'a> Tokens<'a> {
     fn of_type(&self, wanted: &[i64]) -> Vec<(String, u32)> {
         let tokens = self.texts.iter().zip(&self.types).zip(0..);
         let chosen = tokens.filter(|((_, one), _)| wanted.contains(one));
-        chosen.map(|((text, _), id)| (text.clone(), id)).collect()
+        chosen
+            .map(|((text, _), id)| (text.to_owned(), id))
+            .collect()
     }
 
-    /// What `bytes` says that each token stands for, by its text and type.
-    fn bytes(&self, bytes: impl Fn(&str, i64) -> Vec<u8>) -> Vec<Vec<u8>> {
-        let tokens = self.texts.iter().zip(&self.types);
-        tokens.map(|(text, one)| bytes(text, *one)).collect()
+    /// What `write` appends for each token, which is what it stands for, by its text and type.
+    fn bytes(&self, write: impl Fn(&str, i64, &mut Vec<u8>)) -> Texts {
+        let mut all = Texts::with_capacity(self.texts.len(), self.texts.num_bytes());
+        for (text, one) in self.texts.iter().zip(&self.types) {
+            all.push_with(|bytes| write(text, *one, bytes));
+        }
+        all
     }
 }
 
@@ -85,17 +91,19 @@ pub(super) fn load(metadata: &Metadata) -> Result<Inner, TokenizerError> {
             let model = byte_level_bpe(metadata, &tokens.ids, pre_tokenizer)?;
             let encoder = Encoder::ByteBpe(Box::new(model));
             let alphabet = byte_level::alphabet();
-            let bytes = tokens.bytes(|token, token_type| match token_type {
-                TYPE_CONTROL | TYPE_UNKNOWN | TYPE_USER_DEFINED => token.as_bytes().to_vec(),
-                _ => byte_level::token_bytes(token, &alphabet),
+            let bytes = tokens.bytes(|token, token_type, bytes| match token_type {
+                TYPE_CONTROL | TYPE_UNKNOWN | TYPE_USER_DEFINED => {
+                    bytes.extend_from_slice(token.as_bytes());
+                }
+                _ => alphabet.write(token, bytes),
             });
             (encoder, bytes, pre_tokenizer.adds_bos)
         }
         "llama" => {
             let model = sentencepiece(metadata, &tokens.ids, id_of("unknown"))?;
-            let bytes = tokens.bytes(|token, token_type| match token_type {
-                TYPE_BYTE => byte_of(token).map_or_else(Vec::new, |byte| vec![byte]),
-                _ => token.replace(SPACE, " ").into_bytes(),
+            let bytes = tokens.bytes(|token, token_type, bytes| match token_type {
+                TYPE_BYTE => bytes.extend(byte_of(token)),
+                _ => bytes.extend_from_slice(token.replace(SPACE, " ").as_bytes()),
             });
             (Encoder::SentencePiece(Box::new(model)), bytes, true)
         }
@@ -130,7 +138,7 @@ fn strips_of_phi3<'a>(tokens: impl Iterator<Item = &'a (String, u32)>) -> Strips
 
 fn byte_level_bpe(
     metadata: &Metadata,
-    ids: &HashMap<String, u32>,
+    ids: &Vocabulary,
     pre_tokenizer: PreTokenizer,
 ) -> Result<ByteBpe, TokenizerError> {
     let merges = metadata
@@ -157,16 +165,16 @@ fn byte_level_bpe(
 
 fn sentencepiece(
     metadata: &Metadata,
-    ids: &HashMap<String, u32>,
+    ids: &Arc<Vocabulary>,
     unknown_id: Option<u32>,
 ) -> Result<SentencePiece, TokenizerError> {
     let scores = metadata
         .get_f32_array("tokenizer.ggml.scores")
         .ok_or(TokenizerError::Missing("tokenizer.ggml.scores"))?;
-    let byte_ids = std::array::from_fn(|byte| ids.get(&format!("<0x{byte:02X}>")).copied());
+    let byte_ids = std::array::from_fn(|byte| ids.get(format!("<0x{byte:02X}>")));
     Ok(SentencePiece {
         weights: SentencePiece::weights(ids, &byte_ids, unknown_id),
-        ids: ids.clone(),
+        ids: Arc::clone(ids),
         scores: scores.to_vec(),
         byte_ids,
         unknown_id,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::panic::catch_unwind;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -12,6 +13,7 @@ use super::foreign::Foreign;
 use super::pre_tokenizers;
 use super::sentencepiece::SPACE;
 use super::special::{SpecialTokens, Strips};
+use super::vocabulary::Vocabulary;
 use super::{Encoder, Inner, TokenizerError, byte_level};
 use crate::model::files::{MAX_JSON_BYTES, read_bounded};
 
@@ -53,11 +55,12 @@ pub(super) fn parse(
     tokenizer.set_encode_special_tokens(true);
     let vocab = tokenizer.get_vocab(true);
     let (bytes, is_special) = tables(&vocab, &added)?;
-    let ids: HashMap<String, u32> = vocab.into_iter().collect();
+    let ids = Arc::new(Vocabulary::from(&vocab));
+    drop(vocab);
     let named = |key: &str| {
         let token = &config[key];
         let text = token.as_str().or_else(|| token["content"].as_str());
-        text.and_then(|text| ids.get(text).copied())
+        text.and_then(|text| ids.get(text))
     };
     let eos_token_id = named("eos_token");
     let declared: Vec<Option<u32>> = match &generation["eos_token_id"] {
@@ -86,7 +89,7 @@ pub(super) fn parse(
     Ok(Inner {
         encoder,
         special,
-        bytes,
+        bytes: bytes.iter().map(Vec::as_slice).collect(),
         end_of_generation: end_of_generation(
             declared.into_iter().chain([eos_token_id]),
             &ids,
@@ -142,7 +145,11 @@ fn tables(
         is_special[index] = added.get(id).is_some_and(|token| token.special);
         bytes[index] = match (is_added, is_byte_level, byte_of(token)) {
             (true, _, _) => token.as_bytes().to_vec(),
-            (false, true, _) => byte_level::token_bytes(token, &alphabet),
+            (false, true, _) => {
+                let mut bytes = Vec::with_capacity(token.len());
+                alphabet.write(token, &mut bytes);
+                bytes
+            }
             (false, false, Some(byte)) => vec![byte],
             (false, false, None) => token.replace(SPACE, " ").into_bytes(),
         };
@@ -189,7 +196,7 @@ fn known(json: &Value, special: &SpecialTokens) -> Result<Option<ByteBpe>, Token
         return Ok(None);
     };
     ByteBpe::new(Parts {
-        vocabulary: &vocabulary,
+        vocabulary: &Vocabulary::from(&vocabulary),
         merges: &merges,
         cut,
         ignores_merges: model["ignore_merges"].as_bool().unwrap_or(false),
@@ -211,8 +218,9 @@ fn has_pattern(step: &Value) -> bool {
 
 /// Whether no byte is unknown, so that it does not matter what unknown ones become.
 fn has_every_byte(vocabulary: &Value) -> bool {
-    let mut characters = byte_level::alphabet().into_keys();
-    characters.all(|character| vocabulary[character.to_string()].is_u64())
+    let alphabet = byte_level::alphabet();
+    let mut characters = alphabet.iter();
+    characters.all(|(character, _)| vocabulary[character.to_string()].is_u64())
 }
 
 /// How a pre-tokeniser cuts texts, when that is known.

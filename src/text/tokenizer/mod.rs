@@ -13,11 +13,11 @@ mod sentencepiece;
 mod special;
 #[cfg(test)]
 pub(super) mod tests;
+mod vocabulary;
 mod watch;
 mod weights;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -28,6 +28,7 @@ use byte_bpe::ByteBpe;
 use foreign::Foreign;
 use sentencepiece::SentencePiece;
 use special::{Fragment, SpecialTokens};
+use vocabulary::{Texts, Vocabulary};
 use watch::{PIECE_BYTES, Watch};
 
 /// Why a tokenizer cannot be built or used.
@@ -67,8 +68,8 @@ struct Inner {
     encoder: Encoder,
     special: SpecialTokens,
     /// The bytes each token stands for.
-    bytes: Vec<Vec<u8>>,
-    ids: HashMap<String, u32>,
+    bytes: Texts,
+    ids: Arc<Vocabulary>,
     is_special: Vec<bool>,
     bos_token_id: Option<u32>,
     eos_token_id: Option<u32>,
@@ -233,10 +234,7 @@ impl Tokenizer {
 
     /// The bytes a token stands for; empty for ids outside the vocabulary.
     pub fn token_bytes(&self, token_id: u32) -> &[u8] {
-        self.inner
-            .bytes
-            .get(token_id as usize)
-            .map_or(&[], Vec::as_slice)
+        self.inner.bytes.get(token_id as usize).unwrap_or(&[])
     }
 
     /// A token's text, lossy when it is part of a character.
@@ -255,7 +253,7 @@ impl Tokenizer {
 
     /// The id of a token by its spelling in the vocabulary.
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
-        self.inner.ids.get(token).copied()
+        self.inner.ids.get(token)
     }
 
     pub fn vocab_size(&self) -> usize {

@@ -1,9 +1,11 @@
 //! SentencePiece's greedy merging by score, as llama.cpp runs it for `llama` vocabularies.
 
 use std::cmp::Ordering;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
+use std::sync::Arc;
 
 use super::TokenizerError;
+use super::vocabulary::Vocabulary;
 use super::watch::Watch;
 use super::weights::ByteWeights;
 
@@ -11,7 +13,7 @@ use super::weights::ByteWeights;
 pub(super) const SPACE: char = '\u{2581}';
 
 pub(super) struct SentencePiece {
-    pub ids: HashMap<String, u32>,
+    pub ids: Arc<Vocabulary>,
     pub scores: Vec<f32>,
     /// The `<0xNN>` tokens.
     pub byte_ids: [Option<u32>; 256],
@@ -65,11 +67,11 @@ impl Eq for Merge {}
 impl SentencePiece {
     /// Byte weights of a vocabulary whose unknown characters become the tokens of their bytes.
     pub(super) fn weights(
-        ids: &HashMap<String, u32>,
+        ids: &Vocabulary,
         byte_ids: &[Option<u32>; 256],
         unknown_id: Option<u32>,
     ) -> ByteWeights {
-        let mut weights = ByteWeights::new(ids.keys().map(String::as_bytes), |byte| {
+        let mut weights = ByteWeights::new(ids.iter().map(|(token, _)| token), |byte| {
             byte_ids[usize::from(byte)].or(unknown_id).is_none()
         });
         weights.set_spelling(b' ', SPACE.encode_utf8(&mut [0; 4]).as_bytes());
@@ -168,7 +170,7 @@ impl SentencePiece {
         }
         if let Some(id) = self.ids.get(&text[start..start + len as usize]) {
             merges.push(Merge {
-                score: self.scores.get(*id as usize).copied().unwrap_or(0.0),
+                score: self.scores.get(id as usize).copied().unwrap_or(0.0),
                 left,
                 right,
                 len,
@@ -179,7 +181,7 @@ impl SentencePiece {
     /// A symbol's own id, or its bytes' ids when it has none.
     fn emit(&self, symbol: &str, ids: &mut Vec<u32>) {
         if let Some(id) = self.ids.get(symbol) {
-            ids.push(*id);
+            ids.push(id);
             return;
         }
         for byte in symbol.bytes() {

@@ -1,5 +1,7 @@
 //! Whole tokenizers with special tokens, of `tokenizer.json` and of SentencePiece's scores.
 
+use std::collections::HashMap;
+
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -8,7 +10,7 @@ use super::*;
 /// A byte-level `tokenizer.json`; `digits` and `word` are merged, `<|a|>` is special, `<b>` is not.
 pub(in crate::text) fn byte_level_json() -> Value {
     let mut vocabulary = serde_json::Map::new();
-    let mut characters: Vec<(char, u8)> = byte_level::alphabet().into_iter().collect();
+    let mut characters: Vec<(char, u8)> = byte_level::alphabet().iter().collect();
     characters.sort_by_key(|(_, byte)| *byte);
     for (character, byte) in characters {
         vocabulary.insert(character.to_string(), byte.into());
@@ -246,8 +248,8 @@ fn merged_plainly(model: &SentencePiece, text: &str) -> Vec<u32> {
         let score = |index: usize| {
             let id = model
                 .ids
-                .get(&format!("{}{}", symbols[index], symbols[index + 1]))?;
-            Some((model.scores[*id as usize], index))
+                .get(format!("{}{}", symbols[index], symbols[index + 1]))?;
+            Some((model.scores[id as usize], index))
         };
         let pairs = (0..symbols.len().saturating_sub(1)).filter_map(score);
         let best = pairs.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
@@ -258,7 +260,7 @@ fn merged_plainly(model: &SentencePiece, text: &str) -> Vec<u32> {
     let mut ids = Vec::new();
     for symbol in symbols {
         match model.ids.get(&symbol) {
-            Some(id) => ids.push(*id),
+            Some(id) => ids.push(id),
             None => ids.extend(
                 symbol
                     .bytes()
@@ -291,6 +293,7 @@ fn sentencepiece() -> SentencePiece {
         ids.insert(token.to_owned(), ids.len() as u32);
         scores.push(-((index * 7 % 11) as f32));
     }
+    let ids = Arc::new(Vocabulary::from(&ids));
     let byte_ids = std::array::from_fn(|byte| Some(byte as u32));
     SentencePiece {
         weights: SentencePiece::weights(&ids, &byte_ids, None),

@@ -21,6 +21,8 @@ pub(super) const OTHER: u8 = 0;
 
 /// Unicode has letters, numbers and spaces in its first four planes alone.
 const END: u32 = 0x4_0000;
+/// Characters that the engine is asked about at once: it needs hundreds of bytes for each.
+const AT_ONCE: u32 = 0x1000;
 
 struct Classes {
     ascii: [u8; 128],
@@ -40,11 +42,14 @@ pub(super) fn class_of(character: char) -> u8 {
 
 impl Classes {
     fn read() -> Self {
-        let text: String = (0..END).filter_map(char::from_u32).collect();
         let mut ranges = Vec::new();
         for (pattern, class) in [(r"\p{L}+", LETTER), (r"\p{N}+", NUMBER), (r"\s+", SPACE)] {
-            for run in runs(&text, pattern) {
-                ranges.extend(ranges_of(&run).map(|(first, last)| (first, last, class)));
+            for first in (0..END).step_by(AT_ONCE as usize) {
+                let codes = first..first + AT_ONCE;
+                let text: String = codes.filter_map(char::from_u32).collect();
+                for run in runs(&text, pattern) {
+                    ranges.extend(ranges_of(&run).map(|(first, last)| (first, last, class)));
+                }
             }
         }
         ranges.sort_unstable();

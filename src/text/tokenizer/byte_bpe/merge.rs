@@ -1,9 +1,10 @@
 //! Byte-pair merging of one word, with memory of a few words a byte and a watch over long ones.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 
 use super::super::TokenizerError;
+use super::super::vocabulary::{PairMap, Vocabulary};
 use super::super::watch::Watch;
 
 /// No symbol before or after.
@@ -31,25 +32,30 @@ pub(super) struct Scratch {
 
 /// What two tokens merge into, and how early: `(left, right)` to `(rank, merged)`.
 pub(super) struct Merges {
-    pairs: HashMap<(u32, u32), (u32, u32)>,
+    pairs: PairMap<(u32, u32)>,
 }
 
 impl Merges {
     /// `merges` in the order of their rank; their tokens and results must be in `vocabulary`.
     pub(super) fn new<'a>(
         merges: impl Iterator<Item = (&'a str, &'a str)>,
-        vocabulary: &HashMap<String, u32>,
+        vocabulary: &Vocabulary,
     ) -> Result<Self, TokenizerError> {
         let id_of = |token: &str| {
-            vocabulary.get(token).copied().ok_or_else(|| {
+            vocabulary.get(token).ok_or_else(|| {
                 TokenizerError::Invalid(format!("a merge needs token {token:?}, which is missing"))
             })
         };
-        let mut pairs = HashMap::new();
+        let mut pairs = PairMap::default();
+        pairs.reserve(merges.size_hint().0);
+        let mut merged = String::new();
         for (rank, (left, right)) in merges.enumerate() {
             let rank = u32::try_from(rank)
                 .map_err(|_| TokenizerError::Invalid("too many merges".to_owned()))?;
-            let merged = id_of(&format!("{left}{right}"))?;
+            merged.clear();
+            merged.push_str(left);
+            merged.push_str(right);
+            let merged = id_of(&merged)?;
             pairs.insert((id_of(left)?, id_of(right)?), (rank, merged));
         }
         Ok(Self { pairs })

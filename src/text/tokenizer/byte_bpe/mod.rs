@@ -13,8 +13,8 @@ mod tests;
 mod words;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 
+use super::vocabulary::{Texts, Vocabulary};
 use super::watch::{PIECE_BYTES, Watch};
 use super::weights::ByteWeights;
 use super::{TokenizerError, byte_level};
@@ -59,7 +59,7 @@ impl Cut {
 
 /// What a vocabulary's files say of it.
 pub(super) struct Parts<'a> {
-    pub vocabulary: &'a HashMap<String, u32>,
+    pub vocabulary: &'a Vocabulary,
     /// In the order of their rank.
     pub merges: &'a [(&'a str, &'a str)],
     pub cut: Cut,
@@ -74,7 +74,7 @@ pub(super) struct ByteBpe {
     /// The token of each byte; bytes without one are left out.
     byte_ids: [Option<u32>; 256],
     /// Tokens by the bytes that they stand for, where a word may be one without merges.
-    words: Option<HashMap<Box<[u8]>, u32>>,
+    words: Option<Vocabulary>,
     cut: Cut,
     composes: bool,
     weights: ByteWeights,
@@ -84,23 +84,30 @@ impl ByteBpe {
     pub(super) fn new(parts: Parts<'_>) -> Result<Self, TokenizerError> {
         let alphabet = byte_level::alphabet();
         let mut byte_ids = [None; 256];
-        for (character, byte) in &alphabet {
-            let id = parts.vocabulary.get(character.to_string().as_str());
-            byte_ids[usize::from(*byte)] = id.copied();
+        for (character, byte) in alphabet.iter() {
+            let id = parts.vocabulary.get(character.encode_utf8(&mut [0; 4]));
+            byte_ids[usize::from(byte)] = id;
         }
-        let spelled: HashMap<Box<[u8]>, u32> = parts
-            .vocabulary
-            .iter()
-            .filter(|(token, _)| token.chars().all(|c| alphabet.contains_key(&c)))
-            .map(|(token, id)| (byte_level::token_bytes(token, &alphabet).into(), *id))
-            .collect();
-        let weights = ByteWeights::new(spelled.keys().map(AsRef::as_ref), |byte| {
-            byte_ids[usize::from(byte)].is_none()
+        let mut spelled = Texts::default();
+        let mut spelled_ids = Vec::new();
+        for (token, id) in parts.vocabulary.iter() {
+            if let Ok(token) = std::str::from_utf8(token)
+                && alphabet.spells(token)
+            {
+                spelled.push_with(|bytes| alphabet.write(token, bytes));
+                spelled_ids.push(id);
+            }
+        }
+        let spelled = || (0..).map_while(|index| spelled.get(index));
+        let weights = ByteWeights::new(spelled(), |byte| byte_ids[usize::from(byte)].is_none());
+        let words = (parts.ignores_merges).then(|| {
+            let words = spelled().zip(spelled_ids.iter().copied());
+            Vocabulary::new(spelled_ids.len(), words)
         });
         Ok(Self {
             merges: Merges::new(parts.merges.iter().copied(), parts.vocabulary)?,
             byte_ids,
-            words: parts.ignores_merges.then_some(spelled),
+            words,
             cut: parts.cut,
             composes: parts.composes,
             weights,
@@ -157,7 +164,7 @@ impl ByteBpe {
         ids: &mut Vec<u32>,
     ) -> Result<(), TokenizerError> {
         if let Some(id) = self.words.as_ref().and_then(|words| words.get(word)) {
-            ids.push(*id);
+            ids.push(id);
             return Ok(());
         }
         let word = word

@@ -1,5 +1,7 @@
 //! Against the `tokenizers` crate, whose results are the definition.
 
+use std::collections::HashMap;
+
 use proptest::prelude::*;
 use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -13,6 +15,7 @@ use tokenizers::{PreTokenizerWrapper, normalizers::NFC};
 
 use super::words::{GPT2_PATTERN, LLAMA3_PATTERN, QWEN2_PATTERN};
 use super::*;
+use crate::text::tokenizer::vocabulary;
 
 const KINDS: [(Isolated, Pattern); 6] = [
     (Isolated::Nothing, Pattern::Whole),
@@ -85,7 +88,7 @@ struct Vocabulary {
 }
 
 fn vocabulary() -> Vocabulary {
-    let mut characters: Vec<(char, u8)> = byte_level::alphabet().into_iter().collect();
+    let mut characters: Vec<(char, u8)> = byte_level::alphabet().iter().collect();
     characters.sort_by_key(|(_, byte)| *byte);
     let spelled = |text: &str| -> Vec<String> {
         let character = |byte: u8| characters[usize::from(byte)].0.to_string();
@@ -123,7 +126,7 @@ fn model(kind: (Isolated, Pattern), ignores_merges: bool, composes: bool) -> Byt
         .map(|(left, right)| (left.as_str(), right.as_str()))
         .collect();
     ByteBpe::new(Parts {
-        vocabulary: &vocabulary.ids,
+        vocabulary: &vocabulary::Vocabulary::from(&vocabulary.ids),
         merges: &merges,
         cut: Cut::ByHand(kind.0, kind.1),
         ignores_merges,
@@ -252,6 +255,7 @@ fn bytes_without_a_token_are_left_out_and_weigh_nothing() {
         ("b".to_owned(), 1),
         ("ab".to_owned(), 2),
     ]);
+    let ids = vocabulary::Vocabulary::from(&ids);
     let ours = ByteBpe::new(Parts {
         vocabulary: &ids,
         merges: &[("a", "b")],

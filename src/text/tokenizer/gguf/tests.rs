@@ -13,7 +13,7 @@ fn vocabulary(
     more: &[&str],
     merges: &[&str],
 ) -> Result<Tokenizer, TokenizerError> {
-    let mut characters: Vec<(char, u8)> = byte_level::alphabet().into_iter().collect();
+    let mut characters: Vec<(char, u8)> = byte_level::alphabet().iter().collect();
     characters.sort_by_key(|(_, byte)| *byte);
     let bytes: Vec<String> = characters.iter().map(|(one, _)| one.to_string()).collect();
     let tokens = bytes.iter().map(String::as_str).chain(more.iter().copied());
