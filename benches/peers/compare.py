@@ -101,6 +101,7 @@ def measure_model(args, prepared, model, results):
     if "rates" in args.measures:
         measured = rates.measure_model(args, engines, model)
         measured["bytes_per_token"] = info.bytes_per_token()
+        measured["read_gb_s"] = results["machine"].get("read_gb_s")
         results.setdefault("rates", {})[model] = measured
     if "long" in args.measures:
         measured = long_context.measure(args, llama_bin, file, model, info)
@@ -130,7 +131,7 @@ def report(results):
     if "rates" in results:
         by_model = results["rates"]
         parts += [rates.table(by_model), *rates.suspects(by_model)]
-        parts.append(rates.roofline_table(by_model, results["machine"].get("read_gb_s")))
+        parts.append(rates.roofline_table(by_model))
     modules = {"long": long_context, "depth": depth, "chat": chat, "start": start}
     for name, module in modules.items():
         if name in results:

@@ -90,7 +90,7 @@ def draw(results, path):
     from matplotlib import pyplot
 
     found = bars(results)
-    shares = rates.roofline(results.get("rates", {}), results["machine"].get("read_gb_s"))
+    shares = rates.roofline(results.get("rates", {}))
     shares = {model: of["Ponder"] for model, of in shares.items() if of.get("Ponder")}
     # The right half only where rates were measured.
     widths = [3, 1] if shares else [1]

@@ -204,12 +204,13 @@ def suspects(all_results):
     return lines
 
 
-def roofline(all_results, read_gb_s):
-    """By model and engine: the share of the memory's read rate that decoding one sequence reaches,
-    if a token reads every weight once."""
+def roofline(all_results):
+    """By model and engine: the share of the memory's read rate, as it was in that run, that decoding
+    one sequence reaches, if a token reads every weight once."""
     shares = {}
     for model, results in all_results.items():
         nbytes, place = results.get("bytes_per_token"), MEASURES.index("decode, batch 1")
+        read_gb_s = results.get("read_gb_s")
         if not nbytes or not read_gb_s:
             continue
         figures = {name: results[name]["median"][place] for name in present(results)}
@@ -219,15 +220,15 @@ def roofline(all_results, read_gb_s):
     return shares
 
 
-def roofline_table(all_results, read_gb_s):
-    shares = roofline(all_results, read_gb_s)
+def roofline_table(all_results):
+    shares = roofline(all_results)
     if not shares:
         return ""
-    lines = [f"| share of {read_gb_s:.1f} GB/s, batch 1 | " + " | ".join(ENGINES) + " |"]
-    lines.append("|---" * (len(ENGINES) + 1) + "|")
+    lines = ["| share of the read rate, batch 1 | GB/s | " + " | ".join(ENGINES) + " |"]
+    lines.append("|---" * (len(ENGINES) + 2) + "|")
     for model, of in shares.items():
         cells = [f"{of[name] * 100:.0f} %" if name in of else "-" for name in ENGINES]
-        lines.append(f"| {model} | {' | '.join(cells)} |")
+        lines.append(f"| {model} | {all_results[model]['read_gb_s']:.1f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -137,10 +137,12 @@ class Figures(unittest.TestCase):
                     self.assertRaises(peers.Failed, long_context.stream, "http://h", "m", [1], 1)
 
     def test_the_roofline_counts_the_weights_of_a_token(self):
-        results = {"m": {"bytes_per_token": 10**9, "Ponder": {"median": [1, 20.0, 1], "turns": []}}}
-        shares = rates.roofline(results, 40.0)
-        self.assertEqual(shares, {"m": {"Ponder": 0.5}})
-        self.assertEqual(rates.roofline(results, None), {})
+        own = {"bytes_per_token": 10**9, "Ponder": {"median": [1, 20.0, 1], "turns": []}}
+        results = {"m": own | {"read_gb_s": 40.0}, "other": own | {"read_gb_s": 80.0}, "old": own}
+        shares = {"m": {"Ponder": 0.5}, "other": {"Ponder": 0.25}}
+        self.assertEqual(rates.roofline(results), shares)
+        table = rates.roofline_table(results).splitlines()
+        self.assertIn("| m | 40.0 | 50 % |", table[2])
 
 
 class Results(unittest.TestCase):
