@@ -2,7 +2,6 @@
 
 use proptest::prelude::*;
 
-use super::*;
 use crate::engine::block_manager::BlockManager;
 use crate::engine::block_tables::BlockTables;
 use crate::engine::prefix_cache::{PrefixHash, chain};

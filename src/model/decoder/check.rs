@@ -54,7 +54,10 @@ impl<O: Ops> Decoder<O> {
     /// one.
     fn check_local(&self, batch: &ForwardBatch<'_>) -> Result<(), ForwardError> {
         let Some(shape) = &self.local_pool.shape else {
-            return Ok(());
+            return match batch.local {
+                None => Ok(()),
+                Some(_) => refuse("places in a pool that is not there".to_owned()),
+            };
         };
         let (Some(local), Some(window)) = (batch.local, self.config.sliding_window) else {
             return refuse("rows without a place behind their window".to_owned());
