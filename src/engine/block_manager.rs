@@ -199,8 +199,8 @@ impl BlockManager {
         self.prefix_cache.longest_match(parent, token_ids)
     }
 
-    /// Makes a block with `token_ids` findable; nobody writes to it any more. A prefix that is known already keeps its first block,
-    /// unless that has lost its place in the local pool: nothing can start behind it any more.
+    /// Makes a block with `token_ids` findable; nobody writes to it any more. A prefix that is
+    /// known already keeps its first block, unless that has lost its place in the local pool: nothing can start behind it any more.
     pub(super) fn register(
         &mut self,
         block: BlockId,

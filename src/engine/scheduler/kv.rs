@@ -109,7 +109,8 @@ impl Scheduler {
     }
 
     /// Makes the blocks from `first_token`'s on belong to the sequence alone, known to nobody; returns the copies to make before
-    /// they are written to, or `None` when there are too few free blocks, or what the token sees has been given back.
+    /// they are written to, or `None` when there are too few free blocks, or what the token sees
+    /// has been given back.
     pub(in crate::engine) fn own_blocks(
         &mut self,
         id: SeqId,
