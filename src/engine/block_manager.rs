@@ -190,13 +190,17 @@ impl BlockManager {
         self.prefix_cache.get(parent, token_ids)
     }
 
-    /// The block behind prefix `parent` that begins with most of `token_ids`, and with how many.
+    /// The block behind prefix `parent` that begins with most of `token_ids`, and with how many. It
+    /// has its place in the local pool, if there is one.
     pub(super) fn longest_match(
         &self,
         parent: PrefixHash,
         token_ids: &[TokenId],
     ) -> Option<(BlockId, usize)> {
-        self.prefix_cache.longest_match(parent, token_ids)
+        let local = self.local.as_ref();
+        let has_place = |block| local.is_none_or(|local| local.get(block).is_some());
+        self.prefix_cache
+            .longest_match(parent, token_ids, has_place)
     }
 
     /// Makes a block with `token_ids` findable; nobody writes to it any more. A prefix that is

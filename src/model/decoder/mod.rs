@@ -77,11 +77,8 @@ impl<O: Ops> Decoder<O> {
         });
         let (vocab_size, hidden) = (config.vocab_size, config.hidden_size);
         let embeddings = weights.matrix("token_embd.weight", vocab_size, hidden)?;
-        let head = if has_head {
-            Some(weights.matrix("output.weight", vocab_size, hidden)?)
-        } else {
-            None
-        };
+        let head = has_head.then(|| weights.matrix("output.weight", vocab_size, hidden));
+        let head = head.transpose()?;
         let mut layers = Vec::with_capacity(config.num_layers);
         for index in 0..config.num_layers {
             layers.push(Layer::load(&weights, &config, index)?);
