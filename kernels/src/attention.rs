@@ -370,8 +370,9 @@ impl Call<'_> {
         if start > row.position || !start.is_multiple_of(block_size) {
             return;
         }
-        if let Some(block) = table.get(start / block_size) {
-            let block = *block as usize;
+        let block = table.get(start / block_size).map(|block| *block as usize);
+        // Other rows of the run may be the only ones that see the next block.
+        if let Some(block) = block.filter(|block| *block < self.kv_cache.num_blocks()) {
             for bytes in self.kv_cache.bytes(self.layer, block, kv_head) {
                 cpu::prefetch(bytes, usize::MAX);
             }

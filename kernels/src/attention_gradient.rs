@@ -17,6 +17,10 @@ use crate::pool::ThreadPool;
 const QUERIES: usize = 16;
 const TOKENS: usize = 64;
 
+/// In the place of a token's slot: its keys and values are gone, and it lies behind the sliding
+/// window of all rows.
+pub const NO_SLOT: u32 = u32::MAX;
+
 /// What the gradient reads: the queries as they were rotated, and the gradient by attention's
 /// result, both
 /// `[rows, num_heads * head_dim]`.
@@ -25,7 +29,7 @@ pub struct AttentionGradient<'a> {
     pub queries: &'a [f32],
     pub by_result: &'a [f32],
     /// The slot in the cache of each token of the sequence. The rows are the last ones; keys and
-    /// values before them are constants.
+    /// values before them are constants. The first ones may be [`NO_SLOT`].
     pub slots: &'a [u32],
 }
 
@@ -89,6 +93,11 @@ impl AttentionGradients {
         assert_eq!(input.by_result.len(), input.queries.len(), "shaped alike");
         let num_tokens = input.slots.len();
         assert!(num_rows <= num_tokens, "the rows are of the sequence");
+        let window = params.sliding_window.unwrap_or(usize::MAX);
+        assert!(
+            num_gone(input.slots) <= (num_tokens - num_rows + 1).saturating_sub(window),
+            "what the rows see is there"
+        );
         self.by_queries.resize(num_rows * heads * dim, 0.0);
         self.by_keys.resize(num_rows * kv_heads * dim, 0.0);
         self.by_values.resize(num_rows * kv_heads * dim, 0.0);
@@ -158,6 +167,11 @@ impl AttentionGradients {
     }
 }
 
+/// Tokens at the start whose keys and values are gone.
+fn num_gone(slots: &[u32]) -> usize {
+    slots.iter().take_while(|slot| **slot == NO_SLOT).count()
+}
+
 /// Which tokens are the rows'.
 #[derive(Clone, Copy)]
 struct Own {
@@ -181,7 +195,17 @@ impl KvHead {
         let dim = input.params.head_dim;
         let len = input.slots.len().next_multiple_of(TOKENS) * dim;
         let mut values = Vec::new();
-        cache.read(layer, head, input.slots, &mut self.keys, &mut values);
+        let gone = num_gone(input.slots);
+        cache.read(
+            layer,
+            head,
+            &input.slots[gone..],
+            &mut self.keys,
+            &mut values,
+        );
+        for rows in [&mut self.keys, &mut values] {
+            rows.splice(..0, std::iter::repeat_n(0.0, gone * dim));
+        }
         self.keys.resize(len, 0.0);
         let sides = [
             (&self.keys, &mut self.keys_by_token),

@@ -19,6 +19,7 @@ pub struct AttentionParams {
 /// has too.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionRows<'a> {
+    /// Blocks behind the sliding window of all rows are never read: they need not exist.
     pub block_table: &'a [u32],
     pub num_rows: usize,
     pub context_len: usize,

@@ -8,7 +8,7 @@ use crate::elementwise::{Glu, glu, scale};
 use crate::partition::{SharedSlice, for_ranges, for_rows};
 use crate::pool::ThreadPool;
 
-pub use crate::attention_gradient::{AttentionGradient, AttentionGradients};
+pub use crate::attention_gradient::{AttentionGradient, AttentionGradients, NO_SLOT};
 
 /// Values that a thread takes at once, or some times as many.
 const VALUES_AT_ONCE: usize = 1024;

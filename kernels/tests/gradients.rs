@@ -220,6 +220,19 @@ fn attention() {
         assert_eq!(found.by_queries, alone.by_queries);
         assert_eq!(found.by_keys, alone.by_keys);
         assert_eq!(found.by_values, alone.by_values);
+        // What no row sees need not be there.
+        let gone = window.map_or(0, |window| (before + 1).saturating_sub(window));
+        let mut seen = slots.clone();
+        seen[..gone].fill(NO_SLOT);
+        let mut windowed = AttentionGradients::default();
+        let read = AttentionGradient {
+            slots: &seen,
+            ..read
+        };
+        windowed.run(&ThreadPool::new(1), &read, &cache, 1);
+        assert_eq!(windowed.by_queries, alone.by_queries);
+        assert_eq!(windowed.by_keys, alone.by_keys);
+        assert_eq!(windowed.by_values, alone.by_values);
         let attended = Attended {
             params,
             num_tokens,

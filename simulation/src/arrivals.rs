@@ -7,7 +7,7 @@ use ponder::engine::{
     Backend, EngineError, EngineHandle, Executor, ExecutorError, ForkParams, GenerateRequest,
     RequestId, RequestStream, TokenMask,
 };
-use ponder::model::{Adaptable, AdapterStore, ModelInfo};
+use ponder::model::{Adaptable, AdapterStore, LocalCache, ModelInfo};
 
 /// What a client does.
 #[derive(Debug)]
@@ -121,6 +121,10 @@ impl Executor for Interrupted {
 
     fn skips_sub_layers(&mut self) -> bool {
         self.inner.skips_sub_layers()
+    }
+
+    fn local_cache(&mut self) -> Option<&mut dyn LocalCache> {
+        self.inner.local_cache()
     }
 
     fn adapters(&mut self) -> Option<&mut dyn AdapterStore> {

@@ -319,7 +319,7 @@ fn how(engine: Option<&Engine>, kv_cache_dtype: KvDtype) -> String {
     let how = match kv_tokens {
         0 => format!("the {} backend", engine.name()),
         _ => {
-            let kv_mib = (kv_tokens * engine.model_info().kv_bytes_per_token) >> 20;
+            let kv_mib = config.kv_cache_bytes(engine.model_info()) >> 20;
             let (isa, dtype) = (ponder_kernels::isa(), kv_cache_dtype.name());
             format!("{isa}, KV cache {kv_tokens} tokens of {dtype} in {kv_mib} MiB")
         }

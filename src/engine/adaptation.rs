@@ -37,6 +37,11 @@ impl Adaptation {
             && (self.config.interval > 0 || !is_again)
     }
 
+    /// Tokens that a phase learns from.
+    pub(super) fn window(&self) -> usize {
+        self.config.window
+    }
+
     /// The first token of the window that a phase over `num_tokens` tokens learns from.
     pub(super) fn window_start(&self, num_tokens: usize) -> usize {
         (num_tokens - 1).saturating_sub(self.config.window)

@@ -1,7 +1,7 @@
 //! What one step will run.
 
+use super::block_tables::BlockCopies;
 use super::sequence::SeqId;
-use crate::model::BlockId;
 
 /// The rows of one running sequence: its next `num_rows` uncomputed tokens, then those of its draft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,5 +14,5 @@ pub(super) struct ScheduledRows {
 #[derive(Debug, Default)]
 pub(super) struct ScheduledBatch {
     pub rows: Vec<ScheduledRows>,
-    pub block_copies: Vec<(BlockId, BlockId)>,
+    pub block_copies: BlockCopies,
 }

@@ -1,5 +1,6 @@
 //! Deriving the engine's sizes from a model and a memory budget.
 
+use super::kv_sizes::LocalBlocks;
 use super::speculative::{MAX_NUM_SPECULATIVE_TOKENS, SpeculativeConfig};
 use crate::model::ModelInfo;
 
@@ -27,6 +28,9 @@ pub struct EngineConfig {
     /// Tokens per KV block.
     pub block_size: usize,
     pub num_blocks: usize,
+    /// The pool of the layers with a sliding window; where there is none, the blocks hold the keys
+    /// and values of all layers.
+    pub local: Option<LocalBlocks>,
     pub enable_prefix_caching: bool,
     pub enable_chunked_prefill: bool,
     /// Sequences (not requests) that may wait for admission before submit answers `Overloaded`.
@@ -155,27 +159,28 @@ impl EngineOptions {
                 actual: max_model_len,
             });
         }
-        let block_bytes = (info.kv_bytes_per_token * self.block_size).max(1);
-        let useful = self.max_num_seqs * max_model_len.div_ceil(self.block_size);
-        let num_blocks = (self.kv_cache_bytes / block_bytes).min(useful);
-        if num_blocks * self.block_size < max_model_len {
-            return Err(ConfigError::KvCacheTooSmall {
-                needed: max_model_len,
-                available: num_blocks * self.block_size,
-            });
-        }
-        Ok(EngineConfig {
+        let mut config = EngineConfig {
             max_model_len,
             max_num_seqs: self.max_num_seqs,
             max_num_batched_tokens: self.max_num_batched_tokens,
             block_size: self.block_size,
-            num_blocks,
+            num_blocks: 0,
+            local: None,
             enable_prefix_caching: self.enable_prefix_caching,
             enable_chunked_prefill: self.enable_chunked_prefill,
             max_num_waiting_seqs: self.max_num_waiting_seqs,
             is_shared: self.is_shared,
             speculative: self.speculative.clone(),
-        })
+        };
+        self.size_kv_cache(info, &mut config);
+        let available = config.num_blocks * self.block_size;
+        if available < max_model_len {
+            return Err(ConfigError::KvCacheTooSmall {
+                needed: max_model_len,
+                available,
+            });
+        }
+        Ok(config)
     }
 }
 

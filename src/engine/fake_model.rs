@@ -1,12 +1,14 @@
 //! A model for tests whose logits are a hash of the tokens read back through the block table: a wrong
 //! table, a missing copy or a stale cached block changes its answers, and so does a slot that was written under another adapter or by
-//! a draft.
+//! a draft. Where it has a sliding window, each row also reads the window back through the local
+//! block table, and says so where that holds anything else.
 
 use std::collections::BTreeSet;
 
 use crate::model::{
     Adaptable, AdaptationPhase, AdapterId, AdapterStore, BlockId, CausalLm, ForwardBatch,
-    ForwardError, LoraAdapter, ModelInfo, Probe, SkipCosts, SkipSet, SkipsSubLayers, Steering,
+    ForwardError, LocalCache, LocalKv, LoraAdapter, ModelInfo, NO_BLOCK, Probe, SkipCosts, SkipSet,
+    SkipsSubLayers, Steering,
 };
 
 /// What happens at a step, for tests of failures.
@@ -39,6 +41,8 @@ pub struct FakeModel {
     info: ModelInfo,
     block_size: usize,
     slots: Vec<Option<Slot>>,
+    /// Of layers with a sliding window, once they have a pool of their own.
+    local_slots: Option<Vec<Option<Slot>>>,
     fault: Fault,
     salt: u64,
     reads_anything: bool,
@@ -61,6 +65,16 @@ impl FakeModel {
         }
     }
 
+    /// A model some of whose layers see so many tokens.
+    pub fn windowed(mut self, window: usize) -> Self {
+        let kv_bytes_per_token = self.info.kv_bytes_per_token / 2;
+        self.info.local = Some(LocalKv {
+            window,
+            kv_bytes_per_token,
+        });
+        self
+    }
+
     pub fn new(vocab_size: usize, fault: Fault) -> Self {
         Self {
             info: ModelInfo {
@@ -73,9 +87,11 @@ impl FakeModel {
                 architecture: "fake".to_owned(),
                 num_experts: None,
                 is_differentiable: false,
+                local: None,
             },
             block_size: 0,
             slots: Vec::new(),
+            local_slots: None,
             fault,
             salt: 0,
             reads_anything: false,
@@ -97,6 +113,7 @@ impl FakeModel {
     }
 
     fn write(&mut self, batch: &ForwardBatch<'_>) -> Result<(), ForwardError> {
+        let mut local_rows = batch.local.map(|local| local.slot_mapping.iter());
         let mut rows = batch.token_ids.iter().zip(batch.slot_mapping);
         for (sequence, adapter) in batch.sequences.iter().zip(batch.adapters) {
             let by = self.by(*adapter)?;
@@ -111,11 +128,17 @@ impl FakeModel {
                     Fault::PanicOn(bad) => assert_ne!(bad, *token_id, "the fake model panics"),
                     _ => {}
                 }
-                self.slots[*slot as usize] = Some(Slot {
+                let written = Some(Slot {
                     token_id: *token_id,
                     by,
                     is_draft: batch.skip.is_some(),
                 });
+                self.slots[*slot as usize] = written;
+                if let Some(local_slots) = &mut self.local_slots {
+                    let slot = local_rows.as_mut().and_then(Iterator::next);
+                    let slot = slot.ok_or(ForwardError::Lacks("a local slot"))?;
+                    local_slots[*slot as usize] = written;
+                }
             }
         }
         Ok(())
@@ -128,8 +151,7 @@ impl FakeModel {
         position: usize,
         is_draft: bool,
     ) -> Result<(u32, u64), ForwardError> {
-        let block = block_table[position / self.block_size] as usize;
-        let slot = self.slots[block * self.block_size + position % self.block_size];
+        let slot = self.slots[self.place(block_table, position)];
         let unwritten = Slot {
             token_id: 0,
             by: 0,
@@ -142,6 +164,39 @@ impl FakeModel {
         // What a draft wrote must not outlive it.
         let spoilt = u64::from(slot.is_draft && !is_draft) << 63;
         Ok((slot.token_id, slot.by ^ spoilt))
+    }
+
+    fn place(&self, block_table: &[BlockId], position: usize) -> usize {
+        let block = block_table[position / self.block_size] as usize;
+        block * self.block_size + position % self.block_size
+    }
+
+    /// Reads what the rows of a sequence see of their windows, where these have a pool of their own:
+    /// the same as in the other layers.
+    fn check_windows(&self, batch: &ForwardBatch<'_>, index: usize) -> Result<(), ForwardError> {
+        let (Some(slots), Some(kv)) = (&self.local_slots, self.info.local) else {
+            return Ok(());
+        };
+        let sequence = &batch.sequences[index];
+        let local = batch.local.ok_or(ForwardError::Lacks("local tables"))?;
+        let (table, local_table) = (sequence.block_table, local.sequences[index].block_table);
+        let num_others = sequence.context_len - sequence.leaves.len();
+        for place in sequence.context_len - sequence.num_rows..sequence.context_len {
+            let leaf = place.checked_sub(num_others);
+            let position = leaf.map_or(place, |leaf| sequence.leaves[leaf] as usize);
+            let first = (position + 1).saturating_sub(kv.window);
+            for seen in (first..position).chain([place]) {
+                if local_table[seen / self.block_size] == NO_BLOCK {
+                    let message = format!("the row at {position} sees {seen}, which is given back");
+                    return Err(ForwardError::Internal(message));
+                }
+                if slots[self.place(local_table, seen)] != self.slots[self.place(table, seen)] {
+                    let message = format!("the window of the row at {position} differs at {seen}");
+                    return Err(ForwardError::Internal(message));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Logits that follow from a hash.
@@ -181,15 +236,14 @@ impl CausalLm for FakeModel {
     ) -> Result<(), ForwardError> {
         self.block_size = block_size;
         self.slots = vec![None; num_blocks * block_size];
+        if let Some(slots) = &mut self.local_slots {
+            *slots = vec![None; slots.len() * block_size];
+        }
         Ok(())
     }
 
     fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> Result<(), ForwardError> {
-        for (source, target) in copies {
-            let from = *source as usize * self.block_size;
-            let to = *target as usize * self.block_size;
-            self.slots.copy_within(from..from + self.block_size, to);
-        }
+        copy(&mut self.slots, self.block_size, copies);
         Ok(())
     }
 
@@ -208,6 +262,7 @@ impl CausalLm for FakeModel {
             let steering = batch.steering.get(index).copied().flatten();
             let first = sequence.context_len - sequence.num_rows;
             let num_others = sequence.context_len - sequence.leaves.len();
+            self.check_windows(batch, index)?;
             // The hash of what each position sees, itself left out.
             let mut before = Vec::new();
             let mut hash = self.by(batch.adapters[index])?;
@@ -239,6 +294,13 @@ impl CausalLm for FakeModel {
         self.hidden.get(index).map(|value| vec![*value])
     }
 
+    fn local_cache(&mut self) -> Option<&mut dyn LocalCache> {
+        match self.info.local {
+            Some(_) => Some(self),
+            None => None,
+        }
+    }
+
     fn adapters(&mut self) -> Option<&mut dyn AdapterStore> {
         Some(self)
     }
@@ -249,6 +311,29 @@ impl CausalLm for FakeModel {
 
     fn sub_layers(&mut self) -> Option<&mut dyn SkipsSubLayers> {
         Some(self)
+    }
+}
+
+impl LocalCache for FakeModel {
+    fn split(&mut self, num_blocks: usize) {
+        self.local_slots = Some(vec![None; num_blocks]);
+    }
+
+    fn copy_local_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> Result<(), ForwardError> {
+        let slots = self.local_slots.as_mut();
+        copy(
+            slots.ok_or(ForwardError::NoKvCache)?,
+            self.block_size,
+            copies,
+        );
+        Ok(())
+    }
+}
+
+fn copy(slots: &mut [Option<Slot>], block_size: usize, copies: &[(BlockId, BlockId)]) {
+    for (source, target) in copies {
+        let from = *source as usize * block_size;
+        slots.copy_within(from..from + block_size, *target as usize * block_size);
     }
 }
 
@@ -272,6 +357,7 @@ impl Adaptable for FakeModel {
         phase: &mut AdaptationPhase,
     ) -> Result<(), ForwardError> {
         self.write(batch)?;
+        self.check_windows(batch, 0)?;
         let sequence = &batch.sequences[0];
         let mut hash = 0;
         for position in 0..sequence.context_len {

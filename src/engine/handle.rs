@@ -108,16 +108,19 @@ impl EngineHandle {
         config: EngineConfig,
         clock: Clock,
     ) -> Result<(Self, EngineCore), EngineError> {
-        let max_num_rows = if config.enable_chunked_prefill {
-            config.max_num_batched_tokens
-        } else {
-            config.max_num_batched_tokens.max(config.max_model_len)
-        };
-        let num_blocks = config.num_blocks + num_scratch_blocks(config.block_size);
+        let max_num_rows = config.max_num_rows();
+        let num_scratch = num_scratch_blocks(config.block_size);
+        let num_blocks = config.num_blocks + num_scratch;
         let vocab_size = executor.info().vocab_size;
         if (draft_executor.iter()).any(|draft| draft.info().vocab_size != vocab_size) {
             let message = format!("the draft model's vocabulary is not one of {vocab_size} tokens");
             return Err(EngineError::Model(message));
+        }
+        if let Some(local) = &config.local {
+            let lacks = "the executor has no pool for layers with a sliding window";
+            let pool = executor.local_cache();
+            let pool = pool.ok_or_else(|| EngineError::Model(lacks.to_owned()))?;
+            pool.split(local.num_blocks + num_scratch);
         }
         for executor in [Some(&mut executor), draft_executor.as_mut()]
             .into_iter()
@@ -135,6 +138,7 @@ impl EngineHandle {
             skip_set: Mutex::new(None),
             stats: SharedStats::new(EngineStats {
                 num_blocks: config.num_blocks,
+                num_local_blocks: config.local.map_or(0, |local| local.num_blocks),
                 ..EngineStats::default()
             }),
             shares: Arc::new(Shares::new(config.max_held_of_one())),

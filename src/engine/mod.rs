@@ -7,6 +7,7 @@ mod admission;
 mod backend;
 mod batch;
 mod block_manager;
+mod block_tables;
 mod clock;
 pub mod config;
 mod constrained;
@@ -14,6 +15,8 @@ pub mod executor;
 #[doc(hidden)]
 pub mod fake_model;
 mod handle;
+mod kv_sizes;
+mod local_pool;
 mod logprobs;
 #[cfg(feature = "mistralrs")]
 mod mistralrs;
@@ -34,11 +37,13 @@ mod thread;
 mod watchdog;
 
 pub use backend::{Backend, Capability, Engine};
+pub use block_tables::BlockCopies;
 pub use clock::Clock;
 pub use config::{ConfigError, EngineOptions};
 pub use constrained::constraint_after;
 pub use executor::{CudaExecutor, Executor, ExecutorError, ModelExecutor};
 pub use handle::{EngineHandle, ForkParams};
+pub use kv_sizes::LocalBlocks;
 #[cfg(feature = "mistralrs")]
 pub use mistralrs::{MistralrsEngine, MistralrsError, MistralrsOptions};
 pub use request::*;

@@ -47,18 +47,20 @@ impl PrefixCache {
         (entry.parent == parent && *entry.token_ids == *token_ids).then_some(entry.block)
     }
 
-    /// The known block behind `parent` that begins with most of `token_ids`, and with how many.
+    /// The known block behind `parent`, of those that are usable, that begins with most of
+    /// `token_ids`, and with how many.
     pub(super) fn longest_match(
         &self,
         parent: PrefixHash,
         token_ids: &[TokenId],
+        is_usable: impl Fn(BlockId) -> bool,
     ) -> Option<(BlockId, usize)> {
         let children = self.children.get(&parent)?.iter().rev();
         let matches = children.take(MAX_CHILDREN_VISITED).filter_map(|hash| {
             let entry = self.entries.get(hash)?;
             let pairs = entry.token_ids.iter().zip(token_ids);
             let len = pairs.take_while(|(known, wanted)| known == wanted).count();
-            (len > 0).then_some((entry.block, len))
+            (len > 0 && is_usable(entry.block)).then_some((entry.block, len))
         });
         matches.max_by_key(|(_, len)| *len)
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::adaptation::Adaptation;
+use super::block_tables::BlockTables;
 use super::constrained::Constrained;
 use super::executor::SampleSpec;
 use super::prefix_cache::PrefixHash;
@@ -15,7 +16,7 @@ use super::request::{
 use super::rng;
 use super::sampler::has_penalties;
 use super::speculative::Draft;
-use crate::model::{AdapterId, BlockId, Steering};
+use crate::model::{AdapterId, Steering};
 
 /// Sequences that count as one when waiting sequences take turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +58,7 @@ pub(super) struct Sequence {
     pub num_computed_tokens: usize,
     /// Rows of the step that is being scheduled; 0 at any other time.
     pub num_scheduled_rows: usize,
-    pub block_table: Vec<BlockId>,
+    pub tables: BlockTables,
     /// Hash of each full, computed block; the next block's parent is the last.
     pub block_hashes: Vec<PrefixHash>,
     /// The client's, and the adapter's: KV of other weights is other KV.
@@ -107,7 +108,7 @@ impl Sequence {
             token_ids: request.prompt_token_ids,
             num_computed_tokens: 0,
             num_scheduled_rows: 0,
-            block_table: Vec::new(),
+            tables: BlockTables::default(),
             block_hashes: Vec::new(),
             cache_salt: request.cache_salt,
             adapter: request.adapter,
@@ -262,7 +263,7 @@ impl Sequence {
     }
 
     /// Forgets all that is computed: its blocks (which are returned), its draft, its phase of adaptation.
-    pub(super) fn drop_kv(&mut self) -> Vec<BlockId> {
+    pub(super) fn drop_kv(&mut self) -> BlockTables {
         self.block_hashes.clear();
         self.num_computed_tokens = 0;
         self.draft.clear();
@@ -270,7 +271,7 @@ impl Sequence {
         if let Some(adaptation) = &mut self.adaptation {
             adaptation.phase = None;
         }
-        std::mem::take(&mut self.block_table)
+        std::mem::take(&mut self.tables)
     }
 
     /// The same with nothing computed; its blocks stay whoever's they are.
@@ -284,6 +285,12 @@ impl Sequence {
         let steering = self.steering.as_ref();
         let is_one = self.adaptation.is_none() && self.steering_from == 0;
         is_one || !steering.is_some_and(|steering| steering.changes_kv())
+    }
+
+    /// Tokens before those that its next rows see that it will still read: a phase of adaptation
+    /// computes a window of tokens again.
+    pub(super) fn num_more_kept_tokens(&self) -> usize {
+        self.adaptation.as_ref().map_or(0, Adaptation::window)
     }
 
     /// What its next rows are computed under.

@@ -14,6 +14,10 @@ pub struct EngineStats {
     pub num_blocks: usize,
     /// Blocks referenced by live sequences (cached but unreferenced blocks count as free).
     pub num_used_blocks: usize,
+    /// Blocks of the layers with a sliding window, where these have a pool of their own; else 0.
+    pub num_local_blocks: usize,
+    /// Those that running sequences need.
+    pub num_used_local_blocks: usize,
     pub prefix_cache_queries: u64,
     pub prefix_cache_hits: u64,
     pub num_preemptions: u64,
@@ -26,7 +30,7 @@ pub struct EngineStats {
     pub drafts: [DraftCounts; Drafter::ALL.len()],
 }
 
-const NUM_FIELDS: usize = 12 + 3 * Drafter::ALL.len();
+const NUM_FIELDS: usize = 14 + 3 * Drafter::ALL.len();
 
 /// [`EngineStats`], field by field: a reader may see some fields of one step and some of the next.
 pub(super) struct SharedStats([AtomicU64; NUM_FIELDS]);
@@ -52,6 +56,8 @@ impl SharedStats {
             num_branches_running: next() as usize,
             num_blocks: next() as usize,
             num_used_blocks: next() as usize,
+            num_local_blocks: next() as usize,
+            num_used_local_blocks: next() as usize,
             prefix_cache_queries: next(),
             prefix_cache_hits: next(),
             num_preemptions: next(),
@@ -76,6 +82,8 @@ fn fields(stats: &EngineStats) -> [u64; NUM_FIELDS] {
         num_branches_running,
         num_blocks,
         num_used_blocks,
+        num_local_blocks,
+        num_used_local_blocks,
         prefix_cache_queries,
         prefix_cache_hits,
         num_preemptions,
@@ -98,6 +106,8 @@ fn fields(stats: &EngineStats) -> [u64; NUM_FIELDS] {
         num_branches_running as u64,
         num_blocks as u64,
         num_used_blocks as u64,
+        num_local_blocks as u64,
+        num_used_local_blocks as u64,
         prefix_cache_queries,
         prefix_cache_hits,
         num_preemptions,

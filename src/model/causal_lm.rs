@@ -13,6 +13,9 @@ use super::steering::Steering;
 /// Index of a KV block.
 pub type BlockId = u32;
 
+/// In the place of a block that a sequence has given back: whoever reads it makes a mistake.
+pub const NO_BLOCK: BlockId = BlockId::MAX;
+
 /// Names a loaded adapter. Never used again for another one: cached KV is told apart by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AdapterId(pub u32);
@@ -40,9 +43,31 @@ pub struct ForwardBatch<'a> {
     /// Sub-layers left out of this step; `None` for the model itself. Nothing that such a step writes to the cache may outlive
     /// the draft that it is for.
     pub skip: Option<&'a SkipSet>,
+    /// Where the layers with a sliding window keep keys and values, once they have a pool of their
+    /// own ([`LocalCache`]); `None` before.
+    pub local: Option<LocalRows<'a>>,
+}
+
+/// The places of a step's rows in the pool of the layers with a sliding window.
+#[derive(Debug, Clone, Copy)]
+pub struct LocalRows<'a> {
+    /// As [`ForwardBatch::slot_mapping`].
+    pub slot_mapping: &'a [u32],
+    /// As [`ForwardBatch::sequences`], with the block tables of this pool. They have [`NO_BLOCK`]
+    /// where a block lies behind the window of all the sequence's rows.
+    pub sequences: &'a [SequenceRows<'a>],
 }
 
 impl ForwardBatch<'_> {
+    /// The batch as layers see it that keep their keys and values in the pool of `local`.
+    pub(super) fn local_view(&self) -> Option<ForwardBatch<'_>> {
+        self.local.map(|local| ForwardBatch {
+            slot_mapping: local.slot_mapping,
+            sequences: local.sequences,
+            ..*self
+        })
+    }
+
     /// The rows of each sequence, and where those of them whose logits are wanted lie among all such.
     pub fn ranges(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> + '_ {
         let (mut first, mut first_kept) = (0, 0);
@@ -76,6 +101,18 @@ pub struct ModelInfo {
     pub num_experts: Option<usize>,
     /// Whether gradients can go back through its layers.
     pub is_differentiable: bool,
+    /// Its layers with a sliding window, where they can keep keys and values in a pool of their own
+    /// ([`LocalCache`]).
+    pub local: Option<LocalKv>,
+}
+
+/// What the layers with a sliding window keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalKv {
+    /// Tokens that a row sees, itself included.
+    pub window: usize,
+    /// Their part of [`ModelInfo::kv_bytes_per_token`].
+    pub kv_bytes_per_token: usize,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +164,12 @@ pub trait CausalLm: Send {
         None
     }
 
+    /// Its layers with a sliding window, where they can have a pool of their own
+    /// ([`ModelInfo::local`]).
+    fn local_cache(&mut self) -> Option<&mut dyn LocalCache> {
+        None
+    }
+
     /// Its adapters, where it takes any.
     fn adapters(&mut self) -> Option<&mut dyn AdapterStore> {
         None
@@ -141,6 +184,18 @@ pub trait CausalLm: Send {
     fn sub_layers(&mut self) -> Option<&mut dyn SkipsSubLayers> {
         None
     }
+}
+
+/// A model whose layers with a sliding window can keep keys and values in blocks of their own, of
+/// which a sequence needs those of its window alone.
+pub trait LocalCache {
+    /// Gives these layers a pool of `num_blocks` blocks. Called before
+    /// [`CausalLm::allocate_kv_cache`], whose blocks are the other layers' then; from there on each
+    /// step has [`ForwardBatch::local`].
+    fn split(&mut self, num_blocks: usize);
+
+    /// [`CausalLm::copy_blocks`] in this pool.
+    fn copy_local_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> Result<(), ForwardError>;
 }
 
 /// Adapters that sequences may be computed under ([`ForwardBatch::adapters`]).

@@ -64,6 +64,8 @@ pub(super) struct LayerStep<'a, 't, O: Ops> {
     pub step: Step<'a, O>,
     /// Of the layer.
     pub index: usize,
+    /// The layer's place in its KV cache.
+    pub cache_layer: usize,
     pub stopwatch: &'a mut Stopwatch<'t>,
 }
 
@@ -124,11 +126,11 @@ impl<O: Ops> LayerStep<'_, '_, O> {
         };
         let qkv = [&mut s.q, &mut s.k, &mut s.v];
         self.ops
-            .rotate_and_cache(self.step, &rotation, cache, self.index, qkv)?;
+            .rotate_and_cache(self.step, &rotation, cache, self.cache_layer, qkv)?;
         self.stopwatch.mark(Operator::RotateAndCache);
         let params = config.attention_params(layer.is_local);
         let attention = LayerAttention {
-            layer: self.index,
+            layer: self.cache_layer,
             params: &params,
             sinks: layer.sinks.as_ref(),
         };

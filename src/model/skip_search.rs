@@ -157,6 +157,7 @@ impl<O: Ops> Decoder<O> {
             steering: &[],
             logits_rows: &[],
             skip: None,
+            local: None,
         };
         self.prepare(&batch)?;
         run(self, &batch)

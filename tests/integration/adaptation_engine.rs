@@ -21,6 +21,7 @@ fn config(num_blocks: usize) -> EngineConfig {
         max_num_batched_tokens: 32,
         block_size: 16,
         num_blocks,
+        local: None,
         enable_prefix_caching: true,
         enable_chunked_prefill: true,
         max_num_waiting_seqs: 100,
@@ -159,6 +160,7 @@ fn by_hand(prompt: &[u32], num_tokens: usize, config: AdaptationConfig) -> Vec<u
             steering: &[Some(&steering)],
             logits_rows: &[(end - computed - 1) as u32],
             skip: None,
+            local: None,
         };
         if !is_adapted {
             let mut phase = AdaptationPhase::new(Arc::new(config.clone()), Steering::default());

@@ -134,6 +134,7 @@ fn engine() -> EngineHandle {
         max_num_batched_tokens: 128,
         block_size: 16,
         num_blocks: 400,
+        local: None,
         enable_prefix_caching: true,
         enable_chunked_prefill: true,
         max_num_waiting_seqs: 100,

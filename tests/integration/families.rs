@@ -93,6 +93,7 @@ fn step(model: &mut Decoder, parts: &[Part<'_>]) -> Vec<f32> {
         steering: &[],
         logits_rows: &wanted,
         skip: None,
+        local: None,
     };
     model.forward(&batch, &mut logits).unwrap();
     logits

@@ -103,6 +103,7 @@ fn next_logprobs(model: &mut dyn CausalLm, prompt: &[u32]) -> Vec<f64> {
         steering: &[],
         logits_rows: &[prompt.len() as u32 - 1],
         skip: None,
+        local: None,
     };
     let mut logits = Vec::new();
     model.forward(&batch, &mut logits).unwrap();

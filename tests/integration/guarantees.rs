@@ -21,6 +21,7 @@ fn config() -> EngineConfig {
         max_num_batched_tokens: 96,
         block_size: 16,
         num_blocks: 400,
+        local: None,
         enable_prefix_caching: true,
         enable_chunked_prefill: true,
         max_num_waiting_seqs: 1000,

@@ -72,6 +72,7 @@ fn next_logits(model: &mut dyn CausalLm, prompts: &[(&[u32], Option<AdapterId>)]
         steering: &[],
         logits_rows: &logits_rows,
         skip: None,
+        local: None,
     };
     let mut logits = Vec::new();
     model.forward(&batch, &mut logits).unwrap();
@@ -197,6 +198,7 @@ fn a_row_does_not_depend_on_the_adapters_beside_it() {
         steering: &[],
         logits_rows: &[0],
         skip: None,
+        local: None,
     };
     assert!(model.forward(&batch, &mut Vec::new()).is_err());
 }

@@ -65,3 +65,4 @@ mod tiny;
 mod tiny_gguf;
 mod trace_damage;
 mod trace_process;
+mod windows;

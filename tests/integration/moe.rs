@@ -81,6 +81,7 @@ pub fn with_batch<R>(token_ids: &[u32], run: impl FnOnce(&ForwardBatch<'_>) -> R
         steering: &[],
         logits_rows: &positions,
         skip: None,
+        local: None,
     })
 }
 

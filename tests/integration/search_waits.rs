@@ -175,6 +175,7 @@ fn engine_of(model: Box<dyn CausalLm>, max_num_waiting_seqs: usize) -> Engine {
         max_num_batched_tokens: 64,
         block_size: 16,
         num_blocks: 2100,
+        local: None,
         enable_prefix_caching: true,
         enable_chunked_prefill: true,
         max_num_waiting_seqs,

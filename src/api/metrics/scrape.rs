@@ -75,13 +75,15 @@ fn refresh(metrics: &Metrics, state: &AppState) {
     };
     let stats = served.engine.stats();
     let config = served.engine.config();
-    let usage = stats.num_used_blocks as f64 / stats.num_blocks.max(1) as f64;
+    let share = |used: usize, all: usize| used as f64 / all.max(1) as f64;
+    // Either pool may be the one that is short.
+    let local_usage = share(stats.num_used_local_blocks, stats.num_local_blocks);
+    let usage = share(stats.num_used_blocks, stats.num_blocks).max(local_usage);
     let own = &metrics.labels;
     with_local_recorder(&metrics.recorder, || {
         gauge!("ponder_search_branches_running", own.clone())
             .set(stats.num_branches_running as f64);
-        let kv_tokens = stats.num_blocks * config.block_size;
-        let kv_bytes = kv_tokens * served.engine.model_info().kv_bytes_per_token;
+        let kv_bytes = config.kv_cache_bytes(served.engine.model_info());
         gauge!("ponder_kv_cache_bytes", own.clone()).set(kv_bytes as f64);
         let is_stalled = served.engine.stalled_for().is_some();
         gauge!("ponder_engine_stalled", own.clone()).set(f64::from(u8::from(is_stalled)));

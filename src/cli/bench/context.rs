@@ -104,6 +104,7 @@ fn measure(
     }
     Ok(Depth {
         tokens: depth,
+        kv_bytes: sequence.kv_bytes(depth),
         prefill: sorted(prefill),
         decode: sorted(decode),
     })
@@ -112,6 +113,8 @@ fn measure(
 /// What was measured behind a context; tokens a second, ascending.
 struct Depth {
     tokens: usize,
+    /// Bytes of keys and values of the tokens.
+    kv_bytes: usize,
     prefill: Vec<f64>,
     decode: Vec<f64>,
 }
@@ -133,7 +136,7 @@ impl Report {
         let depths = self.depths.iter().map(|depth| {
             json!({
                 "tokens": depth.tokens,
-                "kv_bytes": depth.tokens * self.kv_bytes_per_token,
+                "kv_bytes": depth.kv_bytes,
                 "prefill": percentile(&depth.prefill, 0.5),
                 "prefill_min": depth.prefill[0],
                 "decode": percentile(&depth.decode, 0.5),
@@ -167,7 +170,7 @@ impl Report {
                 "behind {:>7} tokens ({:.0} MiB of KV): prefill of {} {:.1} ({:.1}), \
                  decode {:.2} ({:.2})",
                 depth.tokens,
-                (depth.tokens * self.kv_bytes_per_token) as f64 / MIB,
+                depth.kv_bytes as f64 / MIB,
                 self.prefill,
                 percentile(&depth.prefill, 0.5),
                 depth.prefill[0],

@@ -20,7 +20,7 @@ pub use step::{
 use std::sync::Arc;
 
 use super::request::TokenMask;
-use crate::model::{Adaptable, AdapterStore, ExpertLoad, ForwardError, ModelInfo};
+use crate::model::{Adaptable, AdapterStore, ExpertLoad, ForwardError, LocalCache, ModelInfo};
 
 /// A step that was launched.
 #[derive(Debug, PartialEq, Eq)]
@@ -78,6 +78,12 @@ pub trait Executor: Send {
     /// Whether steps may leave sub-layers out ([`StepInput::skip`]).
     fn skips_sub_layers(&mut self) -> bool {
         false
+    }
+
+    /// The layers with a sliding window, where they can have a pool of blocks of their own. Once
+    /// they do, each step has its local tables, slots and copies.
+    fn local_cache(&mut self) -> Option<&mut dyn LocalCache> {
+        None
     }
 
     /// Adapters, where the executor takes any.

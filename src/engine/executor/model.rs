@@ -11,7 +11,9 @@ use super::{
 use crate::engine::logprobs::token_logprobs;
 use crate::engine::request::TokenMask;
 use crate::engine::sampler::Sampler;
-use crate::model::{Adaptable, AdapterStore, CausalLm, ExpertLoad, ForwardError, ModelInfo};
+use crate::model::{
+    Adaptable, AdapterStore, CausalLm, ExpertLoad, ForwardError, LocalCache, ModelInfo,
+};
 
 /// Runs a [`CausalLm`] and samples on the calling thread.
 pub struct ModelExecutor {
@@ -94,8 +96,13 @@ impl Executor for ModelExecutor {
     }
 
     fn launch(&mut self, step: StepInput) -> Result<Ticket, ExecutorError> {
-        if !step.block_copies.is_empty() {
-            self.model.copy_blocks(&step.block_copies)?;
+        if !step.block_copies.blocks.is_empty() {
+            self.model.copy_blocks(&step.block_copies.blocks)?;
+        }
+        if !step.block_copies.local.is_empty() {
+            let pool = self.model.local_cache();
+            let pool = pool.ok_or(ForwardError::Lacks("a pool for sliding windows"))?;
+            pool.copy_local_blocks(&step.block_copies.local)?;
         }
         if !step.token_ids.is_empty() {
             self.forward(&step)?;
@@ -132,6 +139,10 @@ impl Executor for ModelExecutor {
 
     fn skips_sub_layers(&mut self) -> bool {
         self.model.sub_layers().is_some()
+    }
+
+    fn local_cache(&mut self) -> Option<&mut dyn LocalCache> {
+        self.model.local_cache()
     }
 
     fn adapters(&mut self) -> Option<&mut dyn AdapterStore> {

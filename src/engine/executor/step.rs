@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::engine::block_tables::BlockCopies;
 use crate::engine::request::{
     AdapterId, ConstraintError, PoolingParams, SamplingParams, Steering, TokenId, TokenLogprobs,
 };
@@ -11,18 +12,23 @@ use crate::model::{BlockId, SkipSet};
 /// One ragged step: prefill chunks, decode rows and rows of drafts mix freely. It owns all that it names.
 #[derive(Debug, Clone, Default)]
 pub struct StepInput {
-    /// Blocks `(source, destination)` to copy in this order before anything is computed (copy-on-write).
-    pub block_copies: Vec<(BlockId, BlockId)>,
+    /// To be made before anything is computed.
+    pub block_copies: BlockCopies,
     /// `[num_rows]`
     pub token_ids: Vec<TokenId>,
     /// `[num_rows]`, position of each row in its sequence.
     pub positions: Vec<u32>,
     /// `[num_rows]`, `block_id * block_size + offset` where the row's K and V are written.
     pub slot_mapping: Vec<u32>,
+    /// The same in the pool of the layers with a sliding window; empty where there is none.
+    pub local_slot_mapping: Vec<u32>,
     /// In the order of their rows.
     pub sequences: Vec<StepSequence>,
     /// Block tables of all sequences, one after the other.
     pub block_tables: Vec<BlockId>,
+    /// The same in the pool of the layers with a sliding window, with [`crate::model::NO_BLOCK`]
+    /// behind the window; empty where there is none.
+    pub local_tables: Vec<BlockId>,
     /// Positions of the leaves of all sequences' drafts, one after the other.
     pub leaf_positions: Vec<u32>,
     /// Sub-layers left out. Nothing that such a step writes to the cache may outlive the draft that it is for.
@@ -40,7 +46,7 @@ pub struct StepSequence {
     pub num_rows: usize,
     /// Tokens in the KV cache once the step has run, leaves of a draft included.
     pub context_len: usize,
-    /// Its part of [`StepInput::block_tables`].
+    /// Its part of [`StepInput::block_tables`], and of [`StepInput::local_tables`].
     pub block_table: Range<usize>,
     /// Its part of [`StepInput::leaf_positions`].
     pub leaves: Range<usize>,
@@ -155,8 +161,10 @@ impl StepInput {
             token_ids,
             positions,
             slot_mapping,
+            local_slot_mapping,
             sequences,
             block_tables,
+            local_tables,
             leaf_positions,
             skip,
             logits_rows,
@@ -168,8 +176,10 @@ impl StepInput {
         token_ids.clear();
         positions.clear();
         slot_mapping.clear();
+        local_slot_mapping.clear();
         sequences.clear();
         block_tables.clear();
+        local_tables.clear();
         leaf_positions.clear();
         *skip = None;
         logits_rows.clear();
@@ -182,15 +192,17 @@ impl StepInput {
         self.token_ids.len()
     }
 
-    /// Adds a sequence whose rows are pushed next.
+    /// Adds a sequence whose rows are pushed next. `local_table` is as long as `block_table`, or
+    /// empty where there is no pool for sliding windows.
     pub fn push_sequence(
         &mut self,
-        block_table: &[BlockId],
+        [block_table, local_table]: [&[BlockId]; 2],
         leaf_positions: &[u32],
         rows: StepSequence,
     ) {
         let table = self.block_tables.len();
         self.block_tables.extend_from_slice(block_table);
+        self.local_tables.extend_from_slice(local_table);
         let leaves = self.leaf_positions.len();
         self.leaf_positions.extend_from_slice(leaf_positions);
         self.sequences.push(StepSequence {

@@ -182,6 +182,7 @@ fn config(options: &MistralrsOptions, max_model_len: usize) -> EngineConfig {
         max_num_batched_tokens: max_model_len,
         block_size: 0,
         num_blocks: 0,
+        local: None,
         enable_prefix_caching: false,
         enable_chunked_prefill: false,
         max_num_waiting_seqs: options.max_num_waiting_seqs,
@@ -201,5 +202,6 @@ fn info(options: &MistralrsOptions, max_position_embeddings: usize) -> ModelInfo
         architecture: "mistralrs".to_owned(),
         num_experts: None,
         is_differentiable: false,
+        local: None,
     }
 }

@@ -27,14 +27,20 @@ impl Runner {
         let start = first_compared / self.block_size * self.block_size;
         let num_own = (end - start).div_ceil(self.block_size);
         debug_assert!(num_own <= num_scratch_blocks(self.block_size));
-        let own = self.first_scratch_block..self.first_scratch_block + num_own;
-        let kept = sequence.block_table[..start / self.block_size].iter();
-        let block_table: Vec<_> = kept.copied().chain(own.map(|b| b as BlockId)).collect();
+        let num_before = start / self.block_size;
+        let table = |all: &[BlockId], first_own: usize| -> Vec<BlockId> {
+            let own = (first_own..first_own + num_own).map(|block| block as BlockId);
+            all[..num_before].iter().copied().chain(own).collect()
+        };
+        let block_table = table(&sequence.tables.blocks, self.first_scratch_block);
+        let first_local = self.first_local_scratch_block;
+        let local = first_local.map(|first| table(&sequence.tables.local, first));
         let window = Window {
             token_ids: &sequence.token_ids[..end],
             start,
             first_compared,
             block_table: &block_table,
+            local_table: local.as_deref(),
             block_size: self.block_size,
         };
         matchness(&mut *self.executor, &window, Some(skip))
@@ -51,6 +57,7 @@ impl Runner {
         }
         let scratch = Scratch {
             first_block: self.first_scratch_block,
+            first_local_block: self.first_local_scratch_block,
             block_size: self.block_size,
         };
         time_rows(&mut *self.executor, rows, skip, scratch)
@@ -60,6 +67,7 @@ impl Runner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::block_tables::BlockTables;
     use crate::engine::executor::ModelExecutor;
     use crate::engine::fake_model::{FakeModel, Fault};
     use crate::engine::request::{GenerateRequest, RequestId, SamplingParams};
@@ -77,6 +85,7 @@ mod tests {
                 max_num_batched_tokens: most,
                 block_size,
                 num_blocks: most.div_ceil(block_size),
+                local: None,
                 enable_prefix_caching: true,
                 enable_chunked_prefill: true,
                 max_num_waiting_seqs: 1,
@@ -96,7 +105,10 @@ mod tests {
                 let seq = sequences.new_id();
                 sequences.push_running(Sequence {
                     num_computed_tokens: num_computed,
-                    block_table: (0..config.num_blocks as BlockId).collect(),
+                    tables: BlockTables {
+                        blocks: (0..config.num_blocks as BlockId).collect(),
+                        local: Vec::new(),
+                    },
                     ..Sequence::new(seq, RequestId(0), request)
                 });
                 let rows = DraftRows {

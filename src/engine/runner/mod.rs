@@ -10,6 +10,7 @@ use std::time::Duration;
 pub(super) use measure::num_scratch_blocks;
 pub(super) use plan::PlannedRows;
 
+use super::block_tables::BlockCopies;
 use super::executor::{
     Executor, ExecutorError, SampleSpec, Sampled, StepInput, StepOutput, StepSequence, Ticket,
 };
@@ -18,8 +19,8 @@ use super::sequence::{SeqId, Sequence};
 use super::sequences::Sequences;
 use super::speculative::skip_search::{Scratch, Window, matchness, time_rows};
 use crate::model::{
-    AdaptationPhase, AdapterId, BlockId, ForwardBatch, ForwardError, LoraAdapter, SequenceRows,
-    SkipSet,
+    AdaptationPhase, AdapterId, BlockId, ForwardBatch, ForwardError, LocalRows, LoraAdapter,
+    SequenceRows, SkipSet,
 };
 use masks::Masks;
 
@@ -29,6 +30,8 @@ pub(super) struct Runner {
     block_size: usize,
     /// The blocks past those of sequences are for measurements.
     first_scratch_block: usize,
+    /// The same in the pool of the layers with a sliding window, where the executor has one.
+    first_local_scratch_block: Option<usize>,
     /// There are positions for so many tokens.
     max_model_len: usize,
     /// Empty between steps; keeps its memory.
@@ -63,6 +66,7 @@ impl Runner {
             executor,
             block_size: config.block_size,
             first_scratch_block: config.num_blocks,
+            first_local_scratch_block: config.local.map(|local| local.num_blocks),
             max_model_len: config.max_model_len,
             input: StepInput::default(),
             planned: Vec::new(),
@@ -159,7 +163,7 @@ impl Runner {
             steering: sequence.active_steering().filter(|_| is_own).cloned(),
             ..StepSequence::plain(rows.end - rows.start, rows.end)
         };
-        self.input.push_sequence(&sequence.block_table, &[], step);
+        self.push_sequence(sequence, &[], step);
         self.push_tokens(sequence, rows.start, rows.end);
     }
 
@@ -174,10 +178,14 @@ impl Runner {
         let end = sequence.token_ids.len() - 1;
         self.push_tokens(sequence, start, end);
         let rows = SequenceRows {
-            block_table: &sequence.block_table,
+            block_table: &sequence.tables.blocks,
             num_rows: end - start,
             context_len: end,
             leaves: &[],
+        };
+        let local_rows = SequenceRows {
+            block_table: &sequence.tables.local,
+            ..rows
         };
         let batch = ForwardBatch {
             token_ids: &self.input.token_ids,
@@ -188,6 +196,10 @@ impl Runner {
             steering: &[],
             logits_rows: &[],
             skip: None,
+            local: (self.first_local_scratch_block).map(|_| LocalRows {
+                slot_mapping: &self.input.local_slot_mapping,
+                sequences: std::slice::from_ref(&local_rows),
+            }),
         };
         let targets = &sequence.token_ids[start + 1..];
         let adaptation = self.executor.adaptation();
@@ -198,12 +210,16 @@ impl Runner {
     }
 
     /// Copies blocks between two steps.
-    pub(super) fn copy(&mut self, copies: &[(BlockId, BlockId)]) -> Result<(), ExecutorError> {
+    pub(super) fn copy(&mut self, copies: &BlockCopies) -> Result<(), ExecutorError> {
         if copies.is_empty() {
             return Ok(());
         }
         self.clear();
-        self.input.block_copies.extend_from_slice(copies);
+        self.input.block_copies.extend(copies);
+        if self.first_local_scratch_block.is_none() {
+            // A draft model keeps all its layers in one pool.
+            self.input.block_copies.local.clear();
+        }
         let output = self.run()?;
         self.recycle(output, Vec::new());
         Ok(())
@@ -215,14 +231,33 @@ impl Runner {
         self.planned.clear();
     }
 
+    fn push_sequence(&mut self, sequence: &Sequence, leaves: &[u32], step: StepSequence) {
+        let local: &[BlockId] = match self.first_local_scratch_block {
+            Some(_) => &sequence.tables.local,
+            None => &[],
+        };
+        let tables = [&sequence.tables.blocks, local];
+        self.input.push_sequence(tables, leaves, step);
+    }
+
     fn push_tokens(&mut self, sequence: &Sequence, start: usize, end: usize) {
+        let block_size = self.block_size;
+        let slot = |table: &[BlockId], index: usize| {
+            table[index / block_size] as usize * block_size + index % block_size
+        };
+        let has_local = self.first_local_scratch_block.is_some();
+        let tables = &sequence.tables;
         for index in start..end {
-            let block = sequence.block_table[index / self.block_size] as usize;
-            let slot = block * self.block_size + index % self.block_size;
             let (token_id, position) = sequence.token_at(index);
             self.input.token_ids.push(token_id);
             self.input.positions.push(position as u32);
-            self.input.slot_mapping.push(slot as u32);
+            let input = &mut self.input;
+            input.slot_mapping.push(slot(&tables.blocks, index) as u32);
+            if has_local {
+                input
+                    .local_slot_mapping
+                    .push(slot(&tables.local, index) as u32);
+            }
         }
     }
 

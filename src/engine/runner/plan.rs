@@ -43,9 +43,7 @@ impl Runner {
             steering: sequence.active_steering().cloned(),
             ..StepSequence::plain(rows.num_rows, end)
         };
-        let leaves = &sequence.draft.leaf_positions;
-        self.input
-            .push_sequence(&sequence.block_table, leaves, step);
+        self.push_sequence(sequence, &sequence.draft.leaf_positions, step);
         self.push_tokens(sequence, start, end);
         let num_own = sequence.num_uncomputed_tokens().min(rows.num_rows);
         let mut planned = PlannedRows {

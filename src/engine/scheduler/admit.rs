@@ -2,8 +2,9 @@
 
 use super::{Budget, Scheduler};
 use crate::engine::batch::ScheduledBatch;
-use crate::engine::prefix_cache::chain;
+use crate::engine::prefix_cache::{PrefixHash, chain};
 use crate::engine::sequence::{SeqId, Sequence};
+use crate::model::{BlockId, NO_BLOCK};
 
 /// How much of the prefix cache a sequence starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,8 +109,8 @@ impl Scheduler {
         self.attach_cached_blocks(id, reuse);
         let num_rows = self.wanted_rows(&self.sequences[id], *budget);
         if num_rows == 0 || !self.reserve(id, num_rows, batch) {
-            let mut table = self.sequences[id].drop_kv();
-            self.blocks.release_all(&mut table);
+            let mut tables = self.sequences[id].drop_kv();
+            self.blocks.release_all(&mut tables);
             return false;
         }
         let sequence = &mut self.sequences[id];
@@ -124,39 +125,96 @@ impl Scheduler {
         true
     }
 
+    /// The blocks that hold the longest known prefix of a sequence.
+    fn known_prefix(&self, sequence: &Sequence, reuse: Reuse) -> KnownPrefix {
+        let block_size = self.blocks.block_size();
+        let usable = usable_tokens(sequence);
+        let (mut blocks, mut hashes) = (Vec::new(), Vec::new());
+        let mut parent = sequence.cache_salt;
+        for token_ids in sequence.token_ids[..usable].chunks_exact(block_size) {
+            let Some(block) = self.blocks.lookup(parent, token_ids) else {
+                break;
+            };
+            blocks.push(block);
+            parent = chain(parent, token_ids);
+            hashes.push(parent);
+        }
+        let mut num_tokens = blocks.len() * block_size;
+        let rest = &sequence.token_ids[num_tokens..usable];
+        let rest = &rest[..rest.len().min(block_size)];
+        if reuse == Reuse::Tail
+            && let Some((block, len)) = self.blocks.longest_match(parent, rest)
+        {
+            // Copied before the first write: a known block is never written to.
+            blocks.push(block);
+            num_tokens += len;
+        }
+        KnownPrefix {
+            blocks,
+            hashes,
+            num_tokens,
+        }
+    }
+
+    /// Shortens a prefix until the layers with a sliding window still have what a sequence needs
+    /// that starts behind it.
+    fn shorten_to_places(&self, sequence: &Sequence, prefix: &mut KnownPrefix) {
+        let num_more = sequence.num_more_kept_tokens();
+        let has_place = |block: &BlockId| self.blocks.place(*block).is_some();
+        // The end of the blocks at the end that have places, and their beginning.
+        let mut end = prefix.blocks.len();
+        let mut begin = end;
+        loop {
+            begin = begin.min(end);
+            while begin > 0 && has_place(&prefix.blocks[begin - 1]) {
+                begin -= 1;
+            }
+            if begin <= self.config.num_passed_blocks(prefix.num_tokens, num_more) {
+                return;
+            }
+            // The longest prefix of whole blocks that ends before.
+            end -= 1;
+            prefix.blocks.truncate(end);
+            prefix.hashes.truncate(end);
+            prefix.num_tokens = end * self.blocks.block_size();
+        }
+    }
+
     /// Starts a sequence at its longest known prefix; at least its last token is always computed.
     fn attach_cached_blocks(&mut self, id: SeqId, reuse: Reuse) {
-        let sequence = &mut self.sequences[id];
+        let sequence = &self.sequences[id];
         let is_usable = self.config.enable_prefix_caching && sequence.has_shareable_kv();
         if !is_usable || sequence.wants_prompt_logprobs() {
             return;
         }
-        let block_size = self.blocks.block_size();
-        let usable = usable_tokens(sequence);
-        for token_ids in sequence.token_ids[..usable].chunks_exact(block_size) {
-            let parent = sequence.parent_hash();
-            let Some(block) = self.blocks.lookup(parent, token_ids) else {
-                break;
+        let mut prefix = self.known_prefix(sequence, reuse);
+        if self.config.local.is_some() {
+            self.shorten_to_places(sequence, &mut prefix);
+        }
+        let num_more = sequence.num_more_kept_tokens();
+        let num_passed = self.config.num_passed_blocks(prefix.num_tokens, num_more);
+        let sequence = &mut self.sequences[id];
+        for (index, block) in prefix.blocks.into_iter().enumerate() {
+            self.blocks.share(block);
+            let place = match index < num_passed {
+                true => self.config.local.map(|_| NO_BLOCK),
+                false => self.blocks.share_place(block),
             };
-            self.blocks.share(block);
-            sequence.block_table.push(block);
-            let hash = chain(parent, token_ids);
-            sequence.block_hashes.push(hash);
-            sequence.num_computed_tokens += block_size;
+            sequence.tables.push(block, place);
         }
-        let rest = &sequence.token_ids[sequence.num_computed_tokens..usable];
-        let rest = &rest[..rest.len().min(block_size)];
-        if reuse == Reuse::Tail
-            && let Some((block, len)) = self.blocks.longest_match(sequence.parent_hash(), rest)
-        {
-            // Copied before the first write: a known block is never written to.
-            self.blocks.share(block);
-            sequence.block_table.push(block);
-            sequence.num_computed_tokens += len;
-        }
+        sequence.block_hashes = prefix.hashes;
+        sequence.num_computed_tokens = prefix.num_tokens;
         // The salt sees to it that a draft model has followed the cached blocks.
         sequence.draft.num_computed_tokens = sequence.num_computed_tokens;
     }
+}
+
+/// What of a sequence's tokens is known.
+struct KnownPrefix {
+    blocks: Vec<BlockId>,
+    /// Of whole blocks.
+    hashes: Vec<PrefixHash>,
+    num_tokens: usize,
 }
 
 /// Tokens of a sequence that may come from the cache.

@@ -30,7 +30,7 @@ impl Scheduler {
     }
 
     fn audit_running(&self, sequence: &Sequence) -> Result<(), Violation> {
-        let room = sequence.block_table.len() * self.config.block_size;
+        let room = sequence.tables.len() * self.config.block_size;
         let (computed, known) = (sequence.num_computed_tokens, sequence.token_ids.len());
         if computed > room {
             let detail = format!("{computed} tokens in blocks for {room}");
@@ -44,6 +44,30 @@ impl Scheduler {
         if sequence.num_scheduled_rows != 0 {
             let detail = format!("{} rows", sequence.num_scheduled_rows);
             return broken("rows are scheduled for one step", detail);
+        }
+        self.audit_window(sequence)
+    }
+
+    /// What the next row sees of a sliding window has its places, and what lies behind all that the
+    /// sequence needs has none. Their number does not grow with the sequence.
+    fn audit_window(&self, sequence: &Sequence) -> Result<(), Violation> {
+        let Some(local) = &self.config.local else {
+            return Ok(());
+        };
+        let (tables, computed) = (&sequence.tables, sequence.num_computed_tokens);
+        let num_more = sequence.num_more_kept_tokens();
+        let num_passed = self.config.num_passed_blocks(computed, num_more);
+        let first_seen = (computed + 1).saturating_sub(local.window) / self.config.block_size;
+        let has_all = (first_seen..tables.len()).all(|index| tables.has_place(index));
+        // Places are given back in order: where the last one is gone, the others are.
+        let has_passed = num_passed > 0 && tables.has_place(num_passed - 1);
+        if tables.local.len() != tables.len() || !has_all || has_passed {
+            let detail = format!(
+                "{computed} computed tokens, {} of {} blocks have places",
+                tables.needed_places().count(),
+                tables.len()
+            );
+            return broken("the blocks of a window have places, and no others", detail);
         }
         Ok(())
     }
@@ -68,7 +92,7 @@ impl Scheduler {
             return broken("each sequence is in one list", detail);
         }
         for sequence in self.sequences.waiting() {
-            let held = sequence.block_table.len();
+            let held = sequence.tables.len();
             if held > 0 {
                 let detail = format!("sequence {} holds {held}", sequence.id.0);
                 return broken("a waiting sequence holds no blocks", detail);
@@ -77,7 +101,7 @@ impl Scheduler {
         for sequence in self.sequences.running() {
             self.audit_running(sequence)?;
         }
-        let tables = self.sequences.iter().map(|s| s.block_table.as_slice());
+        let tables = self.sequences.iter().map(|s| &s.tables);
         match self.blocks.inconsistency(tables) {
             Some(detail) => broken("blocks agree with the tables that refer to them", detail),
             None => Ok(()),

@@ -28,11 +28,16 @@ pub(super) struct Scheduler {
 
 impl Scheduler {
     pub(super) fn new(config: EngineConfig) -> Self {
+        let blocks = BlockManager::new(config.num_blocks, config.block_size);
         Self {
-            blocks: BlockManager::new(config.num_blocks, config.block_size),
+            blocks: match &config.local {
+                Some(local) => blocks.with_local_pool(local.num_blocks),
+                None => blocks,
+            },
             sequences: Sequences::default(),
             stats: EngineStats {
                 num_blocks: config.num_blocks,
+                num_local_blocks: config.local.map_or(0, |local| local.num_blocks),
                 ..EngineStats::default()
             },
             config,
@@ -51,9 +56,12 @@ impl Scheduler {
         }
         // Blocks past the computed tokens are the parent's alone: it is about to write to them.
         let num_shared = (sequence.num_computed_tokens).div_ceil(self.config.block_size);
-        sequence.block_table.truncate(num_shared);
-        for block in &sequence.block_table {
+        sequence.tables.truncate(num_shared);
+        for block in &sequence.tables.blocks {
             self.blocks.share(*block);
+        }
+        for (block, _) in sequence.tables.needed_places() {
+            self.blocks.share_place(block);
         }
         self.sequences.push_running(sequence);
     }
@@ -79,7 +87,7 @@ impl Scheduler {
             if self.config.enable_prefix_caching {
                 register_tail(&mut self.blocks, sequence);
             }
-            self.blocks.release_all(&mut sequence.block_table);
+            self.blocks.release_all(&mut sequence.tables);
         }
         removed
     }
@@ -190,15 +198,14 @@ impl Scheduler {
         budget.give_back(std::mem::take(&mut sequence.num_scheduled_rows));
         // Its copy-on-write targets go with it: copying into a block that is free again does no harm
         // only as long as nobody else gets it in this step.
-        let table = &sequence.block_table;
         let num_copies = batch.block_copies.len();
-        (batch.block_copies).retain(|(_, target)| !table.contains(target));
+        batch.block_copies.drop_into(&sequence.tables);
         if batch.block_copies.len() == num_copies && self.config.enable_prefix_caching {
             register_tail(&mut self.blocks, &self.sequences[id]);
         }
         // A phase that ran begins again once the tokens are computed.
-        let mut table = self.sequences[id].drop_kv();
-        self.blocks.release_all(&mut table);
+        let mut tables = self.sequences[id].drop_kv();
+        self.blocks.release_all(&mut tables);
         self.stats.num_preemptions += 1;
         self.sequences.stop(position);
     }
@@ -207,10 +214,7 @@ impl Scheduler {
     pub(super) fn describe(&self) -> String {
         let tokens = |sequence: &Sequence| {
             let (computed, all) = (sequence.num_computed_tokens, sequence.token_ids.len());
-            format!(
-                "{computed}/{all} tokens, {} blocks",
-                sequence.block_table.len()
-            )
+            format!("{computed}/{all} tokens, {} blocks", sequence.tables.len())
         };
         let first = self.sequences.iter().next().map(tokens);
         format!(
@@ -231,6 +235,7 @@ impl Scheduler {
         let branches = branches.filter(|sequence| matches!(sequence.group, Group::Search(_)));
         self.stats.num_branches_running = branches.map(Sequence::width).sum();
         self.stats.num_used_blocks = self.blocks.num_used();
+        self.stats.num_used_local_blocks = self.blocks.num_used_locally();
         self.stats
     }
 }
@@ -256,3 +261,5 @@ impl Budget {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod window_tests;

@@ -1,16 +1,18 @@
 //! What the scheduler promises, over long random runs and on exact cases.
 
 use super::*;
+use crate::engine::kv_sizes::LocalBlocks;
 use crate::engine::request::{GenerateRequest, RequestId, SamplingParams};
 use crate::model::testing::uniform;
 
-fn config(num_blocks: usize, chunked: bool) -> EngineConfig {
+pub(super) fn config(num_blocks: usize, chunked: bool) -> EngineConfig {
     EngineConfig {
         max_model_len: 96,
         max_num_seqs: 6,
         max_num_batched_tokens: 24,
         block_size: 4,
         num_blocks,
+        local: None,
         enable_prefix_caching: true,
         enable_chunked_prefill: chunked,
         max_num_waiting_seqs: 100,
@@ -28,19 +30,19 @@ fn sequence(scheduler: &mut Scheduler, request: u64, token_ids: Vec<u32>) -> Seq
     }
 }
 
-fn add(scheduler: &mut Scheduler, request: u64, token_ids: Vec<u32>) {
+pub(super) fn add(scheduler: &mut Scheduler, request: u64, token_ids: Vec<u32>) {
     let sequence = sequence(scheduler, request, token_ids);
     scheduler.add(sequence);
 }
 
-fn step(scheduler: &mut Scheduler) -> ScheduledBatch {
+pub(super) fn step(scheduler: &mut Scheduler) -> ScheduledBatch {
     let mut batch = ScheduledBatch::default();
     scheduler.schedule(&mut batch);
     batch
 }
 
 /// Appends `token_id` where a sequence's rows reached its end, forking as the engine does.
-fn commit(scheduler: &mut Scheduler, batch: &ScheduledBatch, token_id: u32) {
+pub(super) fn commit(scheduler: &mut Scheduler, batch: &ScheduledBatch, token_id: u32) {
     for rows in &batch.rows {
         scheduler.commit_rows(*rows);
         if scheduler.sequences[rows.seq].num_uncomputed_tokens() > 0 {
@@ -65,8 +67,13 @@ fn requests(scheduler: &Scheduler) -> Vec<u64> {
 /// (preemption is frequent): every step keeps the invariants, and nothing leaks.
 #[test]
 fn random_runs_keep_the_invariants() {
-    for seed in 0..6 {
-        let mut scheduler = Scheduler::new(config(24 + 9 * seed as usize, seed % 2 == 0));
+    for seed in 0..10 {
+        let plain = config(24 + 9 * (seed as usize % 6), seed % 2 == 0);
+        // The last ones have layers with a window, and room for one sequence or a few.
+        let window = 3;
+        let num_blocks = plain.fewest_local_blocks(window) + seed as usize % 3;
+        let local = (seed >= 6).then_some(LocalBlocks { num_blocks, window });
+        let mut scheduler = Scheduler::new(EngineConfig { local, ..plain });
         let mut state = seed;
         let mut roll =
             |limit: usize| ((uniform(&mut state) + 1.0) / 2.0 * limit as f32) as usize % limit;
@@ -97,6 +104,7 @@ fn random_runs_keep_the_invariants() {
         scheduler.remove(|_| true);
         scheduler.check_invariants().unwrap();
         assert_eq!(scheduler.blocks.num_used(), 0, "no block leaks");
+        assert_eq!(scheduler.blocks.num_used_locally(), 0, "no place leaks");
     }
 }
 

@@ -22,6 +22,8 @@ const TIMED: Duration = Duration::from_millis(40);
 #[derive(Debug, Clone, Copy)]
 pub struct Scratch {
     pub first_block: usize,
+    /// In the pool of the layers with a sliding window, where they have one.
+    pub first_local_block: Option<usize>,
     pub block_size: usize,
 }
 
@@ -33,22 +35,31 @@ pub fn time_rows(
     scratch: Scratch,
 ) -> Option<Duration> {
     let num_blocks = rows.div_ceil(scratch.block_size);
-    let block_table: Vec<_> = (scratch.first_block..scratch.first_block + num_blocks)
-        .map(|block| block as BlockId)
-        .collect();
-    let first_slot = (scratch.first_block * scratch.block_size) as u32;
+    let table = |first: usize| -> Vec<_> {
+        let blocks = first..first + num_blocks;
+        blocks.map(|block| block as BlockId).collect()
+    };
+    let first_slot = |first: usize| (first * scratch.block_size) as u32;
+    let block_table = table(scratch.first_block);
+    let local_table = scratch.first_local_block.map(table).unwrap_or_default();
     let vocab_size = executor.info().vocab_size as u32;
     let mut step = StepInput {
         skip: skip.cloned(),
         ..StepInput::default()
     };
-    step.push_sequence(&block_table, &[], StepSequence::plain(rows, rows));
+    let tables = [&block_table[..], &local_table];
+    step.push_sequence(tables, &[], StepSequence::plain(rows, rows));
     let params = greedy();
     for row in 0..rows as u32 {
         step.token_ids
             .push((u64::from(row) * 7919 % u64::from(vocab_size)) as u32);
         step.positions.push(row);
-        step.slot_mapping.push(first_slot + row);
+        let slot = first_slot(scratch.first_block) + row;
+        step.slot_mapping.push(slot);
+        let local_slot = scratch
+            .first_local_block
+            .map(|first| first_slot(first) + row);
+        step.local_slot_mapping.extend(local_slot);
         let logits = step.read_row(row as usize);
         step.samples.push(SampleSpec::greedy(logits, &params));
     }
@@ -84,6 +95,8 @@ pub struct Window<'a> {
     pub first_compared: usize,
     /// Blocks of all positions. Those from `start` on are written to: they must not be the text's own.
     pub block_table: &'a [BlockId],
+    /// The same in the pool of the layers with a sliding window, where they have one.
+    pub local_table: Option<&'a [BlockId]>,
     pub block_size: usize,
 }
 
@@ -100,14 +113,18 @@ pub fn matchness(
         ..StepInput::default()
     };
     let rows = StepSequence::plain(end - window.start, end);
-    step.push_sequence(window.block_table, &[], rows);
+    let tables = [window.block_table, window.local_table.unwrap_or_default()];
+    step.push_sequence(tables, &[], rows);
     let params = greedy();
     for position in window.start..end {
-        let block = window.block_table[position / window.block_size] as usize;
-        let slot = block * window.block_size + position % window.block_size;
+        let slot = |table: &[BlockId]| {
+            let block = table[position / window.block_size] as usize;
+            (block * window.block_size + position % window.block_size) as u32
+        };
         step.token_ids.push(window.token_ids[position]);
         step.positions.push(position as u32);
-        step.slot_mapping.push(slot as u32);
+        step.slot_mapping.push(slot(window.block_table));
+        step.local_slot_mapping.extend(window.local_table.map(slot));
         if position >= window.first_compared {
             let logits = step.read_row(position - window.start);
             step.samples.push(SampleSpec::greedy(logits, &params));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::EngineCore;
+use crate::engine::block_tables::BlockCopies;
 use crate::engine::request::{EngineError, StreamEvent};
 use crate::engine::sequence::{SeqId, Sequence};
 
@@ -36,7 +37,7 @@ impl EngineCore {
     }
 
     /// Copies blocks between two steps; false, with the request failed, when the model cannot.
-    fn copy_now(&mut self, copies: &[(u32, u32)], seq: SeqId) -> bool {
+    fn copy_now(&mut self, copies: &BlockCopies, seq: SeqId) -> bool {
         let mut result = self.runner.copy(copies);
         if let Some(runner) = &mut self.draft_runner {
             result = result.and_then(|()| runner.copy(copies));

@@ -18,7 +18,7 @@ use super::batch::ScheduledBatch;
 use super::clock::Clock;
 use super::executor::{Executor, ExecutorError};
 use super::handle::Shared;
-use super::request::{EngineError, RequestId, StreamEvent};
+use super::request::{EngineConfig, EngineError, RequestId, StreamEvent};
 use super::runner::Runner;
 use super::scheduler::{Scheduler, Violation};
 use super::speculative::Speculator;
@@ -66,11 +66,16 @@ impl EngineCore {
     ) -> Self {
         let speculative = shared.config.speculative.clone();
         let speculator = Speculator::new(speculative, draft_executor.is_some());
+        // A draft model keeps all its layers in one pool.
+        let draft_config = EngineConfig {
+            local: None,
+            ..shared.config.clone()
+        };
         Self {
             scheduler: Scheduler::new(shared.config.clone()),
             batch: ScheduledBatch::default(),
             runner: Runner::new(executor, &shared.config),
-            draft_runner: draft_executor.map(|executor| Runner::new(executor, &shared.config)),
+            draft_runner: draft_executor.map(|executor| Runner::new(executor, &draft_config)),
             speculator,
             requests: HashMap::new(),
             adapters: AdapterTable::default(),
@@ -238,7 +243,8 @@ impl EngineCore {
     /// What is left once all has ended.
     pub(super) fn leftovers(&self) -> Option<String> {
         let open = self.requests.len();
-        let used = self.scheduler.blocks.num_used();
+        let blocks = &self.scheduler.blocks;
+        let used = blocks.num_used() + blocks.num_used_locally();
         let adapters = self.adapters.num_known();
         let is_clean = self.is_idle() && open + used + adapters == 0 && self.num_counted == 0;
         (!is_clean).then(|| {

@@ -1,12 +1,12 @@
 //! Back through attention. Keys and values of tokens before the window are constants.
 
-use ponder_kernels::gradients::{AttentionGradient, add_norm_gradient};
+use ponder_kernels::gradients::{AttentionGradient, NO_SLOT, add_norm_gradient};
 use ponder_kernels::{matmul, matmul_transposed};
 
 use super::backward::Room;
 use super::feed_forward_backward::Gradient;
 use super::window::Tape;
-use crate::model::causal_lm::{ForwardBatch, ForwardError};
+use crate::model::causal_lm::{ForwardBatch, ForwardError, NO_BLOCK};
 use crate::model::decoder::Decoder;
 use crate::model::families::QkNorm;
 use crate::model::layers::Projections;
@@ -39,15 +39,16 @@ impl Decoder {
         by_attended.clear();
         by_attended.resize(tape.queries[index].len(), 0.0);
         matmul_transposed(pool, [by_result], output, &mut room.rows, by_attended);
-        let cache = self.kv_cache.as_ref().ok_or(ForwardError::NoKvCache)?;
+        let (cache, cache_layer) = self.cache_of(index).ok_or(ForwardError::NoKvCache)?;
+        let local = batch.local_view().filter(|_| attention.is_local);
         let params = config.attention_params(attention.is_local);
         let read = AttentionGradient {
             params: &params,
             queries: &tape.queries[index],
             by_result: by_attended,
-            slots: &slots(batch, cache.block_size()),
+            slots: &slots(local.as_ref().unwrap_or(batch), cache.block_size()),
         };
-        room.attention.run(pool, &read, cache, index);
+        room.attention.run(pool, &read, cache, cache_layer);
         let by = &mut room.attention;
         self.rotate_back(batch, index, &mut by.by_queries, &mut by.by_keys);
         let input = &tape.input[index];
@@ -109,11 +110,12 @@ impl Decoder {
     }
 }
 
-/// Where the sequence's tokens lie in the cache.
+/// Where the sequence's tokens lie in the cache; [`NO_SLOT`] for those that it has given back.
 fn slots(batch: &ForwardBatch<'_>, block_size: usize) -> Vec<u32> {
     let sequence = &batch.sequences[0];
-    let slot = |token: usize| {
-        sequence.block_table[token / block_size] * block_size as u32 + (token % block_size) as u32
+    let slot = |token: usize| match sequence.block_table[token / block_size] {
+        NO_BLOCK => NO_SLOT,
+        block => block * block_size as u32 + (token % block_size) as u32,
     };
     (0..sequence.context_len).map(slot).collect()
 }

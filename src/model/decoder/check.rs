@@ -27,11 +27,7 @@ impl<O: Ops> Decoder<O> {
         if let Some(position) = batch.positions.iter().find(is_past) {
             return refuse(format!("position {position} of {}", self.num_positions));
         }
-        let num_slots = shape.num_blocks * shape.block_size;
-        let is_outside = |slot: &&u32| **slot as usize >= num_slots;
-        if let Some(slot) = batch.slot_mapping.iter().find(is_outside) {
-            return refuse(format!("slot {slot} of {num_slots}"));
-        }
+        check_slots(batch.slot_mapping, &shape)?;
         let of_sequences: usize = batch.sequences.iter().map(|rows| rows.num_rows).sum();
         if of_sequences != num_rows {
             return refuse(format!("{of_sequences} rows of sequences, not {num_rows}"));
@@ -49,10 +45,36 @@ impl<O: Ops> Decoder<O> {
         {
             return refuse("steering of another model".to_owned());
         }
-        batch
-            .sequences
-            .iter()
-            .try_for_each(|rows| check_sequence(rows, &shape))
+        let mut sequences = batch.sequences.iter();
+        sequences.try_for_each(|rows| check_sequence(rows, &shape, usize::MAX))?;
+        self.check_local(batch)
+    }
+
+    /// The same of the places of rows in the pool of the layers with a window, where they have
+    /// one.
+    fn check_local(&self, batch: &ForwardBatch<'_>) -> Result<(), ForwardError> {
+        let Some(shape) = &self.local_pool.shape else {
+            return match batch.local {
+                None => Ok(()),
+                Some(_) => refuse("places in a pool that is not there".to_owned()),
+            };
+        };
+        let (Some(local), Some(window)) = (batch.local, self.config.sliding_window) else {
+            return refuse("rows without a place behind their window".to_owned());
+        };
+        let is_alike = |(a, b): (&SequenceRows<'_>, &SequenceRows<'_>)| {
+            (a.num_rows, a.context_len, a.leaves) == (b.num_rows, b.context_len, b.leaves)
+        };
+        let mut pairs = local.sequences.iter().zip(batch.sequences);
+        if local.slot_mapping.len() != batch.slot_mapping.len()
+            || local.sequences.len() != batch.sequences.len()
+            || !pairs.all(is_alike)
+        {
+            return refuse("other rows in the pool of the layers with a window".to_owned());
+        }
+        check_slots(local.slot_mapping, shape)?;
+        let mut sequences = local.sequences.iter();
+        sequences.try_for_each(|rows| check_sequence(rows, shape, window))
     }
 
     /// Whether vectors have the widths of what they are added to.
@@ -65,8 +87,10 @@ impl<O: Ops> Decoder<O> {
     }
 
     /// Refuses copies of blocks that do not exist.
-    pub(super) fn check_copies(&self, copies: &[(BlockId, BlockId)]) -> Result<(), ForwardError> {
-        let shape = self.kv_shape.ok_or(ForwardError::NoKvCache)?;
+    pub(super) fn check_copies(
+        copies: &[(BlockId, BlockId)],
+        shape: &KvShape,
+    ) -> Result<(), ForwardError> {
         let is_there = |block: BlockId| (block as usize) < shape.num_blocks;
         match copies.iter().find(|(a, b)| !is_there(*a) || !is_there(*b)) {
             Some(copy) => refuse(format!("copy {copy:?} of {} blocks", shape.num_blocks)),
@@ -75,7 +99,21 @@ impl<O: Ops> Decoder<O> {
     }
 }
 
-fn check_sequence(rows: &SequenceRows<'_>, shape: &KvShape) -> Result<(), ForwardError> {
+fn check_slots(slot_mapping: &[u32], shape: &KvShape) -> Result<(), ForwardError> {
+    let num_slots = shape.num_blocks * shape.block_size;
+    let is_outside = |slot: &&u32| **slot as usize >= num_slots;
+    match slot_mapping.iter().find(is_outside) {
+        Some(slot) => refuse(format!("slot {slot} of {num_slots}")),
+        None => Ok(()),
+    }
+}
+
+/// Each row sees `window` tokens: only the blocks that some row sees must exist.
+fn check_sequence(
+    rows: &SequenceRows<'_>,
+    shape: &KvShape,
+    window: usize,
+) -> Result<(), ForwardError> {
     let (table, context_len) = (rows.block_table, rows.context_len);
     if context_len > table.len() * shape.block_size || rows.num_rows > context_len {
         let (num_rows, num_blocks) = (rows.num_rows, table.len());
@@ -83,7 +121,11 @@ fn check_sequence(rows: &SequenceRows<'_>, shape: &KvShape) -> Result<(), Forwar
             "{num_rows} rows of {context_len} tokens in {num_blocks} blocks"
         ));
     }
-    let used = &table[..context_len.div_ceil(shape.block_size)];
+    let leaves = rows.leaves.iter().map(|at| *at as usize);
+    let first_row = leaves.fold(context_len - rows.num_rows, usize::min);
+    let first_seen = (first_row + 1).saturating_sub(window) / shape.block_size;
+    let used = table[..context_len.div_ceil(shape.block_size)].get(first_seen..);
+    let used = used.unwrap_or_default();
     if let Some(block) = used
         .iter()
         .find(|block| **block as usize >= shape.num_blocks)

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use super::Decoder;
 use crate::model::causal_lm::{
-    Adaptable, AdapterId, AdapterStore, BlockId, CausalLm, ForwardBatch, ForwardError, ModelInfo,
-    SkipsSubLayers,
+    Adaptable, AdapterId, AdapterStore, BlockId, CausalLm, ForwardBatch, ForwardError, LocalCache,
+    ModelInfo, SkipsSubLayers,
 };
 use crate::model::layer_step::{LayerStep, Scratch};
 use crate::model::layers::{FeedForward, Layer};
 use crate::model::lora::LoraAdapter;
 use crate::model::moe::{ExpertLoad, LayerRouting};
-use crate::model::ops::{AttentionShape, KvShape, Ops, RowSet, Step};
+use crate::model::ops::{AttentionShape, Ops, RowSet, Step};
 use crate::model::profile::{Operator, Stopwatch};
 use crate::model::skip::{SkipSet, SubLayer};
 use crate::model::skip_search::{Probe, SkipCosts};
@@ -115,6 +115,9 @@ impl<O: Ops> Decoder<O> {
         batch: &ForwardBatch<'_>,
         stopwatch: &mut Stopwatch<'_>,
     ) -> Result<(), ForwardError> {
+        let local = batch.local_view();
+        let is_local = self.layers[index].attention.is_local;
+        let batch = local.as_ref().filter(|_| is_local).unwrap_or(batch);
         let LayerParts {
             layer,
             mut step,
@@ -131,6 +134,7 @@ impl<O: Ops> Decoder<O> {
         batch: &'a ForwardBatch<'a>,
         stopwatch: &'a mut Stopwatch<'t>,
     ) -> LayerParts<'a, 't, O> {
+        let (cache_layer, is_local) = self.cache_layer(index);
         let layer = &self.layers[index];
         let rope = self.rope.of(&layer.attention);
         let step = LayerStep {
@@ -145,13 +149,17 @@ impl<O: Ops> Decoder<O> {
                 rows: RowSet::All,
             },
             index,
+            cache_layer,
             stopwatch,
         };
         LayerParts {
             layer,
             step,
             rope,
-            cache: &mut self.kv_cache,
+            cache: match is_local {
+                true => &mut self.local_pool.cache,
+                false => &mut self.kv_cache,
+            },
         }
     }
 
@@ -216,21 +224,13 @@ impl<O: Ops> CausalLm for Decoder<O> {
         block_size: usize,
         max_num_rows: usize,
     ) -> Result<(), ForwardError> {
-        let shape = KvShape {
-            num_layers: self.config.num_layers,
-            num_blocks,
-            block_size,
-            num_kv_heads: self.config.num_kv_heads,
-            head_dim: self.config.head_dim,
-            dtype: self.kv_dtype,
-        };
-        self.kv_cache = Some(self.ops.kv_cache(&shape)?);
-        self.kv_shape = Some(shape);
+        self.allocate_pools(num_blocks, block_size)?;
         Ok(self.allocate_scratch(max_num_rows)?)
     }
 
     fn copy_blocks(&mut self, copies: &[(BlockId, BlockId)]) -> Result<(), ForwardError> {
-        self.check_copies(copies)?;
+        let shape = self.kv_shape.ok_or(ForwardError::NoKvCache)?;
+        Self::check_copies(copies, &shape)?;
         let cache = self.kv_cache.as_mut().ok_or(ForwardError::NoKvCache)?;
         Ok(self.ops.copy_blocks(cache, copies)?)
     }
@@ -253,6 +253,13 @@ impl<O: Ops> CausalLm for Decoder<O> {
 
     fn expert_load(&self) -> Option<Arc<ExpertLoad>> {
         self.info.num_experts.map(|_| Arc::clone(&self.expert_load))
+    }
+
+    fn local_cache(&mut self) -> Option<&mut dyn LocalCache> {
+        match self.info.local {
+            Some(_) => Some(self),
+            None => None,
+        }
     }
 
     fn adapters(&mut self) -> Option<&mut dyn AdapterStore> {

@@ -3,14 +3,16 @@
 mod check;
 mod device;
 mod forward;
+mod kv;
 
 use std::sync::Arc;
 
 use ponder_kernels::KvDtype;
 
+use self::kv::LocalPool;
 use super::LoadOptions;
 use super::adapted::Adapters;
-use super::causal_lm::ModelInfo;
+use super::causal_lm::{LocalKv, ModelInfo};
 use super::config::{ConfigError, ModelConfig};
 use super::layer_step::Scratch;
 use super::layers::{Attention, Layer};
@@ -33,8 +35,10 @@ pub struct Decoder<O: Ops = CpuOps> {
     pub(super) rope: RopeTables<O>,
     /// Positions that the tables of angles cover.
     num_positions: usize,
+    /// Of all layers, or of those without a window where the others have a pool of their own.
     pub(super) kv_cache: Option<O::KvCache>,
     pub(super) kv_shape: Option<KvShape>,
+    local_pool: LocalPool<O>,
     kv_dtype: KvDtype,
     pub(super) scratch: Scratch<O>,
     pub(super) inputs: O::StepInputs,
@@ -105,6 +109,7 @@ impl<O: Ops> Decoder<O> {
             num_positions,
             kv_cache: None,
             kv_shape: None,
+            local_pool: LocalPool::default(),
             kv_dtype: options.kv_cache_dtype,
             scratch: Scratch::default(),
             inputs: O::StepInputs::default(),
@@ -113,6 +118,7 @@ impl<O: Ops> Decoder<O> {
             routing: None,
             expert_load: Arc::new(expert_load),
         };
+        decoder.info.local = decoder.local_kv();
         decoder.info.is_differentiable &= O::adaptable(&mut decoder).is_some();
         Ok(decoder)
     }
@@ -211,5 +217,6 @@ fn info<O: Ops>(config: &ModelConfig, layers: &[Layer<O>], kv_dtype: KvDtype) ->
         architecture: config.family.name.to_owned(),
         num_experts: config.moe.as_ref().map(|moe| moe.num_experts),
         is_differentiable: config.mla.is_none() && !config.family.attention_sinks,
+        local: None,
     }
 }

@@ -105,6 +105,12 @@ pub trait Device: Send + Sized + 'static {
 
     fn rope_table(&self, params: &RopeParams<'_>) -> Result<Self::RopeTable, OpsError>;
 
+    /// Whether layers with a sliding window may have a cache of their own: their operations are
+    /// given steps with other block tables and slots than the step that was prepared.
+    fn has_local_cache(&self) -> bool {
+        false
+    }
+
     /// A cache of zeros. Errors when there is no memory for it.
     fn kv_cache(&self, shape: &KvShape) -> Result<Self::KvCache, OpsError>;
 

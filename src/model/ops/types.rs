@@ -159,7 +159,7 @@ pub struct Rotation<'a, O: Device> {
 
 /// The attention of one layer.
 pub struct LayerAttention<'a, O: Device> {
-    /// Whose keys and values are read.
+    /// Whose keys and values are read: its place in the cache.
     pub layer: usize,
     pub params: &'a AttentionParams,
     /// `[num_heads]`: a score of each head beside those of the tokens, of no value, that takes its

@@ -91,6 +91,7 @@ impl Lab {
             texts: Vec::new(),
             scratch: Scratch {
                 first_block: num_blocks,
+                first_local_block: None,
                 block_size: BLOCK_SIZE,
             },
             buffer: Vec::new(),
@@ -150,6 +151,7 @@ impl Lab {
                 steering: &[],
                 logits_rows: &[positions.len() as u32 - 1],
                 skip: None,
+                local: None,
             };
             self.executor.model().forward(&batch, &mut self.buffer)?;
             start = token_ids.len();
@@ -178,6 +180,7 @@ impl Lab {
                 start,
                 first_compared,
                 block_table: &[kept, &own].concat(),
+                local_table: None,
                 block_size: BLOCK_SIZE,
             };
             sum += matchness(&mut self.executor, &window, Some(&skip))?;

@@ -100,8 +100,9 @@ impl Executor for CudaExecutor {
     }
 
     fn launch(&mut self, step: StepInput) -> Result<Ticket, ExecutorError> {
-        if !step.block_copies.is_empty() {
-            self.decoder.copy_blocks(&step.block_copies)?;
+        // There is one pool: steps have no local copies.
+        if !step.block_copies.blocks.is_empty() {
+            self.decoder.copy_blocks(&step.block_copies.blocks)?;
         }
         self.is_sampled = false;
         if !step.token_ids.is_empty() {

@@ -34,6 +34,7 @@ fn config(skip_set: Option<SkipSet>) -> EngineConfig {
         max_num_batched_tokens: 24,
         block_size: 16,
         num_blocks: 48,
+        local: None,
         enable_prefix_caching: true,
         enable_chunked_prefill: true,
         max_num_waiting_seqs: 64,

@@ -258,6 +258,7 @@ fn run_with<O: Ops>(
             steering: &[],
             logits_rows: &[],
             skip: None,
+            local: None,
         };
         let out = attend(ops, setup, &mut cache, &batch, widths, &values)?;
         let mut out = out.chunks_exact(widths[0]);

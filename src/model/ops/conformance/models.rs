@@ -154,6 +154,7 @@ impl Run<'_> {
                 steering: &steered,
                 logits_rows: &wanted,
                 skip: self.skip,
+                local: None,
             };
             let mut logits = Vec::new();
             model.forward(&batch, &mut logits)?;
@@ -298,6 +299,7 @@ fn check_refusals<O: Ops>(name: &str, model: &mut Decoder<O>) {
         steering: &[],
         logits_rows: &[1],
         skip: None,
+        local: None,
     };
     let mut logits = Vec::new();
     model.forward(&fits, &mut logits).unwrap();

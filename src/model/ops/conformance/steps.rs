@@ -122,6 +122,7 @@ fn with_step<O: Ops, R>(
         steering: &steered,
         logits_rows: &kept,
         skip: None,
+        local: None,
     };
     let mut inputs = O::StepInputs::default();
     let shape = AttentionShape {

@@ -177,6 +177,10 @@ impl Device for CpuOps {
         Ok(table.scaled(params.magnitude))
     }
 
+    fn has_local_cache(&self) -> bool {
+        true
+    }
+
     fn kv_cache(&self, shape: &KvShape) -> Result<KvCache, OpsError> {
         let cache = KvCache::of(
             shape.dtype,
