@@ -210,6 +210,7 @@ fn a_phase_computes_the_prompt_that_it_adapts_to() {
         let mut request = request(&prompt, 4, Some(config));
         request.params.prompt_logprobs = prompt_logprobs;
         let answer = run(&engine, request);
+        wait_for(|| engine.stats().num_used_blocks == 0);
         (engine.stats().num_steps, answer)
     };
     // A step a token, and those of the 37 tokens before the window, at most 32 each.
