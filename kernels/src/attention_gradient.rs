@@ -66,8 +66,6 @@ struct Scratch {
     /// `[tiles, QUERIES, TOKENS]`: weights of tokens, and gradients by their scores.
     weights: Vec<f32>,
     slopes: Vec<f32>,
-    /// `[TOKENS, QUERIES]`
-    exchanged: Vec<f32>,
 }
 
 thread_local! {
@@ -271,23 +269,11 @@ impl Head<'_> {
             };
             let (by_keys, by_values) = part.split_at_mut(self.own.len() * dim);
             let place = token * dim..(token + TOKENS) * dim;
-            let exchanged = &mut scratch.exchanged;
-            exchange(slopes, exchanged);
-            cpu::add_outer(
-                exchanged,
-                QUERIES,
-                &scratch.queries,
-                &mut by_keys[place.clone()],
-                dim,
-            );
-            exchange(&scratch.weights[at..][..QUERIES * TOKENS], exchanged);
-            cpu::add_outer(
-                exchanged,
-                QUERIES,
-                &scratch.by_result,
-                &mut by_values[place],
-                dim,
-            );
+            let by_keys = &mut by_keys[place.clone()];
+            cpu::add_outer_exchanged(slopes, TOKENS, &scratch.queries, by_keys, dim);
+            let weights = &scratch.weights[at..][..QUERIES * TOKENS];
+            let by_values = &mut by_values[place];
+            cpu::add_outer_exchanged(weights, TOKENS, &scratch.by_result, by_values, dim);
         }
         for (row, values) in rows.zip(scratch.by_queries.chunks_exact(dim)) {
             // SAFETY: each row of a head is taken once.
@@ -324,7 +310,6 @@ impl Scratch {
         }
         self.by_queries.clear();
         self.by_queries.resize(QUERIES * dim, 0.0);
-        self.exchanged.resize(TOKENS * QUERIES, 0.0);
         let len = head.tiles(&rows).len() * QUERIES * TOKENS;
         for tiles in [&mut self.weights, &mut self.slopes] {
             tiles.clear();
@@ -339,43 +324,26 @@ impl Scratch {
         let mut largest = f32::NEG_INFINITY;
         for tile in tiles.clone() {
             let scores = &mut self.weights[place(tile)..][..TOKENS];
-            for (token, score) in (tile * TOKENS..).zip(&mut *scores) {
-                *score = match seen.contains(&token) {
-                    true => *score * scale,
-                    false => f32::NEG_INFINITY,
-                };
-            }
-            cpu::largest(scores, &mut largest);
+            let within = |token: usize| token.saturating_sub(tile * TOKENS).min(TOKENS);
+            cpu::mask_scores(
+                scores,
+                within(seen.start)..within(seen.end),
+                scale,
+                &mut largest,
+            );
         }
-        let (mut total, mut along) = (0.0, 0.0);
+        let mut sums = [0.0; 2];
         for tile in tiles.clone() {
             let scores = &mut self.weights[place(tile)..][..TOKENS];
-            let mut weights = [0.0; TOKENS];
-            let mut sum = 0.0;
-            cpu::weigh(scores, largest, &mut weights, &mut sum);
-            total += sum;
-            scores.copy_from_slice(&weights);
             let slopes = &self.slopes[place(tile)..][..TOKENS];
-            let products = weights.iter().zip(slopes);
-            along += f64::from(products.map(|(weight, slope)| weight * slope).sum::<f32>());
+            cpu::weigh_scores(scores, slopes, largest, &mut sums);
         }
+        let [total, along] = sums;
         let (factor, mean) = ((1.0 / total) as f32, (along / total) as f32);
         for tile in tiles.clone() {
             let weights = &mut self.weights[place(tile)..][..TOKENS];
             let slopes = &mut self.slopes[place(tile)..][..TOKENS];
-            for (weight, slope) in weights.iter_mut().zip(slopes) {
-                *weight *= factor;
-                *slope = *weight * (*slope - mean) * scale;
-            }
-        }
-    }
-}
-
-/// Rows and columns of a tile exchanged: `tile` is `[QUERIES, TOKENS]`.
-fn exchange(tile: &[f32], out: &mut [f32]) {
-    for (token, out) in out.chunks_exact_mut(QUERIES).enumerate() {
-        for (query, out) in out.iter_mut().enumerate() {
-            *out = tile[query * TOKENS + token];
+            cpu::score_gradient(weights, slopes, factor, mean, scale);
         }
     }
 }

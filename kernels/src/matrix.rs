@@ -114,6 +114,18 @@ impl PackedMatrix {
         Some(Panel::new(*format, blocks, bytes))
     }
 
+    /// Asks for what [`Self::read_block`] reads of a quantised matrix.
+    pub(crate) fn prefetch_block(&self, index: usize, block: usize) {
+        let Some(panel) = self.panel(index) else {
+            return;
+        };
+        let bytes = panel.format.codes.block_bytes();
+        let (own, header) = panel.scale_entries(block);
+        for part in [&panel.codes[block * bytes..][..bytes], own, header] {
+            cpu::prefetch(part, part.len());
+        }
+    }
+
     /// Reads back as f32 what panel `index` has of a block of 32 inputs, rows and columns
     /// exchanged; what is not there is zero.
     pub(crate) fn read_block(&self, index: usize, block: usize, out: &mut PanelBlock) {

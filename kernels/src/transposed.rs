@@ -22,6 +22,12 @@ use crate::pool::ThreadPool;
 /// of a tile.
 const LINES_AT_ONCE: usize = 1024;
 
+/// Panels whose part of a block is asked for before it is read: such parts lie too far apart for the
+/// machine to see them coming.
+const PANELS_AHEAD: usize = 6;
+/// Items of a thread, where an item is several blocks: the other may be slower.
+const ITEMS_PER_THREAD: usize = 2;
+
 /// Weights read back: those of some outputs by two strips of inputs.
 #[repr(align(64))]
 struct Strips {
@@ -121,14 +127,19 @@ pub fn experts_transposed_to_rows<const N: usize>(
         from: None,
         to: Some(routes.rows()),
     };
-    let busy = routes.busy_experts();
+    let (busy, num_blocks) = (routes.busy_experts(), product.num_blocks());
     let work = product.cost(busy.len(), rows.num_rows());
-    for_each(pool, work, product.num_blocks(), |block| {
+    // An expert's rows stay in the second cache while some blocks pass by.
+    let num_threads = pool.team().threads_for(work, num_blocks);
+    let len = num_blocks.div_ceil(ITEMS_PER_THREAD * num_threads);
+    for_each(pool, work, num_blocks.div_ceil(len.max(1)), |item| {
         for expert in busy {
             let expert = *expert as usize;
-            let slots = routes.rows_of(expert);
-            // SAFETY: each block of columns is taken once.
-            unsafe { product.add(expert, block, slots, places) };
+            for block in item * len..((item + 1) * len).min(num_blocks) {
+                let slots = routes.rows_of(expert);
+                // SAFETY: each block of columns is taken once.
+                unsafe { product.add(expert, block, slots, places) };
+            }
         }
     });
 }
@@ -187,6 +198,15 @@ impl<'a, const N: usize> Product<'a, N> {
         cost::transposed(rows_of_expert, num_experts * num_weights)
     }
 
+    /// The panels of an expert's outputs, matrix by matrix.
+    fn panels(&self, expert: usize) -> impl Iterator<Item = (&PackedMatrix, usize)> {
+        let matrices = self.weights.into_iter().zip(self.widths);
+        matrices.flat_map(move |(weights, width)| {
+            let first = expert * width / PANEL_ROWS;
+            (first..first + padded(width) / PANEL_ROWS).map(move |panel| (weights, panel))
+        })
+    }
+
     /// Adds the products of `rows` with one expert's weights by a block of inputs.
     ///
     /// # Safety
@@ -194,19 +214,21 @@ impl<'a, const N: usize> Product<'a, N> {
     unsafe fn add(&self, expert: usize, block: usize, rows: Range<usize>, places: Places<'_>) {
         STRIPS.with_borrow_mut(|strips| {
             let (mut done, mut num_lines) = (0, 0);
-            for (weights, width) in self.weights.iter().zip(self.widths) {
-                let first = expert * width / PANEL_ROWS;
-                for panel in first..first + padded(width) / PANEL_ROWS {
-                    if num_lines == LINES_AT_ONCE {
-                        // SAFETY: the caller's promise.
-                        unsafe {
-                            self.add_lines(strips, done..done + num_lines, block, &rows, places)
-                        };
-                        (done, num_lines) = (done + num_lines, 0);
-                    }
-                    strips.read(weights, [panel, block], num_lines, self.x.is_bf16());
-                    num_lines += PANEL_ROWS;
+            let mut ahead = self.panels(expert);
+            for (weights, panel) in ahead.by_ref().take(PANELS_AHEAD) {
+                weights.prefetch_block(panel, block);
+            }
+            for (weights, panel) in self.panels(expert) {
+                if let Some((weights, panel)) = ahead.next() {
+                    weights.prefetch_block(panel, block);
                 }
+                if num_lines == LINES_AT_ONCE {
+                    // SAFETY: the caller's promise.
+                    unsafe { self.add_lines(strips, done..done + num_lines, block, &rows, places) };
+                    (done, num_lines) = (done + num_lines, 0);
+                }
+                strips.read(weights, [panel, block], num_lines, self.x.is_bf16());
+                num_lines += PANEL_ROWS;
             }
             // SAFETY: the caller's promise.
             unsafe { self.add_lines(strips, done..done + num_lines, block, &rows, places) };
@@ -275,13 +297,15 @@ impl Strips {
         line: usize,
         is_bf16: bool,
     ) {
+        if is_bf16 {
+            let panel = weights.panel(panel).expect("of quantised weights alone");
+            let pairs = self.pairs.each_mut();
+            let pairs = pairs.map(|lines| &mut lines[line / 2..][..PANEL_ROWS / 2]);
+            return cpu::pair_block(&panel, block, &mut self.block, pairs);
+        }
         weights.read_block(panel, block, &mut self.block);
-        for (strip, rows) in self.block.iter().enumerate() {
-            if is_bf16 {
-                cpu::pair_lines(rows, &mut self.pairs[strip][line / 2..][..PANEL_ROWS / 2]);
-            } else {
-                self.floats[strip][line..][..PANEL_ROWS].copy_from_slice(rows);
-            }
+        for (lines, rows) in self.floats.iter_mut().zip(&self.block) {
+            lines[line..][..PANEL_ROWS].copy_from_slice(rows);
         }
     }
 }

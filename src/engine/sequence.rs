@@ -262,6 +262,17 @@ impl Sequence {
         adaptation.is_some_and(|adaptation| adaptation.phase.is_some())
     }
 
+    /// The first token that the phase which is due computes itself; `None` where none is, or where rows of those tokens say
+    /// something that is asked for.
+    pub(super) fn phase_start(&self) -> Option<usize> {
+        let adaptation = self.adaptation.as_ref().filter(|_| !self.is_adapting())?;
+        let num_tokens = self.token_ids.len();
+        let start = adaptation.window_start(num_tokens);
+        let is_wanted = self.wants_prompt_logprobs() || self.pooling.is_some();
+        let is_due = adaptation.is_due(num_tokens, self.num_output_tokens());
+        (is_due && !is_wanted && self.steering_from <= start).then_some(start)
+    }
+
     /// Forgets all that is computed: its blocks (which are returned), its draft, its phase of adaptation.
     pub(super) fn drop_kv(&mut self) -> BlockTables {
         self.block_hashes.clear();
@@ -284,7 +295,7 @@ impl Sequence {
     pub(super) fn has_shareable_kv(&self) -> bool {
         let steering = self.steering.as_ref();
         let is_one = self.adaptation.is_none() && self.steering_from == 0;
-        is_one || !steering.is_some_and(|steering| steering.changes_kv())
+        is_one || !(self.is_adapting() || steering.is_some_and(|steering| steering.changes_kv()))
     }
 
     /// Tokens before those that its next rows see that it will still read: a phase of adaptation

@@ -204,6 +204,28 @@ fn the_engine_generates_what_the_model_does_by_hand() {
 }
 
 #[test]
+fn a_phase_computes_the_prompt_that_it_adapts_to() {
+    let prompt = prompt(9, 70);
+    let steps = |window, prompt_logprobs| {
+        let engine = start("qwen2_moe", 100);
+        let config = AdaptationConfig { window, ..router() };
+        let mut request = request(&prompt, 4, Some(config));
+        request.params.prompt_logprobs = prompt_logprobs;
+        let answer = run(&engine, request);
+        wait_for(|| engine.stats().num_used_blocks == 0);
+        (engine.stats().num_steps, answer)
+    };
+    // A step a token, and those of the 37 tokens before the window, at most 32 each.
+    let (num_steps, answer) = steps(512, None);
+    assert_eq!(num_steps, 4);
+    assert_eq!(steps(32, None).0, 6);
+    // Whoever asks what the prompt's tokens were worth needs all of them run; the phase is the same.
+    let (num_steps, same) = steps(512, Some(0));
+    assert!(num_steps > 6);
+    assert_eq!(same, answer);
+}
+
+#[test]
 fn a_steering_from_a_token_on_is_what_stale_keys_and_values_leave() {
     let engine = start("qwen2_moe", 100);
     let prompt = prompt(9, 60);

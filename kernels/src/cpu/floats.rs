@@ -3,9 +3,13 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use super::columns::{BLOCK_STRIPS, PanelBlock};
 use super::transposed::StripSums;
 use crate::activations::Activations;
-use crate::float_panel::{FloatPanels, LineBF16, LineF32};
+use crate::float_panel::{FloatPanels, LineBF16};
+use crate::panel::Panel;
+#[cfg(target_arch = "x86_64")]
+use crate::panel::{Codes, Scales};
 
 /// The variable that, set to 1, chooses as [`use_bf16_activations`] does, where nobody calls that.
 const BF16_VARIABLE: &str = "PONDER_BF16_ACTIVATIONS";
@@ -51,19 +55,37 @@ pub(super) fn product(
     super::float_product(x, weights, panels, rows, out);
 }
 
-/// Rounds rows to bf16 and puts two of them side by side in each line of `out`.
+/// Reads a panel's rows of a block of columns back, rounded to bf16 and with two rows side by side
+/// in each line of `out`, a strip and the other. `room` is overwritten.
 ///
 /// # Panics
 /// Where [`can_multiply_bf16`] is false.
-pub(crate) fn pair_lines(rows: &[LineF32], out: &mut [LineBF16]) {
+pub(crate) fn pair_block(
+    panel: &Panel<'_>,
+    block: usize,
+    room: &mut PanelBlock,
+    out: [&mut [LineBF16]; BLOCK_STRIPS],
+) {
     assert!(can_multiply_bf16(), "this is a bug");
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: `can_multiply_bf16` found AVX-512 F, BW and BF16 on this machine.
-    unsafe {
-        super::transposed_bf16::pair_lines(rows, out);
+    {
+        if let (Codes::Bits8, Scales::Half { zero: 0 }) = (panel.format.codes, panel.format.scales)
+        {
+            let [[scales, _], _] = panel.scales_of_rows(block);
+            let bytes = panel.format.codes.block_bytes();
+            let lines = panel.codes[block * bytes..][..bytes].as_chunks().0;
+            let lines = lines.try_into().expect("a block of bytes has eight lines");
+            // SAFETY: `can_multiply_bf16` found AVX-512 F, BW and BF16 on this machine.
+            return unsafe { super::pair_block::pair_bytes(lines, &scales, out) };
+        }
+        super::unpack_block(panel, block, room);
+        for (rows, out) in room.iter().zip(out) {
+            // SAFETY: as above.
+            unsafe { super::transposed_bf16::pair_lines(rows, out) };
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (rows, out);
+    let _ = (panel, block, room, out);
 }
 
 /// `sums[row] += sum_j x[row][j] * lines[j]` for two strips of lines, of pairs rounded to bf16.

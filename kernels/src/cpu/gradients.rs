@@ -1,6 +1,8 @@
 //! Gradients of gated activations and of norms, in plain Rust compiled for every instruction set.
 
-use super::rows::{exp, fma, tree_sum};
+use std::ops::Range;
+
+use super::rows::{self, exp, fma, tree_sum, weight_of};
 use super::vector::LANES;
 use crate::elementwise::Glu;
 
@@ -97,5 +99,57 @@ pub(super) fn rms_norm_gradient<const FMA: bool>(
     let pull = r * r * r * tree_sum(sums) / count;
     for (((out, x), weight), by) in out.iter_mut().zip(x).zip(weight).zip(by_normed) {
         *out += r * weight * by - x * pull;
+    }
+}
+
+/// See [`super::mask_scores`].
+#[inline(always)]
+pub(super) fn mask_scores<const FMA: bool>(
+    scores: &mut [f32],
+    seen: Range<usize>,
+    scale: f32,
+    largest: &mut f32,
+) {
+    scores[..seen.start].fill(f32::NEG_INFINITY);
+    scores[seen.end..].fill(f32::NEG_INFINITY);
+    for score in &mut scores[seen] {
+        *score *= scale;
+    }
+    rows::largest::<FMA>(scores, largest);
+}
+
+/// See [`super::weigh_scores`].
+#[inline(always)]
+pub(super) fn weigh_scores<const FMA: bool>(
+    scores: &mut [f32],
+    slopes: &[f32],
+    shift: f32,
+    [total, along]: &mut [f64; 2],
+) {
+    let (mut sums, mut products) = ([0.0_f32; LANES], [0.0_f32; LANES]);
+    let scores = scores.as_chunks_mut::<LANES>().0;
+    for (scores, slopes) in scores.iter_mut().zip(slopes.as_chunks::<LANES>().0) {
+        for lane in 0..LANES {
+            scores[lane] = weight_of::<FMA>(scores[lane] - shift);
+            sums[lane] += scores[lane];
+            products[lane] = fma::<FMA>(scores[lane], slopes[lane], products[lane]);
+        }
+    }
+    *total += f64::from(tree_sum(sums));
+    *along += f64::from(tree_sum(products));
+}
+
+/// See [`super::score_gradient`].
+#[inline(always)]
+pub(super) fn score_gradient<const FMA: bool>(
+    weights: &mut [f32],
+    slopes: &mut [f32],
+    factor: f32,
+    mean: f32,
+    scale: f32,
+) {
+    for (weight, slope) in weights.iter_mut().zip(slopes) {
+        *weight *= factor;
+        *slope = *weight * (*slope - mean) * scale;
     }
 }

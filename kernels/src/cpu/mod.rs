@@ -22,6 +22,8 @@ mod isa;
 mod kv;
 mod low_rank;
 mod outer;
+#[cfg(target_arch = "x86_64")]
+mod pair_block;
 mod portable;
 mod prefetch;
 mod quantise;
@@ -39,7 +41,7 @@ pub(crate) use attend::{QueryState, TILE_TOKENS, queries_at_once};
 pub(crate) use columns::{BLOCK_STRIPS, PanelBlock, read_block};
 pub(crate) use cross_entropy::RunningSum;
 pub(crate) use floats::{
-    add_transposed_pairs, can_multiply_bf16, multiplies_bf16, pair_lines, use_bf16_activations,
+    add_transposed_pairs, can_multiply_bf16, multiplies_bf16, pair_block, use_bf16_activations,
 };
 pub(crate) use isa::{Isa, isa};
 pub(crate) use kv::{CodeTile, QueryCodes};
@@ -202,6 +204,30 @@ compiled_for_each_isa! {
     gradients::clamped_swish_gradient(gate: &mut [f32], up: &mut [f32], by_result: &[f32]);
     /// The sum of the products of two rows.
     gradients::dot(a: &[f32], b: &[f32], sum: &mut f32);
+    /// Scales one row's scores of a tile of tokens; those of tokens that it does not see become
+    /// negative infinity. Takes the largest into `largest`.
+    gradients::mask_scores(
+        scores: &mut [f32],
+        seen: Range<usize>,
+        scale: f32,
+        largest: &mut f32
+    );
+    /// Turns whole groups of 16 scores into `exp(score - shift)`, and adds their sum and that of
+    /// their products with `slopes` to `sums`.
+    gradients::weigh_scores(
+        scores: &mut [f32],
+        slopes: &[f32],
+        shift: f32,
+        sums: &mut [f64; 2]
+    );
+    /// `weights *= factor`, and then `slopes = weights * (slopes - mean) * scale`.
+    gradients::score_gradient(
+        weights: &mut [f32],
+        slopes: &mut [f32],
+        factor: f32,
+        mean: f32,
+        scale: f32
+    );
     /// Adds the gradient by a row that is normalised: `J^T by_normed`.
     gradients::rms_norm_gradient(
         x: &[f32],
@@ -307,6 +333,14 @@ vectors_for_each_isa! {
     transposed::add_transposed(x: &[&[f32]], lines: [&[LineF32]; 2], sums: &mut [StripSums]);
     /// `out[row, i] += sum_j x[row * stride + j] * weights[j, i]`; rows of `weights` and `out` have `width` values.
     outer::add_outer(x: &[f32], stride: usize, weights: &[f32], out: &mut [f32], width: usize);
+    /// The same with rows and columns of `x` exchanged: `out[row, i] += sum_j x[j * stride + row] * weights[j, i]`.
+    outer::add_outer_exchanged(
+        x: &[f32],
+        stride: usize,
+        weights: &[f32],
+        out: &mut [f32],
+        width: usize
+    );
     /// Adds what an adapter's second factor makes of some rows to tiles of `tile_rows` rows, one a
     /// panel.
     low_rank::add_low_rank(add: &LowRankTile<'_>, tiles: &mut [f32], tile_rows: usize);

@@ -146,16 +146,21 @@ pub(super) fn largest<const FMA: bool>(x: &[f32], out: &mut f32) {
     *out = lanes.iter().fold(*out, |a, b| if *b > a { *b } else { a });
 }
 
+/// The exponential of what is not above zero. Below the range of `exp` nothing is left of a weight;
+/// its clamp would leave 1e-38.
+#[inline(always)]
+pub(super) fn weight_of<const FMA: bool>(shifted: f32) -> f32 {
+    if shifted < -87.0 {
+        0.0
+    } else {
+        exp::<FMA>(shifted)
+    }
+}
+
 #[inline(always)]
 pub(super) fn weigh<const FMA: bool>(x: &[f32], shift: f32, weights: &mut [f32], sum: &mut f64) {
     for (x, weight) in x.iter().zip(&mut *weights) {
-        // Below the range of `exp` nothing is left of a weight; its clamp would leave 1e-38.
-        let shifted = x - shift;
-        *weight = if shifted < -87.0 {
-            0.0
-        } else {
-            exp::<FMA>(shifted)
-        };
+        *weight = weight_of::<FMA>(x - shift);
     }
     let mut sums = [0.0_f64; 8];
     let (groups, rest) = weights.as_chunks::<8>();

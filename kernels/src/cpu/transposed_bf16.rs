@@ -71,18 +71,40 @@ fn add_tile<const ROWS: usize>(
 /// Two rows of each pair side by side, rounded to bf16.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) fn pair_lines(rows: &[LineF32], out: &mut [LineBF16]) {
-    let order: [u16; 32] = std::array::from_fn(|i| (i / 2 + 16 * (i % 2)) as u16);
-    // SAFETY: 64 bytes are there.
-    let order = unsafe { _mm512_loadu_si512(order.as_ptr().cast()) };
-    for (pair, out) in rows.as_chunks::<2>().0.iter().zip(out) {
-        // SAFETY: sixteen values of each row, and 64 bytes of the line are there; bf16 values are
-        // bits.
+    let order = pair_order();
+    for ([first, second], out) in rows.as_chunks::<2>().0.iter().zip(out) {
+        // SAFETY: sixteen values of each row, and 64 bytes of the line are there.
         unsafe {
-            let [first, second] = [0, 1].map(|row| _mm512_loadu_ps(pair[row].as_ptr()));
-            let both = _mm512_cvtne2ps_pbh(second, first);
-            let both = std::mem::transmute::<__m512bh, __m512i>(both);
-            let pairs = _mm512_permutexvar_epi16(order, both);
-            _mm512_storeu_si512(out.as_mut_ptr().cast(), pairs);
+            let first = _mm512_loadu_ps(first.as_ptr());
+            let second = _mm512_loadu_ps(second.as_ptr());
+            _mm512_storeu_si512(out.as_mut_ptr().cast(), pair(first, second, order));
         }
     }
+}
+
+/// What [`pair`] takes values by.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn pair_order() -> __m512i {
+    const ORDER: [u16; 32] = {
+        let mut order = [0; 32];
+        let mut i = 0;
+        while i < 32 {
+            order[i] = (i / 2 + 16 * (i % 2)) as u16;
+            i += 1;
+        }
+        order
+    };
+    // SAFETY: 64 bytes are there.
+    unsafe { _mm512_loadu_si512(ORDER.as_ptr().cast()) }
+}
+
+/// The values of two rows, rounded to bf16, in turn.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) fn pair(first: __m512, second: __m512, order: __m512i) -> __m512i {
+    let both = _mm512_cvtne2ps_pbh(second, first);
+    // SAFETY: both are 64 bytes; bf16 values are bits.
+    let both = unsafe { std::mem::transmute::<__m512bh, __m512i>(both) };
+    _mm512_permutexvar_epi16(order, both)
 }

@@ -121,7 +121,7 @@ impl Scheduler {
             self.stats.prefix_cache_hits += num_hits as u64;
         }
         sequence.num_scheduled_rows = num_rows;
-        budget.take(num_rows);
+        budget.take(self.rows_to_run(&self.sequences[id], num_rows));
         true
     }
 

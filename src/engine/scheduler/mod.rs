@@ -24,6 +24,8 @@ pub(super) struct Scheduler {
     pub blocks: BlockManager,
     pub sequences: Sequences,
     pub stats: EngineStats,
+    /// Prompts run through to their end, whatever a phase of adaptation computes again: a draft model follows their rows.
+    pub runs_whole_prompts: bool,
 }
 
 impl Scheduler {
@@ -40,6 +42,7 @@ impl Scheduler {
                 num_local_blocks: config.local.map_or(0, |local| local.num_blocks),
                 ..EngineStats::default()
             },
+            runs_whole_prompts: false,
             config,
         }
     }
@@ -125,12 +128,33 @@ impl Scheduler {
         });
     }
 
+    /// Rows to run before a phase that computes the others itself; `None` where no such phase is due.
+    pub(in crate::engine) fn rows_before_phase(&self, sequence: &Sequence) -> Option<usize> {
+        let start = sequence
+            .phase_start()
+            .filter(|_| !self.runs_whole_prompts)?;
+        Some(start.saturating_sub(sequence.num_computed_tokens))
+    }
+
+    /// Of scheduled rows those that a step runs.
+    fn rows_to_run(&self, sequence: &Sequence, num_scheduled: usize) -> usize {
+        match self.rows_before_phase(sequence) {
+            Some(0) => 0,
+            _ => num_scheduled,
+        }
+    }
+
     /// Rows that the sequence may run now; 0 when the budget is too small for it.
     fn wanted_rows(&self, sequence: &Sequence, budget: Budget) -> usize {
         if sequence.is_adapting() {
             return 0;
         }
-        let mut wanted = sequence.num_uncomputed_tokens() + sequence.draft.num_rows();
+        let mut wanted = match self.rows_before_phase(sequence) {
+            // They are not run: the phase needs their blocks.
+            Some(0) => return sequence.num_uncomputed_tokens(),
+            Some(before) => before,
+            None => sequence.num_uncomputed_tokens() + sequence.draft.num_rows(),
+        };
         if sequence.wants_prompt_logprobs() {
             wanted = wanted.min(PROMPT_LOGPROB_ROWS);
         }
@@ -179,7 +203,7 @@ impl Scheduler {
                 Ordering::Greater => {}
             }
         }
-        budget.take(num_rows);
+        budget.take(self.rows_to_run(&self.sequences[id], num_rows));
         self.sequences[id].num_scheduled_rows = num_rows;
         position + 1
     }
@@ -194,8 +218,10 @@ impl Scheduler {
     /// Gives a sequence's blocks back; it is computed again later.
     fn preempt(&mut self, position: usize, batch: &mut ScheduledBatch, budget: &mut Budget) {
         let id = self.sequences.running_id(position);
+        let sequence = &self.sequences[id];
+        budget.give_back(self.rows_to_run(sequence, sequence.num_scheduled_rows));
         let sequence = &mut self.sequences[id];
-        budget.give_back(std::mem::take(&mut sequence.num_scheduled_rows));
+        sequence.num_scheduled_rows = 0;
         // Its copy-on-write targets go with it: copying into a block that is free again does no harm
         // only as long as nobody else gets it in this step.
         let num_copies = batch.block_copies.len();
@@ -251,7 +277,7 @@ struct Budget {
 impl Budget {
     fn take(&mut self, num_rows: usize) {
         self.num_rows = self.num_rows.saturating_sub(num_rows);
-        self.is_untouched = false;
+        self.is_untouched &= num_rows == 0;
     }
 
     fn give_back(&mut self, num_rows: usize) {

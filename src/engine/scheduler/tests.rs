@@ -259,3 +259,42 @@ fn siblings_share_blocks_until_they_write() {
     assert_eq!(batch.block_copies.len(), 2);
     assert_eq!(scheduler.blocks.num_used(), 5);
 }
+
+#[test]
+fn a_phase_gets_the_blocks_of_rows_that_are_not_run_and_shares_none() {
+    use crate::engine::adaptation::Adaptation;
+    use crate::model::AdaptationConfig;
+
+    let mut scheduler = Scheduler::new(config(40, true));
+    let config = AdaptationConfig {
+        window: 40,
+        ..AdaptationConfig::router()
+    };
+    let adapting = sequence(&mut scheduler, 0, vec![1; 90]);
+    let id = adapting.id;
+    scheduler.add(Sequence {
+        adaptation: Some(Adaptation::new(config.into())),
+        ..adapting
+    });
+    // Before the window 49 rows are run, at most 24 a step.
+    for num_rows in [24, 24, 1] {
+        let batch = step(&mut scheduler);
+        assert_eq!(batch.rows[0].num_rows, num_rows);
+        commit(&mut scheduler, &batch, 0);
+    }
+    let batch = step(&mut scheduler);
+    assert_eq!(batch.rows[0].num_rows, 41, "whatever a step may run");
+    let sequence = &mut scheduler.sequences[id];
+    assert_eq!(sequence.tables.len(), 23);
+    let adaptation = sequence.adaptation.as_mut().unwrap();
+    adaptation.begin(None);
+    sequence.num_computed_tokens = 89;
+    assert_eq!(step(&mut scheduler).rows.len(), 0, "it runs nothing else");
+    scheduler.check_invariants().unwrap();
+    scheduler.remove(|_| true);
+    // Another finds what was run before the phase, and nothing of what that wrote.
+    add(&mut scheduler, 2, vec![1; 90]);
+    step(&mut scheduler);
+    let found = scheduler.sequences.running().next().unwrap();
+    assert_eq!(found.num_cached_tokens, Some(48));
+}

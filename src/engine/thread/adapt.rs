@@ -4,10 +4,34 @@ use std::sync::Arc;
 
 use super::EngineCore;
 use crate::engine::block_tables::BlockCopies;
+use crate::engine::executor::ExecutorError;
 use crate::engine::request::{EngineError, StreamEvent};
 use crate::engine::sequence::{SeqId, Sequence};
 
 impl EngineCore {
+    /// Begins the phases that compute what is left of their sequences themselves: its rows leave the batch.
+    pub(super) fn begin_due_phases(&mut self) -> Result<(), ExecutorError> {
+        let scheduler = &self.scheduler;
+        let is_due = |seq| scheduler.rows_before_phase(&scheduler.sequences[seq]) == Some(0);
+        let mut due = Vec::new();
+        self.batch.rows.retain(|rows| {
+            let stays = !is_due(rows.seq);
+            due.extend((!stays).then_some(rows.seq));
+            stays
+        });
+        if due.is_empty() {
+            return Ok(());
+        }
+        // Some of them are of those sequences.
+        let copies = std::mem::take(&mut self.batch.block_copies);
+        self.copy(&copies)?;
+        for seq in due {
+            self.begins_phase(seq);
+        }
+        self.end_finished();
+        Ok(())
+    }
+
     /// Whether a sequence adapts before it takes its next token; its blocks are its own then.
     pub(super) fn begins_phase(&mut self, seq: SeqId) -> bool {
         let sequence = &self.scheduler.sequences[seq];
@@ -31,6 +55,8 @@ impl EngineCore {
             return false;
         };
         adaptation.begin(sequence.steering.as_deref());
+        // All but the newest token are computed by the phase, if they were not before.
+        sequence.num_computed_tokens = sequence.num_computed_tokens.max(num_tokens - 1);
         sequence.draft.clear();
         self.scheduler.release_unused_blocks(seq);
         self.copy_now(&copies, seq)
@@ -38,15 +64,20 @@ impl EngineCore {
 
     /// Copies blocks between two steps; false, with the request failed, when the model cannot.
     fn copy_now(&mut self, copies: &BlockCopies, seq: SeqId) -> bool {
-        let mut result = self.runner.copy(copies);
-        if let Some(runner) = &mut self.draft_runner {
-            result = result.and_then(|()| runner.copy(copies));
-        }
+        let result = self.copy(copies);
         if let Err(error) = &result {
             let request = self.scheduler.sequences[seq].request;
             self.fail(request, EngineError::Model(error.to_string()));
         }
         result.is_ok()
+    }
+
+    fn copy(&mut self, copies: &BlockCopies) -> Result<(), ExecutorError> {
+        self.runner.copy(copies)?;
+        match &mut self.draft_runner {
+            Some(runner) => runner.copy(copies),
+            None => Ok(()),
+        }
     }
 
     /// One gradient step of the first admitted of the sequences that adapt.
@@ -71,6 +102,8 @@ impl EngineCore {
         let request = sequence.request;
         match result {
             Err(error) => {
+                // Still in its phase: what the window's blocks hold is nobody's.
+                sequence.adaptation = Some(adaptation);
                 self.fail(request, EngineError::Model(error.to_string()));
                 return self.end_finished();
             }

@@ -71,8 +71,10 @@ impl EngineCore {
             local: None,
             ..shared.config.clone()
         };
+        let mut scheduler = Scheduler::new(shared.config.clone());
+        scheduler.runs_whole_prompts = draft_executor.is_some();
         Self {
-            scheduler: Scheduler::new(shared.config.clone()),
+            scheduler,
             batch: ScheduledBatch::default(),
             runner: Runner::new(executor, &shared.config),
             draft_runner: draft_executor.map(|executor| Runner::new(executor, &draft_config)),
@@ -132,6 +134,10 @@ impl EngineCore {
         let sequences = &mut self.scheduler.sequences;
         self.speculator.plan(sequences, &self.shared.config);
         self.scheduler.schedule(&mut self.batch);
+        if let Err(error) = self.begin_due_phases() {
+            self.fail_all(&error.to_string());
+            return !error.is_fatal();
+        }
         if self.batch.rows.is_empty() {
             self.note_empty_step();
             return true;
