@@ -61,6 +61,7 @@ impl Scheduler {
         let has_all = (first_seen..tables.len()).all(|index| tables.has_place(index));
         // Places are given back in order: where the last one is gone, the others are.
         let has_passed = num_passed > 0 && tables.has_place(num_passed - 1);
+        let has_passed = has_passed && !sequence.is_adapting();
         if tables.local.len() != tables.len() || !has_all || has_passed {
             let detail = format!(
                 "{computed} computed tokens, {} of {} blocks have places",

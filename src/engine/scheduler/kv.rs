@@ -90,9 +90,13 @@ impl Scheduler {
         self.release_passed_places(rows.seq);
     }
 
-    /// Gives back the places of blocks that lie behind all that a sequence will compute or read.
-    fn release_passed_places(&mut self, id: SeqId) {
+    /// Gives back the places of blocks that lie behind all that a sequence will compute or read. A
+    /// phase of adaptation still reads what it began with.
+    pub(in crate::engine) fn release_passed_places(&mut self, id: SeqId) {
         let sequence = &mut self.sequences[id];
+        if sequence.is_adapting() {
+            return;
+        }
         let num_more = sequence.num_more_kept_tokens();
         let computed = sequence.num_computed_tokens;
         let num_passed = self.config.num_passed_blocks(computed, num_more);

@@ -128,12 +128,25 @@ impl Scheduler {
         });
     }
 
-    /// Rows to run before a phase that computes the others itself; `None` where no such phase is due.
+    /// Rows to run before a phase that computes the others itself; `None` where no such phase is due, or where the layers with
+    /// a sliding window have too few places for it.
     pub(in crate::engine) fn rows_before_phase(&self, sequence: &Sequence) -> Option<usize> {
-        let start = sequence
-            .phase_start()
-            .filter(|_| !self.runs_whole_prompts)?;
+        let has_places = |start: &usize| self.has_places_for_phase(sequence, *start);
+        let start = (sequence.phase_start())
+            .filter(|_| !self.runs_whole_prompts)
+            .filter(has_places)?;
         Some(start.saturating_sub(sequence.num_computed_tokens))
+    }
+
+    /// Whether a phase from `start` on could have its places in an empty pool: all at once, beside those that the sequence
+    /// keeps of what lies before, and one for a copy.
+    fn has_places_for_phase(&self, sequence: &Sequence, start: usize) -> bool {
+        let num_more = sequence.num_more_kept_tokens();
+        let num_passed = self.config.num_passed_blocks(start, num_more);
+        let num_blocks = sequence.token_ids.len().div_ceil(self.config.block_size);
+        let num_places = (num_blocks + 1).saturating_sub(num_passed);
+        let local = self.config.local.as_ref();
+        local.is_none_or(|local| num_places <= local.num_blocks)
     }
 
     /// Of scheduled rows those that a step runs.

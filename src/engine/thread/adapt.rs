@@ -123,6 +123,7 @@ impl EngineCore {
             }
         }
         sequence.adaptation = Some(adaptation);
+        self.scheduler.release_passed_places(seq);
     }
 }
 
