@@ -136,7 +136,8 @@ impl World {
         }
         let mut searches = self.searches.iter();
         if let Some(search) = searches.find(|search| search.running.is_some()) {
-            return Err(format!("a search never ends: {:?}", search.ask));
+            let (engine, ask) = (self.engine.describe(), &search.ask);
+            return Err(format!("a search never ends: {engine}, {ask:?}"));
         }
         if !self.engine.is_idle() {
             return Err(format!(

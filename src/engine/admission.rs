@@ -97,7 +97,8 @@ impl Shares {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Holds `n` sequences of a tenant until the share is dropped.
+    /// Holds `n` sequences of a tenant until the share is dropped: by the engine, once they have
+    /// ended.
     pub fn take(self: &Arc<Self>, tenant: u64, n: usize) -> Result<Share, EngineError> {
         let mut held = self.lock();
         let own = held.get(&tenant).copied().unwrap_or(0);

@@ -298,11 +298,11 @@ impl Backend for EngineHandle {
         let share = self.shared.shares.take(request.tenant, request.n)?;
         self.admit(request.n)?;
         let (id, sender, stream) = self.open_stream();
-        let stream = stream.holding(share);
         self.send(Command::Submit(Box::new(Submission {
             id,
             sender,
             request,
+            share,
         })))?;
         Ok(stream)
     }

@@ -3,7 +3,6 @@
 use futures::stream::{BoxStream, StreamExt};
 use tokio::sync::mpsc;
 
-use super::admission::Share;
 use super::request::{RequestId, StreamEvent};
 
 /// The events of one request. Dropping it aborts the request before the next step.
@@ -11,28 +10,13 @@ use super::request::{RequestId, StreamEvent};
 pub struct RequestStream {
     id: RequestId,
     events: mpsc::UnboundedReceiver<StreamEvent>,
-    /// What its tenant holds with it.
-    _share: Option<Share>,
 }
 
 impl RequestStream {
     /// A stream and the end that a backend writes to.
     pub(super) fn open(id: RequestId) -> (mpsc::UnboundedSender<StreamEvent>, Self) {
         let (sender, events) = mpsc::unbounded_channel();
-        let stream = Self {
-            id,
-            events,
-            _share: None,
-        };
-        (sender, stream)
-    }
-
-    /// The share ends with the stream.
-    pub(super) fn holding(self, share: Share) -> Self {
-        Self {
-            _share: Some(share),
-            ..self
-        }
+        (sender, Self { id, events })
     }
 
     pub fn id(&self) -> RequestId {

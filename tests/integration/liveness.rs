@@ -8,8 +8,9 @@ use ponder::engine::executor::{StepInput, StepOutput, Ticket};
 use ponder::engine::fake_model::{FakeModel, Fault};
 use ponder::engine::stepped::SteppedEngine;
 use ponder::engine::{
-    Backend, EngineConfig, EngineHandle, Executor, ExecutorError, FinishReason, GenerateRequest,
-    ModelExecutor, RequestStream, SamplingParams, SpeculativeConfig, StreamEvent, TokenMask,
+    Backend, EngineConfig, EngineError, EngineHandle, Executor, ExecutorError, FinishReason,
+    GenerateRequest, ModelExecutor, RequestStream, SamplingParams, SpeculativeConfig, StreamEvent,
+    TokenMask,
 };
 use ponder::model::{LoraAdapter, ModelInfo};
 
@@ -90,6 +91,40 @@ fn a_request_that_fills_the_cache_is_admitted_again() {
             assert_eq!(engine.leftovers(), None);
         }
     }
+}
+
+/// A search submits several requests before it reads the first, and waits where its tenant holds all that it may. What the
+/// engine has ended is held no more, whether or not somebody has read it.
+#[test]
+fn answers_that_nobody_reads_yet_hold_no_share() {
+    let config = EngineConfig {
+        max_num_seqs: 4,
+        max_num_waiting_seqs: 20,
+        is_shared: true,
+        ..config()
+    };
+    let most = config.max_held_of_one();
+    let mut engine = SteppedEngine::new(executor(), None, config).unwrap();
+    let submit = |engine: &SteppedEngine| engine.handle().submit(request(20, 2));
+    let mut unread: Vec<_> = (0..most).map(|_| submit(&engine).unwrap()).collect();
+    let refused = submit(&engine).err();
+    assert!(matches!(refused, Some(EngineError::Overloaded { .. })));
+    for _ in 0..60 {
+        engine.turn(Duration::ZERO).unwrap();
+    }
+    unread.push(submit(&engine).unwrap());
+    for _ in 0..5 {
+        engine.turn(Duration::ZERO).unwrap();
+    }
+    for stream in &mut unread {
+        assert_eq!(drain(stream).1, Some(FinishReason::Length));
+    }
+    // Whoever leaves gives back what it held before the next step.
+    let left: Vec<_> = (0..most).map(|_| submit(&engine).unwrap()).collect();
+    drop(left);
+    engine.turn(Duration::ZERO).unwrap();
+    engine.turn(Duration::ZERO).unwrap();
+    assert!(submit(&engine).is_ok());
 }
 
 /// Whoever asked for an adapter may leave before it is loaded, while the answer is on its way, or in time.

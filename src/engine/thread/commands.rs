@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::{EngineCore, OpenRequest};
 use crate::engine::adaptation::{Adaptation, fingerprint};
 use crate::engine::adapters::salted;
+use crate::engine::admission::Share;
 use crate::engine::handle::ForkParams;
 use crate::engine::request::{EngineError, FinishReason, GenerateRequest, RequestId, StreamEvent};
 use crate::engine::sequence::Sequence;
@@ -21,6 +22,8 @@ pub(in crate::engine) struct Submission {
     pub id: RequestId,
     pub sender: UnboundedSender<StreamEvent>,
     pub request: GenerateRequest,
+    /// What its tenant holds with it.
+    pub share: Share,
 }
 
 pub(in crate::engine) enum Command {
@@ -180,6 +183,7 @@ impl EngineCore {
             id,
             sender,
             mut request,
+            share,
         } = submission;
         if let Some(adapter) = request.adapter
             && !self.adapters.takes_requests(adapter)
@@ -188,7 +192,7 @@ impl EngineCore {
             let _ = sender.send(StreamEvent::Error(EngineError::UnknownAdapter));
             return;
         }
-        self.open(id, sender, request.n);
+        self.open(id, sender, request.n, Some(share));
         let adaptation = request.adaptation.take().map(Adaptation::new);
         let default = self.shared.config.speculative.default;
         let mut speculative = request.speculative.unwrap_or(default);
@@ -227,12 +231,19 @@ impl EngineCore {
         }
     }
 
-    fn open(&mut self, id: RequestId, sender: UnboundedSender<StreamEvent>, n: usize) {
+    fn open(
+        &mut self,
+        id: RequestId,
+        sender: UnboundedSender<StreamEvent>,
+        n: usize,
+        share: Option<Share>,
+    ) {
         self.num_counted += n as isize;
         let request = OpenRequest {
             sender,
             num_unfinished: n,
             is_prompt_done: false,
+            _share: share,
         };
         self.requests.insert(id, request);
     }
@@ -251,7 +262,7 @@ impl EngineCore {
             let _ = sender.send(StreamEvent::Error(EngineError::UnknownRequest(source.0)));
             return;
         };
-        self.open(id, sender, fork.n);
+        self.open(id, sender, fork.n, None);
         let params = Arc::new(fork.params);
         for branch in 0..fork.n {
             let mut child = parent.clone();

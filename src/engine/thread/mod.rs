@@ -14,6 +14,7 @@ use std::sync::{Arc, mpsc};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::adapters::AdapterTable;
+use super::admission::Share;
 use super::batch::ScheduledBatch;
 use super::clock::Clock;
 use super::executor::{Executor, ExecutorError};
@@ -32,6 +33,9 @@ struct OpenRequest {
     sender: UnboundedSender<StreamEvent>,
     num_unfinished: usize,
     is_prompt_done: bool,
+    /// What its tenant holds as long as it runs or waits. It does not end with the stream: whoever waits for room to submit more,
+    /// as a search does, reads no stream meanwhile.
+    _share: Option<Share>,
 }
 
 /// All that the engine's thread owns. It has no thread of its own: [`Self::run`] is one's body, a simulation calls [`Self::turn`].
