@@ -1,7 +1,9 @@
 //! Ctrl-C while a model is fetched: the pull ends, and leaves nothing half done.
 
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Once, mpsc};
+
+use super::signals::Signals;
 
 /// The shell's code for a process that Ctrl-C ended.
 pub(super) const EXIT_CODE: u8 = 130;
@@ -34,11 +36,15 @@ impl Pull {
     pub(super) fn begin() -> Self {
         static LISTENER: Once = Once::new();
         LISTENER.call_once(|| {
+            let (listens, listening) = mpsc::channel();
             let started = std::thread::Builder::new()
                 .name("signals".to_owned())
-                .spawn(listen);
-            // Without the thread a signal ends the process, and the next pull cleans up.
-            drop(started);
+                .spawn(move || listen(&listens));
+            // Without the thread a signal ends the process, and the next pull cleans up. With it,
+            // nothing is begun that a signal which comes too early would leave behind.
+            if started.is_ok() {
+                let _ = listening.recv();
+            }
         });
         PULLS.fetch_add(1, Ordering::Relaxed);
         Self(())
@@ -51,13 +57,17 @@ impl Drop for Pull {
     }
 }
 
-fn listen() {
+fn listen(listens: &mpsc::Sender<()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let Ok(runtime) = runtime else { return };
+    let Ok(mut signals) = runtime.block_on(async { Signals::new() }) else {
+        return;
+    };
+    let _ = listens.send(());
     loop {
-        runtime.block_on(super::signals::wait_for_signal());
+        runtime.block_on(signals.recv());
         // The second signal does not wait.
         let is_first = !STOP.swap(true, Ordering::Relaxed);
         let ends = match PULLS.load(Ordering::Relaxed) {
