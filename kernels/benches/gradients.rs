@@ -1,5 +1,6 @@
 //! What a step of test-time adaptation takes, by operator: the pass over a window, the head's loss
-//! and the way back, of a small mixture of experts in Q8_0. Weights come from memory, as in a model.
+//! and the way back, of a small mixture of experts in Q8_0. Weights come from memory, as in a
+//! model.
 //!
 //!     cargo bench -p ponder-kernels --bench gradients           # 256 rows
 //!     cargo bench -p ponder-kernels --bench gradients -- 64     # so many rows

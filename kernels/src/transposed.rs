@@ -22,8 +22,8 @@ use crate::pool::ThreadPool;
 /// of a tile.
 const LINES_AT_ONCE: usize = 1024;
 
-/// Panels whose part of a block is asked for before it is read: such parts lie too far apart for the
-/// machine to see them coming.
+/// Panels whose part of a block is asked for before it is read: such parts lie too far apart for
+/// the machine to see them coming.
 const PANELS_AHEAD: usize = 6;
 /// Items of a thread, where an item is several blocks: the other may be slower.
 const ITEMS_PER_THREAD: usize = 2;

@@ -204,7 +204,8 @@ impl BlockManager {
     }
 
     /// Makes a block with `token_ids` findable; nobody writes to it any more. A prefix that is
-    /// known already keeps its first block, unless that has lost its place in the local pool: nothing can start behind it any more.
+    /// known already keeps its first block, unless that has lost its place in the local pool:
+    /// nothing can start behind it any more.
     pub(super) fn register(
         &mut self,
         block: BlockId,

@@ -171,8 +171,8 @@ impl FakeModel {
         block * self.block_size + position % self.block_size
     }
 
-    /// Reads what the rows of a sequence see of their windows, where these have a pool of their own:
-    /// the same as in the other layers.
+    /// Reads what the rows of a sequence see of their windows, where these have a pool of their
+    /// own: the same as in the other layers.
     fn check_windows(&self, batch: &ForwardBatch<'_>, index: usize) -> Result<(), ForwardError> {
         let (Some(slots), Some(kv)) = (&self.local_slots, self.info.local) else {
             return Ok(());

@@ -262,8 +262,8 @@ impl Sequence {
         adaptation.is_some_and(|adaptation| adaptation.phase.is_some())
     }
 
-    /// The first token that the phase which is due computes itself; `None` where none is, or where rows of those tokens say
-    /// something that is asked for.
+    /// The first token that the phase which is due computes itself; `None` where none is, or where
+    /// rows of those tokens say something that is asked for.
     pub(super) fn phase_start(&self) -> Option<usize> {
         let adaptation = self.adaptation.as_ref().filter(|_| !self.is_adapting())?;
         let num_tokens = self.token_ids.len();

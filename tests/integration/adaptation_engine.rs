@@ -219,7 +219,8 @@ fn a_phase_computes_the_prompt_that_it_adapts_to() {
     let (num_steps, answer) = steps(512, None);
     assert_eq!(num_steps, 4);
     assert_eq!(steps(32, None).0, 6);
-    // Whoever asks what the prompt's tokens were worth needs all of them run; the phase is the same.
+    // Whoever asks what the prompt's tokens were worth needs all of them run; the phase is the
+    // same.
     let (num_steps, same) = steps(512, Some(0));
     assert!(num_steps > 6);
     assert_eq!(same, answer);

@@ -93,8 +93,8 @@ fn a_request_that_fills_the_cache_is_admitted_again() {
     }
 }
 
-/// A search submits several requests before it reads the first, and waits where its tenant holds all that it may. What the
-/// engine has ended is held no more, whether or not somebody has read it.
+/// A search submits several requests before it reads the first, and waits where its tenant holds
+/// all that it may. What the engine has ended is held no more, whether or not somebody has read it.
 #[test]
 fn answers_that_nobody_reads_yet_hold_no_share() {
     let config = EngineConfig {

@@ -333,7 +333,8 @@ vectors_for_each_isa! {
     transposed::add_transposed(x: &[&[f32]], lines: [&[LineF32]; 2], sums: &mut [StripSums]);
     /// `out[row, i] += sum_j x[row * stride + j] * weights[j, i]`; rows of `weights` and `out` have `width` values.
     outer::add_outer(x: &[f32], stride: usize, weights: &[f32], out: &mut [f32], width: usize);
-    /// The same with rows and columns of `x` exchanged: `out[row, i] += sum_j x[j * stride + row] * weights[j, i]`.
+    /// The same with rows and columns of `x` exchanged: `out[row, i] += sum_j x[j * stride + row] *
+    /// weights[j, i]`.
     outer::add_outer_exchanged(
         x: &[f32],
         stride: usize,

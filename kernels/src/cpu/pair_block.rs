@@ -1,4 +1,5 @@
-//! Blocks of whole-byte codes read back as pairs of bf16 lines, for products with transposed weights.
+//! Blocks of whole-byte codes read back as pairs of bf16 lines, for products with transposed
+//! weights.
 
 use std::arch::x86_64::*;
 

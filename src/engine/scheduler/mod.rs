@@ -24,7 +24,8 @@ pub(super) struct Scheduler {
     pub blocks: BlockManager,
     pub sequences: Sequences,
     pub stats: EngineStats,
-    /// Prompts run through to their end, whatever a phase of adaptation computes again: a draft model follows their rows.
+    /// Prompts run through to their end, whatever a phase of adaptation computes again: a draft
+    /// model follows their rows.
     pub runs_whole_prompts: bool,
 }
 
@@ -128,8 +129,8 @@ impl Scheduler {
         });
     }
 
-    /// Rows to run before a phase that computes the others itself; `None` where no such phase is due, or where the layers with
-    /// a sliding window have too few places for it.
+    /// Rows to run before a phase that computes the others itself; `None` where no such phase is
+    /// due, or where the layers with a sliding window have too few places for it.
     pub(in crate::engine) fn rows_before_phase(&self, sequence: &Sequence) -> Option<usize> {
         let has_places = |start: &usize| self.has_places_for_phase(sequence, *start);
         let start = (sequence.phase_start())
@@ -138,8 +139,8 @@ impl Scheduler {
         Some(start.saturating_sub(sequence.num_computed_tokens))
     }
 
-    /// Whether a phase from `start` on could have its places in an empty pool: all at once, beside those that the sequence
-    /// keeps of what lies before, and one for a copy.
+    /// Whether a phase from `start` on could have its places in an empty pool: all at once, beside
+    /// those that the sequence keeps of what lies before, and one for a copy.
     fn has_places_for_phase(&self, sequence: &Sequence, start: usize) -> bool {
         let num_more = sequence.num_more_kept_tokens();
         let num_passed = self.config.num_passed_blocks(start, num_more);

@@ -106,7 +106,8 @@ mod tests {
 
     #[test]
     fn contexts_that_grow_make_no_draft_look_cheaper() {
-        // Sixteen rows take 2.1 times what eight take, whatever the context: eight drafts never pay.
+        // Sixteen rows take 2.1 times what eight take, whatever the context: eight drafts never
+        // pay.
         let mut costs = StepCosts::new([(1, ms(34)), (8, ms(60)), (16, ms(126))]);
         for step in 0..200 {
             costs.observe(8, ms(60 + step / 5));

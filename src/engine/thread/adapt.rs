@@ -9,7 +9,8 @@ use crate::engine::request::{EngineError, StreamEvent};
 use crate::engine::sequence::{SeqId, Sequence};
 
 impl EngineCore {
-    /// Begins the phases that compute what is left of their sequences themselves: its rows leave the batch.
+    /// Begins the phases that compute what is left of their sequences themselves: its rows leave
+    /// the batch.
     pub(super) fn begin_due_phases(&mut self) -> Result<(), ExecutorError> {
         let scheduler = &self.scheduler;
         let is_due = |seq| scheduler.rows_before_phase(&scheduler.sequences[seq]) == Some(0);

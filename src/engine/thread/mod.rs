@@ -33,8 +33,8 @@ struct OpenRequest {
     sender: UnboundedSender<StreamEvent>,
     num_unfinished: usize,
     is_prompt_done: bool,
-    /// What its tenant holds as long as it runs or waits. It does not end with the stream: whoever waits for room to submit more,
-    /// as a search does, reads no stream meanwhile.
+    /// What its tenant holds as long as it runs or waits. It does not end with the stream: whoever
+    /// waits for room to submit more, as a search does, reads no stream meanwhile.
     _share: Option<Share>,
 }
 
