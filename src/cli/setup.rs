@@ -121,7 +121,9 @@ fn load(
     operator_times: Option<Arc<OperatorTimes>>,
 ) -> anyhow::Result<Served> {
     let mut phases = Phases::begin();
-    let _reader = files.read_ahead();
+    let is_native = is_native(&args.backend, files)?;
+    // Another backend opens the files itself.
+    let reader = is_native.then(|| files.read_ahead());
     let identity = identity(&args.model, path, files.weight_files())?;
     let tokenizer = Tokenizer::from_files(files)?;
     let source = match &args.chat_template {
@@ -134,7 +136,7 @@ fn load(
     let chat_template = ChatTemplate::from_files(files, &tokenizer, source.as_deref())?;
     phases.end("tokenizer and chat template made");
     let mut grammars = None.into();
-    let (engine, model_config) = match is_native(&args.backend, files)? {
+    let (engine, model_config) = match is_native {
         true => {
             let config = files.config()?;
             grammars = grammars::begin(&tokenizer, config.vocab_size);
@@ -148,6 +150,7 @@ fn load(
             (start_mistralrs(args, path, vocab_size)?, None)
         }
     };
+    drop(reader);
     phases.end("weights loaded and engine started");
     warm_up(engine.as_ref())?;
     phases.end("first token written");
