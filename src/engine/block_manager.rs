@@ -216,9 +216,9 @@ impl BlockManager {
         if self.blocks[block as usize].hash.is_some() {
             return;
         }
-        if let Some(known) = self.prefix_cache.get(parent, token_ids)
+        if self.place(block).is_some()
+            && let Some(known) = self.prefix_cache.get(parent, token_ids)
             && self.place(known).is_none()
-            && self.place(block).is_some()
         {
             self.unregister(known);
         }

@@ -93,6 +93,9 @@ impl Scheduler {
     /// Gives back the places of blocks that lie behind all that a sequence will compute or read. A
     /// phase of adaptation still reads what it began with.
     pub(in crate::engine) fn release_passed_places(&mut self, id: SeqId) {
+        if self.config.local.is_none() {
+            return;
+        }
         let sequence = &mut self.sequences[id];
         if sequence.is_adapting() {
             return;

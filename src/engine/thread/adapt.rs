@@ -30,6 +30,9 @@ impl EngineCore {
             self.begins_phase(seq);
         }
         self.end_finished();
+        // Siblings of one that failed are gone, too.
+        let sequences = &self.scheduler.sequences;
+        (self.batch.rows).retain(|rows| sequences.get(rows.seq).is_some());
         Ok(())
     }
 

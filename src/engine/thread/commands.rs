@@ -189,6 +189,7 @@ impl EngineCore {
             && !self.adapters.takes_requests(adapter)
         {
             self.num_counted += request.n as isize;
+            drop(share);
             let _ = sender.send(StreamEvent::Error(EngineError::UnknownAdapter));
             return;
         }
@@ -243,7 +244,7 @@ impl EngineCore {
             sender,
             num_unfinished: n,
             is_prompt_done: false,
-            _share: share,
+            share,
         };
         self.requests.insert(id, request);
     }

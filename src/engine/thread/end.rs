@@ -67,27 +67,34 @@ impl EngineCore {
         let Some(request) = self.requests.get_mut(&sequence.request) else {
             return;
         };
+        request.num_unfinished -= 1;
+        let is_last = request.num_unfinished == 0;
+        if is_last {
+            // Whoever hears of the end may ask for more at once.
+            request.share = None;
+        }
         let _ = request.sender.send(StreamEvent::Finished {
             index: sequence.index,
             reason,
             drafts: sequence.draft.counts,
         });
-        request.num_unfinished -= 1;
-        if request.num_unfinished == 0 {
+        if is_last {
             self.requests.remove(&sequence.request);
         }
     }
 
     /// Ends one request with an error; its sequences are removed at the end of the step.
     pub(super) fn fail(&mut self, request: RequestId, error: EngineError) {
-        if let Some(open) = self.requests.remove(&request) {
+        if let Some(mut open) = self.requests.remove(&request) {
+            open.share = None;
             let _ = open.sender.send(StreamEvent::Error(error));
         }
     }
 
     pub(super) fn fail_all(&mut self, message: &str) {
         self.scheduler.remove(|_| true);
-        for (_, request) in self.requests.drain() {
+        for (_, mut request) in self.requests.drain() {
+            request.share = None;
             let error = EngineError::Model(message.to_owned());
             let _ = request.sender.send(StreamEvent::Error(error));
         }

@@ -35,7 +35,7 @@ struct OpenRequest {
     is_prompt_done: bool,
     /// What its tenant holds as long as it runs or waits. It does not end with the stream: whoever
     /// waits for room to submit more, as a search does, reads no stream meanwhile.
-    _share: Option<Share>,
+    share: Option<Share>,
 }
 
 /// All that the engine's thread owns. It has no thread of its own: [`Self::run`] is one's body, a simulation calls [`Self::turn`].
