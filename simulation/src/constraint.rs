@@ -1,6 +1,8 @@
 //! A constraint with a state, and a watcher: what they allow depends on all tokens before.
 
-use ponder::engine::{ConstraintError, TokenConstraint, TokenId, TokenMask, TokenWatcher, Watch};
+use ponder::engine::{
+    ConstraintError, TokenConstraint, TokenId, TokenLogprobs, TokenMask, TokenWatcher, Watch,
+};
 
 use crate::random::Random;
 use crate::setup::VOCAB_SIZE;
@@ -124,7 +126,7 @@ pub struct SumWatcher {
 }
 
 impl TokenWatcher for SumWatcher {
-    fn push(&mut self, token_id: TokenId) -> Watch {
+    fn push(&mut self, token_id: TokenId, _: Option<&TokenLogprobs>) -> Watch {
         self.sum += token_id;
         if self.sum.is_multiple_of(self.ends_at) {
             Watch::End

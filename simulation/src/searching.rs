@@ -23,7 +23,9 @@ use crate::text::tokenizer;
 
 /// Steps after which a search that is alone must have ended.
 const MOST_STEPS_ALONE: usize = 20_000;
-const STRATEGIES: [&str; 6] = [
+const STRATEGIES: [&str; 8] = [
+    "auto",
+    "deepconf",
     "self_consistency",
     "best_of_n",
     "beam",
@@ -102,8 +104,17 @@ impl Ask {
         let strategy = *random.choose(&STRATEGIES);
         let n = random.between(1, config.max_num_seqs_of_one().min(6));
         let mut request = json!({"strategy": strategy, "step": {"delimiter": "\n"}});
-        if matches!(strategy, "self_consistency" | "best_of_n") {
+        if matches!(
+            strategy,
+            "auto" | "deepconf" | "self_consistency" | "best_of_n"
+        ) {
             request["n"] = json!(n);
+        }
+        if strategy == "best_of_n" && random.one_in(2) {
+            request["cost"] = json!(0.01);
+        }
+        if strategy == "deepconf" {
+            request["confidence"] = json!({"window": random.between(1, 8), "keep": 0.5});
         }
         let request: SearchRequest =
             serde_json::from_value(request).map_err(|error| error.to_string())?;

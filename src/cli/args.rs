@@ -143,6 +143,14 @@ pub struct ServeArgs {
         help_heading = "Search"
     )]
     pub value_head: Option<PathBuf>,
+    /// File of `ponder train calibration`: how likely answers are right, for the strategy auto
+    #[arg(
+        long,
+        env = "PONDER_CALIBRATION",
+        value_name = "FILE",
+        help_heading = "Search"
+    )]
+    pub calibration: Option<PathBuf>,
     #[command(flatten)]
     pub prm: PrmArgs,
     /// Adapt each request to its own context first: slot, router, or JSON (docs/adaptation.md)

@@ -23,7 +23,7 @@ use crate::api::{
 use crate::engine::{Backend, Capability, Engine};
 use crate::model::encoder::is_encoder;
 use crate::model::{ModelFiles, Pooling};
-use crate::reward::{Programs, PythonRunner, RewardServer, SchemaChecker, ValueHead};
+use crate::reward::{Calibration, Programs, PythonRunner, RewardServer, SchemaChecker, ValueHead};
 use crate::trace::TraceStore;
 
 /// How long a model that still loads is waited for when the server ends.
@@ -132,6 +132,7 @@ fn load(args: &ServeArgs) -> anyhow::Result<Loaded> {
 fn check_alone(args: &ServeArgs) -> anyhow::Result<()> {
     let asked = [
         ("--value-head", args.value_head.is_some()),
+        ("--calibration", args.calibration.is_some()),
         ("--prm", args.prm.prm.is_some()),
         ("--adaptation", args.adaptation.is_some()),
         ("--router-adaptation", args.router_adaptation.is_some()),
@@ -161,6 +162,7 @@ fn load_model(
     let schemas = schema_checker(programs.clone())?;
     let python = args.allow_code_execution;
     let python = python.then(|| python_runner(programs)).transpose()?;
+    let calibration = load_calibration(args.calibration.as_deref())?;
     let mut served = setup::start_at(engine, model, None)?;
     let value_head = match &args.value_head {
         Some(path) => {
@@ -182,6 +184,9 @@ fn load_model(
     if let Some(path) = &args.value_head {
         served.identity.value_head = Some(hash(std::slice::from_ref(path))?);
     }
+    if let Some(path) = &args.calibration {
+        served.identity.calibration = Some(hash(std::slice::from_ref(path))?);
+    }
     if args.adaptation.is_some() || args.router_adaptation.is_some() {
         let demanded = served.engine.demand(Capability::Adaptation);
         demanded.context("--adaptation")?;
@@ -195,7 +200,17 @@ fn load_model(
     served.rewards.schemas = schemas;
     served.rewards.value_head = value_head.map(Arc::new);
     served.rewards.reward_server = reward_server;
+    served.rewards.calibration = calibration;
     Ok(served)
+}
+
+fn load_calibration(path: Option<&Path>) -> anyhow::Result<Option<Arc<Calibration>>> {
+    let load = |path: &Path| {
+        let loaded = Calibration::load(path);
+        let loaded = loaded.with_context(|| format!("--calibration {}", path.display()))?;
+        anyhow::Ok(Arc::new(loaded))
+    };
+    path.map(load).transpose()
 }
 
 /// Stays this binary when the file is replaced.

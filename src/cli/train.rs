@@ -1,8 +1,8 @@
-//! `ponder train value-head`: from searched traces to a file for `--value-head`.
+//! `ponder train`: from searched traces to a file for `--value-head` or `--calibration`.
 
 use std::path::PathBuf;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
@@ -11,12 +11,38 @@ use super::progress::Counter;
 use super::setup;
 use crate::api::Served;
 use crate::trace::Target;
-use crate::train::{Choices, Examples, Report, TrainOptions, cross_validate, load_examples, train};
+use crate::train::{
+    CalibrationReport, Choices, Examples, Quality, Report, TrainOptions, calibrate, cross_validate,
+    load_examples, train,
+};
 
 #[derive(Debug, Subcommand)]
 pub enum TrainCommand {
     /// A head that values answers by the model's own hidden states, for serve --value-head
     ValueHead(TrainValueHeadArgs),
+    /// How likely answers are right, for serve --calibration and the strategy auto
+    Calibration(TrainCalibrationArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct TrainCalibrationArgs {
+    /// NDJSON files of searches whose answers have an outcome (best_of_n, self_consistency, auto)
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub traces: Vec<PathBuf>,
+    /// JSON file to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Only traces with values of this reward; needed where the traces have several
+    #[arg(long, value_name = "KIND")]
+    pub reward: Option<String>,
+    /// Share of the prompts that the measurements are of
+    #[arg(long, default_value_t = 0.2)]
+    pub held_out: f64,
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Print the measurements as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -71,14 +97,58 @@ pub enum TargetArg {
 pub(super) fn run(command: &TrainCommand) -> anyhow::Result<()> {
     match command {
         TrainCommand::ValueHead(args) => value_head(args),
+        TrainCommand::Calibration(args) => calibration(args),
     }
 }
 
-fn value_head(args: &TrainValueHeadArgs) -> anyhow::Result<()> {
+fn calibration(args: &TrainCalibrationArgs) -> anyhow::Result<()> {
+    check_share(args.held_out)?;
+    let reward = args.reward.as_deref();
+    let report = calibrate(&args.traces, reward, args.held_out, args.seed)?;
+    let measured = calibration_json(&report);
+    let mut file = json!(report.calibration);
+    file["report"] = measured.clone();
+    let text = serde_json::to_string_pretty(&file)? + "\n";
+    std::fs::write(&args.out, text).with_context(|| format!("--out {}", args.out.display()))?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&measured)?);
+        return Ok(());
+    }
+    println!(
+        "{}: values of the reward {}, fitted to {} prompts, measured on {} of them without those",
+        args.out.display(),
+        report.calibration.reward,
+        report.num_prompts,
+        report.num_held_out
+    );
+    for (name, quality) in [("all waves", &report.all), ("first answer", &report.first)] {
+        println!(
+            "{name:<13} Brier {:.4} (always the mean: {:.4}), ECE {:.4}, AUC {:.3}",
+            quality.brier, quality.brier_of_mean, quality.ece, quality.auc
+        );
+    }
+    Ok(())
+}
+
+fn calibration_json(report: &CalibrationReport) -> Value {
+    let quality = |quality: &Quality| {
+        json!({"brier": quality.brier, "brier_of_mean": quality.brier_of_mean,
+            "ece": quality.ece, "auc": quality.auc})
+    };
+    json!({"num_prompts": report.num_prompts, "num_held_out": report.num_held_out,
+        "all": quality(&report.all), "first": quality(&report.first)})
+}
+
+fn check_share(held_out: f64) -> anyhow::Result<()> {
     ensure!(
-        args.held_out > 0.0 && args.held_out < 1.0,
+        held_out > 0.0 && held_out < 1.0,
         "--held-out must be between 0 and 1"
     );
+    Ok(())
+}
+
+fn value_head(args: &TrainValueHeadArgs) -> anyhow::Result<()> {
+    check_share(args.held_out)?;
     let served = setup::start(&args.engine)?;
     let target = match args.target {
         TargetArg::RestMcts => Target::RestMcts,

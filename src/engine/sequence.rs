@@ -195,7 +195,12 @@ impl Sequence {
     }
 
     /// Takes a sampled token, shows it to the watcher and says what came of it.
-    pub(super) fn append(&mut self, token_id: TokenId, max_model_len: usize) -> Appended {
+    pub(super) fn append(
+        &mut self,
+        token_id: TokenId,
+        logprobs: Option<&TokenLogprobs>,
+        max_model_len: usize,
+    ) -> Appended {
         if self.budget.as_ref().is_some_and(|budget| !budget.take()) {
             self.ended = Some(FinishReason::Budget);
             return Appended::OutOfBudget;
@@ -207,7 +212,7 @@ impl Sequence {
         }
         self.token_ids.push(token_id);
         let watcher = self.watcher.as_mut();
-        let watch = watcher.map_or(Watch::Continue, |watcher| watcher.push(token_id));
+        let watch = watcher.map_or(Watch::Continue, |watcher| watcher.push(token_id, logprobs));
         if watch == Watch::End {
             self.ended = Some(FinishReason::Watcher);
         }

@@ -11,7 +11,6 @@ const PLAIN_VALUE: &str = "<parameter=";
 /// The canonical form of the final answer of `text`, for votes; of the whole text when it names
 /// none. JSON and calls of tools count as a whole, but for their white space.
 pub fn answer_key(text: &str) -> String {
-    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let answer = ReasoningFormat::after_thought(text).trim();
     let is_json =
         answer.starts_with(['{', '[']) && serde_json::from_str::<IgnoredAny>(answer).is_ok();
@@ -28,6 +27,32 @@ pub fn answer_key(text: &str) -> String {
         Some(answer) => math::normalize(&answer),
         None => words(text),
     }
+}
+
+/// Marks a fenced block.
+const FENCE: &str = "```";
+
+/// Whether an answer is code: it names no final answer, and no number stands behind its last block.
+/// Two of those are the same only word by word.
+pub fn is_code(text: &str) -> bool {
+    let answer = ReasoningFormat::after_thought(text);
+    let Some((_, behind)) = answer.rsplit_once(FENCE) else {
+        return false;
+    };
+    extract::marked_answer(answer).is_none() && extract::final_answer(behind).is_none()
+}
+
+/// What an answer shares with those that agree with it: its words where it is code, since the last
+/// number of a program says nothing; else [`answer_key`].
+pub fn vote_key(text: &str) -> String {
+    match is_code(text) {
+        true => words(ReasoningFormat::after_thought(text)),
+        false => answer_key(text),
+    }
+}
+
+fn words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// A text without the white space outside of its strings. Python has two marks of strings.
@@ -53,6 +78,24 @@ fn without_white_space(text: &str, is_python: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn programs_agree_word_by_word() {
+        let program = "Here:\n```python\nprint(1)\n```";
+        assert!(is_code(program));
+        assert_eq!(vote_key(program), "Here: ```python print(1) ```");
+        assert_ne!(vote_key(program), vote_key("```python\nx = 1\n```"));
+        for text in [
+            "```python\nprint(1)\n```\nThe answer is 1",
+            "```\n1\n```\n\\boxed{1}",
+            "```python\nprint(2)\n```\nIt prints 1.",
+            "so 1",
+            "<think>```x```</think>1",
+        ] {
+            assert!(!is_code(text));
+            assert_eq!(vote_key(text), "1");
+        }
+    }
 
     #[test]
     fn data_counts_as_a_whole_but_for_its_white_space() {

@@ -3,6 +3,7 @@
 
 mod aggregate;
 mod answer;
+mod calibration;
 mod judge;
 mod likelihood;
 mod majority;
@@ -13,6 +14,7 @@ mod spec;
 mod value_head;
 pub mod verifier;
 mod verifier_spec;
+mod votes;
 mod weighted;
 
 use std::sync::Arc;
@@ -23,7 +25,8 @@ use futures::future::BoxFuture;
 use crate::work::WorkError;
 
 pub use aggregate::Aggregate;
-pub use answer::answer_key;
+pub use answer::{answer_key, is_code, vote_key};
+pub use calibration::{Calibration, CalibrationError, Evidence, FEATURES, Sampled};
 pub use judge::{Judge, JudgeScorer, Judged};
 pub use likelihood::Likelihood;
 pub use majority::Majority;
@@ -36,6 +39,7 @@ pub use value_head::{ValueHead, ValueHeadError, tensors as head_tensors};
 pub use verifier::programs::{Programs, default_parallel};
 pub use verifier::python::PythonRunner;
 pub use verifier::schema::{CHECK_SCHEMA, SchemaChecker, check_schema};
+pub use votes::{Group, Votes, stays_ahead};
 pub use weighted::{OwnScores, Scored, Weighted};
 
 /// What is scored: an answer, or the part of one that a search has so far.

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::value_head::{ValueHead, ValueHeadScorer};
 use super::verifier::python::PythonRunner;
 use super::{
-    Aggregate, Judge, JudgeScorer, Likelihood, Majority, Prm, PrmScorer, RemoteScorer,
+    Aggregate, Calibration, Judge, JudgeScorer, Likelihood, Majority, Prm, PrmScorer, RemoteScorer,
     RewardServer, SchemaChecker, Scorer, ScorerError, Weighted,
 };
 use crate::work::WorkPool;
@@ -30,6 +30,8 @@ pub struct RewardResources {
     pub judge: Option<Arc<Judge>>,
     pub prm: Option<Arc<Prm>>,
     pub reward_server: Option<Arc<RewardServer>>,
+    /// How likely a leading answer is right, by its value.
+    pub calibration: Option<Arc<Calibration>>,
 }
 
 impl RewardResources {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::confidence::ConfidenceRule;
 use super::event::SearchEvent;
 use super::outcome::{SearchError, SearchOutcome, SearchStats, Stopped, is_whole, rank};
 use super::policy::{Continuation, End, Expansion, Policy};
@@ -14,7 +15,7 @@ use super::spec::SearchSpec;
 use super::step::StepRule;
 use super::tree::{NodeId, ScoreKey, Tree};
 use crate::engine::EngineError;
-use crate::reward::{OwnScores, Scorer, Weighted};
+use crate::reward::{Calibration, OwnScores, Scorer, Weighted};
 
 /// Where the samples of an expansion end.
 #[derive(Debug, Clone, Copy)]
@@ -25,20 +26,29 @@ pub(super) enum Cut<'s> {
     AfterStep(&'s StepRule),
     /// With the answer, but the end of the first step is noted.
     NoteFirst(&'s StepRule),
+    /// With the answer, or where its confidence falls below the rule's limit.
+    Unsure(ConfidenceRule),
 }
 
 impl Cut<'_> {
     fn step(&self) -> Option<&StepRule> {
         match self {
             Self::AfterStep(rule) => Some(rule),
-            Self::Never | Self::NoteFirst(_) => None,
+            Self::Never | Self::NoteFirst(_) | Self::Unsure(_) => None,
         }
     }
 
     fn first_step(&self) -> Option<&StepRule> {
         match self {
             Self::NoteFirst(rule) => Some(rule),
-            Self::Never | Self::AfterStep(_) => None,
+            Self::Never | Self::AfterStep(_) | Self::Unsure(_) => None,
+        }
+    }
+
+    fn confidence(&self) -> Option<ConfidenceRule> {
+        match self {
+            Self::Unsure(rule) => Some(*rule),
+            Self::Never | Self::AfterStep(_) | Self::NoteFirst(_) => None,
         }
     }
 }
@@ -52,6 +62,7 @@ pub(super) fn now() -> Instant {
 pub struct Search<'a> {
     pub(super) policy: &'a dyn Policy,
     pub(super) scorer: Option<&'a Weighted>,
+    pub(super) calibration: Option<&'a Calibration>,
     pub(super) spec: &'a SearchSpec,
     pub(super) tree: Tree,
     pub(super) stopped: Option<Stopped>,
@@ -79,6 +90,7 @@ impl<'a> Search<'a> {
         Self {
             policy,
             scorer,
+            calibration: None,
             spec,
             tree: Tree::new(),
             stopped: None,
@@ -89,6 +101,12 @@ impl<'a> Search<'a> {
             events,
             num_agreed: 0,
         }
+    }
+
+    /// Knows what values and votes of this server's answers have meant so far.
+    pub fn with_calibration(mut self, calibration: Option<&'a Calibration>) -> Self {
+        self.calibration = calibration;
+        self
     }
 
     /// Knows the scores of an earlier run; its samples come from a [`super::ReplayPolicy`].
@@ -168,7 +186,10 @@ impl<'a> Search<'a> {
         let step = |rule: Option<&StepRule>| rule.cloned();
         let expansions = requests.iter().map(|(id, n)| {
             let (end, first) = (step(cut.step()), step(cut.first_step()));
-            self.tree.expansion(*id, *n, end, first)
+            Expansion {
+                confidence: cut.confidence(),
+                ..self.tree.expansion(*id, *n, end, first)
+            }
         });
         let expansions = expansions.collect();
         let parents = requests.iter().map(|(id, _)| *id).collect();

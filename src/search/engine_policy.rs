@@ -8,6 +8,7 @@ use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{BoxStream, SelectAll, StreamExt};
 
 use super::branch_constraint::BranchConstraint;
+use super::confidence::CONFIDENCE_TOP_K;
 use super::context::now;
 use super::outcome::SearchError;
 use super::policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, Running};
@@ -103,13 +104,18 @@ impl EnginePolicy {
             .params
             .max_tokens
             .saturating_sub(expansion.prefix.len());
+        let wanted = self.params.logprobs.unwrap_or(0);
+        let num_logprobs = match expansion.confidence {
+            Some(_) => wanted.max(CONFIDENCE_TOP_K),
+            None => wanted,
+        };
         let params = SamplingParams {
             max_tokens: left.max(1),
             min_tokens: self
                 .params
                 .min_tokens
                 .saturating_sub(expansion.prefix.len()),
-            logprobs: Some(self.params.logprobs.unwrap_or(0)),
+            logprobs: Some(num_logprobs),
             ..self.params.clone()
         };
         let prompt = [self.prompt_token_ids.as_slice(), &expansion.prefix].concat();
@@ -244,17 +250,24 @@ impl EngineRunning<'_> {
         let sample = &mut self.samples[at];
         sample.is_returned = true;
         let token_ids = std::mem::take(&mut sample.token_ids);
-        let logprobs = std::mem::take(&mut sample.logprobs);
+        let mut logprobs = std::mem::take(&mut sample.logprobs);
         let taps = std::mem::take(&mut sample.taps);
         let reason = sample.finished.unwrap_or(FinishReason::Abort);
         let (expansion, index) = (sample.expansion, sample.index);
         let source = &self.expansions[expansion];
         let (text, hits_stop) = self.policy.text(source, &token_ids);
         let num_tokens = source.prefix.len() + token_ids.len();
+        let measured = source.confidence.map(|rule| rule.measure(&logprobs));
+        let (confidence, is_unsure) = measured.unwrap_or_default();
+        // What only the confidence is made of is not the client's.
+        for token in &mut logprobs {
+            token.top.truncate(self.policy.params.logprobs.unwrap_or(0));
+        }
         let end = match reason {
             FinishReason::Eos | FinishReason::StopToken(_) => End::Stop,
             FinishReason::Watcher => match &source.step {
                 Some(_) if !hits_stop => End::Step,
+                None if !hits_stop && is_unsure => End::Unsure,
                 _ => End::Stop,
             },
             FinishReason::Length => End::Length,
@@ -290,6 +303,7 @@ impl EngineRunning<'_> {
                 logprobs,
                 hidden_state,
                 first_step,
+                confidence,
             },
         }
     }
@@ -298,7 +312,7 @@ impl EngineRunning<'_> {
     fn first_step_len(&self, source: &Expansion, token_ids: &[TokenId]) -> Option<usize> {
         let rule = source.first_step.clone()?;
         let mut watcher = self.policy.watcher(source, Some((rule, Watch::Tap)));
-        let mut taps = token_ids.iter().map(|id| watcher.push(*id));
+        let mut taps = token_ids.iter().map(|id| watcher.push(*id, None));
         let len = taps.position(|watch| watch == Watch::Tap)? + 1;
         (len < token_ids.len()).then_some(len)
     }

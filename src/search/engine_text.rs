@@ -1,5 +1,6 @@
 //! The text of what the engine samples for a search.
 
+use super::confidence::Groups;
 use super::engine_policy::EnginePolicy;
 use super::policy::Expansion;
 use super::step::{StepRule, StepWatcher};
@@ -13,7 +14,9 @@ impl EnginePolicy {
         step: Option<(StepRule, Watch)>,
     ) -> StepWatcher {
         let stops = self.stops(expansion.prefix.len());
-        StepWatcher::new(self.detokenizer(), stops, &expansion.prefix_text, step)
+        let confidence = expansion.confidence.map(Groups::new);
+        let text = &expansion.prefix_text;
+        StepWatcher::new(self.detokenizer(), stops, text, step, confidence)
     }
 
     /// Turns the tokens of an answer into its text.

@@ -1,14 +1,18 @@
 //! Search over a model's answers: a client of the engine. Strategies are pure logic over a [`Tree`], one a file and a row
 //! of [`STRATEGIES`]; they reach the model through a [`Policy`] and values through a [`crate::reward::Scorer`].
 
+mod auto;
 mod beam;
 mod best_of_n;
 mod branch_constraint;
+mod confidence;
 mod context;
+mod deepconf;
 mod dvts;
 mod engine_policy;
 mod engine_text;
 mod event;
+mod improvement;
 mod mcts;
 mod outcome;
 mod policy;
@@ -24,8 +28,10 @@ mod strategy;
 mod text_hash;
 mod tree;
 mod vm_mcts;
+mod vote;
 
 pub use branch_constraint::BranchConstraint;
+pub use confidence::{ConfidenceRequest, ConfidenceRule, ConfidenceSpec};
 pub use context::Search;
 pub use engine_policy::EnginePolicy;
 pub use event::SearchEvent;

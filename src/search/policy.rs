@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use futures::future::BoxFuture;
 
+use super::confidence::ConfidenceRule;
 use super::outcome::SearchError;
 use super::step::StepRule;
 use crate::engine::{TokenId, TokenLogprobs};
@@ -24,6 +25,8 @@ pub struct Expansion {
     pub step: Option<StepRule>,
     /// Note where the first step of each sample ends, see [`FirstStep`].
     pub first_step: Option<StepRule>,
+    /// Measure each sample's confidence, and end those that lack it.
+    pub confidence: Option<ConfidenceRule>,
 }
 
 /// Why a sample ended.
@@ -38,6 +41,8 @@ pub enum End {
     Length,
     /// The search's tokens or time are spent, or the sample was stopped.
     Cut,
+    /// Its confidence fell below the limit.
+    Unsure,
 }
 
 impl End {
@@ -59,6 +64,8 @@ pub struct Continuation {
     pub hidden_state: Option<Arc<[f32]>>,
     /// Where its first step ends, when that was asked for and something follows it.
     pub first_step: Option<FirstStep>,
+    /// Of its least confident group of tokens, when that was asked for.
+    pub confidence: Option<f64>,
 }
 
 /// The first step of a whole answer.

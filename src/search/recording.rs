@@ -27,6 +27,8 @@ pub struct RecordedNode {
     /// Paths of the samples that were merged into this node, and those of them that had other tokens.
     pub duplicate_paths: Vec<Vec<u32>>,
     pub variant_paths: Vec<Vec<u32>>,
+    /// See [`Continuation::confidence`].
+    pub confidence: Option<f64>,
 }
 
 /// What an earlier run sampled and how it was scored. Its size is linear in that of its nodes, and the work of a sample in
@@ -139,6 +141,7 @@ impl Recording {
                 num_tokens: self.nodes[first].token_ids.len(),
                 hidden_state: None,
             }),
+            confidence: self.nodes[id].confidence,
             token_ids,
         })
     }

@@ -9,9 +9,12 @@ use super::outcome::SearchError;
 use super::policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, Running};
 use crate::engine::{TokenId, TokenLogprobs};
 
-/// What a sample is: text, and whether the answer ends with it. Gets the answer so far, the sample's branch
-/// path and whether a whole answer is wanted.
+/// What a sample is: text, and whether the answer ends with it. Gets the answer so far, the
+/// sample's branch path and whether a whole answer is wanted.
 pub type Script = dyn Fn(&str, &[u32], bool) -> (String, bool) + Send + Sync;
+
+/// How confident a sample's token is: gets the sample's branch path and the token's place in it.
+pub type Confidence = dyn Fn(&[u32], usize) -> f32 + Send + Sync;
 
 /// What scripts keep their answers below.
 const MAX_TOKENS: usize = 64;
@@ -19,6 +22,7 @@ const MAX_TOKENS: usize = 64;
 /// See the module's documentation.
 pub struct ScriptedPolicy {
     script: Box<Script>,
+    confidence: Box<Confidence>,
     limit: u64,
     spent: AtomicU64,
     delay: Duration,
@@ -33,6 +37,7 @@ impl ScriptedPolicy {
     ) -> Self {
         Self {
             script: Box::new(script),
+            confidence: Box::new(|_, _| 0.5),
             limit: limit.unwrap_or(u64::MAX),
             spent: AtomicU64::new(0),
             delay: Duration::ZERO,
@@ -49,14 +54,55 @@ impl ScriptedPolicy {
         }
     }
 
+    /// The same with tokens of which some are more certain than others.
+    pub fn with_confidence(
+        self,
+        confidence: impl Fn(&[u32], usize) -> f32 + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            confidence: Box::new(confidence),
+            ..self
+        }
+    }
+
+    /// The tokens of a text, up to that with which the expansion's rule ends it; the confidence,
+    /// and whether it did.
+    fn tokens(
+        &self,
+        expansion: &Expansion,
+        path: &[u32],
+        text: &str,
+    ) -> (Vec<TokenLogprobs>, Option<f64>, bool) {
+        let is_measured = expansion.confidence.is_some();
+        let token = |(at, c): (usize, char)| TokenLogprobs {
+            token_id: u32::from(c),
+            logprob: -0.5,
+            top: match is_measured {
+                true => vec![(u32::from(c), -(self.confidence)(path, at))],
+                false => Vec::new(),
+            },
+        };
+        let mut tokens: Vec<TokenLogprobs> = text.chars().enumerate().map(token).collect();
+        let Some(rule) = expansion.confidence else {
+            return (tokens, None, false);
+        };
+        let ends = (1..=tokens.len()).find(|len| rule.measure(&tokens[..*len]).1);
+        tokens.truncate(ends.unwrap_or(tokens.len()));
+        let (confidence, is_unsure) = rule.measure(&tokens);
+        (tokens, confidence, is_unsure)
+    }
+
     fn sample(&self, expansion: &Expansion, index: usize) -> Continuation {
         let path = [expansion.branch_path.as_slice(), &[index as u32]].concat();
         let is_whole = expansion.step.is_none();
         let (text, is_end) = (self.script)(&expansion.prefix_text, &path, is_whole);
         let left = self.limit - self.spent.load(Ordering::Acquire);
         let cut: String = text.chars().take(left as usize).collect();
-        let is_cut = cut.len() < text.len();
-        let token_ids: Vec<TokenId> = cut.chars().map(u32::from).collect();
+        let (mut logprobs, confidence, is_unsure) = self.tokens(expansion, &path, &cut);
+        let cut: String = cut.chars().take(logprobs.len()).collect();
+        let is_cut = !is_unsure && cut.len() < text.len();
+        logprobs.iter_mut().for_each(|token| token.top.clear());
+        let token_ids: Vec<TokenId> = logprobs.iter().map(|token| token.token_id).collect();
         self.spent
             .fetch_add(token_ids.len() as u64, Ordering::AcqRel);
         let first_step = expansion.first_step.as_ref().and_then(|rule| {
@@ -66,22 +112,21 @@ impl ScriptedPolicy {
                 hidden_state: None,
             })
         });
-        let logprob = |token_id: &TokenId| TokenLogprobs {
-            token_id: *token_id,
-            logprob: -0.5,
-            top: Vec::new(),
+        let end = match (is_cut, is_end) {
+            // A text that is over has ended, as behind a model's own end.
+            _ if is_unsure && cut.len() < text.len() => End::Unsure,
+            (true, _) => End::Cut,
+            (false, true) => End::Stop,
+            (false, false) => End::Step,
         };
         Continuation {
-            logprobs: token_ids.iter().map(logprob).collect(),
+            logprobs,
             token_ids,
             text: cut,
-            end: match (is_cut, is_end) {
-                (true, _) => End::Cut,
-                (false, true) => End::Stop,
-                (false, false) => End::Step,
-            },
+            end,
             hidden_state: None,
             first_step,
+            confidence,
         }
     }
 }

@@ -1,14 +1,13 @@
-//! Self-consistency (arXiv 2203.11171): the answer that most samples agree on. Sampling stops when the vote
-//! is decided (Adaptive-Consistency, arXiv 2305.11860).
+//! Self-consistency (arXiv 2203.11171): the answer that most samples agree on. Sampling stops when
+//! the vote is decided (Adaptive-Consistency, arXiv 2305.11860).
 
 use futures::future::{BoxFuture, FutureExt};
 
 use super::context::{Cut, Search};
-use super::event::SearchEvent;
 use super::outcome::{SearchError, Stopped, is_whole};
 use super::strategy::{Defaults, Strategy};
 use super::tree::{NodeId, Tree};
-use crate::reward::{Scorer, answer_key};
+use crate::reward::{Scorer, Votes, answer_key, stays_ahead};
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -32,24 +31,9 @@ impl Strategy for SelfConsistency {
     }
 }
 
-/// Samples that agree on an answer.
-struct Group {
-    answer: String,
-    /// One a vote: equal samples are one node.
-    nodes: Vec<NodeId>,
-    /// Sum of scores, or of votes when there is no reward.
-    weight: f64,
-}
-
-impl Group {
-    fn votes(&self) -> usize {
-        self.nodes.len()
-    }
-}
-
 async fn run(search: &mut Search<'_>) -> Result<(), SearchError> {
     let n = search.spec.n;
-    let mut groups: Vec<Group> = Vec::new();
+    let mut votes = Votes::default();
     let mut num_started = 0;
     let mut num_left = n;
     while num_started < n && !search.is_over() {
@@ -68,8 +52,9 @@ async fn run(search: &mut Search<'_>) -> Result<(), SearchError> {
             if is_new && !search.scorer.is_some_and(Scorer::is_relative) {
                 search.score(&[id]).await?;
             }
-            vote(search, &mut groups, id);
-            if num_left > 0 && is_over(search, &groups, num_left) {
+            let answer = answer_key(&search.tree.text(id));
+            search.vote(&mut votes, answer, id, weight(search, id));
+            if num_left > 0 && is_over(search, &votes, num_left) {
                 search.stopped = Some(Stopped::Decided);
                 samples.stop();
                 break;
@@ -78,19 +63,25 @@ async fn run(search: &mut Search<'_>) -> Result<(), SearchError> {
     }
     // Scores that compare answers are known now that all are there.
     search.settle().await?;
-    for group in &mut groups {
-        group.weight = group.nodes.iter().map(|id| weight(search, *id)).sum();
-    }
-    value_groups(search, &groups);
+    votes.reweigh(|id| weight(search, id));
+    search.value_groups(&votes);
     Ok(())
 }
 
-fn is_over(search: &Search<'_>, groups: &[Group], num_left: usize) -> bool {
+/// Whether the vote is decided. Votes that all count the same are once no other answer can catch
+/// up, or once the posterior says that none will. Nothing is known of how the weights of votes to
+/// come are distributed but that they lie in 0..=1: weighted votes are decided only for certain.
+fn is_over(search: &Search<'_>, votes: &Votes, num_left: usize) -> bool {
     match search.scorer {
-        None => is_decided(groups, num_left, search.spec.threshold),
+        None => {
+            let (first, second) = votes.first_two();
+            let confidence = search.spec.threshold;
+            let is_sure = |confidence| stays_ahead(first, second) > confidence;
+            votes.cannot_be_caught(num_left) || confidence.is_some_and(is_sure)
+        }
         // What a vote weighs depends on those that are still to come.
         Some(scorer) if scorer.is_relative() => false,
-        Some(_) => cannot_be_caught(groups, num_left),
+        Some(_) => votes.cannot_be_caught(num_left),
     }
 }
 
@@ -99,106 +90,5 @@ fn weight(search: &Search<'_>, id: NodeId) -> f64 {
     match search.scorer {
         Some(_) => search.tree.node(id).score.unwrap_or(0.0),
         None => 1.0,
-    }
-}
-
-fn vote(search: &Search<'_>, groups: &mut Vec<Group>, id: NodeId) {
-    let answer = answer_key(&search.tree.text(id));
-    let weight = weight(search, id);
-    match groups.iter_mut().find(|group| group.answer == answer) {
-        Some(group) => {
-            group.nodes.push(id);
-            group.weight += weight;
-        }
-        None => groups.push(Group {
-            answer,
-            nodes: vec![id],
-            weight,
-        }),
-    }
-    // The first of equals leads.
-    let leader = groups.iter().rev().max_by_key(|group| group.votes());
-    if let Some(leader) = leader {
-        search.send(SearchEvent::Vote {
-            answer: leader.answer.clone(),
-            votes: leader.votes(),
-            total: groups.iter().map(Group::votes).sum(),
-        });
-    }
-}
-
-/// Whether the leader's weight stays ahead when every sample that is left has the highest score.
-fn cannot_be_caught(groups: &[Group], num_left: usize) -> bool {
-    let mut weights: Vec<f64> = groups.iter().map(|group| group.weight).collect();
-    weights.sort_unstable_by(|a, b| b.total_cmp(a));
-    let second = weights.get(1).copied().unwrap_or(0.0);
-    weights
-        .first()
-        .is_some_and(|first| *first > second + num_left as f64)
-}
-
-/// Whether the leader stays ahead: the others cannot catch up, or more sampling would not change it with
-/// probability `confidence`.
-fn is_decided(groups: &[Group], num_left: usize, confidence: Option<f64>) -> bool {
-    let mut votes: Vec<usize> = groups.iter().map(Group::votes).collect();
-    votes.sort_unstable_by(|a, b| b.cmp(a));
-    let Some(&first) = votes.first() else {
-        return false;
-    };
-    let second = votes.get(1).copied().unwrap_or(0);
-    first > second + num_left
-        || confidence.is_some_and(|confidence| stays_ahead(first, second) > confidence)
-}
-
-/// The probability that a share with the posterior Beta(first + 1, second + 1) is above one half: the
-/// regularised incomplete beta function, which for whole numbers is a sum of binomial terms.
-fn stays_ahead(first: usize, second: usize) -> f64 {
-    let trials = first + second + 1;
-    let mut term = 0.5_f64.powi(trials as i32);
-    let mut sum = term;
-    for k in 1..=first {
-        term *= (trials - k + 1) as f64 / k as f64;
-        sum += term;
-    }
-    sum
-}
-
-/// An answer's value is its group's share of the weight; within a group the score, then the likelihood, decides.
-fn value_groups(search: &mut Search<'_>, groups: &[Group]) {
-    let total: f64 = groups.iter().map(|group| group.weight).sum();
-    for group in groups {
-        let value = if total > 0.0 {
-            group.weight / total
-        } else {
-            0.0
-        };
-        let best = group.nodes.iter().copied().max_by(|a, b| {
-            let key = |id: NodeId| search.tree.node(id).score.unwrap_or(0.0);
-            key(*a).total_cmp(&key(*b)).then(b.cmp(a))
-        });
-        for id in &group.nodes {
-            let is_best = Some(*id) == best;
-            // Others of the group rank right behind its best.
-            search.tree.nodes[*id].value = if is_best { value } else { value * (1.0 - 1e-9) };
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_posterior_equals_the_beta_distribution() {
-        // Values of scipy.stats.beta.sf(0.5, a + 1, b + 1).
-        for (first, second, expected) in [
-            (0, 0, 0.5),
-            (1, 0, 0.75),
-            (4, 0, 0.96875),
-            (5, 1, 0.9375),
-            (7, 2, 0.9453125),
-        ] {
-            assert!((stays_ahead(first, second) - expected).abs() < 1e-12);
-        }
     }
 }

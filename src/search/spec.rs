@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::confidence::{ConfidenceRequest, ConfidenceSpec};
 use super::step::StepRule;
 use super::strategy::{Strategy, StrategyName};
 use crate::reward::{Aggregate, RewardSpec, Weighted};
@@ -106,6 +107,10 @@ pub struct SearchRequest {
     pub exploration: Option<f64>,
     /// Value (or confidence, in `self_consistency`) at which the search ends.
     pub threshold: Option<f64>,
+    /// What one more answer may cost, in value (`best_of_n`) or in the probability of being right
+    /// (`auto`): sampling stops once that is expected to rise by less.
+    pub cost: Option<f64>,
+    pub confidence: Option<ConfidenceRequest>,
     pub budget: Option<BudgetSpec>,
     pub step: Option<StepSpec>,
     #[schema(value_type = Option<Object>)]
@@ -134,6 +139,8 @@ pub struct SearchSpec {
     pub iterations: usize,
     pub exploration: f64,
     pub threshold: Option<f64>,
+    pub cost: Option<f64>,
+    pub confidence: Option<ConfidenceSpec>,
     pub budget: BudgetSpec,
     pub step: StepRule,
     pub rewards: Vec<RewardSpec>,
@@ -152,7 +159,7 @@ pub struct SpecError {
     pub message: String,
 }
 
-fn invalid<T>(param: &str, message: String) -> Result<T, SpecError> {
+pub(super) fn invalid<T>(param: &str, message: String) -> Result<T, SpecError> {
     Err(SpecError {
         param: param.to_owned(),
         message,
@@ -160,7 +167,7 @@ fn invalid<T>(param: &str, message: String) -> Result<T, SpecError> {
 }
 
 /// A count of at least `low` and at most `high`.
-fn within(
+pub(super) fn within(
     param: &str,
     value: Option<usize>,
     default: usize,
@@ -188,6 +195,8 @@ impl SearchRequest {
             iterations: None,
             exploration: None,
             threshold: None,
+            cost: None,
+            confidence: None,
             budget: None,
             step: None,
             reward: None,
@@ -245,6 +254,8 @@ impl SearchRequest {
             )?,
             exploration,
             threshold: self.threshold.or(defaults.threshold),
+            cost: self.cost()?,
+            confidence: self.confidence(n)?,
             budget: self.budget()?,
             step: self.step_rule()?,
             rewards: self.rewards(default_reward),
@@ -254,6 +265,36 @@ impl SearchRequest {
             tags: self.tags()?,
             stream_events: self.stream_events.unwrap_or(false),
         })
+    }
+
+    fn cost(&self) -> Result<Option<f64>, SpecError> {
+        let defaults = self.strategy.defaults();
+        let Some(cost) = self.cost else {
+            return Ok(defaults.cost);
+        };
+        if !defaults.takes_cost {
+            let name = self.strategy.name();
+            return invalid("cost", format!("{name} takes no cost: leave it out"));
+        }
+        if cost > 0.0 && cost <= 1.0 {
+            return Ok(Some(cost));
+        }
+        invalid(
+            "cost",
+            format!("cost must be above 0 and at most 1, not {cost}"),
+        )
+    }
+
+    fn confidence(&self, n: usize) -> Result<Option<ConfidenceSpec>, SpecError> {
+        match (self.confidence, self.strategy.defaults().confidence) {
+            (asked, Some(_)) => asked.unwrap_or_default().resolve(n).map(Some),
+            (Some(_), None) => {
+                let name = self.strategy.name();
+                let message = format!("{name} takes no confidence: leave it out");
+                invalid("confidence", message)
+            }
+            (None, None) => Ok(None),
+        }
     }
 
     fn budget(&self) -> Result<BudgetSpec, SpecError> {
@@ -280,10 +321,11 @@ impl SearchRequest {
     }
 
     fn rewards(&self, default: &str) -> Vec<RewardSpec> {
+        let defaults = self.strategy.defaults();
         match &self.reward {
             Some(rewards) => rewards.clone().into_vec(),
             // Every vote counts the same.
-            None if self.strategy.defaults().is_vote => Vec::new(),
+            None if defaults.is_vote && !defaults.needs_reward => Vec::new(),
             None => vec![RewardSpec::of_kind(default)],
         }
     }

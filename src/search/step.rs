@@ -1,6 +1,7 @@
 //! Where a step of an answer ends.
 
-use crate::engine::{TokenId, TokenWatcher, Watch};
+use super::confidence::Groups;
+use crate::engine::{TokenId, TokenLogprobs, TokenWatcher, Watch};
 use crate::text::{Automaton, Detokenizer, Place, StopMatcher};
 
 /// Ends a step at a delimiter or a pattern, or after a number of tokens. A step has something other than
@@ -79,7 +80,8 @@ impl StepProgress {
     }
 }
 
-/// Ends a continuation where its step or the answer ends, or notes where its first step ends.
+/// Ends a continuation where its step, the answer or its confidence ends, or notes where its first
+/// step ends.
 #[derive(Debug, Clone)]
 pub(super) struct StepWatcher {
     detokenizer: Detokenizer,
@@ -88,6 +90,7 @@ pub(super) struct StepWatcher {
     step: Option<(StepRule, Watch)>,
     progress: StepProgress,
     num_tokens: usize,
+    confidence: Option<Groups>,
 }
 
 impl StepWatcher {
@@ -97,6 +100,7 @@ impl StepWatcher {
         mut stops: StopMatcher,
         prefix_text: &str,
         step: Option<(StepRule, Watch)>,
+        confidence: Option<Groups>,
     ) -> Self {
         stops.pass(prefix_text);
         Self {
@@ -105,15 +109,18 @@ impl StepWatcher {
             step,
             progress: StepProgress::default(),
             num_tokens: 0,
+            confidence,
         }
     }
 }
 
 impl TokenWatcher for StepWatcher {
-    fn push(&mut self, token_id: TokenId) -> Watch {
+    fn push(&mut self, token_id: TokenId, logprobs: Option<&TokenLogprobs>) -> Watch {
+        let groups = self.confidence.as_mut().zip(logprobs);
+        let is_unsure = groups.is_some_and(|(groups, logprobs)| groups.push(logprobs));
         let piece = self.detokenizer.push(token_id);
         self.num_tokens += 1;
-        if self.stops.push(&piece).stopped.is_some() {
+        if self.stops.push(&piece).stopped.is_some() || is_unsure {
             return Watch::End;
         }
         let Some((step, at_end)) = &self.step else {

@@ -11,9 +11,12 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
+use super::auto::Auto;
 use super::beam::Beam;
 use super::best_of_n::BestOfN;
+use super::confidence::ConfidenceSpec;
 use super::context::Search;
+use super::deepconf::DeepConf;
 use super::dvts::Dvts;
 use super::mcts::Mcts;
 use super::outcome::SearchError;
@@ -40,8 +43,16 @@ pub trait Strategy: fmt::Debug + Send + Sync {
 }
 
 /// All that a request may name, in the order in which they are listed.
-pub static STRATEGIES: [&dyn Strategy; 6] =
-    [&SelfConsistency, &BestOfN, &Beam, &Dvts, &Mcts, &VmMcts];
+pub static STRATEGIES: [&dyn Strategy; 8] = [
+    &Auto,
+    &SelfConsistency,
+    &DeepConf,
+    &BestOfN,
+    &Beam,
+    &Dvts,
+    &Mcts,
+    &VmMcts,
+];
 
 /// The answer that a request without a search gets; listed nowhere, but it has a name.
 pub static PLAIN: &dyn Strategy = &Plain;
@@ -74,6 +85,13 @@ pub struct Defaults {
     pub is_branch_within_n: bool,
     /// Votes decide and not values: without a reward all count the same, and `threshold` is a confidence.
     pub is_vote: bool,
+    /// `cost` may be asked for, and this holds where it is not.
+    pub takes_cost: bool,
+    pub cost: Option<f64>,
+    /// A reward weighs the votes even where none is named.
+    pub needs_reward: bool,
+    /// `confidence` may be asked for, and this holds where it is not.
+    pub confidence: Option<ConfidenceSpec>,
 }
 
 impl Defaults {
@@ -89,6 +107,10 @@ impl Defaults {
         delimiter: "\n\n",
         is_branch_within_n: true,
         is_vote: false,
+        takes_cost: false,
+        cost: None,
+        needs_reward: false,
+        confidence: None,
     };
 }
 

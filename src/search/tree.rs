@@ -59,6 +59,8 @@ pub struct Node {
     /// A whole answer sampled to value its parent: a candidate for the answer, never a place to search from.
     pub is_rollout: bool,
     pub hidden_state: Option<Arc<[f32]>>,
+    /// See [`Continuation::confidence`].
+    pub confidence: Option<f64>,
 }
 
 impl Node {
@@ -112,6 +114,7 @@ impl Tree {
             is_pruned: false,
             is_rollout: false,
             hidden_state: None,
+            confidence: None,
         };
         Self { nodes: vec![root] }
     }
@@ -175,6 +178,7 @@ impl Tree {
             is_pruned: false,
             is_rollout: false,
             hidden_state: continuation.hidden_state,
+            confidence: continuation.confidence,
         };
         let id = self.nodes.len();
         self.nodes.push(node);
@@ -216,6 +220,7 @@ impl Tree {
             priority: self.nodes[id].value as f32,
             step,
             first_step,
+            confidence: None,
         }
     }
 
@@ -230,6 +235,7 @@ impl Tree {
             priority: self.nodes[id].value as f32,
             step: None,
             first_step: None,
+            confidence: None,
         }
     }
 

@@ -6,7 +6,7 @@ mod record;
 mod render;
 mod store;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod values;
 
 pub use export::{ExportOptions, Exporter, Format, Level, Made, Pending};

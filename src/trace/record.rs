@@ -86,6 +86,8 @@ pub struct Identity {
     pub adapter: Option<AdapterIdentity>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value_head: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<String>,
 }
 
 /// The adapter that was asked for.
@@ -124,7 +126,7 @@ pub struct NodeRecord {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub token_logprobs: Vec<f64>,
     pub text: String,
-    /// `stop`, `length` or `cut` when nothing follows.
+    /// `stop`, `length`, `cut` or `unsure` when nothing follows.
     pub end: Option<String>,
     /// Sum of log-probabilities of the answer up to here.
     pub logprob: f64,
@@ -151,6 +153,9 @@ pub struct NodeRecord {
     pub variant_paths: Vec<Vec<u32>>,
     /// Key of the randomness beside the seed.
     pub branch_path: Vec<u32>,
+    /// Of its least confident group of tokens, where a search asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<f64>,
 }
 
 impl NodeRecord {

@@ -89,6 +89,7 @@ fn line(node: &NodeRecord) -> String {
         (node.is_pruned, "pruned"),
         (node.end.as_deref() == Some("length"), "too long"),
         (node.end.as_deref() == Some("cut"), "cut"),
+        (node.end.as_deref() == Some("unsure"), "unsure"),
     ] {
         if is_so {
             let _ = write!(line, " [{word}]");

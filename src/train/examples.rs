@@ -1,10 +1,10 @@
 //! Hidden states and their values, computed from traces with the engine that will be searched.
 
 use std::collections::VecDeque;
-use std::io::BufRead;
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use super::traces::read_traces;
 use super::value_head::TrainError;
 use crate::engine::{Backend, GenerateRequest, PoolingParams, RequestStream, StreamEvent};
 use crate::trace::{Target, TraceRecord, infer_values};
@@ -152,28 +152,12 @@ fn read_tasks(
     target: Target,
     max_model_len: usize,
 ) -> Result<(Vec<Task>, usize), TrainError> {
-    let mut groups = std::collections::HashMap::new();
     let mut tasks = Vec::new();
-    for path in paths {
-        let data = |message: String| TrainError::Data(format!("{}: {message}", path.display()));
-        let file = std::fs::File::open(path).map_err(|error| data(error.to_string()))?;
-        for (number, line) in std::io::BufReader::new(file).lines().enumerate() {
-            let line = line.map_err(|error| data(error.to_string()))?;
-            if line.trim().is_empty() {
-                continue;
-            }
-            let at = |message: String| data(format!("line {}: {message}", number + 1));
-            let trace: TraceRecord =
-                serde_json::from_str(&line).map_err(|error| at(error.to_string()))?;
-            if !trace.is_tree() {
-                return Err(at("nodes do not form a tree".to_owned()));
-            }
-            let next = groups.len();
-            let group = *groups.entry(trace.prompt_token_ids.clone()).or_insert(next);
-            add_tasks(&trace, group, target, max_model_len, &mut tasks);
-        }
-    }
-    Ok((tasks, groups.len()))
+    let num_groups = read_traces(paths, |trace, group| {
+        add_tasks(&trace, group, target, max_model_len, &mut tasks);
+        Ok(())
+    })?;
+    Ok((tasks, num_groups))
 }
 
 fn add_tasks(

@@ -15,8 +15,10 @@ use serde_json::{Value, json};
 use crate::api::{CHAT, ask, sse, with};
 use crate::server::{Server, options, shared_server, start, start_with};
 
-const STRATEGIES: [&str; 6] = [
+const STRATEGIES: [&str; 8] = [
+    "auto",
     "self_consistency",
+    "deepconf",
     "best_of_n",
     "beam",
     "dvts",

@@ -42,7 +42,7 @@ fn tokenizer() -> Tokenizer {
 
 /// Lists of digits and lists, at most four deep, that close once they are long.
 #[derive(Debug, Clone, Default)]
-struct Lists {
+pub struct Lists {
     accepted: Vec<char>,
     is_ended: bool,
     fails_at: Option<usize>,
@@ -127,7 +127,7 @@ impl TokenConstraint for Lists {
     }
 }
 
-fn engine() -> EngineHandle {
+pub fn engine() -> EngineHandle {
     let config = EngineConfig {
         max_model_len: 256,
         max_num_seqs: 16,
@@ -159,7 +159,20 @@ async fn search(
         json!({"strategy": strategy, "n": 4, "reward": {"kind": "likelihood"},
         "step": {"delimiter": "\n"}}),
     );
-    let policy = EnginePolicy {
+    let policy = policy(engine, Some(constraint), speculative, max_tokens);
+    let scorer = one(Likelihood);
+    Search::new(&policy, Some(&scorer), &spec, None).run().await
+}
+
+/// Continues a short prompt.
+pub fn policy(
+    engine: &EngineHandle,
+    constraint: Option<Lists>,
+    speculative: Speculative,
+    max_tokens: usize,
+) -> EnginePolicy {
+    let constraint = constraint.map(|constraint| BranchConstraint::new(Box::new(constraint)));
+    EnginePolicy {
         engine: Arc::new(engine.clone()),
         group: ponder::engine::Backend::new_group(engine),
         tokenizer: tokenizer(),
@@ -170,7 +183,7 @@ async fn search(
             eos_token_ids: vec![END],
             ..SamplingParams::default()
         },
-        constraint: Some(BranchConstraint::new(Box::new(constraint))),
+        constraint,
         stops: Vec::new(),
         include_stop: false,
         skip_special: true,
@@ -185,9 +198,7 @@ async fn search(
         steering: OnceLock::new(),
         num_cached_tokens: OnceLock::new(),
         drafts: SharedDrafts::default(),
-    };
-    let scorer = one(Likelihood);
-    Search::new(&policy, Some(&scorer), &spec, None).run().await
+    }
 }
 
 #[tokio::test]
@@ -202,7 +213,8 @@ async fn whole_trees_keep_to_the_constraint() {
             let parsed = serde_json::from_str::<Vec<Value>>(&answer.text);
             assert!(parsed.is_ok(), "{strategy}: {:?}", answer.text);
         }
-        if !matches!(strategy, "self_consistency" | "best_of_n") {
+        let whole = ["auto", "self_consistency", "deepconf", "best_of_n"];
+        if !whole.contains(&strategy) {
             assert!(
                 plain.tree.nodes.len() > plain.answers.len() + 1,
                 "{strategy} has steps"

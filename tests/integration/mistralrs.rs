@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ponder::engine::{
     AdaptationConfig, Backend, Capability, EngineError, FinishReason, GenerateRequest, Media,
     MediaTurn, MistralrsEngine, MistralrsOptions, PoolingParams, RequestStream, SamplingParams,
-    Speculative, StreamEvent, TokenBudget, TokenId, TokenWatcher, Watch,
+    Speculative, StreamEvent, TokenBudget, TokenId, TokenLogprobs, TokenWatcher, Watch,
 };
 use serde_json::{Value, json};
 
@@ -252,7 +252,7 @@ fn samples_are_functions_of_seed_and_branch() {
 struct Counting(usize);
 
 impl TokenWatcher for Counting {
-    fn push(&mut self, _: TokenId) -> Watch {
+    fn push(&mut self, _: TokenId, _: Option<&TokenLogprobs>) -> Watch {
         self.0 -= 1;
         match self.0 {
             0 => Watch::End,

@@ -83,7 +83,7 @@ pub fn run(policy: &ScriptedPolicy, scorer: Option<&Weighted>, spec: &SearchSpec
     run_with_events(policy, scorer, spec).0
 }
 
-fn run_with_events(
+pub fn run_with_events(
     policy: &ScriptedPolicy,
     scorer: Option<&Weighted>,
     spec: &SearchSpec,
@@ -468,6 +468,7 @@ pub fn record(tree: &Tree) -> Recording {
         branch_path: node.branch_path.clone(),
         duplicate_paths: node.duplicate_paths.clone(),
         variant_paths: node.variant_paths.clone(),
+        confidence: node.confidence,
     });
     Recording::new(nodes.collect())
 }
@@ -487,11 +488,12 @@ pub fn outline(tree: &Tree) -> Vec<String> {
             is_rollout,
             branch_path,
             logprob,
+            confidence,
             ..
         } = node;
         format!(
             "{parent:?} {text:?} {end:?} {score:?} {value:.9} {visit_count} {duplicate_paths:?} {is_pruned} \
-             {is_rollout} {branch_path:?} {logprob:.6}"
+             {is_rollout} {branch_path:?} {logprob:.6} {confidence:?}"
         )
     };
     tree.nodes.iter().map(line).collect()

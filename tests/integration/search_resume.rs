@@ -42,6 +42,7 @@ fn chain(token_ids: &[u32]) -> Recording {
         },
         duplicate_paths: Vec::new(),
         variant_paths: Vec::new(),
+        confidence: Some(0.5),
     };
     Recording::new((0..NUM_NODES).map(node).collect())
 }

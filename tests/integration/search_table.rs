@@ -11,6 +11,10 @@ fn value(defaults: &Defaults, name: &str) -> Option<f64> {
         "iterations" => Some(defaults.iterations as f64),
         "exploration" => Some(defaults.exploration),
         "threshold" => defaults.threshold,
+        "cost" => defaults.cost,
+        "warm_up" => defaults.confidence.map(|it| it.warm_up as f64),
+        "keep" => defaults.confidence.map(|it| it.keep),
+        "window" => defaults.confidence.map(|it| it.window as f64),
         _ => None,
     }
 }

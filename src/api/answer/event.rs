@@ -169,7 +169,7 @@ impl From<End> for EndReason {
     fn from(end: End) -> Self {
         match end {
             End::Stop | End::Step => Self::Stop,
-            End::Length | End::Cut => Self::Length,
+            End::Length | End::Cut | End::Unsure => Self::Length,
         }
     }
 }

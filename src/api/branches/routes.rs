@@ -274,6 +274,7 @@ pub(in crate::api) async fn fork(
         logprobs: Vec::new(),
         hidden_state: None,
         first_step: None,
+        confidence: None,
     };
     // No sample has this path: expansions count from 0.
     let mut path = tree.node(request.node).branch_path.clone();

@@ -92,6 +92,7 @@ fn node_record(node: &Node, is_outcome: bool) -> NodeRecord {
         duplicate_paths: node.duplicate_paths.clone(),
         variant_paths: node.variant_paths.clone(),
         branch_path: node.branch_path.clone(),
+        confidence: node.confidence,
     }
 }
 
@@ -115,5 +116,6 @@ pub(in crate::api) fn end_name(end: End) -> &'static str {
         End::Stop => "stop",
         End::Length => "length",
         End::Cut | End::Step => "cut",
+        End::Unsure => "unsure",
     }
 }

@@ -11,6 +11,9 @@ use crate::api::traces::keep::sampling_json;
 use crate::search::{End, RecordedNode, Recording, SearchRequest};
 use crate::trace::{NodeRecord, SCHEMA, TraceRecord};
 
+/// The strategy that decides by the server's calibration.
+const CALIBRATED: &str = "auto";
+
 /// The search and the sampling that a request asks for, but for what a longer run of the same search may change.
 pub(super) fn identity(request: &SearchRequest, generation: &Generation) -> (Value, Value) {
     let request = SearchRequest {
@@ -65,10 +68,18 @@ pub(super) async fn find(
     Ok(())
 }
 
+/// What a recording must have been made with.
+pub(super) struct Expected {
+    /// See [`identity`].
+    pub asked: (Value, Value),
+    /// Of the server's calibration: `auto` decides by it.
+    pub calibration: Option<String>,
+}
+
 /// The recording that `search.resume` holds; the request gets its seed. Everything but budgets must be as it was.
 pub(super) fn recording(
     resume: Value,
-    identity: &(Value, Value),
+    expected: &Expected,
     generation: &mut Generation,
 ) -> Result<Recording, ApiError> {
     let refuse = |message: String| ApiError::invalid("search.resume", message);
@@ -88,14 +99,19 @@ pub(super) fn recording(
         return Err(refuse("search.resume is of another prompt".to_owned()));
     }
     for (part, was, is) in [
-        ("search", &record.search, &identity.0),
-        ("sampling", &record.sampling, &identity.1),
+        ("search", &record.search, &expected.asked.0),
+        ("sampling", &record.sampling, &expected.asked.1),
     ] {
         if let Some(field) = difference(was, is) {
             return Err(refuse(format!(
                 "the {part} of search.resume had another {field}; only the budget and iterations may change"
             )));
         }
+    }
+    if record.strategy == CALIBRATED && record.identity.calibration != expected.calibration {
+        return Err(refuse(
+            "search.resume was decided with another --calibration than this server's".to_owned(),
+        ));
     }
     if generation.params.logprobs.is_some() {
         return Err(ApiError::invalid(
@@ -151,6 +167,7 @@ fn recorded(node: NodeRecord) -> RecordedNode {
         end: node.end.map(|end| match end.as_str() {
             "stop" => End::Stop,
             "length" => End::Length,
+            "unsure" => End::Unsure,
             _ => End::Cut,
         }),
         logprob: node.logprob,
@@ -158,5 +175,6 @@ fn recorded(node: NodeRecord) -> RecordedNode {
         branch_path: node.branch_path,
         duplicate_paths: node.duplicate_paths,
         variant_paths: node.variant_paths,
+        confidence: node.confidence,
     }
 }

@@ -21,7 +21,7 @@ use crate::api::state::AppState;
 use crate::api::tenant::Tenant;
 use crate::api::traces::keep;
 use crate::engine::{AdaptationConfig, Capability};
-use crate::reward::{self, RewardContext, Scorer, Weighted};
+use crate::reward::{self, Calibration, RewardContext, Scorer, Weighted};
 use crate::search::{
     EnginePolicy, Ranked, Recording, ReplayPolicy, Search, SearchEvent, SearchOutcome,
     SearchRequest, SearchSpec,
@@ -33,6 +33,7 @@ pub(super) struct SearchRun {
     pub policy: EnginePolicy,
     pub scorer: Option<Weighted>,
     pub spec: SearchSpec,
+    calibration: Option<Arc<Calibration>>,
     /// How the text of an answer is read.
     pub reading: ReadingRules,
     adaptation: Option<Arc<AdaptationConfig>>,
@@ -83,7 +84,10 @@ impl SearchRun {
                     deadline,
                     num_bytes: usize::MAX,
                 };
-                let expected = identity.clone();
+                let expected = resume::Expected {
+                    asked: identity.clone(),
+                    calibration: served.identity.calibration.clone(),
+                };
                 let read = move |_: &Budget| {
                     let recording = resume::recording(resume, &expected, &mut generation)?;
                     Ok((recording, generation))
@@ -112,6 +116,7 @@ impl SearchRun {
             policy,
             scorer,
             spec,
+            calibration: served.rewards.calibration.clone(),
             reading,
             adaptation,
             adapted: OnceLock::new(),
@@ -143,12 +148,11 @@ impl SearchRun {
                 .adapted
                 .set(json!({"config": **config, "phases": phases}));
         }
-        let scorer = self.scorer.as_ref();
+        let (scorer, calibration) = (self.scorer.as_ref(), self.calibration.as_deref());
         let outcome = match &self.recording {
             None => {
-                Search::new(&self.policy, scorer, &self.spec, events)
-                    .run()
-                    .await
+                let search = Search::new(&self.policy, scorer, &self.spec, events);
+                search.with_calibration(calibration).run().await
             }
             Some(recording) => {
                 let policy = ReplayPolicy {
@@ -156,6 +160,7 @@ impl SearchRun {
                     policy: &self.policy,
                 };
                 let search = Search::new(&policy, scorer, &self.spec, events);
+                let search = search.with_calibration(calibration);
                 search.with_recording(recording).run().await
             }
         };

@@ -324,15 +324,16 @@ impl Driver {
                 return filler;
             }
         };
-        match sequence.append(token_id, max_model_len) {
+        let num_top = spec.num_logprobs;
+        let logprobs = num_top.and_then(|num_top| token_logprobs(logits, token_id, num_top));
+        match sequence.append(token_id, logprobs.as_ref(), max_model_len) {
             Appended::Token { .. } => {
                 let counter = &self.shared.generation_tokens;
                 counter.fetch_add(1, Ordering::AcqRel);
-                let num_top = spec.num_logprobs;
                 prompt.send(StreamEvent::Token {
                     index: sequence.index,
                     token_id,
-                    logprobs: num_top.and_then(|num_top| token_logprobs(logits, token_id, num_top)),
+                    logprobs,
                     hidden_state: None,
                 });
                 match sequence.finish_reason(max_model_len) {

@@ -155,7 +155,8 @@ impl EngineCore {
         let Some(request) = self.requests.get(&request_id) else {
             return false;
         };
-        let is_tapped = match sequence.append(token_id, self.shared.config.max_model_len) {
+        let max_model_len = self.shared.config.max_model_len;
+        let is_tapped = match sequence.append(token_id, logprobs.as_ref(), max_model_len) {
             Appended::Token { is_tapped } => is_tapped,
             Appended::OutOfBudget => return false,
             Appended::Refused(Some(error)) => {

@@ -31,15 +31,16 @@ const UNITS: &str = "m g s h cm mm km kg mg hr hrs hour hours min mins minute mi
 /// the last `<answer>…</answer>`; the last `#### x`; the text after the last "answer is" or
 /// "answer:"; the last number. Takes time linear in the length of `text`.
 pub fn final_answer(text: &str) -> Option<String> {
-    let marked = match (boxed(text), tagged(text)) {
-        (Some(b), Some(t)) => Some(if t.0 > b.0 { t.1 } else { b.1 }),
-        (b, t) => b.or(t).map(|(_, inner)| inner),
-    };
-    marked
-        .map(str::to_owned)
-        .or_else(|| hashed(text))
-        .or_else(|| phrased(text))
-        .or_else(|| last_number(text))
+    marked_answer(text).or_else(|| last_number(text))
+}
+
+/// The same where the text says that it is the answer.
+pub(crate) fn marked_answer(text: &str) -> Option<String> {
+    let marked = boxed(text).into_iter().chain(tagged(text));
+    let marked = marked
+        .max_by_key(|(at, _)| *at)
+        .map(|(_, inner)| inner.to_owned());
+    marked.or_else(|| hashed(text)).or_else(|| phrased(text))
 }
 
 /// Start and content of the balanced, non-empty box that starts last.
