@@ -258,7 +258,8 @@ mod tests {
         let names: std::collections::HashSet<&str> = NAMES.iter().copied().collect();
         assert_eq!(names.len(), STRATEGIES.len() + 1);
         let error = serde_json::from_value::<&'static dyn Strategy>(json!("best")).unwrap_err();
-        let expected = "unknown variant `best`, expected one of `none`, `self_consistency`,";
+        let expected =
+            "unknown variant `best`, expected one of `none`, `auto`, `self_consistency`,";
         assert!(error.to_string().starts_with(expected), "{error}");
     }
 }

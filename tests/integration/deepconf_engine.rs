@@ -1,7 +1,7 @@
 //! DeepConf on an engine: an answer ends with the very token behind which its confidence is too
 //! low, also where tokens are drafted.
 
-use ponder::engine::{EngineHandle, GenerateRequest, Speculative, StreamEvent};
+use ponder::engine::{Backend, EngineHandle, GenerateRequest, Speculative, StreamEvent};
 use ponder::search::{ConfidenceSpec, End, EnginePolicy, Node, Search};
 use serde_json::json;
 
@@ -51,11 +51,11 @@ fn groups(whole: &Whole, window: usize) -> Vec<(usize, f64)> {
         .collect()
 }
 
-fn lowest(groups: &[(usize, f64)]) -> f64 {
-    groups
-        .iter()
-        .map(|(_, mean)| *mean)
-        .fold(f64::INFINITY, f64::min)
+/// That of the least confident group; a sample shorter than one is a group.
+fn lowest(whole: &Whole, window: usize) -> f64 {
+    let groups = groups(whole, window.min(whole.len()));
+    let means = groups.iter().map(|(_, mean)| *mean);
+    means.fold(f64::INFINITY, f64::min)
 }
 
 fn token_ids(whole: &Whole, len: usize) -> Vec<u32> {
@@ -70,10 +70,7 @@ async fn an_answer_ends_with_the_token_that_is_not_confident() {
     let ConfidenceSpec { window, .. } = spec.confidence.unwrap();
     let alone = policy(&engine, None, Speculative::Off, MAX_TOKENS);
     let warm_up = whole(&engine, &alone, 0, 4).await;
-    let mut lows: Vec<f64> = warm_up
-        .iter()
-        .map(|it| lowest(&groups(it, window)))
-        .collect();
+    let mut lows: Vec<f64> = warm_up.iter().map(|it| lowest(it, window)).collect();
     lows.sort_unstable_by(f64::total_cmp);
     let limit = (lows[1] + lows[2]) / 2.0;
     let later = whole(&engine, &alone, 1, 8).await;
@@ -105,7 +102,7 @@ async fn an_answer_ends_with_the_token_that_is_not_confident() {
             } else {
                 assert_ne!(node.end, Some(End::Unsure), "{at}");
                 assert!(
-                    (node.confidence.unwrap() - lowest(&groups)).abs() < 1e-9,
+                    (node.confidence.unwrap() - lowest(whole, window)).abs() < 1e-9,
                     "{at}"
                 );
             }

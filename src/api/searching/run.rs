@@ -77,27 +77,15 @@ impl SearchRun {
         }
         let tags = [spec.tags.clone(), keep::tags(&generation.shared)?].concat();
         let identity = resume::identity(&request, &generation);
-        let recording = match resume {
-            Some(resume) => {
-                let work = Causes {
-                    tenant,
-                    deadline,
-                    num_bytes: usize::MAX,
-                };
-                let expected = resume::Expected {
-                    asked: identity.clone(),
-                    calibration: served.identity.calibration.clone(),
-                };
-                let read = move |_: &Budget| {
-                    let recording = resume::recording(resume, &expected, &mut generation)?;
-                    Ok((recording, generation))
-                };
-                let read = work.run(state, "reading search.resume", read).await?;
-                generation = read.1;
-                Some(read.0)
-            }
-            None => None,
-        };
+        let mut recording = None;
+        if let Some(resume) = resume {
+            let expected = resume::Expected {
+                asked: identity.clone(),
+                calibration: served.identity.calibration.clone(),
+            };
+            let read = recorded(state, generation, resume, expected).await?;
+            (recording, generation) = (Some(read.0), read.1);
+        }
         let is_kept = spec.trace && generation.shared.store != Some(false);
         let source = std::mem::take(&mut generation.source);
         let target = generation.target.clone();
@@ -175,6 +163,25 @@ impl SearchRun {
     pub fn num_cached_tokens(&self) -> usize {
         self.policy.num_cached_tokens.get().copied().unwrap_or(0)
     }
+}
+
+/// What `search.resume` holds, and the generation with its seed.
+async fn recorded(
+    state: &AppState,
+    mut generation: Generation,
+    resume: Value,
+    expected: resume::Expected,
+) -> Result<(Recording, Generation), ApiError> {
+    let work = Causes {
+        tenant: generation.tenant,
+        deadline: generation.deadline,
+        num_bytes: usize::MAX,
+    };
+    let read = move |_: &Budget| {
+        let recording = resume::recording(resume, &expected, &mut generation)?;
+        Ok((recording, generation))
+    };
+    work.run(state, "reading search.resume", read).await
 }
 
 /// The complete search; a pattern is compiled where that may take its time.

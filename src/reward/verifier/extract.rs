@@ -37,9 +37,8 @@ pub fn final_answer(text: &str) -> Option<String> {
 /// The same where the text says that it is the answer.
 pub(crate) fn marked_answer(text: &str) -> Option<String> {
     let marked = boxed(text).into_iter().chain(tagged(text));
-    let marked = marked
-        .max_by_key(|(at, _)| *at)
-        .map(|(_, inner)| inner.to_owned());
+    let last = marked.max_by_key(|(at, _)| *at);
+    let marked = last.map(|(_, inner)| inner.to_owned());
     marked.or_else(|| hashed(text)).or_else(|| phrased(text))
 }
 
