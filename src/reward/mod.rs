@@ -3,6 +3,7 @@
 
 mod aggregate;
 mod answer;
+mod head;
 mod judge;
 mod likelihood;
 mod majority;
@@ -10,7 +11,10 @@ pub mod prm;
 mod reading;
 mod remote;
 mod spec;
+mod step_reader;
+mod tokens;
 mod value_head;
+mod value_model;
 pub mod verifier;
 mod verifier_spec;
 mod weighted;
@@ -24,6 +28,7 @@ use crate::work::WorkError;
 
 pub use aggregate::Aggregate;
 pub use answer::answer_key;
+pub use head::Head;
 pub use judge::{Judge, JudgeScorer, Judged};
 pub use likelihood::Likelihood;
 pub use majority::Majority;
@@ -32,7 +37,9 @@ pub use reading::ReadError;
 pub use remote::{RemoteScorer, RewardServer};
 pub(crate) use spec::MAX_REWARDS;
 pub use spec::{BuildError, RewardContext, RewardResources, RewardSpec, RewardSpecError, build};
+pub use tokens::{ReadingKind, ScorerTokens};
 pub use value_head::{ValueHead, ValueHeadError, tensors as head_tensors};
+pub use value_model::{ValueModel, ValueModelParts, ValueModelScorer};
 pub use verifier::programs::{Programs, default_parallel};
 pub use verifier::python::PythonRunner;
 pub use verifier::schema::{CHECK_SCHEMA, SchemaChecker, check_schema};
@@ -43,7 +50,9 @@ pub use weighted::{OwnScores, Scored, Weighted};
 pub struct Candidate {
     /// Text after the prompt.
     pub text: String,
-    /// Tokens after the prompt.
+    /// Tokens after the prompt, the one that ended the answer included.
+    pub token_ids: Arc<[u32]>,
+    /// Tokens whose probabilities `logprob` has.
     pub num_tokens: usize,
     /// Sum of the natural logs of the tokens' probabilities under the model's unmodified logits.
     pub logprob: f64,

@@ -238,6 +238,7 @@ impl Tree {
         let node = &self.nodes[id];
         Candidate {
             text: self.text(id),
+            token_ids: self.token_ids(id).into(),
             num_tokens: node.num_tokens,
             logprob: node.logprob,
             hidden_state: node.hidden_state.clone(),

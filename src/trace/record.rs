@@ -70,6 +70,10 @@ pub struct TraceRecord {
     pub is_redacted: bool,
 }
 
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 fn first_revision() -> u64 {
     1
 }
@@ -86,6 +90,9 @@ pub struct Identity {
     pub adapter: Option<AdapterIdentity>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value_head: Option<String>,
+    /// Of each value model, by its name: the adapter's weights and the head.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub value_adapters: BTreeMap<String, String>,
 }
 
 /// The adapter that was asked for.
@@ -104,6 +111,9 @@ pub struct Usage {
     /// Generated, discarded ones included.
     pub completion_tokens: u64,
     pub scorer_calls: u64,
+    /// Tokens that rewards' own models computed.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub scorer_tokens: u64,
 }
 
 /// Milliseconds.

@@ -63,6 +63,8 @@ mod support;
 mod tidy;
 mod tiny;
 mod tiny_gguf;
+mod tiny_llama;
 mod trace_damage;
 mod trace_process;
+mod value_models;
 mod windows;

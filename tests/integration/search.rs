@@ -385,9 +385,8 @@ fn weights_and_parts_add_up() {
         text: text.to_owned(),
         num_tokens: 1,
         logprob: 0.5_f64.ln(),
-        hidden_state: None,
         is_complete,
-        num_duplicates: 0,
+        ..Candidate::default()
     };
     let candidates = [
         candidate("x", true),

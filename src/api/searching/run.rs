@@ -21,7 +21,7 @@ use crate::api::state::AppState;
 use crate::api::tenant::Tenant;
 use crate::api::traces::keep;
 use crate::engine::{AdaptationConfig, Capability};
-use crate::reward::{self, RewardContext, Scorer, Weighted};
+use crate::reward::{self, RewardContext, Scorer, ScorerTokens, Weighted};
 use crate::search::{
     EnginePolicy, Ranked, Recording, ReplayPolicy, Search, SearchEvent, SearchOutcome,
     SearchRequest, SearchSpec,
@@ -33,6 +33,8 @@ pub(super) struct SearchRun {
     pub policy: EnginePolicy,
     pub scorer: Option<Weighted>,
     pub spec: SearchSpec,
+    /// What the rewards have computed.
+    scorer_tokens: Arc<ScorerTokens>,
     /// How the text of an answer is read.
     pub reading: ReadingRules,
     adaptation: Option<Arc<AdaptationConfig>>,
@@ -66,7 +68,8 @@ impl SearchRun {
         let (tenant, deadline) = (generation.tenant, generation.deadline);
         let resume = request.resume.take();
         let spec = resolve(state, request.clone(), tenant, deadline).await?;
-        let scorer = scorer(state, &generation, &spec).await?;
+        let context = context_of(state, &generation);
+        let scorer = scorer(state, &generation, &spec, &context).await?;
         spec.check_scorer(scorer.as_ref())
             .map_err(ApiError::search)?;
         check_combination(&generation)?;
@@ -112,6 +115,7 @@ impl SearchRun {
             policy,
             scorer,
             spec,
+            scorer_tokens: context.tokens,
             reading,
             adaptation,
             adapted: OnceLock::new(),
@@ -159,7 +163,9 @@ impl SearchRun {
                 search.with_recording(recording).run().await
             }
         };
-        outcome.map_err(ApiError::from)
+        let mut outcome = outcome?;
+        outcome.stats.scorer_tokens = self.scorer_tokens.total();
+        Ok(outcome)
     }
 
     /// The answers that the client gets.
@@ -191,11 +197,23 @@ async fn resolve(
     work.run(state, "compiling the pattern", resolve).await
 }
 
+/// What the rewards of a search are told.
+fn context_of(state: &AppState, generation: &Generation) -> RewardContext {
+    let prompt = generation.prompts.first();
+    let salt = generation.shared.cache_salt.as_deref();
+    RewardContext {
+        question: generation.question.clone(),
+        prompt_token_ids: prompt.map(|ids| ids.as_slice().into()).unwrap_or_default(),
+        ..state.reward_context(generation.tenant, salt)
+    }
+}
+
 /// The scorer that a search asks for, if any.
 async fn scorer(
     state: &AppState,
     generation: &Generation,
     spec: &SearchSpec,
+    context: &RewardContext,
 ) -> Result<Option<Weighted>, ApiError> {
     let served = state.ready()?;
     let is_head = |kind: &str| kind == "value_head";
@@ -206,15 +224,8 @@ async fn scorer(
     if spec.rewards.is_empty() {
         return Ok(None);
     }
-    let salt = generation.shared.cache_salt.as_deref();
-    let context = RewardContext {
-        question: generation.question.clone(),
-        cache_salt: generation.tenant.cache_salt(salt),
-        tenant: generation.tenant.0,
-        pool: state.work().clone(),
-    };
     let deadline = generation.deadline.instant();
-    let scorer = reward::build(&spec.rewards, &served.rewards, &context, deadline).await;
+    let scorer = reward::build(&spec.rewards, &served.rewards, context, deadline).await;
     let scorer = scorer.map_err(|error| ApiError::reward("search.reward", error))?;
     Ok(Some(scorer))
 }
