@@ -23,7 +23,7 @@ use futures::future::BoxFuture;
 use crate::work::WorkError;
 
 pub use aggregate::Aggregate;
-pub use answer::answer_key;
+pub use answer::{answer_key, is_comparable};
 pub use judge::{Judge, JudgeScorer, Judged};
 pub use likelihood::Likelihood;
 pub use majority::Majority;

@@ -106,6 +106,9 @@ impl<'a> Search<'a> {
         strategy.run(&mut self).await?;
         if !strategy.defaults().is_vote {
             self.settle().await?;
+            if self.stopped != Some(Stopped::Decided) {
+                strategy.choose(&mut self);
+            }
         }
         self.finish_one().await?;
         self.stats.num_nodes = self.tree.nodes.len() - 1;

@@ -200,6 +200,10 @@ impl Policy for EnginePolicy {
         self.budget.charge(num_tokens)
     }
 
+    fn seed(&self) -> u64 {
+        self.params.seed
+    }
+
     fn deadline(&self) -> Option<Instant> {
         self.deadline
     }

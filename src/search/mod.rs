@@ -11,7 +11,9 @@ mod engine_text;
 mod event;
 mod mcts;
 mod outcome;
+mod particle_filtering;
 mod policy;
+mod rebase;
 mod recording;
 mod samples;
 mod scoring;
@@ -24,6 +26,8 @@ mod strategy;
 mod text_hash;
 mod tree;
 mod vm_mcts;
+mod vote;
+mod weights;
 
 pub use branch_constraint::BranchConstraint;
 pub use context::Search;

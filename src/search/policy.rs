@@ -108,6 +108,9 @@ pub trait Policy: Send + Sync {
     /// Counts tokens that an earlier run of the same search generated. False, and none is counted, when fewer are left.
     fn charge(&self, num_tokens: u64) -> bool;
 
+    /// Key of all randomness of a search over it.
+    fn seed(&self) -> u64;
+
     /// When its samples are cut, and its search waits for nothing any more.
     fn deadline(&self) -> Option<Instant> {
         None

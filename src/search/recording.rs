@@ -200,6 +200,10 @@ impl Policy for ReplayPolicy<'_> {
         self.policy.charge(num_tokens)
     }
 
+    fn seed(&self) -> u64 {
+        self.policy.seed()
+    }
+
     fn deadline(&self) -> Option<Instant> {
         self.policy.deadline()
     }

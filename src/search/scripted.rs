@@ -21,6 +21,7 @@ pub struct ScriptedPolicy {
     script: Box<Script>,
     limit: u64,
     spent: AtomicU64,
+    seed: u64,
     delay: Duration,
     deadline: Option<Instant>,
 }
@@ -35,9 +36,15 @@ impl ScriptedPolicy {
             script: Box::new(script),
             limit: limit.unwrap_or(u64::MAX),
             spent: AtomicU64::new(0),
+            seed: 0,
             delay: Duration::ZERO,
             deadline: None,
         }
+    }
+
+    /// Keys the search's own draws; scripts see no seed.
+    pub fn seeded(self, seed: u64) -> Self {
+        Self { seed, ..self }
     }
 
     /// Each sample takes its time, and all are to be there at the deadline.
@@ -131,6 +138,10 @@ impl Policy for ScriptedPolicy {
             self.spent.store(spent, Ordering::Release);
         }
         spent.is_some()
+    }
+
+    fn seed(&self) -> u64 {
+        self.seed
     }
 
     fn deadline(&self) -> Option<Instant> {

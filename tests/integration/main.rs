@@ -55,6 +55,7 @@ mod sdk;
 mod search;
 mod search_relative;
 mod search_resume;
+mod search_steps;
 mod search_table;
 mod search_waits;
 mod server;
