@@ -57,6 +57,7 @@ mod search_relative;
 mod search_resume;
 mod search_steps;
 mod search_table;
+mod search_trees;
 mod search_waits;
 mod server;
 mod speculative;
