@@ -2,7 +2,7 @@
 
 use serde::de::IgnoredAny;
 
-use super::verifier::{extract, math};
+use super::verifier::{extract, fence, math};
 use crate::text::{ReasoningFormat, ToolFormat};
 
 /// Begins a value that is text as it stands, in calls written as XML (Qwen3-Coder).
@@ -28,6 +28,13 @@ pub fn answer_key(text: &str) -> String {
         Some(answer) => math::normalize(&answer),
         None => words(text),
     }
+}
+
+/// Whether other answers can agree with this one by [`answer_key`]. Code in a fence cannot be
+/// compared, since its text does not say what it does, unless the answer is marked beside it.
+pub fn is_comparable(text: &str) -> bool {
+    let answer = ReasoningFormat::after_thought(text);
+    fence::first_fenced_block(answer).is_none() || extract::is_marked(answer)
 }
 
 /// A text without the white space outside of its strings. Python has two marks of strings.
@@ -90,5 +97,23 @@ mod tests {
         // What is no data is read for its answer.
         assert_eq!(answer_key("{1, 2} has 2 elements"), "2");
         assert_eq!(answer_key(r"It is \boxed{4}."), answer_key("so 4"));
+    }
+
+    #[test]
+    fn code_is_compared_by_the_answer_beside_it_alone() {
+        let block = "```python\nprint(2 + 2)\n```";
+        for (text, expected) in [
+            ("It is 4", true),
+            ("Paris", true),
+            (block, false),
+            (&format!("The answer is:\n{block}"), false),
+            (&format!("{block}\nThe answer is 4"), true),
+            (&format!("{block}\n#### 4"), true),
+            (&format!("{block}\nSo \\boxed{{4}}"), true),
+            (&format!("{block}\n<answer>4</answer>"), true),
+            (&format!("<think>{block}</think>It is 4"), true),
+        ] {
+            assert_eq!(is_comparable(text), expected, "{text}");
+        }
     }
 }

@@ -27,7 +27,7 @@ use futures::future::BoxFuture;
 use crate::work::WorkError;
 
 pub use aggregate::Aggregate;
-pub use answer::answer_key;
+pub use answer::{answer_key, is_comparable};
 pub use head::Head;
 pub use judge::{Judge, JudgeScorer, Judged};
 pub use likelihood::Likelihood;

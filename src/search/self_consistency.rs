@@ -8,6 +8,7 @@ use super::event::SearchEvent;
 use super::outcome::{SearchError, Stopped, is_whole};
 use super::strategy::{Defaults, Strategy};
 use super::tree::{NodeId, Tree};
+use super::vote::{Group, value_groups};
 use crate::reward::{Scorer, answer_key};
 
 /// See the module's documentation.
@@ -29,21 +30,6 @@ impl Strategy for SelfConsistency {
 
     fn run<'s>(&'s self, search: &'s mut Search<'_>) -> BoxFuture<'s, Result<(), SearchError>> {
         run(search).boxed()
-    }
-}
-
-/// Samples that agree on an answer.
-struct Group {
-    answer: String,
-    /// One a vote: equal samples are one node.
-    nodes: Vec<NodeId>,
-    /// Sum of scores, or of votes when there is no reward.
-    weight: f64,
-}
-
-impl Group {
-    fn votes(&self) -> usize {
-        self.nodes.len()
     }
 }
 
@@ -161,27 +147,6 @@ fn stays_ahead(first: usize, second: usize) -> f64 {
         sum += term;
     }
     sum
-}
-
-/// An answer's value is its group's share of the weight; within a group the score, then the likelihood, decides.
-fn value_groups(search: &mut Search<'_>, groups: &[Group]) {
-    let total: f64 = groups.iter().map(|group| group.weight).sum();
-    for group in groups {
-        let value = if total > 0.0 {
-            group.weight / total
-        } else {
-            0.0
-        };
-        let best = group.nodes.iter().copied().max_by(|a, b| {
-            let key = |id: NodeId| search.tree.node(id).score.unwrap_or(0.0);
-            key(*a).total_cmp(&key(*b)).then(b.cmp(a))
-        });
-        for id in &group.nodes {
-            let is_best = Some(*id) == best;
-            // Others of the group rank right behind its best.
-            search.tree.nodes[*id].value = if is_best { value } else { value * (1.0 - 1e-9) };
-        }
-    }
 }
 
 #[cfg(test)]

@@ -5,15 +5,20 @@ use crate::text::{Detokenizer, StepProgress, StopMatcher};
 
 pub use crate::text::StepRule;
 
-/// Ends a continuation where its step or the answer ends, or notes where its first step ends.
+/// Steps whose ends are noted in one whole answer.
+pub(super) const MAX_NOTED_STEPS: usize = 16;
+
+/// Ends a continuation where its step or the answer ends, or notes where its first steps end.
 #[derive(Debug, Clone)]
 pub(super) struct StepWatcher {
     detokenizer: Detokenizer,
     stops: StopMatcher,
-    /// The rule, and what the first step's end means.
+    /// The rule, and what a step's end means.
     step: Option<(StepRule, Watch)>,
     progress: StepProgress,
+    /// Of the step that is being watched.
     num_tokens: usize,
+    num_steps: usize,
 }
 
 impl StepWatcher {
@@ -31,6 +36,7 @@ impl StepWatcher {
             step,
             progress: StepProgress::default(),
             num_tokens: 0,
+            num_steps: 0,
         }
     }
 }
@@ -50,7 +56,12 @@ impl TokenWatcher for StepWatcher {
             return Watch::Continue;
         }
         let watch = *at_end;
-        self.step = None;
+        self.num_steps += 1;
+        self.num_tokens = 0;
+        self.progress = StepProgress::default();
+        if watch == Watch::End || self.num_steps == MAX_NOTED_STEPS {
+            self.step = None;
+        }
         watch
     }
 

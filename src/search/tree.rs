@@ -200,7 +200,7 @@ impl Tree {
         id: NodeId,
         n: usize,
         step: Option<StepRule>,
-        first_step: Option<StepRule>,
+        noted_step: Option<StepRule>,
     ) -> Expansion {
         let node = &mut self.nodes[id];
         let is_step = step.is_some();
@@ -215,7 +215,7 @@ impl Tree {
             n,
             priority: self.nodes[id].value as f32,
             step,
-            first_step,
+            noted_step,
         }
     }
 
@@ -229,7 +229,7 @@ impl Tree {
             n: 1,
             priority: self.nodes[id].value as f32,
             step: None,
-            first_step: None,
+            noted_step: None,
         }
     }
 
@@ -245,6 +245,29 @@ impl Tree {
             is_complete: is_whole(node.end),
             num_duplicates: node.duplicate_paths.len(),
         }
+    }
+
+    /// [`Self::score_key`] and [`Self::candidate`] of a continuation of `parent` that is not a node.
+    pub(super) fn candidate_after(
+        &self,
+        parent: NodeId,
+        continuation: &Continuation,
+    ) -> (ScoreKey, Candidate) {
+        let above = &self.nodes[parent];
+        let is_complete = is_whole(continuation.end.terminal());
+        let candidate = Candidate {
+            text: self.text(parent) + &continuation.text,
+            token_ids: [self.token_ids(parent), continuation.token_ids.clone()]
+                .concat()
+                .into(),
+            num_tokens: above.num_tokens + continuation.token_ids.len(),
+            logprob: above.logprob + sum(&continuation.logprobs),
+            hidden_state: continuation.hidden_state.clone(),
+            is_complete,
+            num_duplicates: 0,
+        };
+        let key = (above.text_hash.followed_by(&continuation.text), is_complete);
+        (key, candidate)
     }
 
     /// Answers with the same one have the same score.

@@ -15,11 +15,13 @@ use serde_json::{Value, json};
 use crate::api::{CHAT, ask, sse, with};
 use crate::server::{Server, options, shared_server, start, start_with};
 
-const STRATEGIES: [&str; 6] = [
+const STRATEGIES: [&str; 8] = [
     "self_consistency",
     "best_of_n",
     "beam",
     "dvts",
+    "rebase",
+    "particle_filtering",
     "mcts",
     "vm_mcts",
 ];

@@ -3,6 +3,8 @@
 use regex::Regex;
 use std::sync::LazyLock;
 
+use super::fence::FENCE;
+
 // Word boundaries are ASCII: Unicode ones make the regex engine slow on non-ASCII text.
 
 /// "answer is", "answer is:", "Answer:", "**Answer:**", in any case.
@@ -110,9 +112,24 @@ fn hashed(text: &str) -> Option<String> {
 }
 
 fn phrased(text: &str) -> Option<String> {
+    phrased_line(text).and_then(tidy)
+}
+
+/// The line that holds what follows the last "answer is" or "answer:", from there on.
+fn phrased_line(text: &str) -> Option<&str> {
     let found = PHRASE.as_ref()?.find_iter(text).last()?;
     // Display math often starts on a line of its own, so an empty line is passed over.
-    text.get(found.end()..)?.lines().find_map(tidy)
+    let mut lines = text.get(found.end()..)?.lines();
+    lines.find(|line| tidy(line).is_some())
+}
+
+/// Whether `text` says which part of it is the final answer. A fence that opens where the answer
+/// would stand is none.
+pub fn is_marked(text: &str) -> bool {
+    boxed(text).is_some()
+        || tagged(text).is_some()
+        || hashed(text).is_some()
+        || phrased_line(text).is_some_and(|line| !line.contains(FENCE))
 }
 
 /// One line without Markdown, dollar signs, and what follows the first sentence.
