@@ -281,7 +281,23 @@ mod tests {
         );
         let head = Head::load(&path, 2).unwrap();
         assert!((head.value(&state) - sigmoid(1.0)).abs() < 1e-9);
-        assert!(Head::load(&path, 3).is_err(), "states of another size");
+        let refused = Head::load(&path, 1).unwrap_err().to_string();
+        assert_eq!(
+            refused,
+            "the head reads states of 2 numbers; this model's have 1"
+        );
+        // Two classes whose logits are both infinite.
+        write(
+            &path,
+            &[(
+                "score.weight",
+                Dtype::F32,
+                vec![2, 2],
+                f32s(&[1e9, 0.0, 1e9, 0.0]),
+            )],
+        );
+        let head = Head::load(&path, 2).unwrap();
+        assert_eq!(head.value(&[1e30, 0.0]), 0.0);
         write(
             &path,
             &[("score.weight", Dtype::F32, vec![3, 2], f32s(&[0.0; 6]))],

@@ -7,7 +7,8 @@ use futures::future::try_join_all;
 use super::tokens::ReadingKind;
 use super::{RewardContext, ScorerError};
 use crate::engine::{
-    AdapterId, Backend, EngineError, FinishReason, GenerateRequest, PoolingParams, StreamEvent,
+    AdapterId, Backend, EngineError, FinishReason, GenerateRequest, GroupId, PoolingParams,
+    StreamEvent,
 };
 use crate::text::{TemplateError, TokenizerError};
 use crate::work::{Budget, WorkError};
@@ -130,6 +131,8 @@ impl Model<'_> {
         context: &RewardContext,
         deadline: Option<Instant>,
     ) -> Result<Vec<Vec<Reading>>, ReadError> {
+        // Prompts of one call take one turn, however many they are.
+        let group = self.engine.new_group();
         if let [first, rest @ ..] = prompts.as_slice()
             && !rest.is_empty()
         {
@@ -141,23 +144,25 @@ impl Model<'_> {
                 };
                 let token_ids = first.token_ids[..shared].to_vec();
                 let prompt = Prompt { token_ids, pooling };
-                self.read_one(prompt, context, deadline).await?;
+                self.read_one(prompt, context, group, deadline).await?;
             }
         }
         let reads = prompts.into_iter();
-        try_join_all(reads.map(|prompt| self.read_one(prompt, context, deadline))).await
+        try_join_all(reads.map(|prompt| self.read_one(prompt, context, group, deadline))).await
     }
 
     async fn read_one(
         self,
         prompt: Prompt,
         context: &RewardContext,
+        group: GroupId,
         deadline: Option<Instant>,
     ) -> Result<Vec<Reading>, ReadError> {
         let request = GenerateRequest {
             tenant: context.tenant,
             cache_salt: context.cache_salt,
             adapter: self.adapter,
+            group: Some(group),
             deadline,
             ..GenerateRequest::pooling(prompt.token_ids, prompt.pooling)
         };

@@ -405,7 +405,7 @@ fn branches_are_scored_and_the_model_names_of_requests_mean_no_value_models() {
     assert_eq!(status, 200, "{session}");
     let at = |call: &str| format!("/v1/branches/{}/{call}", session["id"].as_str().unwrap());
     let (_, node) = server.post(&at("fork"), json!({"node": 0, "text": "It is 5.\n\n"}));
-    let body = json!({"nodes": [node["id"]], "reward": {"kind": "value_model"}});
+    let body = json!({"nodes": [node["node"]], "reward": {"kind": "value_model"}});
     let (status, scored) = server.post(&at("score"), body);
     assert_eq!(status, 200, "{scored}");
     let engine = engine(folder.path());

@@ -68,8 +68,7 @@ impl SearchRun {
         let (tenant, deadline) = (generation.tenant, generation.deadline);
         let resume = request.resume.take();
         let spec = resolve(state, request.clone(), tenant, deadline).await?;
-        let context = context_of(state, &generation);
-        let scorer = scorer(state, &generation, &spec, &context).await?;
+        let (scorer, scorer_tokens) = scorer(state, &generation, &spec).await?;
         spec.check_scorer(scorer.as_ref())
             .map_err(ApiError::search)?;
         check_combination(&generation)?;
@@ -105,8 +104,7 @@ impl SearchRun {
         let budget = spec.budget.ms.map(Duration::from_millis);
         let budget = budget.and_then(|budget| Deadline::after(budget).instant());
         let mut policy = policy_of(served, generation, budget, spec.budget.tokens);
-        let taps = scorer.as_ref().map(|scorer| scorer.taps());
-        policy.params.hidden_state = taps.is_some_and(|taps| taps.hidden_state);
+        policy.params.hidden_state = scorer.as_ref().is_some_and(|it| it.taps().hidden_state);
         let max_tokens = policy.params.max_tokens.min(1 << 20);
         state
             .metrics()
@@ -115,7 +113,7 @@ impl SearchRun {
             policy,
             scorer,
             spec,
-            scorer_tokens: context.tokens,
+            scorer_tokens,
             reading,
             adaptation,
             adapted: OnceLock::new(),
@@ -208,26 +206,26 @@ fn context_of(state: &AppState, generation: &Generation) -> RewardContext {
     }
 }
 
-/// The scorer that a search asks for, if any.
+/// The scorer that a search asks for, if any, and where the tokens that it computes are counted.
 async fn scorer(
     state: &AppState,
     generation: &Generation,
     spec: &SearchSpec,
-    context: &RewardContext,
-) -> Result<Option<Weighted>, ApiError> {
+) -> Result<(Option<Weighted>, Arc<ScorerTokens>), ApiError> {
     let served = state.ready()?;
     let is_head = |kind: &str| kind == "value_head";
     if spec.rewards.iter().any(|reward| is_head(&reward.kind)) {
         let demanded = served.engine.demand(Capability::HiddenStates);
         demanded.map_err(|error| ApiError::at("search.reward", error))?;
     }
+    let context = context_of(state, generation);
     if spec.rewards.is_empty() {
-        return Ok(None);
+        return Ok((None, context.tokens));
     }
     let deadline = generation.deadline.instant();
-    let scorer = reward::build(&spec.rewards, &served.rewards, context, deadline).await;
+    let scorer = reward::build(&spec.rewards, &served.rewards, &context, deadline).await;
     let scorer = scorer.map_err(|error| ApiError::reward("search.reward", error))?;
-    Ok(Some(scorer))
+    Ok((Some(scorer), context.tokens))
 }
 
 /// What cannot be asked for together with a search.
