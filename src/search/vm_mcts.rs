@@ -78,7 +78,7 @@ fn bound(parent: &Node, child: &Node, exploration: f64) -> f64 {
 struct Placed {
     child: NodeId,
     answer: NodeId,
-    /// The nodes that it passes, the child first.
+    /// The nodes that it passes, the child among them.
     passed: Vec<NodeId>,
 }
 
@@ -221,13 +221,13 @@ fn place(search: &mut Search<'_>, sample: Sample, num_shared: usize) -> Placed {
             (child, answer, rest)
         }
     };
-    let mut passed = vec![child];
-    collect_passed(&search.tree, child, &tail, &mut passed);
-    // Other children may be a part of this one's text.
-    let mut beside = Vec::new();
-    collect_passed(&search.tree, leaf, &text, &mut beside);
-    beside.retain(|id| !passed.contains(id));
-    passed.extend(beside);
+    let mut passed = Vec::new();
+    collect_passed(&search.tree, leaf, &text, &mut passed);
+    // A child into which it was merged may differ from it in white space.
+    if !passed.contains(&child) {
+        passed.push(child);
+        collect_passed(&search.tree, child, &tail, &mut passed);
+    }
     Placed {
         child,
         answer,

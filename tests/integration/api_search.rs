@@ -106,7 +106,7 @@ fn a_search_replays_under_load() {
 #[test]
 fn a_streamed_search_spells_the_same_answer() {
     let server = shared_server();
-    for strategy in ["best_of_n", "beam"] {
+    for strategy in ["best_of_n", "beam", "rebase", "particle_filtering"] {
         let mut search = small(strategy);
         // The first one leaves the prompt in the cache: usage tells.
         let whole = [(); 2].map(|()| server.post(CHAT, searched(search.clone())).1);

@@ -249,6 +249,37 @@ fn particle_gibbs_draws_later_passes_to_where_the_reference_was() {
 }
 
 #[test]
+fn a_node_that_was_given_up_may_be_taken_up_again_by_a_later_pass() {
+    let search = json!({"strategy": "particle_filtering", "n": 3, "iterations": 3});
+    let search = spec(search);
+    let mut num_taken_up = 0;
+    for seed in 0..30 {
+        let policy = ScriptedPolicy::new(None, |prefix, path, _| match prefix {
+            "" => {
+                let index = path[path.len() - 1] as usize;
+                (["a\n\n", "b\n\n", "c\n\n"][index].to_owned(), false)
+            }
+            _ => (format!("{path:?}"), true),
+        });
+        let scorer = one(ByText::value_model(|_| 0.5));
+        let (outcome, events) = run_with_events(&policy.seeded(seed), Some(&scorer), &search);
+        let tree = &outcome.tree;
+        for id in tree.node(Tree::ROOT).children.iter().copied() {
+            let last = |is_it: &dyn Fn(&SearchEvent) -> bool| events.iter().rposition(is_it);
+            let given_up =
+                last(&|event| matches!(event, SearchEvent::Prune { node } if *node == id));
+            let expanded =
+                last(&|event| matches!(event, SearchEvent::Spawn { parent, .. } if *parent == id));
+            if given_up.is_some() && expanded > given_up {
+                num_taken_up += 1;
+                assert!(!tree.node(id).is_pruned, "seed {seed}");
+            }
+        }
+    }
+    assert!(num_taken_up > 0);
+}
+
+#[test]
 fn both_need_scores_of_steps_and_gibbs_needs_two_particles() {
     let steps = one(ByText::value_model(|_| 0.5));
     for strategy in ["rebase", "particle_filtering"] {

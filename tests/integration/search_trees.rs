@@ -179,6 +179,41 @@ fn every_answer_counts_for_all_nodes_of_vm_mcts_that_it_passes() {
     );
 }
 
+#[test]
+fn an_answer_counts_for_what_it_was_merged_into_and_below() {
+    let policy = ScriptedPolicy::new(None, |prefix, path, _| {
+        let index = path[path.len() - 1] as usize;
+        let id: String = path.iter().map(|part| format!("{part}-")).collect();
+        let lines = match (prefix, path[0]) {
+            // The second line break has a space before it: the steps are one node.
+            ("", 0) => ["a\nx\n", "a \ny\n", "b\nz\n"][index],
+            ("", _) => ["a\nx\n", "a \nx\n", "b\nz\n"][index],
+            ("a\n", _) => ["x\n", "y\n", "w\n"][index],
+            _ => "",
+        };
+        (format!("{lines}{id}"), true)
+    });
+    let score = |text: &str| if text.starts_with('a') { 0.5 } else { 0.1 };
+    let scorer = one(ByText::verifier(score));
+    let search = json!({"strategy": "vm_mcts", "n": 3, "iterations": 5});
+    let outcome = run(&policy, Some(&scorer), &spec(search));
+    let tree = &outcome.tree;
+    // Before round 5 the root has 12 answers and had 3 samples of its own: it gets more.
+    assert_eq!(tree.node(Tree::ROOT).num_expansions, [0, 2]);
+    assert_eq!(step_texts(tree, Tree::ROOT), ["a\n", "b\n"]);
+    let whole = (1..tree.nodes.len()).filter(|id| tree.node(*id).end == Some(End::Stop));
+    let answers: Vec<String> = whole.map(|id| tree.text(id).replace(' ', "")).collect();
+    assert_eq!(answers.len(), 3 * 5);
+    let visits = |text: &str| {
+        let mut ids = (0..tree.nodes.len()).filter(|id| tree.text(*id) == text);
+        tree.node(ids.next().unwrap()).visit_count as usize
+    };
+    for text in ["a\n", "b\n", "a\nx\n", "a\ny\n", "a\nw\n"] {
+        let passing = answers.iter().filter(|answer| answer.starts_with(text));
+        assert_eq!(visits(text), passing.count(), "{text:?}");
+    }
+}
+
 /// Answers in a fence of which the first two lines are the same.
 fn fenced() -> ScriptedPolicy {
     ScriptedPolicy::new(None, |prefix, path, _| {
