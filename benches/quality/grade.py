@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from fractions import Fraction
 from pathlib import Path
 
 TIMEOUT_S = 10
@@ -20,6 +21,8 @@ MEMORY_BYTES = 2 << 30
 FILE_BYTES = 16 << 20
 # reasoning-gym gives partial credit; at this score an answer is right.
 RIGHT_SCORE = 0.99
+# As reasoning-gym's coin_flip has it.
+PROBABILITY_TOLERANCE = Fraction(1, 10_000)
 NUMBER = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)(?:/\d+)?")
 PHRASE = re.compile(r"(?i)\banswer\**\s*(?:is\b\s*:?|:)")
 
@@ -191,9 +194,18 @@ def as_number(text):
     return text if "/" in text else float(text)
 
 
+def score_probability(answer, entry):
+    """1 for the number that is asked for, as a decimal or as a fraction."""
+    given, right = (Fraction(text.replace(" ", "")) for text in (normalise(answer), entry["answer"]))
+    return float(abs(given - right) <= PROBABILITY_TOLERANCE)
+
+
 @functools.cache
 def own_scorer(dataset):
     """reasoning-gym's scoring function for a dataset, or None where the package is absent."""
+    # Its own gives full marks to any answer that begins as the right one does: 0.1 where 0.125 is right.
+    if dataset == "coin_flip":
+        return score_probability
     try:
         import reasoning_gym
     except ImportError:
