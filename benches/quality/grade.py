@@ -158,12 +158,17 @@ def final_answer(text):
     if hashes:
         return hashes[-1].strip()
     phrases = list(PHRASE.finditer(text))
-    if phrases:
-        lines = [line.strip() for line in text[phrases[-1].end() :].splitlines()]
-        line = next((line for line in lines if line.strip("*$ ")), "")
-        return re.split(r"\.(?:\s|$)", line)[0].strip()
-    numbers = NUMBER.findall(text)
-    return numbers[-1] if numbers else text.strip()
+    for line in text[phrases[-1].end() :].splitlines() if phrases else []:
+        # Display math often starts on a line of its own.
+        answer = re.split(r"\.(?:\s|$)", line.strip())[0].strip()
+        if re.sub(r"\\[()\[\]]|[*$` ]", "", answer):
+            return answer
+    numbers = list(NUMBER.finditer(text))
+    if not numbers:
+        return text.strip()
+    # In "10-5" the hyphen belongs to no number.
+    number, before = numbers[-1][0], text[numbers[-1].start() - 1 : numbers[-1].start()]
+    return number.removeprefix("-") if before.isalnum() or before == ")" else number
 
 
 def normalise(answer):

@@ -137,7 +137,7 @@ def family_table(arms, problems):
 
 def groups_of(problem):
     """The tables that a problem counts in."""
-    group = problem.get("group", problem["kind"])
+    group = problem.get("group") or problem["kind"]
     return ["all", "mix", group] if group in ("seen", "unseen") else ["all", group]
 
 
@@ -147,23 +147,23 @@ def arm_order(name):
     return name != GREEDY, series, factor
 
 
-def arms_of(results, right):
+def arms_of(rows, right):
     """The arms by name."""
-    names = sorted({row["arm"] for row in results.values()}, key=arm_order)
-    return {name: Arm((row for row in results.values() if row["arm"] == name), right) for name in names}
+    names = sorted({row["arm"] for row in rows}, key=arm_order)
+    return {name: Arm((row for row in rows if row["arm"] == name), right) for name in names}
 
 
-def grouped(results, problems, right):
-    """The arms by group; "mix" and "all" only where they are more than one group."""
+def grouped(items, problem_of):
+    """Items by group, in order; "mix" and "all" only where they are more than one group."""
     parts = {}
-    for of, row in results.items():
-        for group in groups_of(problems[row["id"]]):
-            parts.setdefault(group, {})[of] = row
+    for item in items:
+        for group in groups_of(problem_of(item)):
+            parts.setdefault(group, []).append(item)
     if not parts.keys() >= {"seen", "unseen"}:
         parts.pop("mix", None)
     if len(parts.keys() - {"all", "mix"}) == 1 or parts.keys() == {"all", "mix", "seen", "unseen"}:
         del parts["all"]
-    return {group: arms_of(parts[group], right) for group in GROUP_ORDER if group in parts}
+    return {group: parts[group] for group in GROUP_ORDER if group in parts}
 
 
 def report(args):
@@ -173,12 +173,13 @@ def report(args):
     if not results:
         sys.exit(f"{args.report} has no results for these problems")
     right = graded(args.report, problems, results)
-    groups = grouped(results, problems, right)
+    groups = grouped(results.values(), lambda row: problems[row["id"]])
+    groups = {group: arms_of(rows, right) for group, rows in groups.items()}
     lines = []
     for group, arms in groups.items():
         lines += table(group, arms, args.reference, args.resample_seed)
     if args.families:
-        lines += family_table(arms_of(results, right), problems)
+        lines += family_table(arms_of(results.values(), right), problems)
     print("\n".join([*lines, NOTES]))
     if args.plot:
         plots.budgets(args.plot, groups, args.resample_seed)
