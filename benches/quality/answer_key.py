@@ -1,8 +1,10 @@
-"""What two answers must share to count as one in a vote: the server's rule (src/reward/answer.rs), in Python.
+"""What two answers must share to count as one in a vote: the server's rule (src/reward/answer.rs), in
+Python.
 
-Final answers are compared as the server does: numbers by value ("0.5", "1/2", "\\\\frac12"), lists without order, pairs
-with it, expressions by their value at fixed points, `x = ` and units dropped, the rest as text. Matrices, functions
-but for roots, and calls of tools, which no family has, are compared as text here.
+Final answers are compared as the server does: numbers by value ("0.5", "1/2"), lists without order,
+pairs with it, expressions by their value at fixed points, `x = ` and units dropped, the rest as
+text. Matrices, functions but for roots, inequalities, and calls of tools, which no family has, are
+compared as text here.
 """
 
 import math
@@ -19,12 +21,13 @@ NUMBER_WORDS = (
     "eighteen nineteen twenty"
 ).split()
 UNITS = set(
-    "m g s h cm mm km kg mg hr hrs hour hours min mins minute minutes sec secs second seconds day days week weeks month "
-    "months year years dollar dollars cent cents usd degree degrees percent mph kph ft foot feet in inch inches yd yard "
-    "yards mi mile miles meter meters metre metres centimeter centimeters centimetre centimetres kilometer kilometers "
-    "kilometre kilometres millimeter millimeters gram grams kilogram kilograms pound pounds lb lbs ounce ounces oz ml "
-    "liter liters litre litres gallon gallons unit units square sq cubic per radian radians rad points ways celsius "
-    "fahrenheit".split()
+    "m g s h cm mm km kg mg hr hrs hour hours min mins minute minutes sec secs second seconds "
+    "day days week weeks month months year years dollar dollars cent cents usd degree degrees "
+    "percent mph kph ft foot feet in inch inches yd yard yards mi mile miles meter meters metre "
+    "metres centimeter centimeters centimetre centimetres kilometer kilometers kilometre "
+    "kilometres millimeter millimeters gram grams kilogram kilograms pound pounds lb lbs ounce "
+    "ounces oz ml liter liters litre litres gallon gallons unit units square sq cubic per "
+    "radian radians rad points ways celsius fahrenheit ".split()
 )
 WRAPPERS = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mbox|operatorname|boxed|fbox)\s*\{([^{}]*)\}"
 SILENT = r"\\(?:left|right|[bB]igl?|[bB]igr?|displaystyle)(?![a-zA-Z])|\\[,!;:$%()\[\]]|[$%€£]"
@@ -54,6 +57,10 @@ FOLDED = {
     "¼": r"\\frac14",
     "¾": r"\\frac34",
 }
+# `x = 5`, `x_1 = 5`, `f(x) = 5`, `area = 5`.
+ASSIGNED = re.compile(
+    r"(?:\\?[a-zA-Z]|\\?[a-zA-Z]{4,}|[a-zA-Z]_[^-+*/^(,]{1,4}|[a-zA-Z]\(.\))\s*=" r"([^=<>≤≥≠]*\S[^=<>≤≥≠]*)"
+)
 OPEN, CLOSE = "([{«", ")]}»"
 
 
@@ -93,8 +100,7 @@ def key_of(text, depth):
     text = without_units(text.strip().rstrip(".,;"))
     if depth > MAX_DEPTH or text.startswith("≋"):
         return text
-    assigned = re.fullmatch(r"(?:\\?[a-zA-Z]|\\?[a-zA-Z]{4,}|[a-zA-Z]_[^-+*/^(,]{1,4}|[a-zA-Z]\(.\))\s*=([^=<>≤≥≠]*\S[^=<>≤≥≠]*)", text)
-    if assigned:
+    if assigned := ASSIGNED.fullmatch(text):
         return key_of(assigned[1], depth + 1)
     inner = enclosed(text)
     if inner is not None:

@@ -46,7 +46,8 @@ def completion_tokens(row):
 
 
 class GreedyTokens:
-    """Completion tokens of the greedy arm by problem: of results that are there, and of those that this run asks for."""
+    """Completion tokens of the greedy arm by problem: of results that are there, and of those that
+    this run asks for."""
 
     def __init__(self, rows):
         greedy = (row for row in latest(rows).values() if row["arm"] == arms.GREEDY and row["usage"])

@@ -203,13 +203,15 @@ def scorer_table(group, problems, seed):
         of_prompt = [[auc(problem.right, problem.scores[name])] for problem in mixed]
         base = [[auc(problem.right, problem.likelihood)] for problem in mixed]
         squares = [[(s - r) ** 2 for s, r in zip(p.scores[name], p.right)] for p in problems]
-        rows.append([
-            name,
-            points(mean(of_prompt), *interval(of_prompt, seed)) if mixed else "-",
-            paired(of_prompt, base, seed) if mixed and name != LIKELIHOOD else "-",
-            f"{expected_error(calibration(problems, name)):.3f}",
-            "{:.3f} ({:.3f} to {:.3f})".format(mean(squares), *interval(squares, seed)),
-        ])
+        rows.append(
+            [
+                name,
+                points(mean(of_prompt), *interval(of_prompt, seed)) if mixed else "-",
+                paired(of_prompt, base, seed) if mixed and name != LIKELIHOOD else "-",
+                f"{expected_error(calibration(problems, name)):.3f}",
+                "{:.3f} ({:.3f} to {:.3f})".format(mean(squares), *interval(squares, seed)),
+            ]
+        )
     share = mean([problem.right for problem in problems])
     head = ["scorer", "AUC within a prompt, %", "to likelihood, points", "ECE", "Brier"]
     title = f"{group}: scorers, {len(mixed)} prompts with right and wrong answers"

@@ -60,7 +60,7 @@ def named_reward(text):
     try:
         return name, json.loads(reward)
     except json.JSONDecodeError:
-        raise argparse.ArgumentTypeError(f"give NAME=JSON, as in vm='{{\"kind\": \"value_model\"}}', not {text!r}")
+        raise argparse.ArgumentTypeError(f'give NAME=JSON, as in vm=\'{{"kind": "value_model"}}\', not {text!r}')
 
 
 def scores_of(server, problem, texts, reward):

@@ -101,7 +101,9 @@ def group(family):
 
 
 def first_seed(split, draw, family):
-    """The generator seed of the family's first item. `draw` counts training sets."""
+    """The generator seed of the family's first item. `draw` counts training sets, from 0."""
+    if draw < 0:
+        raise ValueError("draws count from 0")
     span = 0 if split == "test" else 1 + draw
     return span * SPLIT_SPAN + list(FAMILIES).index(family) * FAMILY_SPAN
 

@@ -29,10 +29,11 @@ def resampled_seeds(values, rng):
 
 
 def resampled_means(columns, seed):
-    """RESAMPLES means of each column: problems are drawn with replacement, and for each of them its seeds.
+    """RESAMPLES means of each column: problems are drawn with replacement, and for each its seeds.
 
-    A column is a list over problems of lists over seeds. All columns draw the same problems, and the same seeds where
-    they have as many, so that functions of several columns can be resampled."""
+    A column is a list over problems of lists over seeds. All columns draw the same problems, and
+    the same seeds where they have as many, so that functions of several columns can be resampled.
+    """
     pools = [resampled_seeds(values, numpy.random.default_rng(seed)) for values in columns]
     rng, num = numpy.random.default_rng(seed + 1), len(columns[0])
     means = [[] for _ in columns]
@@ -62,6 +63,7 @@ def interval(values, seed):
 
 
 def share_interval(values, seed):
-    """`interval` of a share; Wilson's over the problems where all are right or none is, which resampling cannot tell."""
+    """`interval` of a share. Where all are right or none is, resampling shows no spread: then it is
+    Wilson's over the problems."""
     share = mean(values)
     return wilson(share * len(values), len(values)) if share in (0, 1) else interval(values, seed)

