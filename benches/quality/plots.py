@@ -4,7 +4,7 @@ import sys
 
 from intervals import mean, share_interval
 
-RELIABILITY_SIZE, PANEL_SIZE = (5, 5), (7, 5)
+RELIABILITY_SIZE, PANEL_SIZE, MAX_COLUMNS = (5, 5), (6, 5), 3
 
 
 def series_of(name):
@@ -31,23 +31,28 @@ def pyplot():
 def budgets(path, groups, seed):
     """Accuracy over tokens, a panel for each group and a line for each series of arms."""
     plt = pyplot()
-    width, height = PANEL_SIZE
-    figure, panels = plt.subplots(1, len(groups), figsize=(width * len(groups), height), squeeze=False)
-    for panel, (group, arms) in zip(panels[0], groups.items()):
+    num_columns = min(MAX_COLUMNS, len(groups))
+    num_rows = -(-len(groups) // num_columns)
+    size = PANEL_SIZE[0] * num_columns, PANEL_SIZE[1] * num_rows
+    figure, panels = plt.subplots(num_rows, num_columns, figsize=size, squeeze=False, layout="constrained")
+    for panel in panels.flat[len(groups) :]:
+        panel.set_axis_off()
+    for panel, (group, arms) in zip(panels.flat, groups.items()):
         series = {}
         for name, arm in arms.items():
             series.setdefault(series_of(name)[0], []).append(arm)
         for index, (name, points) in enumerate(series.items()):
             draw_series(panel, name, points, f"C{index % 10}", "osD^vX*P"[index // 10 % 8], seed)
         panel.set_xscale("log", base=2)
+        panel.xaxis.set_major_formatter("{x:.0f}")
         panel.set_title(group)
         panel.set_xlabel("tokens a problem, generated and scored")
         panel.set_ylabel("right, %")
         panel.grid(alpha=0.3)
         if "greedy" in arms and arms["greedy"].tokens_each():
             add_multiples(panel, arms["greedy"].tokens_each())
-    panels[0][-1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5))
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
+    figure.savefig(path, dpi=150)
     plt.close(figure)
 
 

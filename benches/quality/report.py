@@ -124,7 +124,10 @@ def table(title, arms, reference, seed):
 
 def family_table(arms, problems):
     """Right answers in percent, by family and arm."""
-    families = dict.fromkeys(problem["dataset"] for problem in problems.values() if "dataset" in problem)
+    asked = {name for arm in arms.values() for name in arm.right}
+    families = dict.fromkeys(
+        problem["dataset"] for name, problem in problems.items() if name in asked and "dataset" in problem
+    )
     lines = ["### families, right in %", "", f"| family | {' | '.join(arms)} |", "|---" * (len(arms) + 1) + "|"]
     for family in families:
         cells = []
