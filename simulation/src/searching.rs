@@ -23,13 +23,15 @@ use crate::text::tokenizer;
 
 /// Steps after which a search that is alone must have ended.
 const MOST_STEPS_ALONE: usize = 20_000;
-const STRATEGIES: [&str; 8] = [
+const STRATEGIES: [&str; 10] = [
     "auto",
     "deepconf",
     "self_consistency",
     "best_of_n",
     "beam",
     "dvts",
+    "rebase",
+    "particle_filtering",
     "mcts",
     "vm_mcts",
 ];

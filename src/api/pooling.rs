@@ -14,7 +14,7 @@ use super::openai::messages;
 use super::openai::params::OneOrMany;
 use super::state::AppState;
 use super::tenant::Tenant;
-use crate::reward::{ReadError, RewardContext};
+use crate::reward::ReadError;
 
 /// Texts of one call.
 const MAX_INPUTS: usize = 256;
@@ -61,12 +61,7 @@ pub(super) async fn pool(
             "encoding_format must be float",
         ));
     }
-    let mut context = RewardContext {
-        cache_salt: tenant.cache_salt(None),
-        tenant: tenant.0,
-        pool: state.work().clone(),
-        ..RewardContext::default()
-    };
+    let mut context = state.reward_context(tenant, None);
     let scored = match (&request.messages, request.input) {
         (Some(conversation), None) => {
             let (question, answer) = question_and_answer(conversation)?;

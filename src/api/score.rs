@@ -19,6 +19,7 @@ use super::tenant::Tenant;
 use crate::engine::{GenerateRequest, PoolingParams, SamplingParams, StreamEvent, TokenLogprobs};
 use crate::reward::{self, Candidate, RewardContext, RewardSpec, Scorer, Taps};
 use crate::search::OneOrMany;
+use crate::text::Tokenizer;
 use crate::work::Budget;
 
 /// Answers of one call.
@@ -55,28 +56,31 @@ pub(super) async fn score(
         let message = format!("candidates takes 1 to {MAX_CANDIDATES} texts");
         return Err(ApiError::invalid("candidates", message));
     }
-    let context = RewardContext {
+    let mut context = RewardContext {
         question: question(&request.messages),
-        cache_salt: tenant.cache_salt(None),
-        tenant: tenant.0,
-        pool: state.work().clone(),
+        ..state.reward_context(tenant, None)
     };
     let rewards = request.reward.into_vec();
-    let scorer = reward::build(&rewards, &served.rewards, &context, deadline.instant()).await;
-    let scorer = scorer.map_err(|error| ApiError::reward("reward", error))?;
+    let reads_tokens = rewards.iter().any(RewardSpec::reads_tokens);
     let own = state.clone();
-    let (messages, texts, taps) = (request.messages, request.candidates, scorer.taps());
-    let read = move |budget: &Budget| read(&own, &messages, texts, taps, budget);
+    let (messages, texts) = (request.messages, request.candidates);
+    let read = move |budget: &Budget| match reads_tokens {
+        true => read(&own, &messages, texts, budget),
+        false => Ok((Vec::new(), texts.into_iter().map(Text::unread).collect())),
+    };
     let work = Causes {
         tenant,
         deadline,
         num_bytes,
     };
-    let texts = work.run(&state, "reading the candidates", read).await?;
+    let (prompt, texts) = work.run(&state, "reading the candidates", read).await?;
+    context.prompt_token_ids = prompt.into();
+    let scorer = reward::build(&rewards, &served.rewards, &context, deadline.instant()).await;
+    let scorer = scorer.map_err(|error| ApiError::reward("reward", error))?;
     let work = async {
         let mut candidates = Vec::with_capacity(texts.len());
         for text in texts {
-            candidates.push(pass(served, text, taps, &context, deadline).await?);
+            candidates.push(pass(served, text, scorer.taps(), &context, deadline).await?);
         }
         let scores = scorer.score(&candidates, deadline.instant());
         scores.await.map_err(ApiError::from)
@@ -90,50 +94,55 @@ pub(super) async fn score(
         "object": "list",
         "model": state.model_name(),
         "data": data,
-        "usage": {"scorer_calls": scores.len()},
+        "usage": {"scorer_calls": scores.len(), "scorer_tokens": context.tokens.total()},
     })))
 }
 
-/// A text and, where a reward reads the model's pass over it, its ids after those of the prompt.
+/// A text and, where a reward reads tokens, its ids.
 struct Text {
     text: String,
     token_ids: Vec<u32>,
-    num_prompt: usize,
 }
 
-/// Tokenises the candidates after their prompt, where a reward needs that.
+impl Text {
+    fn unread(text: String) -> Self {
+        Self {
+            text,
+            token_ids: Vec::new(),
+        }
+    }
+}
+
+/// Tokenises the prompt, and each candidate by itself.
 fn read(
     state: &AppState,
     messages: &[Value],
     candidates: Vec<String>,
-    taps: Taps,
     budget: &Budget,
-) -> Result<Vec<Text>, ApiError> {
+) -> Result<(Vec<u32>, Vec<Text>), ApiError> {
     let served = state.ready()?;
-    let prompt = match taps == Taps::default() {
-        true => Vec::new(),
-        false => {
-            check_messages(messages)?;
-            let variables = Map::new();
-            let conversation = Conversation {
-                escapes: state.config().escape_special_tokens,
-                ..Conversation::of(messages, &variables)
-            };
-            render(served, &conversation)?.encode(served, budget)?
-        }
+    check_messages(messages)?;
+    let variables = Map::new();
+    let conversation = Conversation {
+        escapes: state.config().escape_special_tokens,
+        ..Conversation::of(messages, &variables)
     };
+    let prompt = render(served, &conversation)?.encode(served, budget)?;
     let read = |text: String| {
-        let mut token_ids = prompt.clone();
-        if taps != Taps::default() {
-            token_ids.extend(encode(served, &text, (false, false), budget)?);
-        }
-        Ok(Text {
-            text,
-            token_ids,
-            num_prompt: prompt.len(),
-        })
+        let token_ids = encode(served, &text, (false, false), budget)?;
+        Ok(Text { text, token_ids })
     };
-    candidates.into_iter().map(read).collect()
+    let texts: Result<Vec<Text>, ApiError> = candidates.into_iter().map(read).collect();
+    Ok((prompt, texts?))
+}
+
+/// The ids of a whole answer as the model would have written it: with the token that ends it.
+fn ended(tokenizer: &Tokenizer, token_ids: &[u32]) -> Vec<u32> {
+    let ends = tokenizer.end_of_generation_ids();
+    let has_end = token_ids.last().is_some_and(|last| ends.contains(last));
+    let end = tokenizer.eos_token_id().or_else(|| ends.first().copied());
+    let end = end.filter(|_| !has_end);
+    token_ids.iter().copied().chain(end).collect()
 }
 
 /// A text with what the reward reads of the model's own pass over it.
@@ -144,22 +153,20 @@ async fn pass(
     context: &RewardContext,
     deadline: Deadline,
 ) -> Result<Candidate, ApiError> {
-    let Text {
-        text,
-        mut token_ids,
-        num_prompt,
-    } = text;
+    let Text { text, token_ids } = text;
     let mut candidate = Candidate {
         text,
         is_complete: true,
-        num_tokens: token_ids.len() - num_prompt,
+        num_tokens: token_ids.len(),
+        token_ids: ended(&served.tokenizer, &token_ids).into(),
         ..Candidate::default()
     };
     // The state that the last token is sampled from is that of the token before it.
-    let last = token_ids.pop().filter(|_| candidate.num_tokens > 0);
-    let Some(last) = last else {
+    let Some((last, before)) = token_ids.split_last() else {
         return Ok(candidate);
     };
+    let prompt = context.prompt_token_ids.as_ref();
+    let mut token_ids = [prompt, before].concat();
     let run = |request: GenerateRequest| {
         run(
             served,
@@ -182,7 +189,7 @@ async fn pass(
         candidate.hidden_state = state.map(Arc::from);
     }
     if taps.logprobs {
-        token_ids.push(last);
+        token_ids.push(*last);
         let params = SamplingParams {
             temperature: 0.0,
             max_tokens: 1,
@@ -191,7 +198,7 @@ async fn pass(
         };
         let request = GenerateRequest::new(token_ids, params);
         let logprobs = run(request).await?.logprobs;
-        candidate.logprob = logprobs.iter().skip(num_prompt).sum();
+        candidate.logprob = logprobs.iter().skip(prompt.len()).sum();
     }
     Ok(candidate)
 }

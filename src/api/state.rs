@@ -18,9 +18,11 @@ use super::presets::split_model;
 use super::responses::background::Background;
 use super::served::Served;
 use super::served_encoders::ServedEncoders;
+use super::tenant::Tenant;
 use super::traces::seats::Seats;
 use super::traces::store::Traces;
 use crate::model::Pooling;
+use crate::reward::{RewardContext, ScorerTokens};
 use crate::trace::TraceStore;
 use crate::work::{PoolOptions, WorkPool};
 
@@ -42,6 +44,7 @@ struct Inner {
     work: WorkPool,
     trace_readers: Arc<Seats>,
     background: Arc<Background>,
+    scorer_tokens: Arc<ScorerTokens>,
 }
 
 /// Shared by all handlers; the model arrives after the listener is up.
@@ -87,6 +90,7 @@ impl AppState {
                 draining: CancellationToken::new(),
                 traces: store.map(Traces::new),
                 trace_readers: Arc::default(),
+                scorer_tokens: Arc::default(),
             }),
         }
     }
@@ -178,6 +182,21 @@ impl AppState {
     /// Where work of a size that clients choose is done.
     pub(super) fn work(&self) -> &WorkPool {
         &self.inner.work
+    }
+
+    pub(super) fn scorer_tokens(&self) -> &ScorerTokens {
+        &self.inner.scorer_tokens
+    }
+
+    /// What a key's request tells its rewards, but for question and prompt.
+    pub(super) fn reward_context(&self, tenant: Tenant, salt: Option<&str>) -> RewardContext {
+        RewardContext {
+            cache_salt: tenant.cache_salt(salt),
+            tenant: tenant.0,
+            pool: self.inner.work.clone(),
+            tokens: Arc::new(ScorerTokens::within(&self.inner.scorer_tokens)),
+            ..RewardContext::default()
+        }
     }
 
     pub fn config(&self) -> &ServerConfig {

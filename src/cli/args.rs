@@ -13,6 +13,7 @@ use super::engine_args::EngineArgs;
 use super::prm::PrmArgs;
 use super::traces::args::{TraceArgs, TracesCommand};
 use super::train::TrainCommand;
+use super::value_adapters::ValueAdapterArgs;
 use super::values::{MAX_MILLISECONDS, MAX_SECONDS, parse_bytes, parse_module};
 use super::work_args::WorkArgs;
 use crate::api::config as limits;
@@ -151,6 +152,8 @@ pub struct ServeArgs {
         help_heading = "Search"
     )]
     pub calibration: Option<PathBuf>,
+    #[command(flatten)]
+    pub value_adapters: ValueAdapterArgs,
     #[command(flatten)]
     pub prm: PrmArgs,
     /// Adapt each request to its own context first: slot, router, or JSON (docs/adaptation.md)

@@ -26,6 +26,7 @@ mod signals;
 mod terminal;
 mod traces;
 mod train;
+mod value_adapters;
 mod values;
 mod work_args;
 

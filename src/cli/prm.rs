@@ -9,7 +9,8 @@ use clap::{Args, ValueEnum};
 use super::engine_args::{BackendArg, BackendArgs, DeviceArgs, EngineArgs};
 use super::setup;
 use super::values::parse_bytes;
-use crate::reward::prm::{Head, Prm, PrmFormat, PrmParts};
+use crate::reward::Head;
+use crate::reward::prm::{Prm, PrmFormat, PrmParts};
 
 #[derive(Debug, Clone, Args)]
 pub struct PrmArgs {

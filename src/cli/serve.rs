@@ -15,7 +15,7 @@ use super::engine_args::EngineArgs;
 use super::identity::hash;
 use super::signals::wait_for_signal;
 use super::traces::args::TraceArgs;
-use super::{interrupt, prm, secrets, setup, terminal};
+use super::{interrupt, prm, secrets, setup, terminal, value_adapters};
 use crate::api::config::{DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_LORA_BYTES};
 use crate::api::{
     AppState, Served, ServedEncoders, ServerConfig, default_adaptation, listen, serve,
@@ -133,6 +133,10 @@ fn check_alone(args: &ServeArgs) -> anyhow::Result<()> {
     let asked = [
         ("--value-head", args.value_head.is_some()),
         ("--calibration", args.calibration.is_some()),
+        (
+            "--value-adapter",
+            !args.value_adapters.value_adapter.is_empty(),
+        ),
         ("--prm", args.prm.prm.is_some()),
         ("--adaptation", args.adaptation.is_some()),
         ("--router-adaptation", args.router_adaptation.is_some()),
@@ -164,6 +168,7 @@ fn load_model(
     let python = python.then(|| python_runner(programs)).transpose()?;
     let calibration = load_calibration(args.calibration.as_deref())?;
     let mut served = setup::start_at(engine, model, None)?;
+    value_adapters::load(&args.value_adapters, &mut served)?;
     let value_head = match &args.value_head {
         Some(path) => {
             let demanded = served.engine.demand(Capability::HiddenStates);

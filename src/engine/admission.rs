@@ -16,7 +16,9 @@ pub(super) fn check_request(
     if num_tokens == 0 {
         return Err(EngineError::EmptyPrompt);
     }
-    if num_tokens >= config.max_model_len {
+    // What is only read needs no place for a token after it.
+    let num_after = usize::from(request.pooling.is_none());
+    if num_tokens + num_after > config.max_model_len {
         return Err(EngineError::PromptTooLong {
             num_tokens,
             max_model_len: config.max_model_len,

@@ -2,7 +2,7 @@
 
 use serde::de::IgnoredAny;
 
-use super::verifier::{extract, math};
+use super::verifier::{extract, fence, math};
 use crate::text::{ReasoningFormat, ToolFormat};
 
 /// Begins a value that is text as it stands, in calls written as XML (Qwen3-Coder).
@@ -36,10 +36,11 @@ const FENCE: &str = "```";
 /// Two of those are the same only word by word.
 pub fn is_code(text: &str) -> bool {
     let answer = ReasoningFormat::after_thought(text);
-    let Some((_, behind)) = answer.rsplit_once(FENCE) else {
+    if fence::first_fenced_block(answer).is_none() || extract::is_marked(answer) {
         return false;
-    };
-    extract::marked_answer(answer).is_none() && extract::final_answer(behind).is_none()
+    }
+    let behind = answer.rsplit_once(FENCE).map(|(_, behind)| behind);
+    behind.is_none_or(|behind| extract::final_answer(behind).is_none())
 }
 
 /// What an answer shares with those that agree with it: its words where it is code, since the last
@@ -133,5 +134,23 @@ mod tests {
         // What is no data is read for its answer.
         assert_eq!(answer_key("{1, 2} has 2 elements"), "2");
         assert_eq!(answer_key(r"It is \boxed{4}."), answer_key("so 4"));
+    }
+
+    #[test]
+    fn code_is_compared_by_the_answer_beside_it_alone() {
+        let block = "```python\nprint(2 + 2)\n```";
+        for (text, expected) in [
+            ("It is 4", true),
+            ("Paris", true),
+            (block, false),
+            (&format!("The answer is:\n{block}"), false),
+            (&format!("{block}\nThe answer is 4"), true),
+            (&format!("{block}\n#### 4"), true),
+            (&format!("{block}\nSo \\boxed{{4}}"), true),
+            (&format!("{block}\n<answer>4</answer>"), true),
+            (&format!("<think>{block}</think>It is 4"), true),
+        ] {
+            assert_eq!(is_code(text), !expected, "{text}");
+        }
     }
 }

@@ -6,7 +6,8 @@ use std::time::Instant;
 use futures::future::{BoxFuture, FutureExt};
 use serde_json::json;
 
-use super::reading::{Bound, Prompt, ReadError, Reading, read};
+use super::reading::{Bound, Model, Prompt, ReadError, Reading};
+use super::tokens::ReadingKind;
 use super::{Candidate, RewardContext, Scorer, ScorerError};
 use crate::engine::{Engine, PoolingParams};
 use crate::text::{ChatTemplate, Tokenizer};
@@ -79,7 +80,12 @@ impl Judge {
             .run_sized(num_bytes, what, context.tenant, deadline, write)
             .await?;
         let num_tokens = prompts.iter().map(|prompt| prompt.token_ids.len()).sum();
-        let readings = read(self.engine.as_ref(), prompts, context, deadline).await?;
+        let model = Model {
+            engine: self.engine.as_ref(),
+            adapter: None,
+            kind: ReadingKind::Judge,
+        };
+        let readings = model.read(prompts, context, deadline).await?;
         let value = |readings: &Vec<Reading>| readings.first().map_or(0.5, |r| self.value(r));
         Ok(Judged {
             values: readings.iter().map(value).collect(),
@@ -161,7 +167,7 @@ impl JudgeScorer {
 
 impl Scorer for JudgeScorer {
     fn kind(&self) -> &'static str {
-        "judge"
+        ReadingKind::Judge.name()
     }
 
     fn scores_steps(&self) -> bool {
@@ -177,7 +183,7 @@ impl Scorer for JudgeScorer {
             let messages = candidates.iter().map(|c| self.message(&c.text)).collect();
             let context = &self.context;
             let judged = self.judge.judge(messages, context, deadline).await;
-            let judged = judged.map_err(|error| error.of("judge"))?;
+            let judged = judged.map_err(|error| error.of(self.kind()))?;
             Ok(judged.values)
         }
         .boxed()

@@ -4,6 +4,7 @@
 mod aggregate;
 mod answer;
 mod calibration;
+mod head;
 mod judge;
 mod likelihood;
 mod majority;
@@ -11,7 +12,10 @@ pub mod prm;
 mod reading;
 mod remote;
 mod spec;
+mod step_reader;
+mod tokens;
 mod value_head;
+mod value_model;
 pub mod verifier;
 mod verifier_spec;
 mod votes;
@@ -27,6 +31,7 @@ use crate::work::WorkError;
 pub use aggregate::Aggregate;
 pub use answer::{answer_key, is_code, vote_key};
 pub use calibration::{Calibration, CalibrationError, Evidence, FEATURES, Sampled};
+pub use head::Head;
 pub use judge::{Judge, JudgeScorer, Judged};
 pub use likelihood::Likelihood;
 pub use majority::Majority;
@@ -35,7 +40,9 @@ pub use reading::ReadError;
 pub use remote::{RemoteScorer, RewardServer};
 pub(crate) use spec::MAX_REWARDS;
 pub use spec::{BuildError, RewardContext, RewardResources, RewardSpec, RewardSpecError, build};
+pub use tokens::{ReadingKind, ScorerTokens};
 pub use value_head::{ValueHead, ValueHeadError, tensors as head_tensors};
+pub use value_model::{ValueModel, ValueModelParts, ValueModelScorer};
 pub use verifier::programs::{Programs, default_parallel};
 pub use verifier::python::PythonRunner;
 pub use verifier::schema::{CHECK_SCHEMA, SchemaChecker, check_schema};
@@ -47,7 +54,9 @@ pub use weighted::{OwnScores, Scored, Weighted};
 pub struct Candidate {
     /// Text after the prompt.
     pub text: String,
-    /// Tokens after the prompt.
+    /// Tokens after the prompt, the one that ended the answer included.
+    pub token_ids: Arc<[u32]>,
+    /// Tokens whose probabilities `logprob` has.
     pub num_tokens: usize,
     /// Sum of the natural logs of the tokens' probabilities under the model's unmodified logits.
     pub logprob: f64,

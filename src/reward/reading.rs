@@ -1,12 +1,14 @@
-//! Reading a model at positions of prompts: what judges and process reward models do.
+//! Reading a model at positions of prompts: what judges, process reward models and value models do.
 
 use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
 
+use super::tokens::ReadingKind;
 use super::{RewardContext, ScorerError};
 use crate::engine::{
-    Backend, EngineError, FinishReason, GenerateRequest, PoolingParams, StreamEvent,
+    AdapterId, Backend, EngineError, FinishReason, GenerateRequest, GroupId, PoolingParams,
+    StreamEvent,
 };
 use crate::text::{TemplateError, TokenizerError};
 use crate::work::{Budget, WorkError};
@@ -95,45 +97,110 @@ pub(super) struct Bound<'b> {
     pub budget: &'b Budget,
 }
 
-/// Readings of each prompt, one a position. What all prompts begin with is computed once. Ends at the deadline, whether it
-/// waits for the model or for a place in its queue.
-pub(super) async fn read(
-    engine: &dyn Backend,
-    prompts: Vec<Prompt>,
-    context: &RewardContext,
-    deadline: Option<Instant>,
-) -> Result<Vec<Vec<Reading>>, ReadError> {
-    let readings = read_all(engine, prompts, context, deadline);
-    match deadline {
-        None => readings.await,
-        Some(at) => tokio::time::timeout_at(at.into(), readings)
-            .await
-            .unwrap_or(Err(ReadError::Deadline)),
-    }
+/// Who reads.
+#[derive(Clone, Copy)]
+pub(super) struct Model<'e> {
+    pub engine: &'e dyn Backend,
+    /// Under which its weights are read.
+    pub adapter: Option<AdapterId>,
+    /// For which reward.
+    pub kind: ReadingKind,
 }
 
-async fn read_all(
-    engine: &dyn Backend,
-    prompts: Vec<Prompt>,
-    context: &RewardContext,
-    deadline: Option<Instant>,
-) -> Result<Vec<Vec<Reading>>, ReadError> {
-    if let [first, rest @ ..] = prompts.as_slice()
-        && !rest.is_empty()
-    {
-        let shared = num_shared(&first.token_ids, rest);
-        if shared >= MIN_SHARED_TOKENS {
-            let pooling = PoolingParams {
-                positions: vec![shared - 1],
-                ..PoolingParams::default()
-            };
-            let token_ids = first.token_ids[..shared].to_vec();
-            let prompt = Prompt { token_ids, pooling };
-            read_one(engine, prompt, context, deadline).await?;
+impl Model<'_> {
+    /// Readings of each prompt, one a position. What all prompts begin with is computed once. Ends
+    /// at the deadline, whether it waits for the model or for a place in its queue.
+    pub async fn read(
+        self,
+        prompts: Vec<Prompt>,
+        context: &RewardContext,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Vec<Reading>>, ReadError> {
+        let readings = self.read_all(prompts, context, deadline);
+        match deadline {
+            None => readings.await,
+            Some(at) => tokio::time::timeout_at(at.into(), readings)
+                .await
+                .unwrap_or(Err(ReadError::Deadline)),
         }
     }
-    let reads = prompts.into_iter();
-    try_join_all(reads.map(|prompt| read_one(engine, prompt, context, deadline))).await
+
+    async fn read_all(
+        self,
+        prompts: Vec<Prompt>,
+        context: &RewardContext,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Vec<Reading>>, ReadError> {
+        // Prompts of one call take one turn, however many they are.
+        let group = self.engine.new_group();
+        if let [first, rest @ ..] = prompts.as_slice()
+            && !rest.is_empty()
+        {
+            let shared = num_shared(&first.token_ids, rest);
+            if shared >= MIN_SHARED_TOKENS {
+                let pooling = PoolingParams {
+                    positions: vec![shared - 1],
+                    ..PoolingParams::default()
+                };
+                let token_ids = first.token_ids[..shared].to_vec();
+                let prompt = Prompt { token_ids, pooling };
+                self.read_one(prompt, context, group, deadline).await?;
+            }
+        }
+        let reads = prompts.into_iter();
+        try_join_all(reads.map(|prompt| self.read_one(prompt, context, group, deadline))).await
+    }
+
+    async fn read_one(
+        self,
+        prompt: Prompt,
+        context: &RewardContext,
+        group: GroupId,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Reading>, ReadError> {
+        let request = GenerateRequest {
+            tenant: context.tenant,
+            cache_salt: context.cache_salt,
+            adapter: self.adapter,
+            group: Some(group),
+            deadline,
+            ..GenerateRequest::pooling(prompt.token_ids, prompt.pooling)
+        };
+        let mut stream = loop {
+            match self.engine.submit(request.clone()) {
+                Err(EngineError::Overloaded { .. }) => tokio::time::sleep(RETRY).await,
+                stream => break stream?,
+            }
+        };
+        let mut readings = Vec::new();
+        while let Some(event) = stream.recv().await {
+            match event {
+                StreamEvent::PromptDone {
+                    num_prompt_tokens,
+                    num_cached_tokens,
+                    ..
+                } => {
+                    let num_computed = num_prompt_tokens.saturating_sub(num_cached_tokens);
+                    context.tokens.add(self.kind, num_computed);
+                }
+                StreamEvent::Pooled {
+                    logits,
+                    hidden_state,
+                    ..
+                } => readings.push(Reading {
+                    logits,
+                    hidden_state: hidden_state.unwrap_or_default(),
+                }),
+                StreamEvent::Finished {
+                    reason: FinishReason::Deadline,
+                    ..
+                } => return Err(ReadError::Deadline),
+                StreamEvent::Error(error) => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(readings)
+    }
 }
 
 /// Tokens that all prompts begin with.
@@ -143,44 +210,4 @@ fn num_shared(first: &[u32], rest: &[Prompt]) -> usize {
         pairs.take_while(|(a, b)| a == b).count()
     };
     rest.iter().map(shared).min().unwrap_or(0)
-}
-
-async fn read_one(
-    engine: &dyn Backend,
-    prompt: Prompt,
-    context: &RewardContext,
-    deadline: Option<Instant>,
-) -> Result<Vec<Reading>, ReadError> {
-    let request = GenerateRequest {
-        tenant: context.tenant,
-        cache_salt: context.cache_salt,
-        deadline,
-        ..GenerateRequest::pooling(prompt.token_ids, prompt.pooling)
-    };
-    let mut stream = loop {
-        match engine.submit(request.clone()) {
-            Err(EngineError::Overloaded { .. }) => tokio::time::sleep(RETRY).await,
-            stream => break stream?,
-        }
-    };
-    let mut readings = Vec::new();
-    while let Some(event) = stream.recv().await {
-        match event {
-            StreamEvent::Pooled {
-                logits,
-                hidden_state,
-                ..
-            } => readings.push(Reading {
-                logits,
-                hidden_state: hidden_state.unwrap_or_default(),
-            }),
-            StreamEvent::Finished {
-                reason: FinishReason::Deadline,
-                ..
-            } => return Err(ReadError::Deadline),
-            StreamEvent::Error(error) => return Err(error.into()),
-            _ => {}
-        }
-    }
-    Ok(readings)
 }

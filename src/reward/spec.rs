@@ -11,7 +11,8 @@ use super::value_head::{ValueHead, ValueHeadScorer};
 use super::verifier::python::PythonRunner;
 use super::{
     Aggregate, Calibration, Judge, JudgeScorer, Likelihood, Majority, Prm, PrmScorer, RemoteScorer,
-    RewardServer, SchemaChecker, Scorer, ScorerError, Weighted,
+    RewardServer, SchemaChecker, Scorer, ScorerError, ScorerTokens, ValueModel, ValueModelScorer,
+    Weighted,
 };
 use crate::work::WorkPool;
 
@@ -27,6 +28,8 @@ pub struct RewardResources {
     /// Absent where processes cannot be limited.
     pub schemas: Option<SchemaChecker>,
     pub value_head: Option<Arc<ValueHead>>,
+    /// The first is the one that a reward means which names none.
+    pub value_models: Vec<Arc<ValueModel>>,
     pub judge: Option<Arc<Judge>>,
     pub prm: Option<Arc<Prm>>,
     pub reward_server: Option<Arc<RewardServer>>,
@@ -37,10 +40,11 @@ pub struct RewardResources {
 impl RewardResources {
     /// What a request that names no reward gets.
     pub fn default_kind(&self) -> &'static str {
-        match (&self.prm, &self.value_head) {
-            (Some(_), _) => "prm",
-            (None, Some(_)) => "value_head",
-            (None, None) => "likelihood",
+        match (&self.prm, self.value_models.as_slice(), &self.value_head) {
+            (Some(_), ..) => "prm",
+            (None, [_, ..], _) => "value_model",
+            (None, [], Some(_)) => "value_head",
+            (None, [], None) => "likelihood",
         }
     }
 }
@@ -50,18 +54,23 @@ impl RewardResources {
 pub struct RewardContext {
     /// What the answers answer.
     pub question: String,
+    /// What the policy reads before the answers.
+    pub prompt_token_ids: Arc<[u32]>,
     /// Of the prefix cache, for rewards that run prompts of their own.
     pub cache_salt: u64,
     /// Whose turn it takes to do work.
     pub tenant: u64,
     pub pool: WorkPool,
+    /// What the rewards of this request have computed.
+    pub tokens: Arc<ScorerTokens>,
 }
 
 /// One reward.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RewardSpec {
-    /// `likelihood`, `majority`, `verifier`, `value_head`, `prm`, `judge` or `http`.
+    /// `likelihood`, `majority`, `verifier`, `value_head`, `value_model`, `prm`, `judge` or
+    /// `http`.
     pub kind: String,
     /// Share in the mean when there are several; 1 by default.
     pub weight: Option<f64>,
@@ -81,7 +90,12 @@ pub struct RewardSpec {
     pub prefix: Option<String>,
     /// What a `judge` is asked: ends with a yes-or-no question.
     pub instruction: Option<String>,
-    /// How a `prm` makes one score of those of the steps; its family's way by default.
+    /// Which `value_model`, by its name; the server's first by default.
+    // Absent where it was: a trace's reward is compared with a request's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// How one score is made of those of the steps: by default its family's way (`prm`), or `last`
+    /// (`value_model`).
     pub aggregate: Option<Aggregate>,
 }
 
@@ -160,6 +174,7 @@ impl RewardSpec {
             tests: None,
             prefix: None,
             instruction: None,
+            model: None,
             aggregate: None,
         }
     }
@@ -175,6 +190,7 @@ impl RewardSpec {
             "verifier" => return self.verifier(resources, context, deadline).await,
             "judge" => self.check_unused(&["instruction"])?,
             "prm" => self.check_unused(&["aggregate"])?,
+            "value_model" => self.check_unused(&["model", "aggregate"])?,
             _ => self.check_unused(&[])?,
         }
         Ok(self.of_a_model(resources, context)?)
@@ -196,6 +212,11 @@ impl RewardSpec {
                     "this server has no value head: the operator must start it with --value-head",
                 ),
             },
+            "value_model" => Ok(Arc::new(ValueModelScorer::new(
+                self.value_model(resources)?,
+                context.clone(),
+                self.aggregate,
+            ))),
             "judge" => match &resources.judge {
                 Some(judge) => Ok(Arc::new(JudgeScorer::new(
                     Arc::clone(judge),
@@ -228,10 +249,43 @@ impl RewardSpec {
             other => invalid(
                 ".kind",
                 format!(
-                    "{other:?} is not a reward: use likelihood, majority, verifier, value_head, prm, judge or http"
+                    "{other:?} is not a reward: use likelihood, majority, verifier, value_head, \
+                     value_model, prm, judge or http"
                 ),
             ),
         }
+    }
+
+    fn value_model(&self, resources: &RewardResources) -> Result<Arc<ValueModel>, RewardSpecError> {
+        let models = &resources.value_models;
+        let Some(first) = models.first() else {
+            return invalid(
+                ".kind",
+                "this server has no value model: the operator must start it with --value-adapter",
+            );
+        };
+        let Some(name) = &self.model else {
+            return Ok(Arc::clone(first));
+        };
+        match models.iter().find(|model| model.name() == name) {
+            Some(model) => Ok(Arc::clone(model)),
+            None => {
+                let names: Vec<&str> = models.iter().map(|model| model.name()).collect();
+                let names = names.join(", ");
+                invalid(
+                    ".model",
+                    format!("{name:?} is no value model of this server: use {names}"),
+                )
+            }
+        }
+    }
+
+    /// Whether the reward reads the answer's tokens, after those of the prompt.
+    pub fn reads_tokens(&self) -> bool {
+        matches!(
+            self.kind.as_str(),
+            "likelihood" | "value_head" | "value_model"
+        )
     }
 
     /// Texts that come with the reward, and are read with each answer.
@@ -240,6 +294,7 @@ impl RewardSpec {
             ("answer", &self.answer),
             ("instruction", &self.instruction),
             ("prefix", &self.prefix),
+            ("model", &self.model),
         ];
         let is_long = |text: &&Option<String>| {
             let text = text.as_ref();
@@ -264,6 +319,7 @@ impl RewardSpec {
             ("tests", self.tests.is_some()),
             ("prefix", self.prefix.is_some()),
             ("instruction", self.instruction.is_some()),
+            ("model", self.model.is_some()),
             ("aggregate", self.aggregate.is_some()),
         ];
         match given

@@ -24,8 +24,8 @@ pub(super) enum Cut<'s> {
     Never,
     /// After one step.
     AfterStep(&'s StepRule),
-    /// With the answer, but the end of the first step is noted.
-    NoteFirst(&'s StepRule),
+    /// With the answer, but the ends of its steps are noted.
+    NoteSteps(&'s StepRule),
     /// With the answer, or where its confidence falls below the rule's limit.
     Unsure(ConfidenceRule),
 }
@@ -34,13 +34,13 @@ impl Cut<'_> {
     fn step(&self) -> Option<&StepRule> {
         match self {
             Self::AfterStep(rule) => Some(rule),
-            Self::Never | Self::NoteFirst(_) | Self::Unsure(_) => None,
+            Self::Never | Self::NoteSteps(_) | Self::Unsure(_) => None,
         }
     }
 
-    fn first_step(&self) -> Option<&StepRule> {
+    fn noted_step(&self) -> Option<&StepRule> {
         match self {
-            Self::NoteFirst(rule) => Some(rule),
+            Self::NoteSteps(rule) => Some(rule),
             Self::Never | Self::AfterStep(_) | Self::Unsure(_) => None,
         }
     }
@@ -48,7 +48,7 @@ impl Cut<'_> {
     fn confidence(&self) -> Option<ConfidenceRule> {
         match self {
             Self::Unsure(rule) => Some(*rule),
-            Self::Never | Self::AfterStep(_) | Self::NoteFirst(_) => None,
+            Self::Never | Self::AfterStep(_) | Self::NoteSteps(_) => None,
         }
     }
 }
@@ -124,6 +124,9 @@ impl<'a> Search<'a> {
         strategy.run(&mut self).await?;
         if !strategy.defaults().is_vote {
             self.settle().await?;
+            if self.stopped != Some(Stopped::Decided) {
+                strategy.choose(&mut self);
+            }
         }
         self.finish_one().await?;
         self.stats.num_nodes = self.tree.nodes.len() - 1;
@@ -185,10 +188,10 @@ impl<'a> Search<'a> {
     ) -> Result<Samples<'a>, SearchError> {
         let step = |rule: Option<&StepRule>| rule.cloned();
         let expansions = requests.iter().map(|(id, n)| {
-            let (end, first) = (step(cut.step()), step(cut.first_step()));
+            let (end, noted) = (step(cut.step()), step(cut.noted_step()));
             Expansion {
                 confidence: cut.confidence(),
-                ..self.tree.expansion(*id, *n, end, first)
+                ..self.tree.expansion(*id, *n, end, noted)
             }
         });
         let expansions = expansions.collect();
@@ -284,18 +287,26 @@ impl<'a> Search<'a> {
     /// side by side would otherwise all be cut before the end of any. Until a whole answer has shown how long answers
     /// are, they are taken to be as long as allowed.
     pub(super) fn affordable(&self, node: NodeId, n: usize) -> usize {
+        self.affordable_beside(node, n, &[])
+    }
+
+    /// [`Self::affordable`] when samples of the node have ended that are not in the tree yet.
+    pub(super) fn affordable_beside(&self, node: NodeId, n: usize, ended: &[Sample]) -> usize {
         let Some(limit) = self.spec.budget.tokens else {
             return n;
         };
-        let whole = self.tree.nodes.iter().filter(|node| is_whole(node.end));
-        let (count, sum) = whole.fold((0, 0), |(count, sum), node| {
-            (count + 1, sum + node.num_tokens)
-        });
+        let prefix = self.tree.node(node).num_tokens;
+        let known = self.tree.nodes.iter().filter(|node| is_whole(node.end));
+        let new = ended.iter().map(|sample| &sample.continuation);
+        let new = new.filter(|sample| is_whole(Some(sample.end)));
+        let lengths = known
+            .map(|node| node.num_tokens)
+            .chain(new.map(|sample| prefix + sample.token_ids.len()));
+        let (count, sum) = lengths.fold((0, 0), |(count, sum), len| (count + 1, sum + len));
         let expected = match count {
             0 => self.policy.max_tokens(),
             _ => sum / count,
         };
-        let prefix = self.tree.node(node).num_tokens;
         let rest = expected.saturating_sub(prefix).max(expected / 4).max(1);
         let left = limit.saturating_sub(self.policy.num_tokens());
         usize::try_from(left / rest as u64).map_or(n, |fits| fits.min(n))

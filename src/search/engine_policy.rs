@@ -11,7 +11,7 @@ use super::branch_constraint::BranchConstraint;
 use super::confidence::CONFIDENCE_TOP_K;
 use super::context::now;
 use super::outcome::SearchError;
-use super::policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, Running};
+use super::policy::{Continuation, End, Expansion, Finished, Policy, Running, StepEnd};
 use crate::engine::{
     AdaptationConfig, AdaptationReport, AdapterId, Engine, EngineError, FinishReason,
     GenerateRequest, GroupId, RequestStream, SamplingParams, SharedDrafts, Speculative, Steering,
@@ -97,8 +97,8 @@ impl EnginePolicy {
         let constraint = constraint.transpose();
         let constraint = constraint.map_err(|error| EngineError::Constraint(error.0))?;
         let end = expansion.step.clone().map(|rule| (rule, Watch::End));
-        let tap = expansion.first_step.clone().map(|rule| (rule, Watch::Tap));
-        let step = end.or(tap);
+        let noted = expansion.noted_step.clone();
+        let step = end.or(noted.map(|rule| (rule, Watch::Tap)));
         let watcher = self.watcher(expansion, step);
         let left = self
             .params
@@ -194,6 +194,20 @@ impl Policy for EnginePolicy {
         token_ids.iter().map(|id| detokenizer.push(*id)).collect()
     }
 
+    fn step_ends(&self, source: &Expansion, token_ids: &[TokenId]) -> Vec<usize> {
+        let Some(rule) = source.noted_step.clone() else {
+            return Vec::new();
+        };
+        let mut watcher = self.watcher(source, Some((rule, Watch::Tap)));
+        let taps = token_ids
+            .iter()
+            .map(|id| watcher.push(*id, None) == Watch::Tap);
+        let ends = taps
+            .zip(1..)
+            .filter_map(|(is_end, len)| is_end.then_some(len));
+        ends.filter(|len| *len < token_ids.len()).collect()
+    }
+
     fn num_tokens(&self) -> u64 {
         self.budget.spent()
     }
@@ -204,6 +218,10 @@ impl Policy for EnginePolicy {
 
     fn charge(&self, num_tokens: u64) -> bool {
         self.budget.charge(num_tokens)
+    }
+
+    fn seed(&self) -> u64 {
+        self.params.seed
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -281,12 +299,12 @@ impl EngineRunning<'_> {
             found.map(|(_, state)| Arc::from(state.as_slice()))
         };
         let hidden_state = state_at(token_ids.len());
-        let first_step = self
-            .first_step_len(source, &token_ids)
-            .map(|num_tokens| FirstStep {
-                num_tokens,
-                hidden_state: state_at(num_tokens),
-            });
+        let step_ends = self.policy.step_ends(source, &token_ids).into_iter();
+        let step_ends = step_ends.map(|num_tokens| StepEnd {
+            num_tokens,
+            hidden_state: state_at(num_tokens),
+        });
+        let step_ends = step_ends.collect();
         // A step that ends where the answer must end is the last one.
         let end = if end == End::Step && num_tokens >= self.policy.params.max_tokens {
             End::Length
@@ -302,19 +320,10 @@ impl EngineRunning<'_> {
                 end,
                 logprobs,
                 hidden_state,
-                first_step,
+                step_ends,
                 confidence,
             },
         }
-    }
-
-    /// Tokens of a sample's first step, when more follow.
-    fn first_step_len(&self, source: &Expansion, token_ids: &[TokenId]) -> Option<usize> {
-        let rule = source.first_step.clone()?;
-        let mut watcher = self.policy.watcher(source, Some((rule, Watch::Tap)));
-        let mut taps = token_ids.iter().map(|id| watcher.push(*id, None));
-        let len = taps.position(|watch| watch == Watch::Tap)? + 1;
-        (len < token_ids.len()).then_some(len)
     }
 
     fn take(&mut self, expansion: usize, event: StreamEvent) -> Result<(), SearchError> {

@@ -1,12 +1,15 @@
-//! ReST-MCTS* (arXiv 2406.03816, section 3.3 and the released code): value-guided selection, expansion by
-//! sampled steps, a greedy roll-out, back-propagation of visit-weighted means.
+//! ReST-MCTS* (arXiv 2406.03816, section 3.3 and the released code): value-guided selection,
+//! expansion by sampled steps, a greedy roll-out, back-propagation of visit-weighted means. Unlike
+//! there, what has ended or failed is not selected again, and nodes get further children as their
+//! visits grow ([`Frontier`]).
 
 use futures::future::{BoxFuture, FutureExt};
 
 use super::context::{Cut, Search};
+use super::frontier::{Frontier, num_missing, steps};
 use super::outcome::{SearchError, best_by, is_whole};
 use super::strategy::{Defaults, Strategy};
-use super::tree::{NodeId, Tree};
+use super::tree::{Node, NodeId, Tree};
 
 /// What an unvisited child's bound adds: a constant, so that a high value wins among them.
 const UNVISITED_BONUS: f64 = 1.0;
@@ -43,22 +46,21 @@ impl Strategy for Mcts {
 
 async fn run(search: &mut Search<'_>) -> Result<(), SearchError> {
     let step = search.spec.step.clone();
+    let exploration = search.spec.exploration;
+    let mut frontier = Frontier::new(search);
     for _ in 0..search.spec.iterations {
         if search.is_over() || search.must_finish() {
             break;
         }
-        let leaf = select(&search.tree, search.spec.exploration);
-        let node = search.tree.node(leaf);
-        if node.end.is_some() || node.depth >= search.spec.max_depth {
-            back_propagate(&mut search.tree, leaf);
-            continue;
-        }
-        let branch = search.spec.branch;
+        let leaf = frontier.select(&search.tree, |parent, child| {
+            bound(parent, child, exploration)
+        });
+        let num_samples = num_samples(search, leaf);
         let children = search
-            .expand(&[(leaf, branch)], Cut::AfterStep(&step))
+            .expand(&[(leaf, num_samples)], Cut::AfterStep(&step))
             .await?
             .concat();
-        if children.is_empty() {
+        if steps(&search.tree, leaf).next().is_none() {
             search.tree.nodes[leaf].is_pruned = leaf != Tree::ROOT;
             continue;
         }
@@ -70,27 +72,28 @@ async fn run(search: &mut Search<'_>) -> Result<(), SearchError> {
             complete(search, &children).await?;
         }
         back_propagate(&mut search.tree, leaf);
+        frontier.update(&search.tree, leaf);
     }
     Ok(())
 }
 
-/// Walks down by `V + c * sqrt(2 * ln(N_parent) / N)` to a node without children.
-fn select(tree: &Tree, exploration: f64) -> NodeId {
-    let mut at = Tree::ROOT;
-    loop {
-        let num_visits = tree.node(at).visit_count.max(1) as f64;
-        let next = best_by(tree, tree.selectable(at), |child| {
-            let bonus = match child.visit_count {
-                0 => UNVISITED_BONUS,
-                visits => exploration * (2.0 * num_visits.ln() / visits as f64).sqrt(),
-            };
-            child.value + bonus
-        });
-        match next {
-            Some(child) => at = child,
-            None => return at,
-        }
+/// What a node's visits allow; `branch` at first, and where all that is known is closed.
+fn num_samples(search: &Search<'_>, leaf: NodeId) -> usize {
+    let branch = search.spec.branch;
+    match num_missing(&search.tree, leaf) {
+        missing if missing > 0 && steps(&search.tree, leaf).next().is_some() => missing.min(branch),
+        _ => branch,
     }
+}
+
+/// `V + c * sqrt(2 * ln(N_parent) / N)`.
+fn bound(parent: &Node, child: &Node, exploration: f64) -> f64 {
+    let num_visits = parent.visit_count.max(1) as f64;
+    let bonus = match child.visit_count {
+        0 => UNVISITED_BONUS,
+        visits => exploration * (2.0 * num_visits.ln() / visits as f64).sqrt(),
+    };
+    child.value + bonus
 }
 
 /// Follows the best child greedily for some steps; the best value seen moves the child's own.

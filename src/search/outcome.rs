@@ -44,6 +44,8 @@ pub struct SearchStats {
     /// Generated tokens, discarded ones included.
     pub num_tokens: u64,
     pub scorer_calls: u64,
+    /// Tokens that rewards' own models computed.
+    pub scorer_tokens: u64,
     pub scorer_time: Duration,
 }
 

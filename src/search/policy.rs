@@ -23,8 +23,8 @@ pub struct Expansion {
     pub priority: f32,
     /// Where a sample ends; `None` samples to the end of the answer.
     pub step: Option<StepRule>,
-    /// Note where the first step of each sample ends, see [`FirstStep`].
-    pub first_step: Option<StepRule>,
+    /// Note where the steps of each sample end, see [`Continuation::step_ends`].
+    pub noted_step: Option<StepRule>,
     /// Measure each sample's confidence, and end those that lack it.
     pub confidence: Option<ConfidenceRule>,
 }
@@ -62,15 +62,17 @@ pub struct Continuation {
     /// One entry a token, under the model's unmodified logits.
     pub logprobs: Vec<TokenLogprobs>,
     pub hidden_state: Option<Arc<[f32]>>,
-    /// Where its first step ends, when that was asked for and something follows it.
-    pub first_step: Option<FirstStep>,
+    /// Where its first steps end, when that was asked for: at most
+    /// 16, each with something behind it.
+    pub step_ends: Vec<StepEnd>,
     /// Of its least confident group of tokens, when that was asked for.
     pub confidence: Option<f64>,
 }
 
-/// The first step of a whole answer.
+/// The end of a step in a whole answer.
 #[derive(Debug, Clone)]
-pub struct FirstStep {
+pub struct StepEnd {
+    /// Of the answer's tokens up to here, without the expansion's prefix.
     pub num_tokens: usize,
     pub hidden_state: Option<Arc<[f32]>>,
 }
@@ -106,6 +108,9 @@ pub trait Policy: Send + Sync {
     /// The text of each token.
     fn pieces(&self, token_ids: &[TokenId]) -> Vec<String>;
 
+    /// After how many tokens of a sample its noted steps end, see [`Continuation::step_ends`].
+    fn step_ends(&self, source: &Expansion, token_ids: &[TokenId]) -> Vec<usize>;
+
     /// Tokens generated so far, those of stopped samples included.
     fn num_tokens(&self) -> u64;
 
@@ -114,6 +119,9 @@ pub trait Policy: Send + Sync {
 
     /// Counts tokens that an earlier run of the same search generated. False, and none is counted, when fewer are left.
     fn charge(&self, num_tokens: u64) -> bool;
+
+    /// Key of all randomness of a search over it.
+    fn seed(&self) -> u64;
 
     /// When its samples are cut, and its search waits for nothing any more.
     fn deadline(&self) -> Option<Instant> {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use futures::future::{BoxFuture, FutureExt};
 
 use super::outcome::SearchError;
-use super::policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, Running};
+use super::policy::{Continuation, End, Expansion, Finished, Policy, Running, StepEnd};
 use super::text_hash::TextHash;
 use super::tree::ScoreKey;
 use crate::engine::{TokenId, TokenLogprobs};
@@ -130,17 +130,13 @@ impl Recording {
         let first = own[0];
         let logprob = self.nodes[id].logprob - self.nodes[above(first)].logprob;
         let mean = logprob / token_ids.len().max(1) as f64;
-        let has_more = own.len() > 1 && source.first_step.is_some();
         Some(Continuation {
             // Only their sum is on record.
             logprobs: token_ids.iter().map(|id| logprob_of(*id, mean)).collect(),
             text: parts().map(|node| node.text.as_str()).collect(),
             end: self.nodes[id].end.unwrap_or(End::Step),
             hidden_state: None,
-            first_step: has_more.then(|| FirstStep {
-                num_tokens: self.nodes[first].token_ids.len(),
-                hidden_state: None,
-            }),
+            step_ends: Vec::new(),
             confidence: self.nodes[id].confidence,
             token_ids,
         })
@@ -170,6 +166,16 @@ impl Policy for ReplayPolicy<'_> {
             let Some(mut samples) = self.recording.all(&expansions) else {
                 return self.policy.start(expansions).await;
             };
+            for finished in &mut samples {
+                let (source, sample) =
+                    (&expansions[finished.expansion], &mut finished.continuation);
+                let ends = self.policy.step_ends(source, &sample.token_ids).into_iter();
+                let ends = ends.map(|num_tokens| StepEnd {
+                    num_tokens,
+                    hidden_state: None,
+                });
+                sample.step_ends = ends.collect();
+            }
             let len = |finished: &Finished| finished.continuation.token_ids.len();
             // Where the budget ends inside of them, one run has them cut there, and which get how much is the
             // model's to say: the earlier run may have come here with more tokens left.
@@ -191,6 +197,10 @@ impl Policy for ReplayPolicy<'_> {
         self.policy.pieces(token_ids)
     }
 
+    fn step_ends(&self, source: &Expansion, token_ids: &[TokenId]) -> Vec<usize> {
+        self.policy.step_ends(source, token_ids)
+    }
+
     fn num_tokens(&self) -> u64 {
         self.policy.num_tokens()
     }
@@ -201,6 +211,10 @@ impl Policy for ReplayPolicy<'_> {
 
     fn charge(&self, num_tokens: u64) -> bool {
         self.policy.charge(num_tokens)
+    }
+
+    fn seed(&self) -> u64 {
+        self.policy.seed()
     }
 
     fn deadline(&self) -> Option<Instant> {

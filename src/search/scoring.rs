@@ -3,18 +3,47 @@
 use super::context::{Search, now};
 use super::event::SearchEvent;
 use super::outcome::{SearchError, Stopped, is_whole};
-use super::tree::NodeId;
-use crate::reward::{Candidate, Scored, Scorer, ScorerError, Weighted};
+use super::samples::Sample;
+use super::tree::{NodeId, ScoreKey};
+use crate::reward::{Aggregate, Candidate, Scored, Scorer, ScorerError, Weighted};
 
 impl Search<'_> {
     /// Scores an answer that has just ended if its score may end the search. True once it has: then the
     /// samples that still run beside it are worth nothing.
     pub(super) async fn decides(&mut self, id: NodeId) -> Result<bool, SearchError> {
-        let may_decide = |scorer: &&Weighted| {
-            !scorer.is_relative() && (scorer.is_decisive() || self.spec.threshold.is_some())
-        };
-        if self.scorer.as_ref().is_some_and(may_decide) && is_whole(self.tree.node(id).end) {
+        let may_decide = self.scorer.is_some_and(|scorer| self.may_decide(scorer));
+        if may_decide && is_whole(self.tree.node(id).end) {
             self.score(&[id]).await?;
+        }
+        Ok(self.stopped == Some(Stopped::Decided))
+    }
+
+    fn may_decide(&self, scorer: &Weighted) -> bool {
+        !scorer.is_relative() && (scorer.is_decisive() || self.spec.threshold.is_some())
+    }
+
+    /// [`Self::decides`] of an answer that is not in the tree yet. Where the scores of the steps
+    /// before it count too, it does not decide before it is.
+    pub(super) async fn would_decide(&mut self, sample: &Sample) -> Result<bool, SearchError> {
+        let whole = &sample.continuation;
+        let Some(scorer) = self.scorer.filter(|scorer| self.may_decide(scorer)) else {
+            return Ok(false);
+        };
+        let is_its_own = !scorer.scores_steps() || self.spec.aggregate == Aggregate::Last;
+        if !is_whole(Some(whole.end)) || !is_its_own {
+            return Ok(false);
+        }
+        let (key, candidate) = self.tree.candidate_after(sample.parent, whole);
+        if !self.scores.contains_key(&key) {
+            self.learn_own_scores(scorer, vec![(key, candidate)])
+                .await?;
+        }
+        let own = self.scores.get(&key);
+        let value = own.map(|own| finite(scorer.combine(own, &[]).score));
+        if let (Some(value), Some(enough)) = (value, self.enough(scorer))
+            && value >= enough
+        {
+            self.stopped.get_or_insert(Stopped::Decided);
         }
         Ok(self.stopped == Some(Stopped::Decided))
     }
@@ -82,7 +111,11 @@ impl Search<'_> {
         scorer: &Weighted,
         nodes: &[NodeId],
     ) -> Result<(), SearchError> {
-        self.learn_own_scores(scorer, nodes).await?;
+        let unknown = nodes.iter().map(|id| self.tree.score_key(*id)).zip(nodes);
+        let unknown = unknown.filter(|(key, _)| !self.scores.contains_key(key));
+        let unknown = unknown.map(|(key, id)| (key, self.tree.candidate(*id)));
+        let unknown = unknown.collect();
+        self.learn_own_scores(scorer, unknown).await?;
         let (mut known, mut candidates, mut own) = (Vec::new(), Vec::new(), Vec::new());
         for id in nodes {
             if let Some(scores) = self.scores.get(&self.tree.score_key(*id)) {
@@ -101,23 +134,18 @@ impl Search<'_> {
             }
         };
         for (id, mut scored) in known.into_iter().zip(scored) {
-            scored.score = match scored.score.is_finite() {
-                true => scored.score.clamp(0.0, 1.0),
-                false => 0.0,
-            };
+            scored.score = finite(scored.score);
             self.tree.nodes[id].take_score(scored);
         }
         Ok(())
     }
 
-    /// Asks the scorer what nodes are worth by themselves, as far as that is not known and the budget allows.
+    /// Asks the scorer what answers are worth by themselves, as far as the budget allows.
     async fn learn_own_scores(
         &mut self,
         scorer: &Weighted,
-        nodes: &[NodeId],
+        mut new: Vec<(ScoreKey, Candidate)>,
     ) -> Result<(), SearchError> {
-        let is_new = |id: &NodeId| !self.scores.contains_key(&self.tree.score_key(*id));
-        let mut new: Vec<NodeId> = nodes.iter().copied().filter(is_new).collect();
         // What the budget has no call for keeps no score.
         let limit = self.spec.budget.scorer_calls.unwrap_or(u64::MAX);
         let left = limit.saturating_sub(self.stats.scorer_calls);
@@ -129,16 +157,15 @@ impl Search<'_> {
         if new.is_empty() {
             return Ok(());
         }
-        let candidates: Vec<Candidate> = new.iter().map(|id| self.tree.candidate(*id)).collect();
+        let (keys, candidates): (Vec<ScoreKey>, Vec<Candidate>) = new.into_iter().unzip();
         let started = now();
         let scores = scorer.score_own(&candidates, self.deadline).await;
         let Some(scores) = self.in_time(scores)? else {
             return Ok(());
         };
         self.stats.scorer_time += now().saturating_duration_since(started);
-        self.stats.scorer_calls += new.len() as u64;
-        let keys = new.iter().map(|id| self.tree.score_key(*id));
-        self.scores.extend(keys.zip(scores));
+        self.stats.scorer_calls += keys.len() as u64;
+        self.scores.extend(keys.into_iter().zip(scores));
         Ok(())
     }
 
@@ -159,12 +186,24 @@ impl Search<'_> {
         if self.spec.strategy.defaults().is_vote || scorer.is_relative() {
             return;
         }
-        let perfect = scorer.is_decisive().then_some(1.0);
-        let enough = self.spec.threshold.or(perfect);
-        if let (Some((_, value)), Some(enough)) = (self.best, enough)
+        if let (Some((_, value)), Some(enough)) = (self.best, self.enough(scorer))
             && value >= enough
         {
             self.stopped.get_or_insert(Stopped::Decided);
         }
+    }
+
+    /// The value at which an answer is as good as one can be, or good enough for the client.
+    fn enough(&self, scorer: &Weighted) -> Option<f64> {
+        let perfect = scorer.is_decisive().then_some(1.0);
+        self.spec.threshold.or(perfect)
+    }
+}
+
+/// A score that counts: what is no number is worth nothing.
+fn finite(score: f64) -> f64 {
+    match score.is_finite() {
+        true => score.clamp(0.0, 1.0),
+        false => 0.0,
     }
 }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use futures::future::{BoxFuture, FutureExt};
 
 use super::outcome::SearchError;
-use super::policy::{Continuation, End, Expansion, Finished, FirstStep, Policy, Running};
+use super::policy::{Continuation, End, Expansion, Finished, Policy, Running, StepEnd};
+use super::step::MAX_NOTED_STEPS;
 use crate::engine::{TokenId, TokenLogprobs};
 
 /// What a sample is: text, and whether the answer ends with it. Gets the answer so far, the
@@ -25,6 +26,7 @@ pub struct ScriptedPolicy {
     confidence: Box<Confidence>,
     limit: u64,
     spent: AtomicU64,
+    seed: u64,
     delay: Duration,
     deadline: Option<Instant>,
 }
@@ -40,9 +42,15 @@ impl ScriptedPolicy {
             confidence: Box::new(|_, _| 0.5),
             limit: limit.unwrap_or(u64::MAX),
             spent: AtomicU64::new(0),
+            seed: 0,
             delay: Duration::ZERO,
             deadline: None,
         }
+    }
+
+    /// Keys the search's own draws; scripts see no seed.
+    pub fn seeded(self, seed: u64) -> Self {
+        Self { seed, ..self }
     }
 
     /// Each sample takes its time, and all are to be there at the deadline.
@@ -105,13 +113,12 @@ impl ScriptedPolicy {
         let token_ids: Vec<TokenId> = logprobs.iter().map(|token| token.token_id).collect();
         self.spent
             .fetch_add(token_ids.len() as u64, Ordering::AcqRel);
-        let first_step = expansion.first_step.as_ref().and_then(|rule| {
-            let ends = (1..cut.len()).find(|end| rule.is_complete(&cut[..*end]))?;
-            Some(FirstStep {
-                num_tokens: ends,
-                hidden_state: None,
-            })
+        let step_ends = self.step_ends(expansion, &token_ids).into_iter();
+        let step_ends = step_ends.map(|num_tokens| StepEnd {
+            num_tokens,
+            hidden_state: None,
         });
+        let step_ends = step_ends.collect();
         let end = match (is_cut, is_end) {
             // A text that is over has ended, as behind a model's own end.
             _ if is_unsure && cut.len() < text.len() => End::Unsure,
@@ -125,7 +132,7 @@ impl ScriptedPolicy {
             text: cut,
             end,
             hidden_state: None,
-            first_step,
+            step_ends,
             confidence,
         }
     }
@@ -160,6 +167,21 @@ impl Policy for ScriptedPolicy {
         token_ids.iter().map(piece).collect()
     }
 
+    fn step_ends(&self, source: &Expansion, token_ids: &[TokenId]) -> Vec<usize> {
+        let Some(rule) = &source.noted_step else {
+            return Vec::new();
+        };
+        let pieces = self.pieces(token_ids);
+        let (mut ends, mut begin) = (Vec::new(), 0);
+        for end in 1..token_ids.len() {
+            if ends.len() < MAX_NOTED_STEPS && rule.is_complete(&pieces[begin..end].concat()) {
+                ends.push(end);
+                begin = end;
+            }
+        }
+        ends
+    }
+
     fn num_tokens(&self) -> u64 {
         self.spent.load(Ordering::Acquire)
     }
@@ -176,6 +198,10 @@ impl Policy for ScriptedPolicy {
             self.spent.store(spent, Ordering::Release);
         }
         spent.is_some()
+    }
+
+    fn seed(&self) -> u64 {
+        self.seed
     }
 
     fn deadline(&self) -> Option<Instant> {

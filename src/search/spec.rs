@@ -94,14 +94,15 @@ impl<T> OneOrMany<T> {
 pub struct SearchRequest {
     #[schema(value_type = StrategyName)]
     pub strategy: &'static dyn Strategy,
-    /// Samples (`best_of_n`, `self_consistency`), beams (`beam`, `dvts`) or completions of an expansion
-    /// (`vm_mcts`).
+    /// Samples (`best_of_n`, `self_consistency`), beams (`beam`, `dvts`), answers in the making
+    /// (`rebase`), particles (`particle_filtering`) or completions of an expansion (`vm_mcts`).
     pub n: Option<usize>,
-    /// Children of a node (`beam`, `dvts`, `mcts`), or children that stay selectable (`vm_mcts`).
+    /// Children of a node (`beam`, `dvts`, `mcts`), or children that are selectable at first
+    /// (`vm_mcts`).
     pub branch: Option<usize>,
     /// Steps of an answer at most.
     pub max_depth: Option<usize>,
-    /// Rounds of a tree search.
+    /// Rounds of a tree search, or passes of `particle_filtering`: more than one are particle Gibbs.
     pub iterations: Option<usize>,
     /// The constant of the upper confidence bound.
     pub exploration: Option<f64>,

@@ -20,6 +20,8 @@ use super::deepconf::DeepConf;
 use super::dvts::Dvts;
 use super::mcts::Mcts;
 use super::outcome::SearchError;
+use super::particle_filtering::ParticleFiltering;
+use super::rebase::Rebase;
 use super::self_consistency::SelfConsistency;
 use super::spec::{SearchSpec, SpecError};
 use super::vm_mcts::VmMcts;
@@ -40,16 +42,22 @@ pub trait Strategy: fmt::Debug + Send + Sync {
 
     /// Leaves whole answers in the search's tree. Ends early once [`Search::is_over`].
     fn run<'s>(&'s self, search: &'s mut Search<'_>) -> BoxFuture<'s, Result<(), SearchError>>;
+
+    /// Gives the whole answers the values that they are ranked by, once the scores of all are known
+    /// and unless one of them has decided the search. They keep their own where nothing is done.
+    fn choose(&self, _search: &mut Search<'_>) {}
 }
 
 /// All that a request may name, in the order in which they are listed.
-pub static STRATEGIES: [&dyn Strategy; 8] = [
+pub static STRATEGIES: [&dyn Strategy; 10] = [
     &Auto,
     &SelfConsistency,
     &DeepConf,
     &BestOfN,
     &Beam,
     &Dvts,
+    &Rebase,
+    &ParticleFiltering,
     &Mcts,
     &VmMcts,
 ];

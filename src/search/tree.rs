@@ -204,7 +204,7 @@ impl Tree {
         id: NodeId,
         n: usize,
         step: Option<StepRule>,
-        first_step: Option<StepRule>,
+        noted_step: Option<StepRule>,
     ) -> Expansion {
         let node = &mut self.nodes[id];
         let is_step = step.is_some();
@@ -219,7 +219,7 @@ impl Tree {
             n,
             priority: self.nodes[id].value as f32,
             step,
-            first_step,
+            noted_step,
             confidence: None,
         }
     }
@@ -234,7 +234,7 @@ impl Tree {
             n: 1,
             priority: self.nodes[id].value as f32,
             step: None,
-            first_step: None,
+            noted_step: None,
             confidence: None,
         }
     }
@@ -244,12 +244,36 @@ impl Tree {
         let node = &self.nodes[id];
         Candidate {
             text: self.text(id),
+            token_ids: self.token_ids(id).into(),
             num_tokens: node.num_tokens,
             logprob: node.logprob,
             hidden_state: node.hidden_state.clone(),
             is_complete: is_whole(node.end),
             num_duplicates: node.duplicate_paths.len(),
         }
+    }
+
+    /// [`Self::score_key`] and [`Self::candidate`] of a continuation of `parent` that is not a node.
+    pub(super) fn candidate_after(
+        &self,
+        parent: NodeId,
+        continuation: &Continuation,
+    ) -> (ScoreKey, Candidate) {
+        let above = &self.nodes[parent];
+        let is_complete = is_whole(continuation.end.terminal());
+        let candidate = Candidate {
+            text: self.text(parent) + &continuation.text,
+            token_ids: [self.token_ids(parent), continuation.token_ids.clone()]
+                .concat()
+                .into(),
+            num_tokens: above.num_tokens + continuation.token_ids.len(),
+            logprob: above.logprob + sum(&continuation.logprobs),
+            hidden_state: continuation.hidden_state.clone(),
+            is_complete,
+            num_duplicates: 0,
+        };
+        let key = (above.text_hash.followed_by(&continuation.text), is_complete);
+        (key, candidate)
     }
 
     /// Answers with the same one have the same score.

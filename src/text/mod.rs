@@ -6,6 +6,7 @@ pub mod detokenizer;
 mod mutations;
 mod output;
 mod pattern;
+mod step;
 pub mod stop;
 pub mod tokenizer;
 
@@ -13,5 +14,6 @@ pub use chat_template::{ChatTemplate, Knowledge, TemplateError};
 pub use detokenizer::Detokenizer;
 pub use output::{OutputFormat, OutputParser, OutputPiece, ReasoningFormat, ToolFormat};
 pub use pattern::{Automaton, Pattern, Place};
+pub use step::{StepProgress, StepRule};
 pub use stop::{StopMatcher, StopOutcome};
 pub use tokenizer::{Tokenizer, TokenizerError};

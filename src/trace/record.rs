@@ -70,6 +70,10 @@ pub struct TraceRecord {
     pub is_redacted: bool,
 }
 
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 fn first_revision() -> u64 {
     1
 }
@@ -88,6 +92,9 @@ pub struct Identity {
     pub value_head: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calibration: Option<String>,
+    /// Of each value model, by its name: the adapter's weights and the head.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub value_adapters: BTreeMap<String, String>,
 }
 
 /// The adapter that was asked for.
@@ -106,6 +113,9 @@ pub struct Usage {
     /// Generated, discarded ones included.
     pub completion_tokens: u64,
     pub scorer_calls: u64,
+    /// Tokens that rewards' own models computed.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub scorer_tokens: u64,
 }
 
 /// Milliseconds.

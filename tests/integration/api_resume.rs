@@ -45,7 +45,7 @@ fn outline(answer: &Value) -> Vec<(Value, Value, Value)> {
 #[test]
 fn a_search_goes_on_from_its_trace() {
     let server = start(Default::default(), &options());
-    for strategy in ["beam", "mcts", "vm_mcts"] {
+    for strategy in ["beam", "rebase", "particle_filtering", "mcts", "vm_mcts"] {
         let ask = |search: Value| {
             let before = num_generated(&server);
             let (status, answer) = server.post(CHAT, body(search));

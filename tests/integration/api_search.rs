@@ -15,13 +15,15 @@ use serde_json::{Value, json};
 use crate::api::{CHAT, ask, sse, with};
 use crate::server::{Server, options, shared_server, start, start_with};
 
-const STRATEGIES: [&str; 8] = [
+const STRATEGIES: [&str; 10] = [
     "auto",
     "self_consistency",
     "deepconf",
     "best_of_n",
     "beam",
     "dvts",
+    "rebase",
+    "particle_filtering",
     "mcts",
     "vm_mcts",
 ];
@@ -106,7 +108,7 @@ fn a_search_replays_under_load() {
 #[test]
 fn a_streamed_search_spells_the_same_answer() {
     let server = shared_server();
-    for strategy in ["best_of_n", "beam"] {
+    for strategy in ["best_of_n", "beam", "rebase", "particle_filtering"] {
         let mut search = small(strategy);
         // The first one leaves the prompt in the cache: usage tells.
         let whole = [(); 2].map(|()| server.post(CHAT, searched(search.clone())).1);

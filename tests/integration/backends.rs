@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// What `ponder serve` says when it ends at once.
-fn refusal(model: &Path, args: &[&str]) -> String {
+pub fn refusal(model: &Path, args: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ponder"));
     command.arg("serve").arg(model);
     command.args(["--port", "0", "--no-traces"]).args(args);
@@ -62,6 +62,7 @@ fn flags_that_mistralrs_cannot_honour_end_the_start() {
     let head = head.to_str().unwrap();
     for (args, part) in [
         (&["--value-head", head][..], "hidden_states"),
+        (&["--value-adapter", "value=."], "adapters"),
         (&["--adaptation", "slot"], "adaptation"),
         (
             &["--speculative", "swift"],

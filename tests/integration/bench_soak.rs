@@ -1,77 +1,10 @@
 //! `ponder bench soak` over a tiny model of random weights whose server is killed once.
 
-use std::path::Path;
 use std::process::Command;
 
-use ponder::model::testing::uniform;
-use safetensors::Dtype;
-use safetensors::tensor::{TensorView, serialize_to_file};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::tiny::{TEMPLATE, model_files};
-
-const HIDDEN: usize = 64;
-const INTERMEDIATE: usize = 96;
-/// As the tokenizer has it.
-const VOCAB: usize = 260;
-const LAYERS: usize = 2;
-const KV: usize = 32;
-
-/// Names, shapes, and the largest value; norms are ones.
-fn tensors() -> Vec<(String, Vec<usize>, Option<f32>)> {
-    let mut tensors = vec![
-        (
-            "model.embed_tokens".to_owned(),
-            vec![VOCAB, HIDDEN],
-            Some(1.0),
-        ),
-        ("lm_head".to_owned(), vec![VOCAB, HIDDEN], Some(0.3)),
-        ("model.norm".to_owned(), vec![HIDDEN], None),
-    ];
-    for layer in 0..LAYERS {
-        for (name, shape) in [
-            ("self_attn.q_proj", vec![HIDDEN, HIDDEN]),
-            ("self_attn.k_proj", vec![KV, HIDDEN]),
-            ("self_attn.v_proj", vec![KV, HIDDEN]),
-            ("self_attn.o_proj", vec![HIDDEN, HIDDEN]),
-            ("mlp.gate_proj", vec![INTERMEDIATE, HIDDEN]),
-            ("mlp.up_proj", vec![INTERMEDIATE, HIDDEN]),
-            ("mlp.down_proj", vec![HIDDEN, INTERMEDIATE]),
-            ("input_layernorm", vec![HIDDEN]),
-            ("post_attention_layernorm", vec![HIDDEN]),
-        ] {
-            let size = (shape.len() > 1).then_some(0.2);
-            tensors.push((format!("model.layers.{layer}.{name}"), shape, size));
-        }
-    }
-    tensors
-}
-
-/// A llama of random weights as a safetensors folder, with a tokenizer of bytes.
-fn write_model(folder: &Path) {
-    model_files(folder);
-    let config = json!({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN,
-        "intermediate_size": INTERMEDIATE, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 16, "vocab_size": VOCAB,
-        "max_position_embeddings": 4096, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
-    });
-    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
-    std::fs::write(folder.join("chat_template.jinja"), TEMPLATE).unwrap();
-    let mut state = 1;
-    let values = |(name, shape, size): (String, Vec<usize>, Option<f32>)| {
-        let value = |_| size.map_or(1.0, |size| size * uniform(&mut state));
-        let values = (0..shape.iter().product()).map(value);
-        let bytes: Vec<u8> = values.flat_map(|value: f32| value.to_le_bytes()).collect();
-        (format!("{name}.weight"), shape, bytes)
-    };
-    let tensors: Vec<_> = tensors().into_iter().map(values).collect();
-    let views = tensors.iter().map(|(name, shape, bytes)| {
-        let view = TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap();
-        (name, view)
-    });
-    serialize_to_file(views, None, &folder.join("model.safetensors")).unwrap();
-}
+use crate::tiny_llama::write_model;
 
 #[test]
 fn a_soak_finds_all_traces_and_the_same_answers_behind_a_kill() {

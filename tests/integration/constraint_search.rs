@@ -9,7 +9,8 @@ use ponder::engine::{
 };
 use ponder::reward::Likelihood;
 use ponder::search::{
-    BranchConstraint, End, EnginePolicy, STRATEGIES, Search, SearchError, SearchOutcome,
+    BranchConstraint, End, EnginePolicy, Expansion, Policy, STRATEGIES, Search, SearchError,
+    SearchOutcome, StepRule,
 };
 use ponder::text::Tokenizer;
 use serde_json::{Value, json};
@@ -148,30 +149,12 @@ pub fn engine() -> EngineHandle {
     EngineHandle::start(Box::new(model), config).unwrap()
 }
 
-async fn search(
-    engine: &EngineHandle,
-    strategy: &str,
-    constraint: Lists,
-    speculative: Speculative,
-    max_tokens: usize,
-) -> Result<SearchOutcome, SearchError> {
-    let spec = spec(
-        json!({"strategy": strategy, "n": 4, "reward": {"kind": "likelihood"},
-        "step": {"delimiter": "\n"}}),
-    );
-    let policy = policy(engine, Some(constraint), speculative, max_tokens);
-    let scorer = one(Likelihood);
-    Search::new(&policy, Some(&scorer), &spec, None).run().await
-}
-
-/// Continues a short prompt.
-pub fn policy(
+fn policy(
     engine: &EngineHandle,
     constraint: Option<Lists>,
     speculative: Speculative,
     max_tokens: usize,
 ) -> EnginePolicy {
-    let constraint = constraint.map(|constraint| BranchConstraint::new(Box::new(constraint)));
     EnginePolicy {
         engine: Arc::new(engine.clone()),
         group: ponder::engine::Backend::new_group(engine),
@@ -183,7 +166,7 @@ pub fn policy(
             eos_token_ids: vec![END],
             ..SamplingParams::default()
         },
-        constraint,
+        constraint: constraint.map(|lists| BranchConstraint::new(Box::new(lists))),
         stops: Vec::new(),
         include_stop: false,
         skip_special: true,
@@ -199,6 +182,22 @@ pub fn policy(
         num_cached_tokens: OnceLock::new(),
         drafts: SharedDrafts::default(),
     }
+}
+
+async fn search(
+    engine: &EngineHandle,
+    strategy: &str,
+    constraint: Lists,
+    speculative: Speculative,
+    max_tokens: usize,
+) -> Result<SearchOutcome, SearchError> {
+    let spec = spec(
+        json!({"strategy": strategy, "n": 4, "reward": {"kind": "likelihood"},
+        "step": {"delimiter": "\n"}}),
+    );
+    let policy = policy(engine, Some(constraint), speculative, max_tokens);
+    let scorer = one(Likelihood);
+    Search::new(&policy, Some(&scorer), &spec, None).run().await
 }
 
 #[tokio::test]
@@ -248,4 +247,53 @@ async fn a_constraint_that_fails_ends_the_search_with_its_message() {
         };
         assert_eq!(message, "it is too long");
     }
+}
+
+#[tokio::test]
+async fn the_engine_notes_where_steps_of_whole_answers_end() {
+    let engine = engine();
+    let mut policy = policy(&engine, None, Speculative::Off, 100);
+    policy.params.hidden_state = true;
+    policy.params.ignore_eos = true;
+    let most_tokens = 6;
+    let source = Expansion {
+        prefix: Vec::new(),
+        prefix_text: String::new(),
+        branch_path: vec![0],
+        n: 4,
+        priority: 0.0,
+        step: None,
+        noted_step: Some(StepRule::delimiter("1", most_tokens)),
+    };
+    let mut running = policy.start(vec![source.clone()]).await.unwrap();
+    let (mut num_full, mut num_delimited) = (0, 0);
+    while let Some(finished) = running.next().await {
+        let sample = finished.unwrap().continuation;
+        assert_eq!(sample.token_ids.len(), 100);
+        let pieces = policy.pieces(&sample.token_ids);
+        // A token is a character: a step is as long as allowed, or ends with its first 1.
+        let mut begin = 0;
+        for end in &sample.step_ends {
+            let step = pieces[begin..end.num_tokens].concat();
+            let (before, last) = step.split_at(step.len() - 1);
+            assert!(!before.contains('1'), "{step:?}");
+            match (last, end.num_tokens - begin) {
+                ("1", _) => num_delimited += 1,
+                (_, len) => {
+                    assert_eq!(len, most_tokens, "{step:?}");
+                    num_full += 1;
+                }
+            }
+            assert!(end.hidden_state.is_some());
+            begin = end.num_tokens;
+        }
+        // The first 16 of at least 16.
+        assert_eq!(sample.step_ends.len(), 16);
+        let ends: Vec<usize> = sample.step_ends.iter().map(|end| end.num_tokens).collect();
+        assert_eq!(policy.step_ends(&source, &sample.token_ids), ends);
+    }
+    assert!(
+        num_full > 0 && num_delimited > 0,
+        "{num_full} {num_delimited}"
+    );
 }

@@ -375,6 +375,15 @@ fn prompt_logprobs_cover_every_token_in_chunks() {
 
 /// What a pooling request reads: `(position, logits)`.
 fn pooled(engine: &EngineHandle, prompt: &[u32], positions: Vec<usize>) -> Vec<(usize, Vec<f32>)> {
+    pooled_and_cached(engine, prompt, positions).0
+}
+
+/// The same, and how many tokens of the prompt were cached.
+fn pooled_and_cached(
+    engine: &EngineHandle,
+    prompt: &[u32],
+    positions: Vec<usize>,
+) -> (Vec<(usize, Vec<f32>)>, usize) {
     let pooling = PoolingParams {
         positions,
         token_ids: (0..50).collect(),
@@ -386,9 +395,18 @@ fn pooled(engine: &EngineHandle, prompt: &[u32], positions: Vec<usize>) -> Vec<(
         .unwrap();
     let mut readings = Vec::new();
     let mut reasons = Vec::new();
+    let mut cached = None;
     while let Some(event) = stream.blocking_recv() {
         match event {
-            StreamEvent::PromptDone { .. } => panic!("a pooling request continues nothing"),
+            StreamEvent::PromptDone {
+                num_prompt_tokens,
+                num_cached_tokens,
+                ..
+            } => {
+                assert_eq!(num_prompt_tokens, prompt.len());
+                assert!(readings.is_empty() && cached.is_none());
+                cached = Some(num_cached_tokens);
+            }
             StreamEvent::Token { .. } => panic!("a pooling request generates nothing"),
             StreamEvent::Pooled {
                 position, logits, ..
@@ -399,7 +417,7 @@ fn pooled(engine: &EngineHandle, prompt: &[u32], positions: Vec<usize>) -> Vec<(
         }
     }
     assert_eq!(reasons, [FinishReason::Pooled]);
-    readings
+    (readings, cached.expect("the prompt is announced"))
 }
 
 #[test]
@@ -435,9 +453,10 @@ fn pooling_reads_what_generation_would_sample_from() {
         engine.stats()
     };
     let before = settled();
-    pooled(&engine, &prompt, vec![198, 199]);
+    let (_, num_cached) = pooled_and_cached(&engine, &prompt, vec![198, 199]);
     let after = settled();
     assert_eq!(after.prefix_cache_hits - before.prefix_cache_hits, 198);
+    assert_eq!(num_cached, 198);
     wait_for(|| engine.stats().num_used_blocks == 0);
     for positions in [vec![], vec![3, 3], vec![4, 2], vec![200]] {
         let pooling = PoolingParams {

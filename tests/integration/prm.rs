@@ -7,8 +7,8 @@ use ponder::api::ServerConfig;
 use ponder::engine::{
     Engine, EngineHandle, EngineOptions, EngineStats, GenerateRequest, SamplingParams, StreamEvent,
 };
-use ponder::reward::prm::{Head, Prm, PrmFormat, PrmParts, Scored};
-use ponder::reward::{RewardContext, RewardResources};
+use ponder::reward::prm::{Prm, PrmFormat, PrmParts, Scored};
+use ponder::reward::{Head, RewardContext, RewardResources};
 use ponder::text::{ChatTemplate, Tokenizer};
 use serde_json::{Value, json};
 

@@ -12,7 +12,7 @@ use ponder::reward::{
 use ponder::search::scripted::ScriptedPolicy;
 use ponder::search::{
     BudgetSpec, End, OneOrMany, RecordedNode, Recording, ReplayPolicy, STRATEGIES, Search,
-    SearchEvent, SearchOutcome, SearchRequest, SearchSpec, Stopped, Tree,
+    SearchEvent, SearchOutcome, SearchRequest, SearchSpec, Stopped, Strategy, Tree,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -76,6 +76,12 @@ pub fn one(scorer: impl Scorer + 'static) -> Weighted {
 pub fn spec(request: serde_json::Value) -> SearchSpec {
     let request: SearchRequest = serde_json::from_value(request).unwrap();
     request.resolve(64, "likelihood").unwrap()
+}
+
+/// Whether a strategy searches only by rewards that score steps.
+pub fn needs_steps(strategy: &'static dyn Strategy) -> bool {
+    let spec = spec(json!({"strategy": strategy.name()}));
+    strategy.check(&spec, Some(&one(Majority))).is_err()
 }
 
 /// Nothing here waits, so one poll is enough.
@@ -385,9 +391,8 @@ fn weights_and_parts_add_up() {
         text: text.to_owned(),
         num_tokens: 1,
         logprob: 0.5_f64.ln(),
-        hidden_state: None,
         is_complete,
-        num_duplicates: 0,
+        ..Candidate::default()
     };
     let candidates = [
         candidate("x", true),
@@ -515,7 +520,7 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let strategy = STRATEGIES[strategy];
-        let is_beam = matches!(strategy.name(), "beam" | "dvts");
+        let needs_steps = needs_steps(strategy);
         let request = SearchRequest {
             n: Some(n),
             branch: Some(branch.min(n)),
@@ -544,14 +549,14 @@ proptest! {
         };
         let make_scorer = || {
             let score = |text: &str| (text.len() % 7) as f64 / 7.0;
-            one(if scores_steps || is_beam {
+            one(if scores_steps || needs_steps {
                 ByText::value_model(score)
             } else {
                 ByText::verifier(score)
             })
         };
         let runs: Vec<_> = (0..2).map(|_| {
-            let policy = ScriptedPolicy::new(tokens, script);
+            let policy = ScriptedPolicy::new(tokens, script).seeded(seed);
             let scorer = make_scorer();
             let search = Search::new(&policy, Some(&scorer), &spec, None);
             futures::executor::block_on(search.run())
@@ -581,7 +586,7 @@ proptest! {
         let larger = larger.resolve(64, "likelihood").unwrap();
         let recording = record(&first.tree);
         let longer: Vec<_> = [None, Some(&recording)].into_iter().map(|recording| {
-            let policy = ScriptedPolicy::new(tokens.map(|t| t * 3), script);
+            let policy = ScriptedPolicy::new(tokens.map(|t| t * 3), script).seeded(seed);
             let scorer = make_scorer();
             let Some(recording) = recording else {
                 let search = Search::new(&policy, Some(&scorer), &larger, None);

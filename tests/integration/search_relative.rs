@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ponder::reward::{Majority, Weighted, answer_key};
 use ponder::search::scripted::ScriptedPolicy;
-use ponder::search::{End, STRATEGIES, SearchOutcome};
+use ponder::search::{End, STRATEGIES, SearchOutcome, find};
 use serde_json::{Value, json};
 
-use crate::search::{ByText, answers, one, run, spec, texts};
+use crate::search::{ByText, answers, needs_steps, one, run, spec, texts};
 
 /// Longer texts are a little better.
 fn length(text: &str) -> f64 {
@@ -104,6 +104,17 @@ fn cases() -> Vec<Case> {
             beams,
             vec![("5", 2), ("4", 1)],
         ),
+        (
+            json!({"strategy": "rebase", "n": 3}),
+            beams,
+            vec![("5", 2), ("4", 1)],
+        ),
+        // All particles end with their first step: none is drawn anew.
+        (
+            json!({"strategy": "particle_filtering", "n": 3}),
+            || answers(&["The answer is 5", "So it is 5", "The answer is 4"]),
+            vec![("5", 2), ("4", 1)],
+        ),
         // Each expansion's two answers agree, or do not: beside each other 4 would be as good as 5.
         (
             json!({"strategy": "mcts", "branch": 2, "iterations": 3}),
@@ -129,10 +140,10 @@ fn every_strategy_weighs_an_answer_by_all_answers() {
     assert_eq!(covered, all, "a new strategy needs a case here");
     for (search, policy, expected) in cases {
         let name = search["strategy"].as_str().unwrap();
-        let is_beam = matches!(name, "beam" | "dvts");
-        let (scorer, own) = weighted(is_beam);
+        let by_steps = needs_steps(find(name).unwrap());
+        let (scorer, own) = weighted(by_steps);
         let mut scorers = vec![(scorer, 0.75, Some(own))];
-        if !is_beam {
+        if !by_steps {
             scorers.push((one(Majority), 1.0, None));
         }
         for (scorer, weight, own) in scorers {
@@ -163,7 +174,7 @@ fn every_strategy_weighs_an_answer_by_all_answers() {
             assert!(outcome.answers[0].text.ends_with('5'), "{name}");
             // Comparing again asks nobody again.
             if let Some(own) = own {
-                let num_steps = if is_beam {
+                let num_steps = if by_steps {
                     outcome.tree.nodes.len() - 1 - whole.len()
                 } else {
                     0

@@ -10,7 +10,7 @@ use ponder::search::{
 use ponder::work::thread_time;
 use serde_json::json;
 
-use crate::search::{ByText, one, outline, record, spec};
+use crate::search::{ByText, needs_steps, one, outline, record, spec};
 
 const NUM_NODES: usize = 60_000;
 const TEXT: &str = "a step of a hundred bytes, which is a little more than what most of the steps of an answer have .\n";
@@ -116,10 +116,9 @@ fn lines(limit: Option<u64>) -> ScriptedPolicy {
 fn run(spec: &SearchSpec, limit: Option<u64>, known: Option<&Recording>) -> SearchOutcome {
     let policy = lines(limit);
     let score = |text: &str| (text.len() % 7) as f64 / 7.0;
-    let scorer = one(match spec.strategy.name() {
-        // They compare answers that have not ended.
-        "beam" | "dvts" => ByText::value_model(score),
-        _ => ByText::verifier(score),
+    let scorer = one(match needs_steps(spec.strategy) {
+        true => ByText::value_model(score),
+        false => ByText::verifier(score),
     });
     let outcome = match known {
         None => futures::executor::block_on(Search::new(&policy, Some(&scorer), spec, None).run()),

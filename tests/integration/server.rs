@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use ponder::api::{AppState, Served, ServerConfig, detect_output, listen, serve};
 use ponder::engine::{Engine, EngineHandle, EngineOptions};
 use ponder::grammar::Grammars;
+use ponder::model::ModelFiles;
 use ponder::reward::{Judge, RewardResources};
 use ponder::text::{ChatTemplate, Tokenizer};
 use ponder::trace::{StoreOptions, TraceStore};
@@ -14,12 +15,20 @@ use serde_json::Value;
 use crate::support::{default_files, install_tls, load_model};
 
 fn served(options: &EngineOptions, rewards: RewardResources) -> Served {
-    let files = default_files();
-    let model = load_model(&files, 1024);
+    served_from(&default_files(), options, rewards)
+}
+
+/// What a server needs of a model that has a chat template.
+pub fn served_from(
+    files: &ModelFiles,
+    options: &EngineOptions,
+    rewards: RewardResources,
+) -> Served {
+    let model = load_model(files, 1024);
     let config = options.resolve(model.info()).unwrap();
-    let tokenizer = Tokenizer::from_files(&files).unwrap();
+    let tokenizer = Tokenizer::from_files(files).unwrap();
     let engine: Engine = Arc::new(EngineHandle::start(model, config).unwrap());
-    let chat_template = ChatTemplate::from_files(&files, &tokenizer, None).unwrap();
+    let chat_template = ChatTemplate::from_files(files, &tokenizer, None).unwrap();
     let template = chat_template.clone().unwrap();
     let judge = Judge::new(Arc::clone(&engine), tokenizer.clone(), template.clone());
     let judge = Arc::new(judge);

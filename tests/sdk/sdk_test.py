@@ -90,7 +90,8 @@ else:
     check("no prompt logprobs", refuses("prompt_logits", lambda: complete(echo=True, logprobs=1)))
 check("extra body", chat(extra_body={"search": {"strategy": "none"}, "min_p": 0.1}).choices[0].message.content == answer)
 
-for strategy in ["self_consistency", "best_of_n", "beam", "dvts", "mcts", "vm_mcts"]:
+for strategy in ["self_consistency", "best_of_n", "beam", "dvts", "rebase", "particle_filtering",
+                 "mcts", "vm_mcts"]:
     search = {"strategy": strategy, "n": 4, "branch": 2, "iterations": 3, "step": {"max_tokens": 8}, "budget": {"tokens": 160}}
     options = {"temperature": 0.7, "seed": 4, "extra_body": {"search": search}}
     found = chat(**options)

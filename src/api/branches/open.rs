@@ -101,9 +101,9 @@ pub(in crate::api) async fn open(
     let policy = policy_of(served, generation, None, None);
     let context = RewardContext {
         question,
+        prompt_token_ids: policy.prompt_token_ids.as_slice().into(),
         cache_salt: policy.cache_salt,
-        tenant: tenant.0,
-        pool: state.work().clone(),
+        ..state.reward_context(tenant, None)
     };
     let num_prompt_tokens = policy.prompt_token_ids.len();
     let mut account = state.branches().account(tenant)?;
@@ -144,7 +144,8 @@ fn check(generation: &Generation) -> Result<(), ApiError> {
 
 /// What a session holds before it has nodes.
 fn session_bytes(policy: &EnginePolicy, question: &str) -> usize {
-    let token_ids = policy.prompt_token_ids.len() + policy.prediction.len();
+    // The prompt's are also in the context.
+    let token_ids = 2 * policy.prompt_token_ids.len() + policy.prediction.len();
     let stops = policy.stops.iter().map(String::len);
     question.len() + token_ids * size_of::<u32>() + stops.sum::<usize>()
 }

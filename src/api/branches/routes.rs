@@ -273,8 +273,8 @@ pub(in crate::api) async fn fork(
         end: End::Step,
         logprobs: Vec::new(),
         hidden_state: None,
-        first_step: None,
         confidence: None,
+        step_ends: Vec::new(),
     };
     // No sample has this path: expansions count from 0.
     let mut path = tree.node(request.node).branch_path.clone();

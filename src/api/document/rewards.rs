@@ -14,10 +14,11 @@ type Kind = (
     &'static [&'static str],
 );
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 12] = [
     ("likelihood", None, &[], &[]),
     ("majority", None, &[], &[]),
     ("value_head", None, &[], &[]),
+    ("value_model", None, &[], &["model", "aggregate"]),
     ("http", None, &[], &[]),
     ("prm", None, &[], &["aggregate"]),
     ("judge", None, &[], &["instruction"]),

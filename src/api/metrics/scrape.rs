@@ -10,6 +10,7 @@ use super::recorder::{Metrics, PREFIXES};
 use crate::api::admission::Reason;
 use crate::api::state::AppState;
 use crate::engine::Drafter;
+use crate::reward::ReadingKind;
 
 /// Takes what connections and requests hold as of now.
 fn refresh_connections(metrics: &Metrics, state: &AppState) {
@@ -89,6 +90,11 @@ fn refresh(metrics: &Metrics, state: &AppState) {
         gauge!("ponder_engine_stalled", own.clone()).set(f64::from(u8::from(is_stalled)));
         counter!("ponder_invariant_violations_total", own.clone())
             .absolute(stats.num_invariant_violations);
+        for kind in ReadingKind::ALL {
+            let mut labels = own.clone();
+            labels.push(Label::new("kind", kind.name()));
+            counter!("ponder_scorer_tokens_total", labels).absolute(state.scorer_tokens().of(kind));
+        }
         let load = served.engine.expert_load();
         for (layer, expert, tokens) in load.iter().flat_map(|load| load.counts()) {
             let mut labels = own.clone();

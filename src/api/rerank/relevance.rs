@@ -14,7 +14,6 @@ use crate::api::served::Served;
 use crate::api::state::AppState;
 use crate::api::tenant::Tenant;
 use crate::encoding::{EncoderKind, Limit, Sequence, ServedEncoder};
-use crate::reward::RewardContext;
 use crate::text::TokenizerError;
 use crate::work::Budget;
 
@@ -199,12 +198,7 @@ async fn by_judge(
              --rerank-model or --embedding-model",
         ));
     };
-    let context = RewardContext {
-        cache_salt: work.tenant.cache_salt(None),
-        tenant: work.tenant.0,
-        pool: state.work().clone(),
-        ..RewardContext::default()
-    };
+    let context = state.reward_context(work.tenant, None);
     let pairs = Arc::new(pairs);
     let mut all = Relevance {
         scores: Vec::with_capacity(pairs.pairs.len()),

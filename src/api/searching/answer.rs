@@ -149,6 +149,7 @@ impl SearchAnswer {
             "nodes": stats.num_nodes,
             "tokens": stats.num_tokens,
             "scorer_calls": stats.scorer_calls,
+            "scorer_tokens": stats.scorer_tokens,
             "scorer_ms": stats.scorer_time.as_millis() as u64,
             "stopped": outcome.stopped,
         });

@@ -55,6 +55,7 @@ impl SearchRun {
                 num_cached_tokens: self.num_cached_tokens() as u64,
                 completion_tokens: stats.num_tokens,
                 scorer_calls: stats.scorer_calls,
+                scorer_tokens: stats.scorer_tokens,
             },
             timings: Timings {
                 total_ms: self.started.elapsed().as_secs_f64() * 1e3,

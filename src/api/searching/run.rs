@@ -21,7 +21,7 @@ use crate::api::state::AppState;
 use crate::api::tenant::Tenant;
 use crate::api::traces::keep;
 use crate::engine::{AdaptationConfig, Capability};
-use crate::reward::{self, Calibration, RewardContext, Scorer, Weighted};
+use crate::reward::{self, Calibration, RewardContext, Scorer, ScorerTokens, Weighted};
 use crate::search::{
     EnginePolicy, Ranked, Recording, ReplayPolicy, Search, SearchEvent, SearchOutcome,
     SearchRequest, SearchSpec,
@@ -34,6 +34,8 @@ pub(super) struct SearchRun {
     pub scorer: Option<Weighted>,
     pub spec: SearchSpec,
     calibration: Option<Arc<Calibration>>,
+    /// What the rewards have computed.
+    scorer_tokens: Arc<ScorerTokens>,
     /// How the text of an answer is read.
     pub reading: ReadingRules,
     adaptation: Option<Arc<AdaptationConfig>>,
@@ -67,7 +69,7 @@ impl SearchRun {
         let (tenant, deadline) = (generation.tenant, generation.deadline);
         let resume = request.resume.take();
         let spec = resolve(state, request.clone(), tenant, deadline).await?;
-        let scorer = scorer(state, &generation, &spec).await?;
+        let (scorer, scorer_tokens) = scorer(state, &generation, &spec).await?;
         spec.check_scorer(scorer.as_ref())
             .map_err(ApiError::search)?;
         check_combination(&generation)?;
@@ -94,8 +96,7 @@ impl SearchRun {
         let budget = spec.budget.ms.map(Duration::from_millis);
         let budget = budget.and_then(|budget| Deadline::after(budget).instant());
         let mut policy = policy_of(served, generation, budget, spec.budget.tokens);
-        let taps = scorer.as_ref().map(|scorer| scorer.taps());
-        policy.params.hidden_state = taps.is_some_and(|taps| taps.hidden_state);
+        policy.params.hidden_state = scorer.as_ref().is_some_and(|it| it.taps().hidden_state);
         let max_tokens = policy.params.max_tokens.min(1 << 20);
         state
             .metrics()
@@ -105,6 +106,7 @@ impl SearchRun {
             scorer,
             spec,
             calibration: served.rewards.calibration.clone(),
+            scorer_tokens,
             reading,
             adaptation,
             adapted: OnceLock::new(),
@@ -152,7 +154,9 @@ impl SearchRun {
                 search.with_recording(recording).run().await
             }
         };
-        outcome.map_err(ApiError::from)
+        let mut outcome = outcome?;
+        outcome.stats.scorer_tokens = self.scorer_tokens.total();
+        Ok(outcome)
     }
 
     /// The answers that the client gets.
@@ -203,32 +207,37 @@ async fn resolve(
     work.run(state, "compiling the pattern", resolve).await
 }
 
-/// The scorer that a search asks for, if any.
+/// What the rewards of a search are told.
+fn context_of(state: &AppState, generation: &Generation) -> RewardContext {
+    let prompt = generation.prompts.first();
+    let salt = generation.shared.cache_salt.as_deref();
+    RewardContext {
+        question: generation.question.clone(),
+        prompt_token_ids: prompt.map(|ids| ids.as_slice().into()).unwrap_or_default(),
+        ..state.reward_context(generation.tenant, salt)
+    }
+}
+
+/// The scorer that a search asks for, if any, and where the tokens that it computes are counted.
 async fn scorer(
     state: &AppState,
     generation: &Generation,
     spec: &SearchSpec,
-) -> Result<Option<Weighted>, ApiError> {
+) -> Result<(Option<Weighted>, Arc<ScorerTokens>), ApiError> {
     let served = state.ready()?;
     let is_head = |kind: &str| kind == "value_head";
     if spec.rewards.iter().any(|reward| is_head(&reward.kind)) {
         let demanded = served.engine.demand(Capability::HiddenStates);
         demanded.map_err(|error| ApiError::at("search.reward", error))?;
     }
+    let context = context_of(state, generation);
     if spec.rewards.is_empty() {
-        return Ok(None);
+        return Ok((None, context.tokens));
     }
-    let salt = generation.shared.cache_salt.as_deref();
-    let context = RewardContext {
-        question: generation.question.clone(),
-        cache_salt: generation.tenant.cache_salt(salt),
-        tenant: generation.tenant.0,
-        pool: state.work().clone(),
-    };
     let deadline = generation.deadline.instant();
     let scorer = reward::build(&spec.rewards, &served.rewards, &context, deadline).await;
     let scorer = scorer.map_err(|error| ApiError::reward("search.reward", error))?;
-    Ok(Some(scorer))
+    Ok((Some(scorer), context.tokens))
 }
 
 /// What cannot be asked for together with a search.

@@ -128,6 +128,7 @@ impl Recorder {
                     num_cached_tokens: num_cached_tokens as u64,
                     completion_tokens: tokens,
                     scorer_calls: 0,
+                    scorer_tokens: 0,
                 },
                 timings: Timings {
                     total_ms: self.started.elapsed().as_secs_f64() * 1e3,

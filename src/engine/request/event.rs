@@ -39,7 +39,7 @@ pub enum FinishReason {
 /// What a client receives, in order. `index` is the continuation, `0..n`.
 #[derive(Debug, Clone)]
 pub enum StreamEvent {
-    /// Once per request, before its first token.
+    /// Once per request, before its first token or what is first read of its prompt.
     PromptDone {
         num_prompt_tokens: usize,
         num_cached_tokens: usize,

@@ -75,6 +75,9 @@ impl EngineCore {
 
     /// Reports the positions of a pooling request that this step computed.
     fn take_pooled(&mut self, rows: &PlannedRows, outcome: &mut Outcome) {
+        if !rows.pools.is_empty() {
+            self.announce_prompt(rows.seq);
+        }
         let sequence = &mut self.scheduler.sequences[rows.seq];
         let Some(request) = self.requests.get(&sequence.request) else {
             return;
@@ -106,7 +109,7 @@ impl EngineCore {
         }
     }
 
-    /// Sends `PromptDone` once a request, before its first token.
+    /// Sends `PromptDone` once a request, before its first token or what is first read of its prompt.
     fn announce_prompt(&mut self, seq: SeqId) {
         let sequence = &mut self.scheduler.sequences[seq];
         let Some(request) = self.requests.get_mut(&sequence.request) else {

@@ -4,6 +4,7 @@ use serde_json::{Map, json};
 
 use crate::reward::Aggregate;
 use crate::reward::reading::{Bound, ReadError};
+use crate::reward::step_reader::Written;
 use crate::text::{ChatTemplate, Tokenizer};
 
 /// Qwen2.5-Math-PRM's system message (its model card).
@@ -29,14 +30,6 @@ pub enum PrmFormat {
     Trl,
     /// A plain chat, read by a head of `ponder train value-head` where a search would tap it.
     ValueHead,
-}
-
-/// An answer as the model reads it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Written {
-    pub token_ids: Vec<u32>,
-    /// Where each step's score is read, ascending.
-    pub positions: Vec<usize>,
 }
 
 /// What writing needs of the model.

@@ -1,9 +1,11 @@
 //! Fenced blocks of Markdown.
 
+/// Opens and closes a block.
+pub(super) const FENCE: &str = "```";
+
 /// The inside of the first fenced block (an open one reaches to the end): models answer first and give
 /// examples of use after.
 pub fn first_fenced_block(text: &str) -> Option<&str> {
-    const FENCE: &str = "```";
     let start = text.find(FENCE)?;
     // The rest of the opening line is the language.
     let inside = &text[start + FENCE.len()..];

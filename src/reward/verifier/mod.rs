@@ -3,7 +3,7 @@
 mod answer;
 mod expr;
 pub mod extract;
-mod fence;
+pub(super) mod fence;
 pub mod math;
 mod num;
 pub mod programs;

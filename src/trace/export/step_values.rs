@@ -84,9 +84,13 @@ impl Plan for Paths {
         let path = tree.trace.path(last);
         let known = || path.iter().filter_map(|id| self.steps[*id]);
         let texts = path.iter().map(|id| &tree.node(*id).text);
+        let token_ids = path.iter().map(|id| &tree.node(*id).token_ids);
         let shape = json!({
             "prompt": tree.trace.prompt_text,
             "completions": texts.collect::<Vec<_>>(),
+            "prompt_token_ids": tree.trace.prompt_token_ids,
+            "token_ids": token_ids.collect::<Vec<_>>(),
+            "is_complete": tree.node(last).end.as_deref() == Some("stop"),
             "labels": known().map(|step| step.label).collect::<Vec<_>>(),
             "values": known().map(|step| step.value).collect::<Vec<_>>(),
             "first_new": first_new,
@@ -148,10 +152,16 @@ mod tests {
         rows.map(|row| Value::Object(row.shape)).collect()
     }
 
+    /// A row of steps of one token each.
     fn row(texts: Value, labels: Value, values: Value, first_new: usize, source: &str) -> Value {
+        let num_steps = texts.as_array().unwrap().len();
+        let has_end = ["b", "d"].contains(&texts[num_steps - 1].as_str().unwrap());
         json!({
             "prompt": "<user>question<assistant>",
             "completions": texts,
+            "prompt_token_ids": [0],
+            "token_ids": vec![[1]; num_steps],
+            "is_complete": has_end,
             "labels": labels,
             "values": values,
             "first_new": first_new,
@@ -234,6 +244,18 @@ mod tests {
             source,
         );
         assert_eq!(shapes(&tree([None, None])), [first, second]);
+    }
+
+    #[test]
+    fn an_answer_is_complete_when_it_ended_by_itself() {
+        for (end, is_complete) in [("stop", true), ("length", false), ("cut", false)] {
+            let mut trace = tree([Some(1.0), None]);
+            trace.nodes[2].end = Some(end.to_owned());
+            trace.nodes[2].token_ids = vec![5, 6];
+            let row = shapes(&trace).remove(0);
+            assert_eq!(row["is_complete"], is_complete, "{end}");
+            assert_eq!(row["token_ids"], json!([[1], [5, 6]]));
+        }
     }
 
     #[test]

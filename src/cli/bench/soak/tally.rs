@@ -101,7 +101,7 @@ impl Tally {
 /// The lines of the table, with the sum of all kinds at its end.
 pub(super) fn table(tallies: &[Tally]) -> Vec<String> {
     let mut lines = vec![format!(
-        "{:<24} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>9} {:>9}",
+        "{:<25} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>9} {:>9}",
         "kind",
         "requests",
         "ok",
@@ -131,7 +131,7 @@ pub(super) fn table(tallies: &[Tally]) -> Vec<String> {
 fn line(tally: &Tally) -> String {
     let [p50, p99] = tally.percentiles();
     format!(
-        "{:<24} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {p50:>9.1} {p99:>9.1}",
+        "{:<25} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {p50:>9.1} {p99:>9.1}",
         tally.name,
         tally.num_requests(),
         tally.num_ok,

@@ -143,7 +143,7 @@ mod tests {
         let names: BTreeSet<String> = all.iter().map(|(kind, _)| kind.name()).collect();
         assert_eq!(names.len(), all.len());
         assert!(all.iter().all(|(_, weight)| *weight > 0));
-        assert!(names.iter().all(|name| name.len() <= 24), "{names:?}");
+        assert!(names.iter().all(|name| name.len() <= 25), "{names:?}");
         assert!(
             !names.iter().any(|name| name.contains([' ', ','])),
             "a flag takes them"

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::cli::bench::soak::client::Client;
 
 /// Strategies that must score unfinished answers.
-const BY_STEPS: [&str; 2] = ["beam", "dvts"];
+const BY_STEPS: [&str; 4] = ["beam", "dvts", "rebase", "particle_filtering"];
 
 /// A reward that a strategy can search by.
 pub(super) fn of_strategy(client: &mut Client, strategy: &str) -> Value {

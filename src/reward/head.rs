@@ -4,7 +4,7 @@ use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
 
-use crate::reward::value_head::{MAX_NUMBER, ValueHead, ValueHeadError, tensors};
+use super::value_head::{MAX_NUMBER, ValueHead, ValueHeadError, tensors};
 
 /// From a hidden state to a score in 0..=1.
 #[derive(Debug, Clone)]
@@ -40,6 +40,12 @@ impl Head {
         let file = SafeTensors::deserialize(&bytes)?;
         if let Some(head) = Self::read(&file, hidden_size)? {
             return Ok(head);
+        }
+        if file.tensor(tensors::MEAN).is_err() {
+            return Err(ValueHeadError::Tensor {
+                name: "score.weight",
+                message: "the file has none, nor another head's tensors".to_owned(),
+            });
         }
         let head = ValueHead::load(path, hidden_size)?;
         match head.reads_likelihood() {
@@ -119,7 +125,9 @@ impl Head {
             [bad, good] => f64::from(*good) - f64::from(*bad),
             _ => 0.0,
         };
-        1.0 / (1.0 + (-logit).exp())
+        let value = 1.0 / (1.0 + (-logit).exp());
+        // Nor has one from which numbers come that are too large to be told apart.
+        if value.is_nan() { 0.0 } else { value }
     }
 }
 
@@ -130,11 +138,22 @@ impl Linear {
         inputs: usize,
     ) -> Result<Self, ValueHeadError> {
         let weight = floats(file, layer, "weight")?.unwrap_or_default();
-        let outputs = weight.len() / inputs.max(1);
-        if weight.len() != outputs * inputs || outputs == 0 {
-            return Err(ValueHeadError::Tensor {
-                name: layer,
-                message: format!("{} weights do not read {inputs} numbers", weight.len()),
+        let shape = file.tensor(&format!("{layer}.weight"));
+        let shape = shape.map_or_else(|_| Vec::new(), |tensor| tensor.shape().to_vec());
+        let (outputs, actual) = match shape.as_slice() {
+            [actual] => (1, *actual),
+            [outputs, actual] if *outputs > 0 => (*outputs, *actual),
+            _ => {
+                return Err(ValueHeadError::Tensor {
+                    name: layer,
+                    message: format!("its weight is {shape:?}, not [outputs, {inputs}]"),
+                });
+            }
+        };
+        if actual != inputs {
+            return Err(ValueHeadError::HiddenSize {
+                expected: inputs,
+                actual,
             });
         }
         let bias = floats(file, layer, "bias")?.unwrap_or_else(|| vec![0.0; outputs]);
@@ -262,7 +281,23 @@ mod tests {
         );
         let head = Head::load(&path, 2).unwrap();
         assert!((head.value(&state) - sigmoid(1.0)).abs() < 1e-9);
-        assert!(Head::load(&path, 3).is_err(), "states of another size");
+        let refused = Head::load(&path, 1).unwrap_err().to_string();
+        assert_eq!(
+            refused,
+            "the head reads states of 2 numbers; this model's have 1"
+        );
+        // Two classes whose logits are both infinite.
+        write(
+            &path,
+            &[(
+                "score.weight",
+                Dtype::F32,
+                vec![2, 2],
+                f32s(&[1e9, 0.0, 1e9, 0.0]),
+            )],
+        );
+        let head = Head::load(&path, 2).unwrap();
+        assert_eq!(head.value(&[1e30, 0.0]), 0.0);
         write(
             &path,
             &[("score.weight", Dtype::F32, vec![3, 2], f32s(&[0.0; 6]))],

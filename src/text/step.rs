@@ -1,0 +1,130 @@
+//! Where a step of an answer ends.
+
+use super::{Automaton, Place};
+
+/// Ends a step at a delimiter or a pattern, or after a number of tokens. A step has something other than
+/// white space, so blank lines never make steps of their own.
+#[derive(Debug, Clone)]
+pub struct StepRule {
+    boundary: Boundary,
+    pub max_tokens: usize,
+}
+
+#[derive(Debug, Clone)]
+enum Boundary {
+    Delimiter(String),
+    Regex(Automaton),
+}
+
+impl StepRule {
+    pub fn delimiter(text: &str, max_tokens: usize) -> Self {
+        Self {
+            boundary: Boundary::Delimiter(text.to_owned()),
+            max_tokens,
+        }
+    }
+
+    /// The error is the pattern's. Takes a fraction of a second at most.
+    pub fn regex(pattern: &str, max_tokens: usize) -> Result<Self, String> {
+        Ok(Self {
+            boundary: Boundary::Regex(Automaton::new(pattern)?),
+            max_tokens,
+        })
+    }
+
+    /// Whether `text` is a whole step. A token may carry text past the boundary; it stays in the step, since
+    /// cutting inside a token would make the prefix tokenise differently.
+    pub fn is_complete(&self, text: &str) -> bool {
+        StepProgress::default().push(self, text)
+    }
+}
+
+/// How far a step has come. Each token costs what its own text is long, however long the step is.
+#[derive(Debug, Clone, Default)]
+pub struct StepProgress {
+    has_begun: bool,
+    /// In the automaton of the rule's pattern.
+    place: Option<Place>,
+    /// The last bytes: a delimiter that ends in what is new may begin before it.
+    tail: Vec<u8>,
+}
+
+impl StepProgress {
+    /// Whether there was something other than white space.
+    pub fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    /// Whether the step is whole with this text after what came before.
+    pub fn push(&mut self, rule: &StepRule, text: &str) -> bool {
+        let text = match self.has_begun {
+            true => text,
+            false => text.trim_start(),
+        };
+        if text.is_empty() {
+            return false;
+        }
+        self.has_begun = true;
+        match &rule.boundary {
+            Boundary::Delimiter(delimiter) => {
+                self.tail.extend_from_slice(text.as_bytes());
+                let mut places = self.tail.windows(delimiter.len().max(1));
+                let is_whole = places.any(|place| place == delimiter.as_bytes());
+                let kept = delimiter.len().saturating_sub(1);
+                self.tail.drain(..self.tail.len().saturating_sub(kept));
+                is_whole
+            }
+            Boundary::Regex(automaton) => {
+                let place = self.place.get_or_insert_with(|| automaton.start());
+                automaton.push(place, text)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_end_after_their_content() {
+        let lines = StepRule::delimiter("\n", 9);
+        assert!(!lines.is_complete("\n\n  "));
+        assert!(!lines.is_complete("\n\n  x"));
+        assert!(lines.is_complete("\n\n  x\n"));
+        let numbered = StepRule::regex(r"Step \d+:", 9).unwrap();
+        assert!(!numbered.is_complete("Do"));
+        assert!(numbered.is_complete("a Step 1: b"));
+        assert!(StepRule::regex("(", 9).is_err());
+    }
+
+    #[test]
+    fn a_step_ends_at_the_same_token_however_its_text_is_cut() {
+        let rules = ["\n", "\n\n", "äb", "aab"].map(|text| StepRule::delimiter(text, 9));
+        let regex = StepRule::regex("a{2}b|b$|\\n\\s", 9).unwrap();
+        for rule in rules.iter().chain([&regex]) {
+            for text in ["\n\n x\n\ny", " aaab", "ä äbä", "\n", "aaaaabb", "x\n \n\n"] {
+                // Piece by piece it ends where the whole of it does.
+                let mut progress = StepProgress::default();
+                for (at, piece) in text.char_indices() {
+                    let end = at + piece.len_utf8();
+                    let found = progress.push(rule, &text[at..end]);
+                    assert_eq!(found, rule.is_complete(&text[..end]), "{:?}", &text[..end]);
+                    if found {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_kept_of_a_step_does_not_grow() {
+        let rule = StepRule::delimiter("\n\n", 9);
+        let mut progress = StepProgress::default();
+        for _ in 0..1000 {
+            assert!(!progress.push(&rule, "some words\n"));
+            assert!(progress.tail.len() < 2);
+        }
+    }
+}
