@@ -143,6 +143,7 @@ impl Ask {
             include_stop: false,
             skip_special: true,
             visible: Vec::new(),
+            code: None,
             tenant: 0,
             cache_salt: 0,
             adapter: None,

@@ -34,7 +34,7 @@ pub(crate) use spec::MAX_REWARDS;
 pub use spec::{BuildError, RewardContext, RewardResources, RewardSpec, RewardSpecError, build};
 pub use value_head::{ValueHead, ValueHeadError, tensors as head_tensors};
 pub use verifier::programs::{Programs, default_parallel};
-pub use verifier::python::PythonRunner;
+pub use verifier::python::{PythonBlock, PythonRunner};
 pub use verifier::schema::{CHECK_SCHEMA, SchemaChecker, check_schema};
 pub use weighted::{OwnScores, Scored, Weighted};
 

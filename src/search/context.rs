@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::event::SearchEvent;
+use super::inserted::pieces;
 use super::outcome::{SearchError, SearchOutcome, SearchStats, Stopped, is_whole, rank};
 use super::policy::{Continuation, End, Expansion, Policy};
 use super::recording::Recording;
@@ -331,12 +332,14 @@ impl<'a> Search<'a> {
         if self.has_answer() {
             return;
         }
-        let text = self.tree.text(self.tree.common_ancestor(branches));
+        let common = self.tree.common_ancestor(branches);
+        let text = self.tree.text(common);
         if let Some(news) = text.get(self.num_agreed..)
             && !news.is_empty()
         {
             self.send(SearchEvent::Agreed {
                 text: news.to_owned(),
+                pieces: pieces(&text, &self.tree.inserted(common), self.num_agreed),
             });
             self.num_agreed = text.len();
         }

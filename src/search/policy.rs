@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use futures::future::BoxFuture;
 
+use super::inserted::{Inserted, num_inserted};
 use super::outcome::SearchError;
 use super::step::StepRule;
 use crate::engine::{TokenId, TokenLogprobs};
@@ -15,6 +16,8 @@ pub struct Expansion {
     /// The answer so far.
     pub prefix: Vec<TokenId>,
     pub prefix_text: String,
+    /// What of it the policy did not write.
+    pub inserted: Vec<Inserted>,
     /// Key of the randomness; sample `i` draws with `[..branch_path, i]`.
     pub branch_path: Vec<u32>,
     pub n: usize,
@@ -24,6 +27,20 @@ pub struct Expansion {
     pub step: Option<StepRule>,
     /// Note where the first step of each sample ends, see [`FirstStep`].
     pub first_step: Option<StepRule>,
+}
+
+impl Expansion {
+    /// Tokens of the prefix that the policy wrote.
+    pub fn num_own(&self) -> usize {
+        self.prefix.len() - num_inserted(&self.inserted)
+    }
+
+    /// What the policy wrote since the last insertion.
+    pub(super) fn own_text(&self) -> &str {
+        let last = self.inserted.last();
+        let start = last.map_or(0, |it| it.text.end);
+        self.prefix_text.get(start..).unwrap_or_default()
+    }
 }
 
 /// Why a sample ended.
@@ -53,12 +70,21 @@ pub struct Continuation {
     pub token_ids: Vec<TokenId>,
     /// Without stop strings.
     pub text: String,
+    /// What of it the policy did not write. It costs no tokens of a budget.
+    pub inserted: Vec<Inserted>,
     pub end: End,
-    /// One entry a token, under the model's unmodified logits.
+    /// One entry a token, under the model's unmodified logits; 0 where the policy did not write it.
     pub logprobs: Vec<TokenLogprobs>,
     pub hidden_state: Option<Arc<[f32]>>,
     /// Where its first step ends, when that was asked for and something follows it.
     pub first_step: Option<FirstStep>,
+}
+
+impl Continuation {
+    /// Tokens that the policy wrote.
+    pub fn num_own(&self) -> usize {
+        self.token_ids.len() - num_inserted(&self.inserted)
+    }
 }
 
 /// The first step of a whole answer.

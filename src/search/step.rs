@@ -2,6 +2,7 @@
 
 use crate::engine::{TokenId, TokenWatcher, Watch};
 use crate::text::{Automaton, Detokenizer, Place, StopMatcher};
+use crate::tool::BlockReader;
 
 /// Ends a step at a delimiter or a pattern, or after a number of tokens. A step has something other than
 /// white space, so blank lines never make steps of their own.
@@ -88,6 +89,11 @@ pub(super) struct StepWatcher {
     step: Option<(StepRule, Watch)>,
     progress: StepProgress,
     num_tokens: usize,
+    /// Where blocks that end are run.
+    blocks: Option<BlockReader>,
+    /// The block that the newest token closed.
+    block: Option<String>,
+    is_at_line_start: bool,
 }
 
 impl StepWatcher {
@@ -105,7 +111,25 @@ impl StepWatcher {
             step,
             progress: StepProgress::default(),
             num_tokens: 0,
+            blocks: None,
+            block: None,
+            is_at_line_start: prefix_text.is_empty() || prefix_text.ends_with('\n'),
         }
+    }
+
+    /// Ends a continuation where a block of Python ends, too. `blocks` has read what came before.
+    pub(super) fn with_blocks(self, blocks: Option<BlockReader>) -> Self {
+        Self { blocks, ..self }
+    }
+
+    /// The block of Python that the newest token closed, unless a stop string came with it.
+    pub(super) fn closed_block(&mut self) -> Option<String> {
+        self.block.take()
+    }
+
+    /// Whether the text so far ends with a line.
+    pub(super) fn is_at_line_start(&self) -> bool {
+        self.is_at_line_start
     }
 }
 
@@ -113,7 +137,14 @@ impl TokenWatcher for StepWatcher {
     fn push(&mut self, token_id: TokenId) -> Watch {
         let piece = self.detokenizer.push(token_id);
         self.num_tokens += 1;
+        if !piece.is_empty() {
+            self.is_at_line_start = piece.ends_with('\n');
+        }
         if self.stops.push(&piece).stopped.is_some() {
+            return Watch::End;
+        }
+        self.block = self.blocks.as_mut().and_then(|blocks| blocks.push(&piece));
+        if self.block.is_some() {
             return Watch::End;
         }
         let Some((step, at_end)) = &self.step else {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::inserted::{Inserted, num_inserted};
 use super::outcome::is_whole;
 use super::policy::{Continuation, End, Expansion};
 use super::step::StepRule;
@@ -33,10 +34,15 @@ pub struct Node {
     /// This step's own tokens and text.
     pub token_ids: Vec<TokenId>,
     pub text: String,
+    /// What of them the policy did not write.
+    pub inserted: Vec<Inserted>,
     /// Of the answer's text up to here: no node holds what is above it.
     pub text_hash: TextHash,
-    /// Tokens of the answer up to here, and the sum of their log-probabilities.
+    /// Tokens of the answer up to here that the policy wrote, and the sum of their
+    /// log-probabilities.
     pub num_tokens: usize,
+    /// Tokens of the answer up to here that it did not write.
+    pub num_inserted: usize,
     pub logprob: f64,
     /// Of this step's own tokens.
     pub logprobs: Vec<TokenLogprobs>,
@@ -97,8 +103,10 @@ impl Tree {
             num_expansions: [0; 2],
             token_ids: Vec::new(),
             text: String::new(),
+            inserted: Vec::new(),
             text_hash: TextHash::default(),
             num_tokens: 0,
+            num_inserted: 0,
             logprob: 0.0,
             logprobs: Vec::new(),
             end: None,
@@ -158,7 +166,9 @@ impl Tree {
             depth: above.depth + 1,
             branch_path,
             num_expansions: [0; 2],
-            num_tokens: above.num_tokens + continuation.token_ids.len(),
+            num_tokens: above.num_tokens + continuation.num_own(),
+            num_inserted: above.num_inserted + num_inserted(&continuation.inserted),
+            inserted: continuation.inserted,
             logprob: above.logprob + sum(&continuation.logprobs),
             logprobs: continuation.logprobs,
             end: continuation.end.terminal(),
@@ -211,6 +221,7 @@ impl Tree {
         Expansion {
             prefix: self.token_ids(id),
             prefix_text: self.text(id),
+            inserted: self.inserted(id),
             branch_path,
             n,
             priority: self.nodes[id].value as f32,
@@ -225,6 +236,7 @@ impl Tree {
         Expansion {
             prefix: self.token_ids(id),
             prefix_text: self.text(id),
+            inserted: self.inserted(id),
             branch_path: [self.nodes[id].branch_path.as_slice(), &[u32::MAX]].concat(),
             n: 1,
             priority: self.nodes[id].value as f32,
@@ -288,6 +300,23 @@ impl Tree {
             .collect()
     }
 
+    /// What of the answer up to `id` the policy did not write.
+    pub fn inserted(&self, id: NodeId) -> Vec<Inserted> {
+        let (mut num_tokens, mut num_bytes) = (0, 0);
+        let mut all = Vec::new();
+        for id in self.path(id) {
+            let node = &self.nodes[id];
+            all.extend(
+                node.inserted
+                    .iter()
+                    .map(|it| it.moved(num_tokens, num_bytes)),
+            );
+            num_tokens += node.token_ids.len();
+            num_bytes += node.text.len();
+        }
+        all
+    }
+
     pub fn logprobs(&self, id: NodeId) -> Vec<TokenLogprobs> {
         let path = self.path(id);
         path.iter()
@@ -340,7 +369,12 @@ impl Tree {
                     assert!(above.children.contains(&id), "a parent knows its children");
                     assert!(above.end.is_none(), "an ended node has no children");
                     assert_eq!(node.depth, above.depth + 1);
-                    assert_eq!(node.num_tokens, above.num_tokens + node.token_ids.len());
+                    let own = node.token_ids.len() - num_inserted(&node.inserted);
+                    assert_eq!(node.num_tokens, above.num_tokens + own);
+                    for it in &node.inserted {
+                        assert!(node.text.get(it.text.clone()).is_some(), "{it:?}");
+                        assert!(node.token_ids.get(it.tokens.clone()).is_some(), "{it:?}");
+                    }
                 }
             }
             assert!((0.0..=1.0).contains(&node.value), "values lie in 0..=1");

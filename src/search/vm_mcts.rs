@@ -150,14 +150,24 @@ fn split(search: &Search<'_>, whole: &Continuation) -> Option<(Continuation, Con
     let first = whole.first_step.as_ref()?;
     let (head, tail) = whole.token_ids.split_at_checked(first.num_tokens)?;
     let (head_logprobs, tail_logprobs) = whole.logprobs.split_at_checked(first.num_tokens)?;
-    let text = search.policy.pieces(head).concat();
+    // What the policy did not write is known as text.
+    let num_inserted = whole
+        .inserted
+        .iter()
+        .take_while(|it| it.tokens.end <= head.len());
+    let num_inserted = num_inserted.count();
+    let last = whole.inserted[..num_inserted].last();
+    let (known_tokens, known_text) = last.map_or((0, 0), |it| (it.tokens.end, it.text.end));
+    let own = search.policy.pieces(&head[known_tokens..]).concat();
+    let text = whole.text[..known_text].to_owned() + &own;
     let rest = whole.text.strip_prefix(text.as_str())?;
     if tail.is_empty() || rest.is_empty() {
         return None;
     }
-    let part = |token_ids: &[_], text: &str, logprobs: &[_]| Continuation {
+    let part = |token_ids: &[_], text: &str, logprobs: &[_], inserted| Continuation {
         token_ids: token_ids.to_vec(),
         text: text.to_owned(),
+        inserted,
         logprobs: logprobs.to_vec(),
         first_step: None,
         ..whole.clone()
@@ -165,9 +175,17 @@ fn split(search: &Search<'_>, whole: &Continuation) -> Option<(Continuation, Con
     let head = Continuation {
         end: End::Step,
         hidden_state: first.hidden_state.clone(),
-        ..part(head, &text, head_logprobs)
+        ..part(
+            head,
+            &text,
+            head_logprobs,
+            whole.inserted[..num_inserted].to_vec(),
+        )
     };
-    Some((head, part(tail, rest, tail_logprobs)))
+    let behind = whole.inserted[num_inserted..].iter();
+    let behind = behind.map(|it| it.behind(first.num_tokens, text.len()));
+    let behind = behind.collect::<Option<Vec<_>>>()?;
+    Some((head, part(tail, rest, tail_logprobs, behind)))
 }
 
 /// A value model's word counts as one visit of each child.

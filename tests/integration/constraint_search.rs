@@ -175,6 +175,7 @@ async fn search(
         include_stop: false,
         skip_special: true,
         visible: Vec::new(),
+        code: None,
         tenant: 0,
         cache_salt: 0,
         adapter: None,

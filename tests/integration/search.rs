@@ -462,6 +462,7 @@ pub fn record(tree: &Tree) -> Recording {
         parent: node.parent,
         token_ids: node.token_ids.clone(),
         text: node.text.clone(),
+        inserted: node.inserted.clone(),
         end: node.end,
         logprob: node.logprob,
         score: node.score,

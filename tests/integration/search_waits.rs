@@ -259,6 +259,7 @@ fn engine_policy(engine: &Engine, max_tokens: usize) -> EnginePolicy {
         include_stop: false,
         skip_special: true,
         visible: Vec::new(),
+        code: None,
         tenant: 0,
         cache_salt: 0,
         adapter: None,

@@ -6,6 +6,7 @@ use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use super::adaptation::adaptation;
+use super::code;
 use super::continuation::{Rendering, conversation};
 use super::field_rules::CHAT;
 use super::images;
@@ -122,7 +123,8 @@ fn prepare(
     let media = images::take(&mut request.messages, served.engine.as_ref())?;
     check_messages(&request.messages)?;
     let structured = request.structured().read()?;
-    let tools = tools(&request).plan(served.output.tools)?;
+    let mut tools = tools(&request).plan(served.output.tools)?;
+    let code = code::tool(served, tools.code.take(), tenant)?;
     let reasoning = reasoning(&request).plan()?;
     request.reasoning_effort.clone_from(&reasoning.effort);
     let limit = (request.max_tokens, request.max_completion_tokens);
@@ -168,6 +170,7 @@ fn prepare(
         search: presets::requested(&shared)?,
         shared,
         shape,
+        code,
         echo: Vec::new(),
         wire: Wire::Chat,
         question,

@@ -84,11 +84,13 @@ impl Plan for Paths {
         let path = tree.trace.path(last);
         let known = || path.iter().filter_map(|id| self.steps[*id]);
         let texts = path.iter().map(|id| &tree.node(*id).text);
+        let inserted = path.iter().map(|id| tree.trace.inserted_in(&[*id]));
         let shape = json!({
             "prompt": tree.trace.prompt_text,
             "completions": texts.collect::<Vec<_>>(),
             "labels": known().map(|step| step.label).collect::<Vec<_>>(),
             "values": known().map(|step| step.value).collect::<Vec<_>>(),
+            "inserted": inserted.collect::<Vec<_>>(),
             "first_new": first_new,
             "value_source": self.source,
         });
@@ -149,7 +151,9 @@ mod tests {
     }
 
     fn row(texts: Value, labels: Value, values: Value, first_new: usize, source: &str) -> Value {
+        let inserted = vec![json!([]); texts.as_array().map_or(0, Vec::len)];
         json!({
+            "inserted": inserted,
             "prompt": "<user>question<assistant>",
             "completions": texts,
             "labels": labels,
