@@ -39,6 +39,7 @@ generation_request! {
         max_completion_tokens: Option<i64>,
         logprobs: Option<bool>,
         top_logprobs: Option<u64>,
+        /// Functions, and `code_interpreter`: the server runs the Python that the model writes.
         #[schema(value_type = Option<Vec<Object>>)]
         tools: Option<Vec<Value>>,
         #[schema(value_type = Option<Object>)]

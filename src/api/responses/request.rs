@@ -36,7 +36,8 @@ pub struct ResponsesRequest {
     /// Needs `include: ["message.output_text.logprobs"]`.
     pub top_logprobs: Option<u64>,
     pub include: Option<Vec<String>>,
-    /// Function tools in the flat shape: `{"type": "function", "name": …, "parameters": …}`.
+    /// Function tools in the flat shape: `{"type": "function", "name": …, "parameters": …}`, and
+    /// `{"type": "code_interpreter", "container": {"type": "auto"}}`.
     #[schema(value_type = Option<Vec<Object>>)]
     pub tools: Option<Vec<Value>>,
     #[schema(value_type = Option<Object>)]
