@@ -165,7 +165,7 @@ mod tests {
         // A piece is read up to the end of a block.
         assert_eq!(
             blocks("```python\na\n```\nb", 100),
-            [("a\n".to_owned(), 18)]
+            [("a\n".to_owned(), 17)]
         );
     }
 
