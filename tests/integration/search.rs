@@ -294,7 +294,7 @@ fn beam_search_keeps_the_best_and_tells_what_they_share() {
     let agreed: String = events
         .iter()
         .filter_map(|event| match event {
-            SearchEvent::Agreed { text } => Some(text.as_str()),
+            SearchEvent::Agreed { text, .. } => Some(text.as_str()),
             _ => None,
         })
         .collect();
