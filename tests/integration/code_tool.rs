@@ -14,21 +14,27 @@ use crate::server::Server;
 
 fn server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(|| {
-        let exe = std::path::PathBuf::from(env!("CARGO_BIN_EXE_ponder"));
-        let limits = Limits {
-            // Other tests take the cores.
-            nice: 0,
-            wall: std::time::Duration::from_secs(60),
-            ..Limits::default()
-        };
-        let sandbox = Sandbox::new(exe, None, limits).unwrap();
-        let rewards = RewardResources {
-            python: Some(PythonRunner::new(sandbox, Programs::new(2, false))),
-            ..RewardResources::default()
-        };
-        start_with(thinking_hermes(), ServerConfig::default(), rewards)
-    })
+    SERVER.get_or_init(|| running(2))
+}
+
+/// A server that runs so many programs at once.
+fn running(num_programs: usize) -> Server {
+    let exe = std::path::PathBuf::from(env!("CARGO_BIN_EXE_ponder"));
+    let limits = Limits {
+        // Other tests take the cores.
+        nice: 0,
+        wall: std::time::Duration::from_secs(60),
+        ..Limits::default()
+    };
+    let sandbox = Sandbox::new(exe, None, limits).unwrap();
+    let rewards = RewardResources {
+        python: Some(PythonRunner::new(
+            sandbox,
+            Programs::new(num_programs, false),
+        )),
+        ..RewardResources::default()
+    };
+    start_with(thinking_hermes(), ServerConfig::default(), rewards)
 }
 
 /// A block of Python, and what follows it once it has run.
@@ -458,4 +464,32 @@ fn a_response_has_calls_as_items_that_can_be_sent_back() {
         .unwrap()
         .len();
     assert_eq!(kinds, 3);
+}
+
+#[test]
+fn who_hangs_up_ends_a_program() {
+    // One at a time: another one runs when the first is gone.
+    let server = running(1);
+    let body = say(
+        "```python\nimport time\ntime.sleep(50)\n```",
+        code(json!({})),
+    );
+    let body = with(body, "stream", json!(true));
+    server.runtime.block_on(async {
+        let url = format!("{}{CHAT}", server.url);
+        let request = reqwest::Client::new().post(url).body(body.to_string());
+        let mut response = request.send().await.unwrap();
+        let mut num_ticks = 0;
+        while num_ticks < 6 {
+            let chunk = response.chunk().await.unwrap().unwrap();
+            num_ticks += chunk.iter().filter(|byte| **byte == b'`').count();
+        }
+    });
+    let [before, after] = block("print(1)", "1\n");
+    let text = format!("{before}{after}");
+    let started = std::time::Instant::now();
+    let (status, answer) = server.post(CHAT, say(&text, code(json!({}))));
+    assert_eq!((status, content(&answer)), (200, text.as_str()));
+    // The first one may run for 22 s.
+    assert!(started.elapsed().as_secs() < 18);
 }
