@@ -144,6 +144,7 @@ impl Ask {
             skip_special: true,
             visible: Vec::new(),
             code: None,
+            code_before: String::new(),
             tenant: 0,
             cache_salt: 0,
             adapter: None,

@@ -28,7 +28,7 @@ pub(super) struct Generation {
     pub shared: SharedParams,
     pub shape: Shape,
     /// Runs the Python that the answers have.
-    pub code: Option<Arc<CodeTool>>,
+    pub code: Option<CodeUse>,
     pub search: Option<SearchRequest>,
     /// The prompts' texts when they are to be echoed.
     pub echo: Vec<String>,
@@ -41,6 +41,14 @@ pub(super) struct Generation {
     pub source: Value,
     pub tenant: Tenant,
     pub deadline: Deadline,
+}
+
+/// How a request's answers call code.
+#[derive(Debug)]
+pub(super) struct CodeUse {
+    pub tool: Arc<CodeTool>,
+    /// By prompt: its text, where the answer goes on with it. A block may begin there.
+    pub before: Vec<String>,
 }
 
 /// What an answer must look like, and how its text is read.

@@ -60,6 +60,8 @@ pub struct Calling {
 /// An answer so far.
 #[derive(Debug, Clone, Default)]
 pub struct Prefix {
+    /// What the prompt ends with, as far as the answer goes on with it: a block may begin there.
+    pub before: String,
     /// The policy's own tokens.
     pub own: Vec<TokenId>,
     /// What the policy wrote since the last call.
@@ -71,6 +73,10 @@ impl Calling {
     fn watcher(&self) -> StepWatcher {
         let standing = Standing {
             num_own: self.prefix.own.len(),
+            before: match self.prefix.calls.is_empty() {
+                true => &self.prefix.before,
+                false => "",
+            },
             text: &self.prefix.text,
             may_call: self.prefix.calls.len() < self.tool.limits.max_calls,
         };
@@ -303,6 +309,7 @@ impl Running {
         let constraint = constraint.map_err(|error| EngineError::Constraint(error.0))?;
         let standing = Standing {
             num_own: own.len(),
+            before: "",
             text: "",
             may_call: choice.calls.len() < self.calling.tool.limits.max_calls,
         };

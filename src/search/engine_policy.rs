@@ -42,6 +42,8 @@ pub struct EnginePolicy {
     pub visible: Vec<TokenId>,
     /// Runs the blocks of Python that the policy writes.
     pub code: Option<Arc<CodeTool>>,
+    /// The end of the prompt, as far as the answer goes on with it: a block may begin there.
+    pub code_before: String,
     /// Who asks.
     pub tenant: u64,
     pub cache_salt: u64,
@@ -151,6 +153,7 @@ impl EnginePolicy {
             constraint: self.constraint.clone(),
             prefix: Prefix {
                 own: own_tokens(&expansion.prefix, &expansion.inserted),
+                before: self.code_before.clone(),
                 text: expansion.own_text().to_owned(),
                 calls: expansion
                     .inserted

@@ -39,6 +39,10 @@ impl EnginePolicy {
         let tool = self.code.as_ref();
         let standing = Standing {
             num_own: expansion.num_own(),
+            before: match expansion.inserted.is_empty() {
+                true => &self.code_before,
+                false => "",
+            },
             text: expansion.own_text(),
             may_call: tool.is_some_and(|it| expansion.inserted.len() < it.limits.max_calls),
         };

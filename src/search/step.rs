@@ -113,13 +113,17 @@ impl StepWatcher {
             num_tokens: 0,
             blocks: None,
             block: None,
-            is_at_line_start: prefix_text.is_empty() || prefix_text.ends_with('\n'),
+            is_at_line_start: true,
         }
     }
 
     /// Ends a continuation where a block of Python ends, too. `blocks` has read what came before.
-    pub(super) fn with_blocks(self, blocks: Option<BlockReader>) -> Self {
-        Self { blocks, ..self }
+    pub(super) fn with_blocks(self, blocks: Option<BlockReader>, is_at_line_start: bool) -> Self {
+        Self {
+            blocks,
+            is_at_line_start,
+            ..self
+        }
     }
 
     /// The block of Python that the newest token closed, unless a stop string came with it.

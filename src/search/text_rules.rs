@@ -23,6 +23,8 @@ pub struct TextRules {
 pub(super) struct Standing<'a> {
     /// The policy's own tokens so far.
     pub num_own: usize,
+    /// Text before the answer in which a block may begin.
+    pub before: &'a str,
     /// What the policy wrote since the last insertion: a stop string or a block may begin in it.
     pub text: &'a str,
     /// Whether a block that ends may still be run.
@@ -49,15 +51,20 @@ impl TextRules {
     ) -> StepWatcher {
         let Standing {
             num_own,
+            before,
             text,
             may_call,
         } = standing;
         let blocks = may_call.then(|| {
             let mut blocks = BlockReader::default();
+            blocks.pass(before);
             blocks.pass(text);
             blocks
         });
         let stops = self.stops(num_own);
-        StepWatcher::new(self.detokenizer(), stops, text, step).with_blocks(blocks)
+        let last = if text.is_empty() { before } else { text };
+        let is_at_line_start = last.is_empty() || last.ends_with('\n');
+        StepWatcher::new(self.detokenizer(), stops, text, step)
+            .with_blocks(blocks, is_at_line_start)
     }
 }

@@ -205,6 +205,7 @@ async fn search(
         skip_special: true,
         visible: Vec::new(),
         code: Some(tool),
+        code_before: String::new(),
         tenant: 0,
         cache_salt: 0,
         adapter: None,

@@ -493,3 +493,23 @@ fn who_hangs_up_ends_a_program() {
     // The first one may run for 22 s.
     assert!(started.elapsed().as_secs() < 18);
 }
+
+#[test]
+fn a_block_may_begin_before_the_answer() {
+    let [block, output] = block("print(6 * 7)", "42\n");
+    let begun = "```python\n";
+    let script = format!("{block}{output}It is 42.");
+    for search in [Value::Null, json!({"strategy": "best_of_n", "n": 2})] {
+        let mut body = say(&script, code(json!({})));
+        let messages = body["messages"].as_array_mut().unwrap();
+        messages.push(json!({"role": "assistant", "content": begun}));
+        body["continue_final_message"] = json!(true);
+        if !search.is_null() {
+            body["temperature"] = json!(0.7);
+            body["search"] = search;
+        }
+        assert_eq!(content(&answered(&body)), &script[begun.len()..]);
+    }
+    let metrics = server().get("/metrics").1;
+    assert!(metrics.contains("ponder_code_calls_total{"), "{metrics}");
+}

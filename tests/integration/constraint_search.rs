@@ -176,6 +176,7 @@ async fn search(
         skip_special: true,
         visible: Vec::new(),
         code: None,
+        code_before: String::new(),
         tenant: 0,
         cache_salt: 0,
         adapter: None,

@@ -260,6 +260,7 @@ fn engine_policy(engine: &Engine, max_tokens: usize) -> EnginePolicy {
         skip_special: true,
         visible: Vec::new(),
         code: None,
+        code_before: String::new(),
         tenant: 0,
         cache_salt: 0,
         adapter: None,

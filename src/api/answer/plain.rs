@@ -272,6 +272,7 @@ impl PlainAnswer {
             recorder.text(at, &rest);
             recorder.inserted(at, &insertion);
         }
+        self.state.metrics().code_called(insertion.call.status);
         let num_tokens = insertion.token_ids.len();
         if let Some(count) = &mut self.usage.num_tool_output_tokens {
             *count += num_tokens;

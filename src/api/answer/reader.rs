@@ -163,6 +163,9 @@ impl Reader {
             } => (text, num_tokens, num_before, call),
         };
         let own = self.flush();
+        if self.is_thinking() && !self.shows_reasoning {
+            return vec![own];
+        }
         let mut delta = self.insert(&text);
         delta.tool_outputs.push(ToolOutput {
             text,

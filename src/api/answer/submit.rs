@@ -24,7 +24,6 @@ pub(super) fn submit_all(
     let (mut events, mut ids) = (SelectAll::new(), Vec::new());
     let max_model_len = engine.config().max_model_len;
     let constraint = generation.shape.constraint.as_ref();
-    let calling = calling(served, generation);
     for prompt in &generation.prompts {
         let constraint = constraint.map(|constraint| constraint.after(&[]));
         let mut params = generation.params.clone();
@@ -44,7 +43,7 @@ pub(super) fn submit_all(
         };
         let index = ids.len();
         // A refused prompt drops the streams before it, which aborts them.
-        match &calling {
+        match calling(served, generation, index) {
             None => {
                 let stream = engine.submit(request)?;
                 ids.push(stream.id());
@@ -58,7 +57,7 @@ pub(super) fn submit_all(
                 let request = calling.prepare(GenerateRequest { group, ..request });
                 let stream = engine.submit(request.clone())?;
                 ids.push(stream.id());
-                let stream = calling.clone().events(request, stream);
+                let stream = calling.events(request, stream);
                 events.push(stream.map(move |event| (index, event)).boxed());
             }
         }
@@ -66,13 +65,13 @@ pub(super) fn submit_all(
     Ok((events, ids))
 }
 
-/// How answers call code, if they may. A prompt that is only read has no answers.
-fn calling(served: &Served, generation: &Generation) -> Option<Calling> {
+/// How the answers to a prompt call code, if they may. A prompt that is only read has no answers.
+fn calling(served: &Served, generation: &Generation, prompt: usize) -> Option<Calling> {
     let params = &generation.params;
-    let tool = generation.code.as_ref().filter(|_| params.max_tokens > 0)?;
+    let code = generation.code.as_ref().filter(|_| params.max_tokens > 0)?;
     Some(Calling {
         engine: served.engine.clone(),
-        tool: Arc::clone(tool),
+        tool: Arc::clone(&code.tool),
         rules: TextRules {
             tokenizer: served.tokenizer.clone(),
             stops: generation.stops.clone(),
@@ -82,7 +81,10 @@ fn calling(served: &Served, generation: &Generation) -> Option<Calling> {
             min_tokens: params.min_tokens,
         },
         constraint: generation.shape.constraint.clone(),
-        prefix: Prefix::default(),
+        prefix: Prefix {
+            before: code.before.get(prompt).cloned().unwrap_or_default(),
+            ..Prefix::default()
+        },
         step: None,
     })
 }

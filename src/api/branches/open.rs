@@ -146,7 +146,7 @@ fn check(generation: &Generation) -> Result<(), ApiError> {
 fn session_bytes(policy: &EnginePolicy, question: &str) -> usize {
     let token_ids = policy.prompt_token_ids.len() + policy.prediction.len();
     let stops = policy.stops.iter().map(String::len);
-    question.len() + token_ids * size_of::<u32>() + stops.sum::<usize>()
+    question.len() + policy.code_before.len() + token_ids * size_of::<u32>() + stops.sum::<usize>()
 }
 
 /// Takes the lease's length out of a body.

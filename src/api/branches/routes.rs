@@ -146,8 +146,11 @@ pub(in crate::api) async fn generate(
 /// What a node holds.
 fn node_bytes(path: &[u32], continuation: &Continuation) -> usize {
     let state = continuation.hidden_state.as_ref();
+    let calls = continuation.inserted.iter().map(|it| &it.call);
+    let calls = calls.map(|call| call.code.len() + call.output.len());
     size_of::<Node>()
         + continuation.text.len()
+        + calls.sum::<usize>()
         + size_of::<u32>() * (path.len() + continuation.token_ids.len())
         + size_of::<f32>() * state.map_or(0, |state| state.len())
         + size_of_val(continuation.logprobs.as_slice())

@@ -225,7 +225,16 @@ fn tools(request: &ChatRequest) -> ToolFields {
         parallel_tool_calls: request.parallel_tool_calls,
         functions: request.functions.clone(),
         function_call: request.function_call.clone(),
+        continued: continued(request),
     }
+}
+
+/// The beginning of the answer, where the request has it.
+fn continued(request: &ChatRequest) -> Option<String> {
+    let last = request.messages.last();
+    let last = last.filter(|_| request.continue_final_message == Some(true));
+    let text = last.and_then(|message| message["content"].as_str());
+    text.map(str::to_owned)
 }
 
 fn reasoning(request: &ChatRequest) -> ReasoningFields {

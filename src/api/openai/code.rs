@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::api::error::ApiError;
-use crate::api::generation::Generation;
+use crate::api::generation::{CodeUse, Generation};
 use crate::api::served::Served;
 use crate::api::tenant::Tenant;
 use crate::tool::{CodeLimits, CodeTool};
@@ -21,6 +21,16 @@ const LEAST_TIMEOUT_MS: u64 = 100;
 pub(super) struct CodeSpec {
     pub at: String,
     pub limits: CodeLimits,
+    /// See [`CodeUse::before`].
+    pub before: Vec<String>,
+}
+
+impl CodeSpec {
+    /// The same for answers that go on with these texts, one a prompt.
+    pub fn behind(self, before: impl IntoIterator<Item = String>) -> Self {
+        let before = before.into_iter().collect();
+        Self { before, ..self }
+    }
 }
 
 /// Reads the tool at `at`.
@@ -67,6 +77,7 @@ pub(super) fn spec(tool: &Map<String, Value>, at: &str) -> Result<CodeSpec, ApiE
     Ok(CodeSpec {
         at: at.to_owned(),
         limits,
+        before: Vec::new(),
     })
 }
 
@@ -112,8 +123,8 @@ pub(super) fn tool(
     served: &Served,
     spec: Option<CodeSpec>,
     tenant: Tenant,
-) -> Result<Option<Arc<CodeTool>>, ApiError> {
-    let Some(CodeSpec { at, limits }) = spec else {
+) -> Result<Option<CodeUse>, ApiError> {
+    let Some(CodeSpec { at, limits, before }) = spec else {
         return Ok(None);
     };
     let Some(python) = &served.rewards.python else {
@@ -124,7 +135,8 @@ pub(super) fn tool(
         return Err(ApiError::invalid(&at, message));
     };
     let runner = Arc::new(python.clone());
-    Ok(Some(Arc::new(CodeTool::new(limits, runner, tenant.0))))
+    let tool = Arc::new(CodeTool::new(limits, runner, tenant.0));
+    Ok(Some(CodeUse { tool, before }))
 }
 
 /// What a plain answer cannot do together with code.

@@ -141,11 +141,11 @@ fn prepare(
         params.prompt_logprobs = num_logprobs;
     }
     let code = code::of_completion(request.tools.as_deref())?;
-    let code = code::tool(served, code, tenant)?;
     let structured = request.structured().read()?;
     let shape = of_completion(served, &shared, structured, budget)?;
     let prompts = prompts(served, &request, &shared, budget)?;
     let decode = |ids: &Vec<u32>| served.tokenizer.decode(ids, shared.skip_special);
+    let code = code.map(|spec| spec.behind(prompts.iter().map(decode)));
     let echo = match echo {
         true => prompts.iter().map(decode).collect(),
         false => Vec::new(),
@@ -163,7 +163,7 @@ fn prepare(
         search: presets::requested(&shared)?,
         shared,
         shape,
-        code,
+        code: code::tool(served, code, tenant)?,
         echo,
         wire: Wire::Completions,
         question,

@@ -24,6 +24,8 @@ pub(super) struct ToolFields {
     /// What OpenAI had before `tools` and `tool_choice`.
     pub functions: Option<Vec<Value>>,
     pub function_call: Option<Value>,
+    /// The text that the answer goes on with.
+    pub continued: Option<String>,
 }
 
 /// What comes of them.
@@ -109,7 +111,9 @@ impl ToolFields {
         check_choice(&choice, &specs, &names)?;
         let plan = ToolPlan {
             is_legacy,
-            code: code.filter(|_| choice != ToolChoice::None),
+            code: code
+                .filter(|_| choice != ToolChoice::None)
+                .map(|spec| spec.behind(self.continued)),
             ..ToolPlan::default()
         };
         if specs.is_empty() || choice == ToolChoice::None {

@@ -189,6 +189,9 @@ impl SearchAnswer {
         let kept = self.num_kept(outcome);
         let reason = self.ended.unwrap_or(EndReason::Stop);
         let metrics = self.state.metrics();
+        for it in outcome.tree.nodes.iter().flat_map(|node| &node.inserted) {
+            metrics.code_called(it.call.status);
+        }
         metrics.finished(reason.name(), kept, self.run.started.elapsed());
         metrics.searched(
             self.run.spec.strategy.name(),

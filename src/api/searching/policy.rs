@@ -37,6 +37,8 @@ pub(in crate::api) fn policy_of(
         params.temperature = DEFAULT_TEMPERATURE;
     }
     let prompt_token_ids = prompts.pop().unwrap_or_default();
+    let (code, mut before) = code.map(|it| (it.tool, it.before)).unzip();
+    let before = before.get_or_insert_default();
     // An answer that fills the context has ended: nothing may be asked to follow it.
     let context = served.engine.config().max_model_len;
     let room = context.saturating_sub(prompt_token_ids.len()).max(1);
@@ -57,6 +59,7 @@ pub(in crate::api) fn policy_of(
         skip_special: shared.skip_special,
         visible: shape.reading.visible,
         code,
+        code_before: before.pop().unwrap_or_default(),
         tenant: tenant.0,
         cache_salt: tenant.cache_salt(shared.cache_salt.as_deref()),
         adapter: target.adapter_id(),

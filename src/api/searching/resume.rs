@@ -40,8 +40,8 @@ pub(super) fn identity(request: &SearchRequest, generation: &Generation) -> (Val
     if !generation.shape.asked.is_null() {
         sampling["structure"] = generation.shape.asked.clone();
     }
-    if let Some(tool) = &generation.code {
-        sampling["code_interpreter"] = limits_json(tool);
+    if let Some(code) = &generation.code {
+        sampling["code_interpreter"] = limits_json(&code.tool);
     }
     if let Some(adaptation) = &generation.adaptation {
         sampling["adaptation"] = json!(**adaptation);
@@ -125,8 +125,8 @@ pub(super) fn recording(
         refuse("search.resume has output of code outside of its steps".to_owned())
     })?;
     let recording = Recording::new(nodes);
-    if let Some(tool) = &generation.code {
-        recording.teach(tool);
+    if let Some(code) = &generation.code {
+        recording.teach(&code.tool);
     }
     Ok(recording)
 }
