@@ -1,10 +1,11 @@
 //! What may be run for a request, and what was.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::runner::{CodeRunner, Program, Ran};
@@ -84,6 +85,9 @@ impl CodeCall {
     }
 }
 
+/// What came of a block, once it is known: whoever calls it meanwhile waits for it.
+type Known = Arc<OnceCell<Arc<CodeCall>>>;
+
 /// The tool of one request: all of its choices and branches call it.
 #[derive(Debug)]
 pub struct CodeTool {
@@ -92,7 +96,7 @@ pub struct CodeTool {
     tenant: u64,
     /// What came of a block behind those before it. A search's branches write the same code often,
     /// and what is known from a trace is not run again.
-    known: Mutex<HashMap<u128, Arc<CodeCall>>>,
+    known: Mutex<HashMap<u128, Known>>,
 }
 
 impl CodeTool {
@@ -106,17 +110,31 @@ impl CodeTool {
     }
 
     /// Runs a block behind those that an answer has called before; `None` when the deadline came
-    /// first. Whoever stops waiting ends the program.
+    /// first. Whoever stops waiting ends the program; one that others wait for, too, is run again.
     pub async fn call(
         &self,
         earlier: &[Arc<CodeCall>],
         code: String,
         deadline: Option<Instant>,
     ) -> Option<Arc<CodeCall>> {
-        let key = key(earlier, &code);
-        if let Some(known) = self.known().get(&key) {
-            return Some(Arc::clone(known));
+        let known = self.known(key(earlier, &code));
+        let run = async || match self.run(earlier, code, deadline).await {
+            Some(call) if call.status != CallStatus::NotRun => Ok(call),
+            // What was not run may be run for the next one.
+            other => Err(other),
+        };
+        match known.get_or_try_init(run).await {
+            Ok(call) => Some(Arc::clone(call)),
+            Err(not_run) => not_run,
         }
+    }
+
+    async fn run(
+        &self,
+        earlier: &[Arc<CodeCall>],
+        code: String,
+        deadline: Option<Instant>,
+    ) -> Option<Arc<CodeCall>> {
         let earlier = earlier.iter().filter(|call| call.leaves_state());
         let program = Program {
             earlier: earlier.map(|call| call.code.clone()).collect(),
@@ -130,28 +148,22 @@ impl CodeTool {
             error,
             status,
         } = self.runner.run(program).await?;
-        let call = Arc::new(CodeCall {
+        Some(Arc::new(CodeCall {
             code,
             output: shown(&stdout, error.as_deref(), self.limits.max_output_bytes),
             status,
-        });
-        if status != CallStatus::NotRun {
-            self.remember(key, &call);
-        }
-        Some(call)
+        }))
     }
 
     /// Knows what came of a block in an earlier run.
     pub fn learn(&self, earlier: &[Arc<CodeCall>], call: &Arc<CodeCall>) {
-        self.remember(key(earlier, &call.code), call);
+        // The first one counts.
+        let _ = self.known(key(earlier, &call.code)).set(Arc::clone(call));
     }
 
-    fn remember(&self, key: u128, call: &Arc<CodeCall>) {
-        self.known().entry(key).or_insert_with(|| Arc::clone(call));
-    }
-
-    fn known(&self) -> MutexGuard<'_, HashMap<u128, Arc<CodeCall>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self, key: u128) -> Known {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(known.entry(key).or_default())
     }
 }
 
@@ -193,7 +205,12 @@ mod tests {
                 error,
                 status,
             };
-            async { Some(ran) }.boxed()
+            async {
+                // Others have their turn.
+                tokio::task::yield_now().await;
+                Some(ran)
+            }
+            .boxed()
         }
     }
 
@@ -225,6 +242,17 @@ mod tests {
             .unwrap();
         assert_eq!(runner.0.lock().unwrap().len(), 6);
         assert_eq!(tool.call(&[], "deadline".to_owned(), None).await, None);
+        // Who calls the same at the same time waits for one program.
+        let both = tokio::join!(
+            tool.call(&[], "d".to_owned(), None),
+            tool.call(&[], "d".to_owned(), None)
+        );
+        assert!(Arc::ptr_eq(&both.0.unwrap(), &both.1.unwrap()));
+        let num_runs = |code: &str| {
+            let runs = runner.0.lock().unwrap();
+            runs.iter().filter(|it| it.as_str() == code).count()
+        };
+        assert_eq!(num_runs(">d"), 1);
         let learnt = Arc::new(CodeCall {
             code: "c".to_owned(),
             output: "learnt".to_owned(),
