@@ -246,6 +246,6 @@ pub(in crate::api) struct Usage {
     /// branches.
     pub num_reasoning_tokens: usize,
     pub drafts: DraftCounts,
-    /// Tokens that code printed into the answers, where code may be called. They were not generated.
+    /// Tokens that code printed into the answers, where it may be called: nobody generated them.
     pub num_tool_output_tokens: Option<usize>,
 }
