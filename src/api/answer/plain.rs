@@ -49,7 +49,7 @@ pub(super) struct PlainAnswer {
     /// Tokens that end a choice.
     end_token_ids: Vec<u32>,
     choices: Vec<Choice>,
-    /// Whether the answers may call code: the engine itself ends those then that a stop string ends.
+    /// Whether the answers may call code: then the engine itself ends what a stop string ends.
     calls_code: bool,
     times: TokenTimes,
     usage: Usage,
