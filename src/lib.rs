@@ -9,6 +9,7 @@ pub mod model;
 pub mod reward;
 pub mod search;
 pub mod text;
+pub mod tool;
 pub mod trace;
 pub mod train;
 pub mod work;

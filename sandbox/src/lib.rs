@@ -32,6 +32,11 @@ mod runner;
     not(target_os = "linux"),
     allow(dead_code, reason = "nothing runs there")
 )]
+mod session;
+#[cfg_attr(
+    not(target_os = "linux"),
+    allow(dead_code, reason = "nothing runs there")
+)]
 mod tests_program;
 #[cfg(not(target_os = "linux"))]
 mod unsupported;
@@ -49,6 +54,7 @@ pub use exec::{ExecError, exec_from_args};
 pub use policy::protections;
 #[cfg(target_os = "linux")]
 pub use runner::Sandbox;
+pub use session::{Block, BlockOutcome};
 pub use tests_program::{TestReport, tests_program};
 #[cfg(not(target_os = "linux"))]
 pub use unsupported::{

@@ -11,7 +11,10 @@ use super::policy::{Policy, protections};
 use super::pump::{Ending, Until, pump};
 use super::python::{ARGUMENTS, Python};
 use super::tests_program::{REPORT_BYTES_A_TEST, TEST_TIME, read_report, tests_program};
-use super::{Cancel, Limits, Protections, RunError, RunOutcome, SUBCOMMAND, Status, TestReport};
+use super::{
+    Block, BlockOutcome, Cancel, Limits, Protections, RunError, RunOutcome, SUBCOMMAND, Status,
+    TestReport,
+};
 
 const TRIAL_BYTES: usize = 4096;
 /// Starting a process is what every other protection leans on. Then it starts one thread more than
@@ -40,8 +43,7 @@ os._exit(0)
 #[derive(Clone, Copy)]
 struct Call<'a> {
     program: &'a str,
-    /// Kept of stdout and of stderr.
-    output_bytes: usize,
+    limits: Limits,
     /// The program gets a descriptor for what nobody reads.
     has_sink: bool,
 }
@@ -88,7 +90,10 @@ impl Sandbox {
         let program = TRIAL.replace("LIMIT", &limit.to_string());
         let call = Call {
             program: &program,
-            output_bytes: TRIAL_BYTES,
+            limits: Limits {
+                output_bytes: TRIAL_BYTES,
+                ..self.limits
+            },
             has_sink: false,
         };
         let trial = self.call(call, &Cancel::new());
@@ -132,7 +137,7 @@ impl Sandbox {
     pub fn run(&self, program: &str) -> Result<RunOutcome, RunError> {
         let call = Call {
             program,
-            output_bytes: self.limits.output_bytes,
+            limits: self.limits,
             has_sink: false,
         };
         self.call(call, &Cancel::new())
@@ -155,16 +160,35 @@ impl Sandbox {
         let report_bytes = REPORT_BYTES_A_TEST * tokens.len();
         let call = Call {
             program: &program,
-            output_bytes: self.limits.output_bytes.max(report_bytes),
+            limits: Limits {
+                output_bytes: self.limits.output_bytes.max(report_bytes),
+                ..self.limits
+            },
             has_sink: true,
         };
         let outcome = self.call(call, cancel)?;
         Ok(read_report(&outcome, tests, &tokens))
     }
 
+    /// Runs a block of a session within the sandbox's limits and its own.
+    pub fn run_block(&self, block: &Block<'_>, cancel: &Cancel) -> Result<BlockOutcome, RunError> {
+        let program = block.program();
+        let call = Call {
+            program: &program,
+            limits: Limits {
+                wall: block.wall.min(self.limits.wall),
+                cpu_seconds: block.cpu_seconds(),
+                output_bytes: block.output_bytes,
+                ..self.limits
+            },
+            has_sink: true,
+        };
+        Ok(block.read(self.call(call, cancel)?))
+    }
+
     fn call(&self, call: Call<'_>, cancel: &Cancel) -> Result<RunOutcome, RunError> {
         let token = random_token().map_err(RunError::Spawn)?;
-        let orders = self.orders(token, call.has_sink);
+        let orders = self.orders(token, &call);
         let started = Instant::now();
         let child = Command::new(&self.exe)
             .arg(SUBCOMMAND)
@@ -175,11 +199,11 @@ impl Sandbox {
             .spawn()
             .map_err(|error| RunError::Spawn(format!("{}: {error}", self.exe.display())))?;
         let until = Until {
-            deadline: started + self.limits.wall,
+            deadline: started + call.limits.wall,
             cancel,
         };
-        let ended =
-            pump(child, call.program.as_bytes(), call.output_bytes, until).map_err(spawn_error)?;
+        let (program, output_bytes) = (call.program.as_bytes(), call.limits.output_bytes);
+        let ended = pump(child, program, output_bytes, until).map_err(spawn_error)?;
         let stderr = String::from_utf8_lossy(&ended.stderr.bytes).into_owned();
         if let Some(message) = stderr.strip_prefix(&orders.token) {
             return Err(RunError::Spawn(message.trim().to_owned()));
@@ -196,7 +220,7 @@ impl Sandbox {
         })
     }
 
-    fn orders(&self, token: String, has_sink: bool) -> Orders {
+    fn orders(&self, token: String, call: &Call<'_>) -> Orders {
         let mut command = vec![self.python.exe.clone().into_os_string()];
         command.extend(ARGUMENTS.map(Into::into));
         let mut readable = self.python.readable.clone();
@@ -207,14 +231,14 @@ impl Sandbox {
         Orders {
             token,
             parent: std::process::id(),
-            nice: self.limits.nice,
+            nice: call.limits.nice,
             isolation: Some(self.isolation),
-            has_sink,
+            has_sink: call.has_sink,
             policy: Policy {
-                cpu_seconds: self.limits.cpu_seconds,
-                memory_bytes: self.limits.memory_bytes,
+                cpu_seconds: call.limits.cpu_seconds,
+                memory_bytes: call.limits.memory_bytes,
                 max_threads: match self.isolation.counts_threads() {
-                    true => self.limits.max_threads,
+                    true => call.limits.max_threads,
                     false => 1,
                 },
                 readable,

@@ -118,7 +118,7 @@ pub fn tests_program(
 }
 
 /// `text` as a Python string on one line.
-fn push_literal(program: &mut String, text: &str) {
+pub(super) fn push_literal(program: &mut String, text: &str) {
     program.push('"');
     for char in text.chars() {
         match char {

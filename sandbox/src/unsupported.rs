@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::{ConfinedError, ConfinedInput, Limits, Protections, RunError, RunOutcome, TestReport};
+use super::{
+    Block, BlockOutcome, ConfinedError, ConfinedInput, Limits, Protections, RunError, RunOutcome,
+    TestReport,
+};
 
 #[derive(Debug, thiserror::Error)]
 #[error("running programs needs Linux")]
@@ -106,6 +109,10 @@ impl Sandbox {
     }
 
     pub fn run(&self, _program: &str) -> Result<RunOutcome, RunError> {
+        match self.0 {}
+    }
+
+    pub fn run_block(&self, _block: &Block<'_>, _: &Cancel) -> Result<BlockOutcome, RunError> {
         match self.0 {}
     }
 

@@ -156,6 +156,8 @@ impl Ask {
             include_stop: false,
             skip_special: true,
             visible: Vec::new(),
+            code: None,
+            code_before: String::new(),
             tenant: 0,
             cache_salt: 0,
             adapter: None,

@@ -13,6 +13,7 @@ use super::tenant::Tenant;
 use super::wire::Wire;
 use crate::engine::{AdaptationConfig, Media, SamplingParams};
 use crate::search::{BranchConstraint, SearchRequest};
+use crate::tool::CodeTool;
 
 /// A checked request, whatever format it came in.
 pub(super) struct Generation {
@@ -26,6 +27,8 @@ pub(super) struct Generation {
     pub adaptation: Option<Arc<AdaptationConfig>>,
     pub shared: SharedParams,
     pub shape: Shape,
+    /// Runs the Python that the answers have.
+    pub code: Option<CodeUse>,
     pub search: Option<SearchRequest>,
     /// The prompts' texts when they are to be echoed.
     pub echo: Vec<String>,
@@ -38,6 +41,14 @@ pub(super) struct Generation {
     pub source: Value,
     pub tenant: Tenant,
     pub deadline: Deadline,
+}
+
+/// How a request's answers call code.
+#[derive(Debug)]
+pub(super) struct CodeUse {
+    pub tool: Arc<CodeTool>,
+    /// By prompt: its text, where the answer goes on with it. A block may begin there.
+    pub before: Vec<String>,
 }
 
 /// What an answer must look like, and how its text is read.

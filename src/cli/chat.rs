@@ -14,9 +14,11 @@ use tokio::net::TcpListener;
 
 use super::chat_search::{self, SearchProgress};
 use super::engine_args::EngineArgs;
+use super::programs::python_runner;
 use super::{interrupt, setup, terminal};
 use crate::api::{AppState, ServerConfig, serve};
 use crate::model::catalogue::{DEFAULT_MODEL, home};
+use crate::reward::{Programs, default_parallel};
 
 const HELP: &str = "\
 /clear   forget the conversation      /system TEXT   set the system message
@@ -40,6 +42,10 @@ pub struct ChatArgs {
     // The help names all strategies.
     #[arg(long, value_name = "STRATEGY", help = super::chat_search::help())]
     pub search: Option<String>,
+    /// Let the model compute: the server runs the Python that it writes (a server that runs already
+    /// needs --allow-code-execution)
+    #[arg(long)]
+    pub code: bool,
     /// Draw the searched tree after the answer
     #[arg(long, requires = "search")]
     pub show_tree: bool,
@@ -76,7 +82,7 @@ pub(super) fn run(args: &ChatArgs) -> anyhow::Result<()> {
                 .model
                 .clone()
                 .unwrap_or_else(|| DEFAULT_MODEL.to_owned());
-            let address = start_server(&runtime, &model)?;
+            let address = start_server(&runtime, &model, args.code)?;
             (format!("http://{address}"), setup::model_name(&model))
         }
     };
@@ -100,7 +106,11 @@ pub(super) fn run(args: &ChatArgs) -> anyhow::Result<()> {
 }
 
 /// A server on a free port of this process.
-fn start_server(runtime: &tokio::runtime::Runtime, model: &str) -> anyhow::Result<SocketAddr> {
+fn start_server(
+    runtime: &tokio::runtime::Runtime,
+    model: &str,
+    runs_code: bool,
+) -> anyhow::Result<SocketAddr> {
     #[derive(Parser)]
     struct Defaults {
         #[command(flatten)]
@@ -113,7 +123,12 @@ fn start_server(runtime: &tokio::runtime::Runtime, model: &str) -> anyhow::Resul
         served_model_names: vec![setup::model_name(model)],
         ..ServerConfig::default()
     });
-    state.set_served(setup::start(&engine)?);
+    // What can fail fast is tried before the model loads.
+    let programs = || Programs::new(default_parallel(), false);
+    let python = runs_code.then(|| python_runner(programs())).transpose()?;
+    let mut served = setup::start(&engine)?;
+    served.rewards.python = python;
+    state.set_served(served);
     // From here on Ctrl-C ends an answer.
     interrupt::leave_signals();
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
@@ -197,6 +212,9 @@ impl Session {
             "temperature": self.args.temperature,
             "max_tokens": self.args.max_tokens,
         });
+        if self.args.code {
+            body["tools"] = json!([{"type": "code_interpreter"}]);
+        }
         if let Some(search) = &self.args.search {
             body["search"] = chat_search::request(search, self.args.show_tree)?;
         }
@@ -234,6 +252,15 @@ impl Session {
     }
 }
 
+/// What the model did not write looks different.
+fn show(text: &str, is_tool_output: bool) -> std::io::Result<()> {
+    match is_tool_output {
+        true => print!("{}", terminal::dim_text(text)),
+        false => print!("{text}"),
+    }
+    std::io::stdout().flush()
+}
+
 async fn print_answer(
     response: reqwest::Response,
     started: Instant,
@@ -269,8 +296,7 @@ async fn print_answer(
                     progress.clear();
                 }
                 first.get_or_insert_with(Instant::now);
-                print!("{text}");
-                std::io::stdout().flush()?;
+                show(text, !event["choices"][0]["ponder_tool_outputs"].is_null())?;
                 answer.push_str(text);
             }
             let usage = &event["usage"];

@@ -17,6 +17,7 @@ mod models;
 mod output_args;
 mod phases;
 mod prm;
+mod programs;
 mod progress;
 mod remedy;
 mod secrets;

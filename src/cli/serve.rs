@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ponder_kernels::KvDtype;
-use ponder_sandbox::{Confined, ConfinedError, Limits, Sandbox};
 use tracing_subscriber::EnvFilter;
 
 use super::args::ServeArgs;
 use super::engine_args::EngineArgs;
 use super::identity::hash;
+use super::programs::{python_runner, schema_checker};
 use super::signals::wait_for_signal;
 use super::traces::args::TraceArgs;
 use super::{interrupt, prm, secrets, setup, terminal, value_adapters};
@@ -23,7 +23,7 @@ use crate::api::{
 use crate::engine::{Backend, Capability, Engine};
 use crate::model::encoder::is_encoder;
 use crate::model::{ModelFiles, Pooling};
-use crate::reward::{Calibration, Programs, PythonRunner, RewardServer, SchemaChecker, ValueHead};
+use crate::reward::{Calibration, Programs, RewardServer, ValueHead};
 use crate::trace::TraceStore;
 
 /// How long a model that still loads is waited for when the server ends.
@@ -216,30 +216,6 @@ fn load_calibration(path: Option<&Path>) -> anyhow::Result<Option<Arc<Calibratio
         anyhow::Ok(Arc::new(loaded))
     };
     path.map(load).transpose()
-}
-
-/// Stays this binary when the file is replaced.
-const OWN_BINARY: &str = "/proc/self/exe";
-
-fn python_runner(programs: Programs) -> anyhow::Result<PythonRunner> {
-    let sandbox = Sandbox::new(OWN_BINARY.into(), None, Limits::default());
-    let sandbox = sandbox.context("--allow-code-execution")?;
-    let held = sandbox.protections();
-    if !held.landlock && !held.own_files {
-        tracing::warn!(
-            "this system has neither landlock nor mount namespaces for this user: tested code cannot write or connect, but it can read what this user can"
-        );
-    }
-    Ok(PythonRunner::new(sandbox, programs))
-}
-
-/// `None` where processes cannot be limited.
-fn schema_checker(programs: Programs) -> anyhow::Result<Option<SchemaChecker>> {
-    match Confined::new(OWN_BINARY.into(), SchemaChecker::LIMITS) {
-        Ok(confined) => Ok(Some(SchemaChecker::new(confined, programs))),
-        Err(ConfinedError::Unsupported) => Ok(None),
-        Err(error) => Err(error).context("the process that checks JSON schemas"),
-    }
 }
 
 /// Requests name folders on this machine: the operator says where.

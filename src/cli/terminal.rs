@@ -10,8 +10,17 @@ pub(super) fn has_colours(stream: &impl IsTerminal) -> bool {
 
 /// A line for stderr that stands behind others.
 pub(super) fn dim(line: &str) -> String {
-    match has_colours(&std::io::stderr()) {
-        true => format!("\x1b[2m{line}\x1b[0m"),
-        false => line.to_owned(),
+    dimmed(line, has_colours(&std::io::stderr()))
+}
+
+/// A part of what is written to stdout that stands behind the rest.
+pub(super) fn dim_text(text: &str) -> String {
+    dimmed(text, has_colours(&std::io::stdout()))
+}
+
+fn dimmed(text: &str, has_colours: bool) -> String {
+    match has_colours {
+        true => format!("\x1b[2m{text}\x1b[0m"),
+        false => text.to_owned(),
     }
 }

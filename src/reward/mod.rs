@@ -44,7 +44,7 @@ pub use tokens::{ReadingKind, ScorerTokens};
 pub use value_head::{ValueHead, ValueHeadError, tensors as head_tensors};
 pub use value_model::{ValueModel, ValueModelParts, ValueModelScorer};
 pub use verifier::programs::{Programs, default_parallel};
-pub use verifier::python::PythonRunner;
+pub use verifier::python::{PythonBlock, PythonRunner};
 pub use verifier::schema::{CHECK_SCHEMA, SchemaChecker, check_schema};
 pub use votes::{Group, Votes, stays_ahead};
 pub use weighted::{OwnScores, Scored, Weighted};

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 
 use futures::future::{BoxFuture, FutureExt};
 
-use super::context::{Cut, Search};
+use super::context::Search;
+use super::cut::Cut;
 use super::improvement::{Scale, expected_improvement};
 use super::outcome::{SearchError, Stopped, is_whole};
 use super::strategy::{Defaults, Strategy};

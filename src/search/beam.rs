@@ -2,7 +2,8 @@
 
 use futures::future::{BoxFuture, FutureExt};
 
-use super::context::{Cut, Search};
+use super::context::Search;
+use super::cut::Cut;
 use super::outcome::{SearchError, is_whole};
 use super::spec::{SearchSpec, SpecError};
 use super::strategy::{Defaults, Strategy};

@@ -5,7 +5,8 @@
 
 use futures::future::{BoxFuture, FutureExt};
 
-use super::context::{Cut, Search};
+use super::context::Search;
+use super::cut::Cut;
 use super::improvement::{Scale, expected_improvement};
 use super::outcome::{SearchError, Stopped, is_whole};
 use super::spec::{SearchSpec, SpecError};

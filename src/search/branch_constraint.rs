@@ -1,15 +1,15 @@
 //! The constraint on the answers of a search, as it stands where each branch begins.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::engine::{ConstraintError, TokenConstraint, TokenId, constraint_after};
 
 /// States that are kept: a branch begins at most one step behind the state of another.
 const MOST_STATES: usize = 64;
 
-/// A constraint and the states that it reached in a search's tree.
-#[derive(Debug)]
-pub struct BranchConstraint(Mutex<States>);
+/// A constraint and the states that it reached in a search's tree. Clones share them.
+#[derive(Debug, Clone)]
+pub struct BranchConstraint(Arc<Mutex<States>>);
 
 #[derive(Debug)]
 struct States {
@@ -34,10 +34,10 @@ impl BranchConstraint {
             constraint,
             last_used: 0,
         };
-        Self(Mutex::new(States {
+        Self(Arc::new(Mutex::new(States {
             states: vec![start],
             num_asked: 0,
-        }))
+        })))
     }
 
     /// The constraint on what follows `prefix`.
@@ -82,7 +82,6 @@ impl States {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::confidence::ConfidenceRule;
+use super::cut::Cut;
 use super::event::SearchEvent;
+use super::inserted::pieces;
 use super::outcome::{SearchError, SearchOutcome, SearchStats, Stopped, is_whole, rank};
 use super::policy::{Continuation, End, Expansion, Policy};
 use super::recording::Recording;
@@ -16,42 +17,6 @@ use super::step::StepRule;
 use super::tree::{NodeId, ScoreKey, Tree};
 use crate::engine::EngineError;
 use crate::reward::{Calibration, OwnScores, Scorer, Weighted};
-
-/// Where the samples of an expansion end.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Cut<'s> {
-    /// With the answer.
-    Never,
-    /// After one step.
-    AfterStep(&'s StepRule),
-    /// With the answer, but the ends of its steps are noted.
-    NoteSteps(&'s StepRule),
-    /// With the answer, or where its confidence falls below the rule's limit.
-    Unsure(ConfidenceRule),
-}
-
-impl Cut<'_> {
-    fn step(&self) -> Option<&StepRule> {
-        match self {
-            Self::AfterStep(rule) => Some(rule),
-            Self::Never | Self::NoteSteps(_) | Self::Unsure(_) => None,
-        }
-    }
-
-    fn noted_step(&self) -> Option<&StepRule> {
-        match self {
-            Self::NoteSteps(rule) => Some(rule),
-            Self::Never | Self::AfterStep(_) | Self::Unsure(_) => None,
-        }
-    }
-
-    fn confidence(&self) -> Option<ConfidenceRule> {
-        match self {
-            Self::Unsure(rule) => Some(*rule),
-            Self::Never | Self::AfterStep(_) | Self::NoteSteps(_) => None,
-        }
-    }
-}
 
 /// The time that budgets count: a runtime's own, which tests may hold still.
 pub(super) fn now() -> Instant {
@@ -301,7 +266,7 @@ impl<'a> Search<'a> {
         let new = new.filter(|sample| is_whole(Some(sample.end)));
         let lengths = known
             .map(|node| node.num_tokens)
-            .chain(new.map(|sample| prefix + sample.token_ids.len()));
+            .chain(new.map(|sample| prefix + sample.num_own()));
         let (count, sum) = lengths.fold((0, 0), |(count, sum), len| (count + 1, sum + len));
         let expected = match count {
             0 => self.policy.max_tokens(),
@@ -363,12 +328,14 @@ impl<'a> Search<'a> {
         if self.has_answer() {
             return;
         }
-        let text = self.tree.text(self.tree.common_ancestor(branches));
+        let common = self.tree.common_ancestor(branches);
+        let text = self.tree.text(common);
         if let Some(news) = text.get(self.num_agreed..)
             && !news.is_empty()
         {
             self.send(SearchEvent::Agreed {
                 text: news.to_owned(),
+                pieces: pieces(&text, &self.tree.inserted(common), self.num_agreed),
             });
             self.num_agreed = text.len();
         }

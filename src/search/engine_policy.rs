@@ -8,16 +8,21 @@ use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{BoxStream, SelectAll, StreamExt};
 
 use super::branch_constraint::BranchConstraint;
+use super::calling::{Calling, CodeEvent, Prefix};
 use super::confidence::CONFIDENCE_TOP_K;
 use super::context::now;
+use super::engine_running::{EngineRunning, Sample};
+use super::inserted::{Inserted, own_tokens};
 use super::outcome::SearchError;
-use super::policy::{Continuation, End, Expansion, Finished, Policy, Running, StepEnd};
+use super::policy::{Expansion, Policy, Running};
+use super::step::{MAX_NOTED_STEPS, StepRule, StepWatcher};
 use crate::engine::{
-    AdaptationConfig, AdaptationReport, AdapterId, Engine, EngineError, FinishReason,
-    GenerateRequest, GroupId, RequestStream, SamplingParams, SharedDrafts, Speculative, Steering,
-    StreamEvent, TokenBudget, TokenId, TokenLogprobs, TokenWatcher, Watch,
+    AdaptationConfig, AdaptationReport, AdapterId, Engine, EngineError, GenerateRequest, GroupId,
+    RequestStream, SamplingParams, SharedDrafts, Speculative, Steering, StreamEvent, TokenBudget,
+    TokenId, TokenWatcher, Watch,
 };
 use crate::text::Tokenizer;
+use crate::tool::CodeTool;
 
 /// How long an expansion waits before it tries again to enter a full queue.
 const RETRY: Duration = Duration::from_millis(20);
@@ -36,6 +41,10 @@ pub struct EnginePolicy {
     pub skip_special: bool,
     /// Special tokens whose texts are shown all the same: marks of thoughts and calls.
     pub visible: Vec<TokenId>,
+    /// Runs the blocks of Python that the policy writes.
+    pub code: Option<Arc<CodeTool>>,
+    /// The end of the prompt, as far as the answer goes on with it: a block may begin there.
+    pub code_before: String,
     /// Who asks.
     pub tenant: u64,
     pub cache_salt: u64,
@@ -92,18 +101,13 @@ impl EnginePolicy {
     }
 
     fn request(&self, expansion: &Expansion) -> Result<GenerateRequest, EngineError> {
+        let own = own_tokens(&expansion.prefix, &expansion.inserted);
         let constraint = self.constraint.as_ref();
-        let constraint = constraint.map(|constraint| constraint.after(&expansion.prefix));
+        let constraint = constraint.map(|constraint| constraint.after(&own));
         let constraint = constraint.transpose();
         let constraint = constraint.map_err(|error| EngineError::Constraint(error.0))?;
-        let end = expansion.step.clone().map(|rule| (rule, Watch::End));
-        let noted = expansion.noted_step.clone();
-        let step = end.or(noted.map(|rule| (rule, Watch::Tap)));
-        let watcher = self.watcher(expansion, step);
-        let left = self
-            .params
-            .max_tokens
-            .saturating_sub(expansion.prefix.len());
+        let watcher = self.watcher(expansion, step_of(expansion));
+        let left = self.params.max_tokens.saturating_sub(own.len());
         let wanted = self.params.logprobs.unwrap_or(0);
         let num_logprobs = match expansion.confidence {
             Some(_) => wanted.max(CONFIDENCE_TOP_K),
@@ -111,10 +115,7 @@ impl EnginePolicy {
         };
         let params = SamplingParams {
             max_tokens: left.max(1),
-            min_tokens: self
-                .params
-                .min_tokens
-                .saturating_sub(expansion.prefix.len()),
+            min_tokens: self.params.min_tokens.saturating_sub(own.len()),
             logprobs: Some(num_logprobs),
             ..self.params.clone()
         };
@@ -136,6 +137,42 @@ impl EnginePolicy {
             prediction: self.prediction.clone(),
             ..GenerateRequest::new(prompt, params)
         })
+    }
+
+    /// Starts an expansion; where its samples may call code, their calls are among the events.
+    async fn begin(
+        &self,
+        index: usize,
+        expansion: &Expansion,
+    ) -> Result<BoxStream<'static, (usize, CodeEvent)>, EngineError> {
+        let request = self.request(expansion)?;
+        let Some(tool) = &self.code else {
+            let events = self.submit(request).await?.numbered(index);
+            return Ok(events
+                .map(|(at, event)| (at, CodeEvent::Engine(event)))
+                .boxed());
+        };
+        let calling = Calling {
+            engine: self.engine.clone(),
+            tool: Arc::clone(tool),
+            rules: self.text_rules(),
+            constraint: self.constraint.clone(),
+            prefix: Prefix {
+                own: own_tokens(&expansion.prefix, &expansion.inserted),
+                before: self.code_before.clone(),
+                text: expansion.own_text().to_owned(),
+                calls: expansion
+                    .inserted
+                    .iter()
+                    .map(|it| Arc::clone(&it.call))
+                    .collect(),
+            },
+            step: step_of(expansion),
+            confidence: expansion.confidence,
+        };
+        let stream = self.submit(request.clone()).await?;
+        let events = calling.events(request, stream);
+        Ok(events.map(move |event| (index, event)).boxed())
     }
 
     /// Enters the queue; when it is full, only the search's first samples are refused, and the others at the deadline.
@@ -165,26 +202,11 @@ impl Policy for EnginePolicy {
             let mut events = SelectAll::new();
             let mut samples = Vec::new();
             for (index, expansion) in expansions.iter().enumerate() {
-                let stream = self.submit(self.request(expansion)?).await?;
-                events.push(stream.numbered(index));
-                samples.extend((0..expansion.n).map(|sample| Sample {
-                    expansion: index,
-                    index: sample,
-                    token_ids: Vec::new(),
-                    logprobs: Vec::new(),
-                    taps: Vec::new(),
-                    finished: None,
-                    is_returned: false,
-                }));
+                events.push(self.begin(index, expansion).await?);
+                samples.extend((0..expansion.n).map(|sample| Sample::new(index, sample)));
             }
-            let running: Box<dyn Running + '_> = Box::new(EngineRunning {
-                policy: self,
-                expansions,
-                events,
-                samples,
-                is_stopped: false,
-            });
-            Ok(running)
+            let running = EngineRunning::new(self, expansions, events, samples);
+            Ok(Box::new(running) as Box<dyn Running + '_>)
         }
         .boxed()
     }
@@ -194,18 +216,32 @@ impl Policy for EnginePolicy {
         token_ids.iter().map(|id| detokenizer.push(*id)).collect()
     }
 
-    fn step_ends(&self, source: &Expansion, token_ids: &[TokenId]) -> Vec<usize> {
+    fn step_ends(
+        &self,
+        source: &Expansion,
+        token_ids: &[TokenId],
+        inserted: &[Inserted],
+    ) -> Vec<usize> {
         let Some(rule) = source.noted_step.clone() else {
             return Vec::new();
         };
-        let mut watcher = self.watcher(source, Some((rule, Watch::Tap)));
-        let taps = token_ids
-            .iter()
-            .map(|id| watcher.push(*id, None) == Watch::Tap);
-        let ends = taps
-            .zip(1..)
-            .filter_map(|(is_end, len)| is_end.then_some(len));
-        ends.filter(|len| *len < token_ids.len()).collect()
+        let step = Some((rule, Watch::Tap));
+        let mut watcher = self.watcher(source, step.clone());
+        let (mut ends, mut from, mut num_own) = (Vec::new(), 0, source.num_own());
+        for it in inserted {
+            let own = &token_ids[from..it.tokens.start];
+            ends.extend(taps(&mut watcher, own).map(|len| from + len));
+            // The step in which code ran ends behind its output.
+            ends.pop_if(|end| *end == it.tokens.start);
+            ends.push(it.tokens.end);
+            from = it.tokens.end;
+            num_own += own.len();
+            watcher = self.text_rules().watcher_behind(num_own, step.clone());
+        }
+        ends.extend(taps(&mut watcher, &token_ids[from..]).map(|len| from + len));
+        ends.truncate(MAX_NOTED_STEPS);
+        ends.retain(|end| *end < token_ids.len());
+        ends
     }
 
     fn num_tokens(&self) -> u64 {
@@ -229,164 +265,15 @@ impl Policy for EnginePolicy {
     }
 }
 
-struct Sample {
-    expansion: usize,
-    index: usize,
-    token_ids: Vec<TokenId>,
-    logprobs: Vec<TokenLogprobs>,
-    /// Tapped hidden states, each with the number of tokens up to its own.
-    taps: Vec<(usize, Vec<f32>)>,
-    finished: Option<FinishReason>,
-    is_returned: bool,
+/// Where an expansion's step ends, and what that means.
+fn step_of(expansion: &Expansion) -> Option<(StepRule, Watch)> {
+    let end = expansion.step.clone().map(|rule| (rule, Watch::End));
+    let noted = expansion.noted_step.clone();
+    end.or(noted.map(|rule| (rule, Watch::Tap)))
 }
 
-struct EngineRunning<'a> {
-    policy: &'a EnginePolicy,
-    expansions: Vec<Expansion>,
-    events: SelectAll<BoxStream<'static, (usize, StreamEvent)>>,
-    samples: Vec<Sample>,
-    is_stopped: bool,
-}
-
-impl EngineRunning<'_> {
-    /// The shortest finished sample, once no running one can still end with as few tokens.
-    fn ready(&self) -> Option<usize> {
-        let is_waiting = |sample: &&Sample| sample.finished.is_some() && !sample.is_returned;
-        let (at, first) = self
-            .samples
-            .iter()
-            .enumerate()
-            .filter(|(_, sample)| is_waiting(sample))
-            .min_by_key(|(at, sample)| (sample.token_ids.len(), *at))?;
-        let len = first.token_ids.len();
-        let is_behind =
-            |sample: &Sample| sample.finished.is_none() && sample.token_ids.len() <= len;
-        (!self.samples.iter().any(is_behind)).then_some(at)
-    }
-
-    fn finish(&mut self, at: usize) -> Finished {
-        let sample = &mut self.samples[at];
-        sample.is_returned = true;
-        let token_ids = std::mem::take(&mut sample.token_ids);
-        let mut logprobs = std::mem::take(&mut sample.logprobs);
-        let taps = std::mem::take(&mut sample.taps);
-        let reason = sample.finished.unwrap_or(FinishReason::Abort);
-        let (expansion, index) = (sample.expansion, sample.index);
-        let source = &self.expansions[expansion];
-        let (text, hits_stop) = self.policy.text(source, &token_ids);
-        let num_tokens = source.prefix.len() + token_ids.len();
-        let measured = source.confidence.map(|rule| rule.measure(&logprobs));
-        let (confidence, is_unsure) = measured.unwrap_or_default();
-        // What only the confidence is made of is not the client's.
-        for token in &mut logprobs {
-            token.top.truncate(self.policy.params.logprobs.unwrap_or(0));
-        }
-        let end = match reason {
-            FinishReason::Eos | FinishReason::StopToken(_) => End::Stop,
-            FinishReason::Watcher => match &source.step {
-                Some(_) if !hits_stop => End::Step,
-                None if !hits_stop && is_unsure => End::Unsure,
-                _ => End::Stop,
-            },
-            FinishReason::Length => End::Length,
-            FinishReason::Abort
-            | FinishReason::Deadline
-            | FinishReason::Budget
-            | FinishReason::Pooled => End::Cut,
-        };
-        let state_at = |at: usize| {
-            let found = taps.iter().find(|(position, _)| *position == at);
-            found.map(|(_, state)| Arc::from(state.as_slice()))
-        };
-        let hidden_state = state_at(token_ids.len());
-        let step_ends = self.policy.step_ends(source, &token_ids).into_iter();
-        let step_ends = step_ends.map(|num_tokens| StepEnd {
-            num_tokens,
-            hidden_state: state_at(num_tokens),
-        });
-        let step_ends = step_ends.collect();
-        // A step that ends where the answer must end is the last one.
-        let end = if end == End::Step && num_tokens >= self.policy.params.max_tokens {
-            End::Length
-        } else {
-            end
-        };
-        Finished {
-            expansion,
-            index,
-            continuation: Continuation {
-                token_ids,
-                text,
-                end,
-                logprobs,
-                hidden_state,
-                step_ends,
-                confidence,
-            },
-        }
-    }
-
-    fn take(&mut self, expansion: usize, event: StreamEvent) -> Result<(), SearchError> {
-        let first = self.expansions[..expansion]
-            .iter()
-            .map(|e| e.n)
-            .sum::<usize>();
-        match event {
-            StreamEvent::PromptDone {
-                num_cached_tokens, ..
-            } => {
-                let _ = self.policy.num_cached_tokens.set(num_cached_tokens);
-            }
-            StreamEvent::Token {
-                index,
-                token_id,
-                logprobs,
-                hidden_state,
-            } => {
-                let sample = &mut self.samples[first + index];
-                sample.token_ids.push(token_id);
-                sample.logprobs.extend(logprobs);
-                let at = sample.token_ids.len();
-                sample.taps.extend(hidden_state.map(|state| (at, state)));
-            }
-            StreamEvent::Finished {
-                index,
-                reason,
-                drafts,
-            } => {
-                self.policy.drafts.add(drafts);
-                self.samples[first + index].finished = Some(reason);
-            }
-            StreamEvent::Pooled { .. } | StreamEvent::Adapted { .. } => {}
-            StreamEvent::Error(error) => return Err(error.into()),
-        }
-        Ok(())
-    }
-}
-
-impl Running for EngineRunning<'_> {
-    fn next(&mut self) -> BoxFuture<'_, Option<Result<Finished, SearchError>>> {
-        async move {
-            loop {
-                if self.is_stopped {
-                    return None;
-                }
-                if let Some(at) = self.ready() {
-                    return Some(Ok(self.finish(at)));
-                }
-                let (expansion, event) = self.events.next().await?;
-                if let Err(error) = self.take(expansion, event) {
-                    self.is_stopped = true;
-                    return Some(Err(error));
-                }
-            }
-        }
-        .boxed()
-    }
-
-    fn stop(&mut self) {
-        self.is_stopped = true;
-        // Dropping a stream aborts its request before the engine's next step.
-        self.events.clear();
-    }
+/// After how many of these tokens steps end.
+fn taps(watcher: &mut StepWatcher, own: &[TokenId]) -> impl Iterator<Item = usize> {
+    let watches = own.iter().zip(1..);
+    watches.filter_map(|(id, len)| (watcher.push(*id, None) == Watch::Tap).then_some(len))
 }

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::inserted::Piece;
 use super::tree::NodeId;
 
 /// One piece of progress.
@@ -28,5 +29,10 @@ pub enum SearchEvent {
     /// The best answer so far changed.
     Best { node: NodeId, value: f64 },
     /// All branches that are left begin with this text, which follows what was agreed before.
-    Agreed { text: String },
+    Agreed {
+        text: String,
+        /// The same, by who wrote it.
+        #[serde(skip)]
+        pieces: Vec<Piece>,
+    },
 }

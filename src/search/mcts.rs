@@ -5,7 +5,8 @@
 
 use futures::future::{BoxFuture, FutureExt};
 
-use super::context::{Cut, Search};
+use super::context::Search;
+use super::cut::Cut;
 use super::frontier::{Frontier, num_missing, steps};
 use super::outcome::{SearchError, best_by, is_whole};
 use super::strategy::{Defaults, Strategy};

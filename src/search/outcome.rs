@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::inserted::Inserted;
 use super::policy::End;
 use super::tree::{Node, NodeId, Tree};
 use crate::engine::{EngineError, TokenId, TokenLogprobs};
@@ -55,6 +56,8 @@ pub struct Ranked {
     pub node: NodeId,
     pub text: String,
     pub token_ids: Vec<TokenId>,
+    /// What of it the policy did not write.
+    pub inserted: Vec<Inserted>,
     pub logprobs: Vec<TokenLogprobs>,
     pub end: End,
     pub value: f64,
@@ -94,6 +97,7 @@ pub(super) fn rank(tree: &Tree, num_answers: usize) -> Vec<Ranked> {
         node,
         text: tree.text(node),
         token_ids: tree.token_ids(node),
+        inserted: tree.inserted(node),
         logprobs: tree.logprobs(node),
         end: tree.node(node).end.unwrap_or(End::Cut),
         value: tree.node(node).value,

@@ -6,7 +6,8 @@
 use futures::future::{BoxFuture, FutureExt};
 
 use super::beam::check_steps;
-use super::context::{Cut, Search};
+use super::context::Search;
+use super::cut::Cut;
 use super::outcome::SearchError;
 use super::policy::End;
 use super::spec::{SearchSpec, SpecError};

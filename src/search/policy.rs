@@ -6,6 +6,7 @@ use std::time::Instant;
 use futures::future::BoxFuture;
 
 use super::confidence::ConfidenceRule;
+use super::inserted::{Inserted, num_inserted};
 use super::outcome::SearchError;
 use super::step::StepRule;
 use crate::engine::{TokenId, TokenLogprobs};
@@ -16,6 +17,8 @@ pub struct Expansion {
     /// The answer so far.
     pub prefix: Vec<TokenId>,
     pub prefix_text: String,
+    /// What of it the policy did not write.
+    pub inserted: Vec<Inserted>,
     /// Key of the randomness; sample `i` draws with `[..branch_path, i]`.
     pub branch_path: Vec<u32>,
     pub n: usize,
@@ -27,6 +30,20 @@ pub struct Expansion {
     pub noted_step: Option<StepRule>,
     /// Measure each sample's confidence, and end those that lack it.
     pub confidence: Option<ConfidenceRule>,
+}
+
+impl Expansion {
+    /// Tokens of the prefix that the policy wrote.
+    pub fn num_own(&self) -> usize {
+        self.prefix.len() - num_inserted(&self.inserted)
+    }
+
+    /// What the policy wrote since the last insertion.
+    pub(super) fn own_text(&self) -> &str {
+        let last = self.inserted.last();
+        let start = last.map_or(0, |it| it.text.end);
+        self.prefix_text.get(start..).unwrap_or_default()
+    }
 }
 
 /// Why a sample ended.
@@ -58,8 +75,10 @@ pub struct Continuation {
     pub token_ids: Vec<TokenId>,
     /// Without stop strings.
     pub text: String,
+    /// What of it the policy did not write. It costs no tokens of a budget.
+    pub inserted: Vec<Inserted>,
     pub end: End,
-    /// One entry a token, under the model's unmodified logits.
+    /// One entry a token, under the model's unmodified logits; 0 where the policy did not write it.
     pub logprobs: Vec<TokenLogprobs>,
     pub hidden_state: Option<Arc<[f32]>>,
     /// Where its first steps end, when that was asked for: at most
@@ -69,10 +88,17 @@ pub struct Continuation {
     pub confidence: Option<f64>,
 }
 
+impl Continuation {
+    /// Tokens that the policy wrote.
+    pub fn num_own(&self) -> usize {
+        self.token_ids.len() - num_inserted(&self.inserted)
+    }
+}
+
 /// The end of a step in a whole answer.
 #[derive(Debug, Clone)]
 pub struct StepEnd {
-    /// Of the answer's tokens up to here, without the expansion's prefix.
+    /// Of the answer's tokens up to here, inserted ones among them, without the expansion's prefix.
     pub num_tokens: usize,
     pub hidden_state: Option<Arc<[f32]>>,
 }
@@ -109,7 +135,12 @@ pub trait Policy: Send + Sync {
     fn pieces(&self, token_ids: &[TokenId]) -> Vec<String>;
 
     /// After how many tokens of a sample its noted steps end, see [`Continuation::step_ends`].
-    fn step_ends(&self, source: &Expansion, token_ids: &[TokenId]) -> Vec<usize>;
+    fn step_ends(
+        &self,
+        source: &Expansion,
+        token_ids: &[TokenId],
+        inserted: &[Inserted],
+    ) -> Vec<usize>;
 
     /// Tokens generated so far, those of stopped samples included.
     fn num_tokens(&self) -> u64;

@@ -5,7 +5,8 @@
 use futures::future::{BoxFuture, FutureExt};
 
 use super::beam::check_steps;
-use super::context::{Cut, Search};
+use super::context::Search;
+use super::cut::Cut;
 use super::outcome::{SearchError, is_whole};
 use super::spec::{SearchSpec, SpecError};
 use super::strategy::{Defaults, Strategy};

@@ -2,16 +2,19 @@
 //! from the model. Keys of randomness make both the same tree as one run with the larger budget.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures::future::{BoxFuture, FutureExt};
 
+use super::inserted::{Inserted, num_inserted};
 use super::outcome::SearchError;
 use super::policy::{Continuation, End, Expansion, Finished, Policy, Running, StepEnd};
 use super::text_hash::TextHash;
 use super::tree::ScoreKey;
 use crate::engine::{TokenId, TokenLogprobs};
 use crate::reward::OwnScores;
+use crate::tool::{CodeCall, CodeLimits, CodeTool};
 
 /// A node of the earlier run, in its order: parents before children, the root first.
 #[derive(Debug, Clone)]
@@ -19,6 +22,8 @@ pub struct RecordedNode {
     pub parent: Option<usize>,
     pub token_ids: Vec<TokenId>,
     pub text: String,
+    /// What of it the policy did not write: parts of the node's own tokens and text.
+    pub inserted: Vec<Inserted>,
     pub end: Option<End>,
     /// Sum over the answer up to here.
     pub logprob: f64,
@@ -81,6 +86,30 @@ impl Recording {
         }
     }
 
+    /// What came of the code that the earlier run called: none of it runs again.
+    pub fn teach(&self, tool: &CodeTool) {
+        for (id, node) in self.nodes.iter().enumerate() {
+            if node.inserted.is_empty() {
+                continue;
+            }
+            let above = std::iter::successors(node.parent, |id| self.nodes[*id].parent);
+            let mut earlier: Vec<Arc<CodeCall>> = Vec::new();
+            for above in above {
+                let calls = self.nodes[above].inserted.iter().rev();
+                earlier.extend(calls.map(|it| Arc::clone(&it.call)));
+                // No answer has more.
+                if earlier.len() > CodeLimits::MOST_CALLS {
+                    break;
+                }
+            }
+            earlier.reverse();
+            for it in &self.nodes[id].inserted {
+                tool.learn(&earlier, &it.call);
+                earlier.push(Arc::clone(&it.call));
+            }
+        }
+    }
+
     /// The scores by text and whether the answer had ended.
     pub(super) fn scores(&self) -> HashMap<ScoreKey, OwnScores> {
         let mut hashes: Vec<TextHash> = Vec::with_capacity(self.nodes.len());
@@ -129,15 +158,32 @@ impl Recording {
         let token_ids: Vec<TokenId> = parts().flat_map(|n| n.token_ids.iter().copied()).collect();
         let first = own[0];
         let logprob = self.nodes[id].logprob - self.nodes[above(first)].logprob;
-        let mean = logprob / token_ids.len().max(1) as f64;
+        let mut inserted: Vec<Inserted> = Vec::new();
+        let (mut num_tokens, mut num_bytes) = (0, 0);
+        for node in parts() {
+            inserted.extend(
+                node.inserted
+                    .iter()
+                    .map(|it| it.moved(num_tokens, num_bytes)),
+            );
+            num_tokens += node.token_ids.len();
+            num_bytes += node.text.len();
+        }
+        let num_own = token_ids.len() - num_inserted(&inserted);
+        let mean = logprob / num_own.max(1) as f64;
+        let is_own = |at: &usize| !inserted.iter().any(|it| it.tokens.contains(at));
+        let logprobs = token_ids.iter().enumerate();
+        let logprobs =
+            logprobs.map(|(at, id)| logprob_of(*id, if is_own(&at) { mean } else { 0.0 }));
         Some(Continuation {
             // Only their sum is on record.
-            logprobs: token_ids.iter().map(|id| logprob_of(*id, mean)).collect(),
+            logprobs: logprobs.collect(),
             text: parts().map(|node| node.text.as_str()).collect(),
             end: self.nodes[id].end.unwrap_or(End::Step),
             hidden_state: None,
             step_ends: Vec::new(),
             confidence: self.nodes[id].confidence,
+            inserted,
             token_ids,
         })
     }
@@ -167,16 +213,18 @@ impl Policy for ReplayPolicy<'_> {
                 return self.policy.start(expansions).await;
             };
             for finished in &mut samples {
-                let (source, sample) =
-                    (&expansions[finished.expansion], &mut finished.continuation);
-                let ends = self.policy.step_ends(source, &sample.token_ids).into_iter();
-                let ends = ends.map(|num_tokens| StepEnd {
+                let source = &expansions[finished.expansion];
+                let sample = &mut finished.continuation;
+                let ends = self
+                    .policy
+                    .step_ends(source, &sample.token_ids, &sample.inserted);
+                let ends = ends.into_iter().map(|num_tokens| StepEnd {
                     num_tokens,
                     hidden_state: None,
                 });
                 sample.step_ends = ends.collect();
             }
-            let len = |finished: &Finished| finished.continuation.token_ids.len();
+            let len = |finished: &Finished| finished.continuation.num_own();
             // Where the budget ends inside of them, one run has them cut there, and which get how much is the
             // model's to say: the earlier run may have come here with more tokens left.
             if !self
@@ -197,8 +245,13 @@ impl Policy for ReplayPolicy<'_> {
         self.policy.pieces(token_ids)
     }
 
-    fn step_ends(&self, source: &Expansion, token_ids: &[TokenId]) -> Vec<usize> {
-        self.policy.step_ends(source, token_ids)
+    fn step_ends(
+        &self,
+        source: &Expansion,
+        token_ids: &[TokenId],
+        inserted: &[Inserted],
+    ) -> Vec<usize> {
+        self.policy.step_ends(source, token_ids, inserted)
     }
 
     fn num_tokens(&self) -> u64 {

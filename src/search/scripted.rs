@@ -1,14 +1,17 @@
 //! A policy for tests that continues answers as a function says. One character is one token.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::{BoxFuture, FutureExt};
 
+use super::inserted::Inserted;
 use super::outcome::SearchError;
 use super::policy::{Continuation, End, Expansion, Finished, Policy, Running, StepEnd};
 use super::step::MAX_NOTED_STEPS;
 use crate::engine::{TokenId, TokenLogprobs};
+use crate::tool::{BlockReader, CallStatus, CodeCall, output_text};
 
 /// What a sample is: text, and whether the answer ends with it. Gets the answer so far, the
 /// sample's branch path and whether a whole answer is wanted.
@@ -16,6 +19,8 @@ pub type Script = dyn Fn(&str, &[u32], bool) -> (String, bool) + Send + Sync;
 
 /// How confident a sample's token is: gets the sample's branch path and the token's place in it.
 pub type Confidence = dyn Fn(&[u32], usize) -> f32 + Send + Sync;
+/// What a block of Python shows.
+pub type ScriptedCode = dyn Fn(&str) -> String + Send + Sync;
 
 /// What scripts keep their answers below.
 const MAX_TOKENS: usize = 64;
@@ -29,6 +34,7 @@ pub struct ScriptedPolicy {
     seed: u64,
     delay: Duration,
     deadline: Option<Instant>,
+    code: Option<(usize, Box<ScriptedCode>)>,
 }
 
 impl ScriptedPolicy {
@@ -45,6 +51,7 @@ impl ScriptedPolicy {
             seed: 0,
             delay: Duration::ZERO,
             deadline: None,
+            code: None,
         }
     }
 
@@ -73,68 +80,142 @@ impl ScriptedPolicy {
         }
     }
 
-    /// The tokens of a text, up to that with which the expansion's rule ends it; the confidence,
-    /// and whether it did.
-    fn tokens(
-        &self,
-        expansion: &Expansion,
-        path: &[u32],
-        text: &str,
-    ) -> (Vec<TokenLogprobs>, Option<f64>, bool) {
-        let is_measured = expansion.confidence.is_some();
-        let token = |(at, c): (usize, char)| TokenLogprobs {
-            token_id: u32::from(c),
-            logprob: -0.5,
-            top: match is_measured {
-                true => vec![(u32::from(c), -(self.confidence)(path, at))],
-                false => Vec::new(),
-            },
-        };
-        let mut tokens: Vec<TokenLogprobs> = text.chars().enumerate().map(token).collect();
-        let Some(rule) = expansion.confidence else {
-            return (tokens, None, false);
-        };
-        let ends = (1..=tokens.len()).find(|len| rule.measure(&tokens[..*len]).1);
-        tokens.truncate(ends.unwrap_or(tokens.len()));
-        let (confidence, is_unsure) = rule.measure(&tokens);
-        (tokens, confidence, is_unsure)
+    /// Its answers may call code so often, and `run` says what a block shows.
+    pub fn with_code(
+        self,
+        max_calls: usize,
+        run: impl Fn(&str) -> String + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            code: Some((max_calls, Box::new(run))),
+            ..self
+        }
+    }
+
+    /// Says `text` up to the token with which the expansion's rule ends it; whether it did.
+    fn say(&self, said: &mut Said, text: &str, expansion: &Expansion, path: &[u32]) -> bool {
+        let rule = expansion.confidence;
+        for c in text.chars() {
+            let confidence = rule.map(|_| (self.confidence)(path, said.logprobs.len()));
+            said.own(c, confidence);
+            if rule.is_some_and(|rule| rule.measure(&said.logprobs).1) {
+                return true;
+            }
+        }
+        false
     }
 
     fn sample(&self, expansion: &Expansion, index: usize) -> Continuation {
-        let path = [expansion.branch_path.as_slice(), &[index as u32]].concat();
+        let mut path = [expansion.branch_path.as_slice(), &[index as u32]].concat();
         let is_whole = expansion.step.is_none();
-        let (text, is_end) = (self.script)(&expansion.prefix_text, &path, is_whole);
-        let left = self.limit - self.spent.load(Ordering::Acquire);
-        let cut: String = text.chars().take(left as usize).collect();
-        let (mut logprobs, confidence, is_unsure) = self.tokens(expansion, &path, &cut);
-        let cut: String = cut.chars().take(logprobs.len()).collect();
-        let is_cut = !is_unsure && cut.len() < text.len();
-        logprobs.iter_mut().for_each(|token| token.top.clear());
-        let token_ids: Vec<TokenId> = logprobs.iter().map(|token| token.token_id).collect();
-        self.spent
-            .fetch_add(token_ids.len() as u64, Ordering::AcqRel);
-        let step_ends = self.step_ends(expansion, &token_ids).into_iter();
-        let step_ends = step_ends.map(|num_tokens| StepEnd {
+        let mut said = Said::default();
+        let key = path.clone();
+        let end = loop {
+            let before = format!("{}{}", expansion.prefix_text, said.text);
+            let (mut text, is_end) = (self.script)(&before, &path, is_whole);
+            let code = self.block(expansion, &said, &mut text);
+            let left = self.limit - self.spent.load(Ordering::Acquire);
+            let cut: String = text.chars().take(left as usize).collect();
+            let start = said.logprobs.len();
+            let is_unsure = self.say(&mut said, &cut, expansion, &key);
+            let num_said = said.logprobs.len() - start;
+            self.spent.fetch_add(num_said as u64, Ordering::AcqRel);
+            let is_part = num_said < text.chars().count();
+            match (is_part, code, is_end) {
+                // A text that is over has ended, as behind a model's own end.
+                (true, _, _) | (_, Some(_), _) if is_unsure => break End::Unsure,
+                (true, _, _) => break End::Cut,
+                (false, Some(call), _) => said.insert(call),
+                (false, None, true) => break End::Stop,
+                (false, None, false) => break End::Step,
+            }
+            if !is_whole {
+                break End::Step;
+            }
+            path.push(u32::MAX);
+        };
+        let measured = expansion
+            .confidence
+            .map(|rule| rule.measure(&said.logprobs));
+        let (confidence, _) = measured.unwrap_or_default();
+        said.logprobs.iter_mut().for_each(|token| token.top.clear());
+        let token_ids: Vec<TokenId> = said.logprobs.iter().map(|it| it.token_id).collect();
+        let step_ends = self.step_ends(expansion, &token_ids, &said.inserted);
+        let step_ends = step_ends.into_iter().map(|num_tokens| StepEnd {
             num_tokens,
             hidden_state: None,
         });
-        let step_ends = step_ends.collect();
-        let end = match (is_cut, is_end) {
-            // A text that is over has ended, as behind a model's own end.
-            _ if is_unsure && cut.len() < text.len() => End::Unsure,
-            (true, _) => End::Cut,
-            (false, true) => End::Stop,
-            (false, false) => End::Step,
-        };
         Continuation {
-            logprobs,
+            step_ends: step_ends.collect(),
             token_ids,
-            text: cut,
+            logprobs: said.logprobs,
+            text: said.text,
+            inserted: said.inserted,
             end,
             hidden_state: None,
-            step_ends,
             confidence,
         }
+    }
+
+    /// The block of Python that `text` closes, which it is cut behind.
+    fn block(&self, expansion: &Expansion, said: &Said, text: &mut String) -> Option<CodeCall> {
+        let (max_calls, run) = self.code.as_ref()?;
+        if expansion.inserted.len() + said.inserted.len() >= *max_calls {
+            return None;
+        }
+        let mut reader = BlockReader::default();
+        match said.inserted.last() {
+            None => reader.pass(&format!("{}{}", expansion.own_text(), said.text)),
+            Some(it) => reader.pass(&said.text[it.text.end..]),
+        }
+        let chars = text.char_indices();
+        let found = chars.clone().find_map(|(at, c)| {
+            let code = reader.push(c.encode_utf8(&mut [0; 4]))?;
+            Some((at + c.len_utf8(), code))
+        });
+        let (end, code) = found?;
+        text.truncate(end);
+        Some(CodeCall {
+            output: run(&code),
+            code,
+            status: CallStatus::Completed,
+        })
+    }
+}
+
+/// A sample while it is made.
+#[derive(Default)]
+struct Said {
+    text: String,
+    inserted: Vec<Inserted>,
+    logprobs: Vec<TokenLogprobs>,
+}
+
+impl Said {
+    fn add(&mut self, c: char, logprob: f32, top: Vec<(TokenId, f32)>) {
+        self.text.push(c);
+        self.logprobs.push(TokenLogprobs {
+            token_id: c.into(),
+            logprob,
+            top,
+        });
+    }
+
+    fn own(&mut self, c: char, confidence: Option<f32>) {
+        let top = confidence.map(|confidence| (c.into(), -confidence));
+        self.add(c, -0.5, top.into_iter().collect());
+    }
+
+    fn insert(&mut self, call: CodeCall) {
+        let start = self.text.len();
+        let output = output_text(&call, false);
+        output.chars().for_each(|c| self.add(c, 0.0, Vec::new()));
+        let range = start..self.text.len();
+        self.inserted.push(Inserted {
+            tokens: range.clone(),
+            text: range,
+            call: Arc::new(call),
+        });
     }
 }
 
@@ -153,7 +234,7 @@ impl Policy for ScriptedPolicy {
                 });
             }
         }
-        finished.sort_by_key(|finished| finished.continuation.token_ids.len());
+        finished.sort_by_key(|finished| finished.continuation.num_own());
         finished.reverse();
         let running: Box<dyn Running + '_> = Box::new(ScriptedRunning {
             finished,
@@ -167,14 +248,25 @@ impl Policy for ScriptedPolicy {
         token_ids.iter().map(piece).collect()
     }
 
-    fn step_ends(&self, source: &Expansion, token_ids: &[TokenId]) -> Vec<usize> {
+    fn step_ends(
+        &self,
+        source: &Expansion,
+        token_ids: &[TokenId],
+        inserted: &[Inserted],
+    ) -> Vec<usize> {
         let Some(rule) = &source.noted_step else {
             return Vec::new();
         };
         let pieces = self.pieces(token_ids);
         let (mut ends, mut begin) = (Vec::new(), 0);
         for end in 1..token_ids.len() {
-            if ends.len() < MAX_NOTED_STEPS && rule.is_complete(&pieces[begin..end].concat()) {
+            let touches = |it: &&Inserted| it.tokens.start <= end && end <= it.tokens.end;
+            let is_end = match inserted.iter().find(touches) {
+                // The step in which code ran ends behind its output.
+                Some(it) => end == it.tokens.end,
+                None => rule.is_complete(&pieces[begin..end].concat()),
+            };
+            if is_end && ends.len() < MAX_NOTED_STEPS {
                 ends.push(end);
                 begin = end;
             }

@@ -3,7 +3,8 @@
 
 use futures::future::{BoxFuture, FutureExt};
 
-use super::context::{Cut, Search};
+use super::context::Search;
+use super::cut::Cut;
 use super::outcome::{SearchError, Stopped, is_whole};
 use super::strategy::{Defaults, Strategy};
 use super::tree::{NodeId, Tree};

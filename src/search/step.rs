@@ -3,6 +3,7 @@
 use super::confidence::Groups;
 use crate::engine::{TokenId, TokenLogprobs, TokenWatcher, Watch};
 use crate::text::{Detokenizer, StepProgress, StopMatcher};
+use crate::tool::BlockReader;
 
 pub use crate::text::StepRule;
 
@@ -22,6 +23,11 @@ pub(super) struct StepWatcher {
     num_tokens: usize,
     num_steps: usize,
     confidence: Option<Groups>,
+    /// Where blocks that end are run.
+    blocks: Option<BlockReader>,
+    /// The block that the newest token closed.
+    block: Option<String>,
+    is_at_line_start: bool,
 }
 
 impl StepWatcher {
@@ -42,7 +48,34 @@ impl StepWatcher {
             num_tokens: 0,
             num_steps: 0,
             confidence,
+            blocks: None,
+            block: None,
+            is_at_line_start: true,
         }
+    }
+
+    /// Ends a continuation where a block of Python ends, too. `blocks` has read what came before.
+    pub(super) fn with_blocks(self, blocks: Option<BlockReader>, is_at_line_start: bool) -> Self {
+        Self {
+            blocks,
+            is_at_line_start,
+            ..self
+        }
+    }
+
+    /// The block of Python that the newest token closed, unless a stop string came with it.
+    pub(super) fn closed_block(&mut self) -> Option<String> {
+        self.block.take()
+    }
+
+    /// What is known of the confidence so far, for what watches the rest.
+    pub(super) fn take_confidence(&mut self) -> Option<Groups> {
+        self.confidence.take()
+    }
+
+    /// Whether the text so far ends with a line.
+    pub(super) fn is_at_line_start(&self) -> bool {
+        self.is_at_line_start
     }
 }
 
@@ -52,7 +85,14 @@ impl TokenWatcher for StepWatcher {
         let is_unsure = groups.is_some_and(|(groups, logprobs)| groups.push(logprobs));
         let piece = self.detokenizer.push(token_id);
         self.num_tokens += 1;
+        if !piece.is_empty() {
+            self.is_at_line_start = piece.ends_with('\n');
+        }
         if self.stops.push(&piece).stopped.is_some() || is_unsure {
+            return Watch::End;
+        }
+        self.block = self.blocks.as_mut().and_then(|blocks| blocks.push(&piece));
+        if self.block.is_some() {
             return Watch::End;
         }
         let Some((step, at_end)) = &self.step else {

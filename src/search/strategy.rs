@@ -178,7 +178,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::search::context::Cut;
+    use crate::search::cut::Cut;
     use crate::search::scripted::ScriptedPolicy;
     use crate::search::tree::Tree;
     use crate::search::{SearchRequest, Stopped};

@@ -1,8 +1,8 @@
 //! The searched tree. No engine, no text handling, no randomness.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::inserted::{Inserted, num_inserted};
 use super::outcome::is_whole;
 use super::policy::{Continuation, End, Expansion};
 use super::step::StepRule;
@@ -33,10 +33,15 @@ pub struct Node {
     /// This step's own tokens and text.
     pub token_ids: Vec<TokenId>,
     pub text: String,
+    /// What of them the policy did not write.
+    pub inserted: Vec<Inserted>,
     /// Of the answer's text up to here: no node holds what is above it.
     pub text_hash: TextHash,
-    /// Tokens of the answer up to here, and the sum of their log-probabilities.
+    /// Tokens of the answer up to here that the policy wrote, and the sum of their
+    /// log-probabilities.
     pub num_tokens: usize,
+    /// Tokens of the answer up to here that it did not write.
+    pub num_inserted: usize,
     pub logprob: f64,
     /// Of this step's own tokens.
     pub logprobs: Vec<TokenLogprobs>,
@@ -99,8 +104,10 @@ impl Tree {
             num_expansions: [0; 2],
             token_ids: Vec::new(),
             text: String::new(),
+            inserted: Vec::new(),
             text_hash: TextHash::default(),
             num_tokens: 0,
+            num_inserted: 0,
             logprob: 0.0,
             logprobs: Vec::new(),
             end: None,
@@ -161,7 +168,9 @@ impl Tree {
             depth: above.depth + 1,
             branch_path,
             num_expansions: [0; 2],
-            num_tokens: above.num_tokens + continuation.token_ids.len(),
+            num_tokens: above.num_tokens + continuation.num_own(),
+            num_inserted: above.num_inserted + num_inserted(&continuation.inserted),
+            inserted: continuation.inserted,
             logprob: above.logprob + sum(&continuation.logprobs),
             logprobs: continuation.logprobs,
             end: continuation.end.terminal(),
@@ -215,6 +224,7 @@ impl Tree {
         Expansion {
             prefix: self.token_ids(id),
             prefix_text: self.text(id),
+            inserted: self.inserted(id),
             branch_path,
             n,
             priority: self.nodes[id].value as f32,
@@ -230,6 +240,7 @@ impl Tree {
         Expansion {
             prefix: self.token_ids(id),
             prefix_text: self.text(id),
+            inserted: self.inserted(id),
             branch_path: [self.nodes[id].branch_path.as_slice(), &[u32::MAX]].concat(),
             n: 1,
             priority: self.nodes[id].value as f32,
@@ -266,7 +277,7 @@ impl Tree {
             token_ids: [self.token_ids(parent), continuation.token_ids.clone()]
                 .concat()
                 .into(),
-            num_tokens: above.num_tokens + continuation.token_ids.len(),
+            num_tokens: above.num_tokens + continuation.num_own(),
             logprob: above.logprob + sum(&continuation.logprobs),
             hidden_state: continuation.hidden_state.clone(),
             is_complete,
@@ -318,6 +329,23 @@ impl Tree {
             .collect()
     }
 
+    /// What of the answer up to `id` the policy did not write.
+    pub fn inserted(&self, id: NodeId) -> Vec<Inserted> {
+        let (mut num_tokens, mut num_bytes) = (0, 0);
+        let mut all = Vec::new();
+        for id in self.path(id) {
+            let node = &self.nodes[id];
+            all.extend(
+                node.inserted
+                    .iter()
+                    .map(|it| it.moved(num_tokens, num_bytes)),
+            );
+            num_tokens += node.token_ids.len();
+            num_bytes += node.text.len();
+        }
+        all
+    }
+
     pub fn logprobs(&self, id: NodeId) -> Vec<TokenLogprobs> {
         let path = self.path(id);
         path.iter()
@@ -349,31 +377,5 @@ impl Tree {
             common.truncate(shared);
         }
         common.last().copied().unwrap_or(Self::ROOT)
-    }
-
-    /// Panics unless parents, children, depths and token counts fit together, and no two samples have one key.
-    pub fn check_invariants(&self) {
-        let mut paths = HashSet::new();
-        for node in self.nodes.iter().skip(1) {
-            for path in std::iter::once(&node.branch_path).chain(&node.duplicate_paths) {
-                // A roll-out that was cut into its first step and the rest has the key of both.
-                let is_new = paths.insert((path, node.is_rollout));
-                assert!(is_new, "two samples have the branch path {path:?}");
-            }
-        }
-        for (id, node) in self.nodes.iter().enumerate() {
-            match node.parent {
-                None => assert_eq!(id, Self::ROOT, "only the root has no parent"),
-                Some(parent) => {
-                    assert!(parent < id, "parents come first");
-                    let above = &self.nodes[parent];
-                    assert!(above.children.contains(&id), "a parent knows its children");
-                    assert!(above.end.is_none(), "an ended node has no children");
-                    assert_eq!(node.depth, above.depth + 1);
-                    assert_eq!(node.num_tokens, above.num_tokens + node.token_ids.len());
-                }
-            }
-            assert!((0.0..=1.0).contains(&node.value), "values lie in 0..=1");
-        }
     }
 }

@@ -6,8 +6,10 @@
 
 use futures::future::{BoxFuture, FutureExt};
 
-use super::context::{Cut, Search};
+use super::context::Search;
+use super::cut::Cut;
 use super::frontier::{Frontier, most_children, steps};
+use super::inserted::Inserted;
 use super::outcome::{SearchError, is_whole};
 use super::policy::{Continuation, End, StepEnd};
 use super::samples::Sample;
@@ -174,13 +176,8 @@ fn num_shared_steps(search: &Search<'_>, samples: &[Sample]) -> usize {
     let beginnings = |sample: &Sample| -> Vec<String> {
         let whole = &sample.continuation;
         let ends = whole.step_ends.iter();
-        ends.map(|end| {
-            search
-                .policy
-                .pieces(&whole.token_ids[..end.num_tokens])
-                .concat()
-        })
-        .collect()
+        ends.map(|end| beginning(search, whole, end.num_tokens))
+            .collect()
     };
     let first = beginnings(first);
     let others: Vec<Vec<String>> = others.iter().map(beginnings).collect();
@@ -235,6 +232,15 @@ fn place(search: &mut Search<'_>, sample: Sample, num_shared: usize) -> Placed {
     }
 }
 
+/// The text of an answer's first tokens; what the policy did not write is known as text.
+fn beginning(search: &Search<'_>, whole: &Continuation, num_tokens: usize) -> String {
+    let inserted = whole.inserted.iter();
+    let last = inserted.take_while(|it| it.tokens.end <= num_tokens).last();
+    let (tokens, text) = last.map_or((0, 0), |it| (it.tokens.end, it.text.end));
+    let own = search.policy.pieces(&whole.token_ids[tokens..num_tokens]);
+    whole.text[..text].to_owned() + &own.concat()
+}
+
 /// The steps up to `end` and what follows them; `None` when nothing does.
 fn split(
     search: &Search<'_>,
@@ -243,14 +249,22 @@ fn split(
 ) -> Option<(Continuation, Continuation)> {
     let (head, tail) = whole.token_ids.split_at_checked(end.num_tokens)?;
     let (head_logprobs, tail_logprobs) = whole.logprobs.split_at_checked(end.num_tokens)?;
-    let text = search.policy.pieces(head).concat();
+    let text = beginning(search, whole, end.num_tokens);
     let rest = whole.text.strip_prefix(text.as_str())?;
     if tail.is_empty() || rest.is_empty() {
         return None;
     }
-    let part = |token_ids: &[_], text: &str, logprobs: &[_]| Continuation {
+    let is_before = |it: &Inserted| it.tokens.end <= end.num_tokens;
+    let num_before = whole.inserted.partition_point(is_before);
+    let (before, behind) = whole.inserted.split_at(num_before);
+    let moved = behind
+        .iter()
+        .map(|it| it.behind(end.num_tokens, text.len()));
+    let behind = moved.collect::<Option<Vec<_>>>()?;
+    let part = |token_ids: &[_], text: &str, logprobs: &[_], inserted| Continuation {
         token_ids: token_ids.to_vec(),
         text: text.to_owned(),
+        inserted,
         logprobs: logprobs.to_vec(),
         step_ends: Vec::new(),
         ..whole.clone()
@@ -258,9 +272,9 @@ fn split(
     let head = Continuation {
         end: End::Step,
         hidden_state: end.hidden_state,
-        ..part(head, &text, head_logprobs)
+        ..part(head, &text, head_logprobs, before.to_vec())
     };
-    Some((head, part(tail, rest, tail_logprobs)))
+    Some((head, part(tail, rest, tail_logprobs, behind)))
 }
 
 /// Whether an answer that goes on with `rest` comes through a step.

@@ -96,6 +96,12 @@ impl StopMatcher {
         self.held.drain(..num_released).collect()
     }
 
+    /// The text still held back: no stop string begins in it.
+    pub fn flush(&mut self) -> String {
+        self.num_exempt = 0;
+        std::mem::take(&mut self.held)
+    }
+
     /// The text still held back when the answer ends.
     pub fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)

@@ -12,7 +12,8 @@ mod values;
 pub use export::{ExportOptions, Exporter, Format, Level, Made, Pending};
 pub use outcome::{LeafOutcome, MAX_LEAVES, OutcomeError, OutcomeUpdate};
 pub use record::{
-    AdapterIdentity, Identity, NodeRecord, PLAIN, SCHEMA, Timings, TraceRecord, Usage,
+    AdapterIdentity, Identity, InsertedRecord, NodeRecord, PLAIN, SCHEMA, Timings, TraceRecord,
+    Usage,
 };
 pub use render::render;
 pub use store::{

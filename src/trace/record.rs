@@ -132,10 +132,14 @@ pub struct NodeRecord {
     pub parent: Option<usize>,
     /// The step's own.
     pub token_ids: Vec<u32>,
-    /// Of the step's own tokens, nat, to four decimals; empty where they were not asked for.
+    /// Of the step's own tokens, nat, to four decimals, 0 where the model did not write them; empty
+    /// where they were not asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub token_logprobs: Vec<f64>,
     pub text: String,
+    /// What of them the model did not write: its code printed it. No trainer may teach it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inserted: Vec<InsertedRecord>,
     /// `stop`, `length`, `cut` or `unsure` when nothing follows.
     pub end: Option<String>,
     /// Sum of log-probabilities of the answer up to here.
@@ -168,7 +172,29 @@ pub struct NodeRecord {
     pub confidence: Option<f64>,
 }
 
+/// Tokens and text that a program printed into a step.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InsertedRecord {
+    /// The first of the step's own tokens, and the first one behind.
+    pub tokens: [usize; 2],
+    /// The same in characters of the step's own text, as Python counts them.
+    pub chars: [usize; 2],
+    /// The block of Python before it.
+    pub code: String,
+    /// What is shown of it.
+    pub output: String,
+    /// `completed`, `failed`, `timed_out` or `not_run`.
+    pub status: String,
+}
+
 impl NodeRecord {
+    /// Tokens that the model wrote.
+    pub fn num_own(&self) -> usize {
+        let inserted = self.inserted.iter();
+        let inserted = inserted.map(|it| it.tokens[1].saturating_sub(it.tokens[0]));
+        self.token_ids.len().saturating_sub(inserted.sum())
+    }
+
     /// Whether an answer ended here by itself or at its longest.
     pub fn is_whole(&self) -> bool {
         matches!(self.end.as_deref(), Some("stop" | "length"))
@@ -208,6 +234,25 @@ impl TraceRecord {
             .collect()
     }
 
+    /// What of the answer's text up to node `id` the model did not write: from character to
+    /// character.
+    pub fn answer_inserted(&self, id: usize) -> Vec<[usize; 2]> {
+        self.inserted_in(&self.path(id))
+    }
+
+    /// The same in the text of some nodes behind each other.
+    pub fn inserted_in(&self, nodes: &[usize]) -> Vec<[usize; 2]> {
+        let mut before = 0;
+        let mut all = Vec::new();
+        for id in nodes {
+            let node = &self.nodes[*id];
+            let moved = node.inserted.iter();
+            all.extend(moved.map(|it| it.chars.map(|at| at.saturating_add(before))));
+            before += node.text.chars().count();
+        }
+        all
+    }
+
     /// The best returned answer; of a record that names none, the whole answer of most value.
     pub fn best(&self) -> Option<usize> {
         if let Some(best) = self.chosen.first() {
@@ -230,6 +275,7 @@ impl TraceRecord {
         for node in &mut self.nodes {
             node.token_ids.clear();
             node.text.clear();
+            node.inserted.clear();
         }
         // Rewards hold tests and answers; stop strings and biased tokens are the client's words.
         self.search = Value::Null;

@@ -85,6 +85,7 @@ fn line(node: &NodeRecord) -> String {
     let preview: String = preview.chars().filter(|c| !c.is_control()).collect();
     let _ = write!(line, " {preview}{dots}");
     for (is_so, word) in [
+        (!node.inserted.is_empty(), "ran code"),
         (node.is_rollout, "roll-out"),
         (node.is_pruned, "pruned"),
         (node.end.as_deref() == Some("length"), "too long"),

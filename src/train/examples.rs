@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::traces::read_traces;
 use super::value_head::TrainError;
 use crate::engine::{Backend, GenerateRequest, PoolingParams, RequestStream, StreamEvent};
-use crate::trace::{Target, TraceRecord, infer_values};
+use crate::trace::{NodeRecord, Target, TraceRecord, infer_values};
 
 /// Requests that are submitted ahead.
 const IN_FLIGHT: usize = 64;
@@ -48,23 +48,36 @@ struct Branches {
     prompt_token_ids: Vec<u32>,
     /// Of each node: its parent and its own tokens.
     nodes: Vec<(Option<usize>, Vec<u32>)>,
-    /// Of the answer up to each node.
+    /// How many of a node's own tokens there are up to the last one that was sampled.
+    num_sampled: Vec<usize>,
+    /// Of the answer up to each node, as far as the model wrote them, and all.
     num_tokens: Vec<usize>,
+    num_all: Vec<usize>,
 }
 
 impl Branches {
     fn new(trace: &TraceRecord) -> Self {
         let mut num_tokens: Vec<usize> = Vec::with_capacity(trace.nodes.len());
+        let mut num_all: Vec<usize> = Vec::with_capacity(trace.nodes.len());
         for (id, node) in trace.nodes.iter().enumerate() {
             // The root has no part of the answer.
-            let own = if id == 0 { 0 } else { node.token_ids.len() };
+            let own = if id == 0 { 0 } else { node.num_own() };
             num_tokens.push(node.parent.map_or(0, |parent| num_tokens[parent]) + own);
+            let all = if id == 0 { 0 } else { node.token_ids.len() };
+            num_all.push(node.parent.map_or(0, |parent| num_all[parent]) + all);
         }
+        // A step may end with what its code printed.
+        let sampled = |node: &NodeRecord| match node.inserted.last() {
+            Some(it) if it.tokens[1] == node.token_ids.len() => it.tokens[0],
+            _ => node.token_ids.len(),
+        };
         let nodes = trace.nodes.iter();
         Self {
+            num_sampled: nodes.clone().map(sampled).collect(),
             prompt_token_ids: trace.prompt_token_ids.clone(),
             nodes: nodes.map(|n| (n.parent, n.token_ids.clone())).collect(),
             num_tokens,
+            num_all,
         }
     }
 
@@ -73,7 +86,12 @@ impl Branches {
         let path = std::iter::successors(Some(id), |id| self.nodes[*id].0);
         let mut path: Vec<usize> = path.filter(|id| *id != 0).collect();
         path.reverse();
-        let answer = path.iter().flat_map(|id| &self.nodes[*id].1);
+        let sampled = |at: usize| match at == id {
+            true => self.num_sampled[at],
+            false => self.nodes[at].1.len(),
+        };
+        let answer = path.iter();
+        let answer = answer.flat_map(|at| self.nodes[*at].1.iter().take(sampled(*at)));
         let mut token_ids: Vec<u32> = self
             .prompt_token_ids
             .iter()
@@ -174,7 +192,7 @@ fn add_tasks(
         let Some(value) = value else { continue };
         let num_tokens = branches.num_tokens[id];
         // The state is that of the token before the last.
-        let length = num_prompt_tokens + num_tokens;
+        let length = num_prompt_tokens + branches.num_all[id];
         if num_tokens == 0 || length < 2 || length > max_model_len {
             continue;
         }

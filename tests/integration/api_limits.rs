@@ -467,6 +467,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "tests/integration/encoders.rs::a_full_queue_refuses_and_the_shared_one_earlier",
     ),
     (
+        "code of an answer",
+        "tests/integration/code_tool.rs::errors_limits_and_empty_outputs_are_told",
+    ),
+    (
         "tested programs",
         "sandbox/tests/confined.rs::each_limit_has_its_error",
     ),

@@ -171,6 +171,8 @@ fn policy(
         include_stop: false,
         skip_special: true,
         visible: Vec::new(),
+        code: None,
+        code_before: String::new(),
         tenant: 0,
         cache_salt: 0,
         adapter: None,
@@ -259,11 +261,13 @@ async fn the_engine_notes_where_steps_of_whole_answers_end() {
     let source = Expansion {
         prefix: Vec::new(),
         prefix_text: String::new(),
+        inserted: Vec::new(),
         branch_path: vec![0],
         n: 4,
         priority: 0.0,
         step: None,
         noted_step: Some(StepRule::delimiter("1", most_tokens)),
+        confidence: None,
     };
     let mut running = policy.start(vec![source.clone()]).await.unwrap();
     let (mut num_full, mut num_delimited) = (0, 0);
@@ -290,7 +294,7 @@ async fn the_engine_notes_where_steps_of_whole_answers_end() {
         // The first 16 of at least 16.
         assert_eq!(sample.step_ends.len(), 16);
         let ends: Vec<usize> = sample.step_ends.iter().map(|end| end.num_tokens).collect();
-        assert_eq!(policy.step_ends(&source, &sample.token_ids), ends);
+        assert_eq!(policy.step_ends(&source, &sample.token_ids, &[]), ends);
     }
     assert!(
         num_full > 0 && num_delimited > 0,

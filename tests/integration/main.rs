@@ -27,6 +27,9 @@ mod backends;
 mod bench_search;
 mod bench_soak;
 mod cli_secrets;
+mod code_search;
+#[cfg(target_os = "linux")]
+mod code_tool;
 mod connections;
 mod constraint;
 mod constraint_search;

@@ -197,12 +197,40 @@ pub fn thinking_hermes() -> OutputFormat {
     }
 }
 
+/// Its tokens are bytes.
+pub fn tokenizer() -> Tokenizer {
+    let json = tokenizer_json(&MORE).to_string();
+    Tokenizer::from_json(json.as_bytes()).unwrap()
+}
+
 /// A server of a scripted model.
 pub fn start(output: OutputFormat, config: ServerConfig) -> Server {
-    let json = tokenizer_json(&MORE).to_string();
-    let tokenizer = Tokenizer::from_json(json.as_bytes()).unwrap();
+    start_with(output, config, RewardResources::default())
+}
+
+/// The same with what rewards and code need.
+pub fn start_with(output: OutputFormat, config: ServerConfig, rewards: RewardResources) -> Server {
+    let tokenizer = tokenizer();
     let eos = tokenizer.token_text(257);
     let template = ChatTemplate::new(TEMPLATE.to_owned(), String::new(), eos).unwrap();
+    let engine = engine(&tokenizer);
+    start_served(config, || Served {
+        grammars: Grammars::new(&tokenizer, tokenizer.vocab_size())
+            .ok()
+            .into(),
+        output,
+        engine,
+        model_config: None,
+        tokenizer,
+        chat_template: Some(template),
+        rewards,
+        adaptation: None,
+        identity: Default::default(),
+    })
+}
+
+/// The scripted model's engine.
+pub fn engine(tokenizer: &Tokenizer) -> Engine {
     let engine_config = EngineConfig {
         max_model_len: 4096,
         max_num_seqs: 8,
@@ -219,21 +247,8 @@ pub fn start(output: OutputFormat, config: ServerConfig) -> Server {
             ..SpeculativeConfig::default()
         },
     };
-    let model = Box::new(ScriptedModel::new(&tokenizer));
-    let engine: Engine = Arc::new(EngineHandle::start(model, engine_config).unwrap());
-    start_served(config, || Served {
-        grammars: Grammars::new(&tokenizer, tokenizer.vocab_size())
-            .ok()
-            .into(),
-        output,
-        engine,
-        model_config: None,
-        tokenizer,
-        chat_template: Some(template),
-        rewards: RewardResources::default(),
-        adaptation: None,
-        identity: Default::default(),
-    })
+    let model = Box::new(ScriptedModel::new(tokenizer));
+    Arc::new(EngineHandle::start(model, engine_config).unwrap())
 }
 
 /// A request whose answer is `text`.

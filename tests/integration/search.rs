@@ -300,7 +300,7 @@ fn beam_search_keeps_the_best_and_tells_what_they_share() {
     let agreed: String = events
         .iter()
         .filter_map(|event| match event {
-            SearchEvent::Agreed { text } => Some(text.as_str()),
+            SearchEvent::Agreed { text, .. } => Some(text.as_str()),
             _ => None,
         })
         .collect();
@@ -467,6 +467,7 @@ pub fn record(tree: &Tree) -> Recording {
         parent: node.parent,
         token_ids: node.token_ids.clone(),
         text: node.text.clone(),
+        inserted: node.inserted.clone(),
         end: node.end,
         logprob: node.logprob,
         score: node.score,

@@ -30,6 +30,7 @@ fn chain(token_ids: &[u32]) -> Recording {
         } else {
             TEXT.to_owned()
         },
+        inserted: Vec::new(),
         end: None,
         logprob: -0.5 * id as f64,
         score: Some(0.5),

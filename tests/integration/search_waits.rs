@@ -259,6 +259,8 @@ fn engine_policy(engine: &Engine, max_tokens: usize) -> EnginePolicy {
         include_stop: false,
         skip_special: true,
         visible: Vec::new(),
+        code: None,
+        code_before: String::new(),
         tenant: 0,
         cache_salt: 0,
         adapter: None,

@@ -23,14 +23,16 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     (
         "api",
         &[
-            "text", "search", "trace", "reward", "grammar", "encoding", "engine", "model", "work",
+            "text", "tool", "search", "trace", "reward", "grammar", "encoding", "engine", "model",
+            "work",
         ],
     ),
     ("grammar", &["text", "engine", "work"]),
     ("encoding", &["text", "model"]),
     ("train", &["trace", "reward", "engine"]),
     ("trace", &[]),
-    ("search", &["text", "reward", "engine"]),
+    ("search", &["text", "tool", "reward", "engine"]),
+    ("tool", &["reward", "work"]),
     ("text", &["model"]),
     ("reward", &["text", "engine", "work"]),
     ("work", &[]),

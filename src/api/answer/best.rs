@@ -54,6 +54,7 @@ impl<P: Produce> Produce for BestOf<P> {
                 text: choice.text,
                 logprobs: choice.logprobs.filter(|_| self.shows_logprobs),
                 token_ids: choice.token_ids,
+                tool_outputs: choice.tool_outputs,
                 ..Delta::default()
             };
             let choice = index;

@@ -1,6 +1,7 @@
 //! One choice on its way from tokens to text, up to its end.
 
-use super::event::{ChoiceEnd, EndReason, StopReason};
+use super::event::{ChoiceEnd, Delta, EndReason, StopReason};
+use super::reader::Reader;
 use crate::engine::FinishReason;
 use crate::text::{Detokenizer, StopMatcher};
 
@@ -64,6 +65,20 @@ impl ChoiceText {
         Some(text)
     }
 
+    /// Something stands behind the text so far that the model did not write: what was held back.
+    pub fn interrupt(&mut self) -> String {
+        let mut text = self.release();
+        if self.end.is_some() {
+            return text;
+        }
+        let rest = self.detokenizer.finish();
+        if !rest.is_empty() {
+            text.push_str(&self.matched(&rest));
+        }
+        text.push_str(&self.stops.flush());
+        text
+    }
+
     /// The text of a held token that turned out to end nothing.
     fn release(&mut self) -> String {
         match self.held.take() {
@@ -86,6 +101,26 @@ impl ChoiceText {
             });
         }
         outcome.text
+    }
+}
+
+/// One choice of a plain answer.
+pub(super) struct Choice {
+    pub text: ChoiceText,
+    pub reader: Reader,
+    pub num_tokens: usize,
+    pub is_started: bool,
+    /// Tokens that no delta has told yet.
+    pub untold: Vec<u32>,
+}
+
+impl Choice {
+    /// The choice's end, when it has come; what was held back of the text is added to its last
+    /// part.
+    pub fn end(&mut self, last: &mut Delta) -> Option<ChoiceEnd> {
+        let end = self.text.end()?.clone();
+        last.append(self.reader.finish());
+        Some(self.reader.end(end))
     }
 }
 

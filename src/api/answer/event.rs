@@ -3,10 +3,13 @@
 //! [`super::whole`] and each format of [`crate::api::wire`] match all kinds of content, so that the
 //! compiler names every place that must know a new one.
 
-use serde_json::Value;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
 
 use crate::engine::DraftCounts;
 use crate::search::{End, SearchEvent};
+use crate::tool::CodeCall;
 
 /// One piece of an answer, in the order in which they come to be. Choices are numbered over all
 /// prompts of a request.
@@ -34,6 +37,8 @@ pub(in crate::api) struct Delta {
     pub reasoning: String,
     pub text: String,
     pub tool_calls: Vec<ToolCallDelta>,
+    /// What of the text the model did not write, in order.
+    pub tool_outputs: Vec<ToolOutput>,
     /// Of the tokens since the delta before; `None` when nobody asked.
     pub logprobs: Option<Vec<TokenLogprob>>,
     /// The tokens since the delta before.
@@ -46,6 +51,7 @@ impl Delta {
         self.reasoning.is_empty()
             && self.text.is_empty()
             && self.tool_calls.is_empty()
+            && self.tool_outputs.is_empty()
             && self.logprobs.is_none()
     }
 
@@ -59,6 +65,7 @@ impl Delta {
                 None => self.add_arguments(call.index, call.arguments),
             }
         }
+        self.tool_outputs.extend(next.tool_outputs);
         self.token_ids.extend(next.token_ids);
         if let Some(logprobs) = next.logprobs {
             self.logprobs.get_or_insert_default().extend(logprobs);
@@ -75,6 +82,30 @@ impl Delta {
                 arguments,
             }),
         }
+    }
+}
+
+/// What a program that the server ran for an answer printed into it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::api) struct ToolOutput {
+    /// As it stands in the answer.
+    pub text: String,
+    pub num_tokens: usize,
+    /// Tokens of the model before it, of the whole choice.
+    pub num_before: usize,
+    pub call: Arc<CodeCall>,
+}
+
+impl ToolOutput {
+    pub fn json(&self) -> Value {
+        json!({
+            "type": "code_interpreter",
+            "code": self.call.code,
+            "output": self.call.output,
+            "status": self.call.status.name(),
+            "text": self.text,
+            "num_tokens": self.num_tokens,
+        })
     }
 }
 
@@ -215,4 +246,6 @@ pub(in crate::api) struct Usage {
     /// branches.
     pub num_reasoning_tokens: usize,
     pub drafts: DraftCounts,
+    /// Tokens that code printed into the answers, where it may be called: nobody generated them.
+    pub num_tool_output_tokens: Option<usize>,
 }

@@ -12,4 +12,5 @@ mod outcome;
 mod plain;
 pub(super) mod producer;
 pub(super) mod reader;
+mod submit;
 pub(super) mod whole;

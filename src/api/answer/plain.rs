@@ -3,30 +3,29 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures::stream::{BoxStream, SelectAll, StreamExt};
+use futures::stream::StreamExt;
 use serde_json::{Value, json};
 
-use super::choice::ChoiceText;
+use super::choice::{Choice, ChoiceText};
 use super::deliver::{Produce, Sink};
-use super::event::{AnswerEvent, ChoiceEnd, Delta, EndReason, PromptReport, Summary, Usage};
+use super::event::{AnswerEvent, Delta, EndReason, PromptReport, Summary, Usage};
 use super::latency::{Latency, TokenTimes};
 use super::logprobs::{token, token_logprob};
 use super::reader::Reader;
+use super::submit::{Events, submit_all};
 use crate::api::error::ApiError;
 use crate::api::generation::Generation;
 use crate::api::openai::adaptation::phase_json;
+use crate::api::openai::code::check_plain;
 use crate::api::openai::params::count;
 use crate::api::state::AppState;
 use crate::api::traces::keep;
 use crate::api::traces::recorder::Recorder;
 use crate::engine::{
-    AdaptationConfig, AdaptationReport, Backend, ConstraintError, Engine, EngineError,
-    FinishReason, GenerateRequest, RequestId, StreamEvent, TokenLogprobs,
+    AdaptationConfig, AdaptationReport, Engine, FinishReason, RequestId, StreamEvent, TokenLogprobs,
 };
+use crate::search::{CodeEvent, Insertion, Piece};
 use crate::text::{Detokenizer, StopMatcher, Tokenizer};
-
-/// Events of all requests, each with the index of its prompt.
-type Events = SelectAll<BoxStream<'static, (usize, StreamEvent)>>;
 
 /// An answer that runs.
 pub(super) struct PlainAnswer {
@@ -50,29 +49,12 @@ pub(super) struct PlainAnswer {
     /// Tokens that end a choice.
     end_token_ids: Vec<u32>,
     choices: Vec<Choice>,
+    /// Whether the answers may call code: then the engine itself ends what a stop string ends.
+    calls_code: bool,
     times: TokenTimes,
     usage: Usage,
     adaptation: Option<Adaptation>,
     recorder: Option<Recorder>,
-}
-
-struct Choice {
-    text: ChoiceText,
-    reader: Reader,
-    num_tokens: usize,
-    is_started: bool,
-    /// Tokens that no delta has told yet.
-    untold: Vec<u32>,
-}
-
-impl Choice {
-    /// The choice's end, when it has come; what was held back of the text is added to its last
-    /// part.
-    fn end(&mut self, last: &mut Delta) -> Option<ChoiceEnd> {
-        let end = self.text.end()?.clone();
-        last.append(self.reader.finish());
-        Some(self.reader.end(end))
-    }
 }
 
 /// The adaptation that was asked for, and its phases.
@@ -85,6 +67,7 @@ impl PlainAnswer {
     /// Submits every prompt or none.
     pub fn start(state: &AppState, mut generation: Generation) -> Result<Self, ApiError> {
         let served = state.ready()?;
+        check_plain(&generation)?;
         let n = Self::check_n(state, "n", generation.shared.n)?;
         let num_prompt_tokens = generation.prompts.iter().map(Vec::len).sum();
         let max_tokens = generation.params.max_tokens.min(1 << 20);
@@ -95,7 +78,7 @@ impl PlainAnswer {
             generation.params.logprobs.get_or_insert(0);
             Recorder::new(&generation, tags, n)
         });
-        let (events, request_ids) = submit_all(served.engine.as_ref(), &generation, n)?;
+        let (events, request_ids) = submit_all(served, &generation, n)?;
         let num_choices = n * generation.prompts.len();
         let shared = &generation.shared;
         let params = &generation.params;
@@ -116,6 +99,7 @@ impl PlainAnswer {
         let eos = params.eos_token_ids.iter().filter(|_| !params.ignore_eos);
         Ok(Self {
             choices: (0..num_choices).map(new_choice).collect(),
+            calls_code: generation.code.is_some(),
             end_token_ids: eos.chain(&params.stop_token_ids).copied().collect(),
             state: state.clone(),
             engine: served.engine.clone(),
@@ -129,7 +113,10 @@ impl PlainAnswer {
             tells_token_ids: shared.returns_token_ids,
             is_reading: generation.params.max_tokens == 0,
             times: TokenTimes::new(Instant::now(), num_choices),
-            usage: Usage::default(),
+            usage: Usage {
+                num_tool_output_tokens: generation.code.as_ref().map(|_| 0),
+                ..Usage::default()
+            },
             adaptation: generation.adaptation.map(|config| Adaptation {
                 config,
                 phases: Vec::new(),
@@ -263,13 +250,48 @@ impl PlainAnswer {
         }
         match end {
             Some(end) => {
-                self.engine.abort_choice(self.request_ids[prompt], index);
+                if !self.calls_code {
+                    self.engine.abort_choice(self.request_ids[prompt], index);
+                }
                 let (choice, last) = (at, delta);
                 Some(AnswerEvent::End { choice, last, end })
             }
             None if is_first || has_news => Some(AnswerEvent::Delta { choice: at, delta }),
             None => None,
         }
+    }
+
+    /// A program has printed into a choice: what was held back of the text before, and its output.
+    fn insert(&mut self, at: usize, insertion: Insertion) -> Vec<AnswerEvent> {
+        let choice = &mut self.choices[at];
+        if choice.text.end().is_some() {
+            return Vec::new();
+        }
+        let rest = choice.text.interrupt();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.text(at, &rest);
+            recorder.inserted(at, &insertion);
+        }
+        self.state.metrics().code_called(insertion.call.status);
+        let num_tokens = insertion.token_ids.len();
+        if let Some(count) = &mut self.usage.num_tool_output_tokens {
+            *count += num_tokens;
+        }
+        let mut own = choice.reader.push(&rest);
+        own.token_ids = std::mem::take(&mut choice.untold);
+        let mut deltas = choice.reader.piece(Piece::Inserted {
+            text: insertion.text,
+            num_tokens,
+            num_before: choice.num_tokens,
+            call: insertion.call,
+        });
+        if let Some(last) = deltas.last_mut() {
+            last.token_ids = insertion.token_ids;
+        }
+        let is_news = |delta: &Delta| !delta.is_empty() || !delta.token_ids.is_empty();
+        let deltas = std::iter::once(own).chain(deltas).filter(is_news);
+        let event = |delta| AnswerEvent::Delta { choice: at, delta };
+        deltas.map(event).collect()
     }
 
     /// The engine says that a choice is over.
@@ -347,7 +369,13 @@ impl PlainAnswer {
 impl Produce for PlainAnswer {
     async fn run(mut self, sink: &mut Sink<'_>) -> Result<(), ApiError> {
         while let Some((prompt, event)) = self.events.next().await {
-            if let Some(event) = self.take(prompt, event)? {
+            let events = match event {
+                CodeEvent::Engine(event) => self.take(prompt, event)?.into_iter().collect(),
+                CodeEvent::Inserted { index, insertion } => {
+                    self.insert(prompt * self.n + index, insertion)
+                }
+            };
+            for event in events {
                 sink.send(event).await;
             }
         }
@@ -355,42 +383,4 @@ impl Produce for PlainAnswer {
         sink.send(AnswerEvent::Done(Box::new(summary))).await;
         Ok(())
     }
-}
-
-fn submit_all(
-    engine: &dyn Backend,
-    generation: &Generation,
-    n: usize,
-) -> Result<(Events, Vec<RequestId>), ApiError> {
-    let salt = generation.shared.cache_salt.as_deref();
-    let (mut events, mut ids) = (SelectAll::new(), Vec::new());
-    let max_model_len = engine.config().max_model_len;
-    let constraint = generation.shape.constraint.as_ref();
-    for prompt in &generation.prompts {
-        let constraint = constraint.map(|constraint| constraint.after(&[]));
-        let mut params = generation.params.clone();
-        params.max_tokens = params.max_tokens.clamp(1, max_model_len.max(1));
-        // A refused prompt drops the streams before it, which aborts them.
-        let stream = engine.submit(GenerateRequest {
-            n,
-            constraint: constraint.transpose().map_err(refused)?,
-            tenant: generation.tenant.0,
-            cache_salt: generation.tenant.cache_salt(salt),
-            adapter: generation.target.adapter_id(),
-            deadline: generation.deadline.instant(),
-            speculative: generation.speculation.speculative,
-            prediction: generation.speculation.prediction.clone(),
-            adaptation: generation.adaptation.clone(),
-            media: generation.media.clone(),
-            ..GenerateRequest::new(prompt.clone(), params)
-        })?;
-        let index = ids.len();
-        ids.push(stream.id());
-        events.push(stream.numbered(index));
-    }
-    Ok((events, ids))
-}
-
-fn refused(error: ConstraintError) -> ApiError {
-    EngineError::Constraint(error.0).into()
 }

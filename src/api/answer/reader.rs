@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::event::{ChoiceEnd, Delta, EndReason, StopReason, ToolCallDelta, ToolCallHead};
+use super::event::{
+    ChoiceEnd, Delta, EndReason, StopReason, ToolCallDelta, ToolCallHead, ToolOutput,
+};
+use crate::search::Piece;
 use crate::text::{Detokenizer, OutputFormat, OutputParser, OutputPiece, Tokenizer, ToolFormat};
 
 /// Letters and digits of a call's id behind `call_`.
@@ -129,6 +132,49 @@ impl Reader {
             Some(parser) => parser.push(text),
         };
         self.delta(pieces)
+    }
+
+    /// Something follows that the model did not write: what was held back.
+    pub fn flush(&mut self) -> Delta {
+        let pieces = self.parser.as_mut().map(OutputParser::flush);
+        self.delta(pieces.unwrap_or_default())
+    }
+
+    /// What text adds that the model did not write: it holds no marks.
+    pub fn insert(&mut self, text: &str) -> Delta {
+        match &mut self.parser {
+            None => self.push(text),
+            Some(parser) => {
+                let pieces = parser.insert(text);
+                self.delta(pieces)
+            }
+        }
+    }
+
+    /// What a part of an answer adds; what a program printed is alone in its delta.
+    pub fn piece(&mut self, piece: Piece) -> Vec<Delta> {
+        let (text, num_tokens, num_before, call) = match piece {
+            Piece::Own(text) => return vec![self.push(&text)],
+            Piece::Inserted {
+                text,
+                num_tokens,
+                num_before,
+                call,
+            } => (text, num_tokens, num_before, call),
+        };
+        let own = self.flush();
+        if self.is_thinking() && !self.shows_reasoning {
+            return vec![own];
+        }
+        let mut delta = self.insert(&text);
+        delta.tool_outputs.push(ToolOutput {
+            text,
+            num_tokens,
+            num_before,
+            call,
+        });
+        let deltas = [own, delta].into_iter();
+        deltas.filter(|delta| !delta.is_empty()).collect()
     }
 
     /// The text ends: what was held back. Nothing is read after that.

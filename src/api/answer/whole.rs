@@ -1,7 +1,8 @@
 //! An answer that is sent as a whole: its events, put together.
 
 use super::event::{
-    AnswerEvent, ChoiceEnd, Delta, PromptReport, Summary, TokenLogprob, ToolCallDelta, ToolCallHead,
+    AnswerEvent, ChoiceEnd, Delta, PromptReport, Summary, TokenLogprob, ToolCallDelta,
+    ToolCallHead, ToolOutput,
 };
 
 /// All of an answer.
@@ -18,6 +19,7 @@ pub(in crate::api) struct WholeChoice {
     pub reasoning: String,
     pub text: String,
     pub tool_calls: Vec<ToolCall>,
+    pub tool_outputs: Vec<ToolOutput>,
     pub logprobs: Option<Vec<TokenLogprob>>,
     pub token_ids: Vec<u32>,
     pub end: Option<ChoiceEnd>,
@@ -53,6 +55,7 @@ impl Whole {
         let whole = &mut self.choices[choice];
         whole.reasoning.push_str(&delta.reasoning);
         whole.text.push_str(&delta.text);
+        whole.tool_outputs.extend(delta.tool_outputs);
         whole.token_ids.extend(delta.token_ids);
         for ToolCallDelta {
             index,

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::api::error::ApiError;
-use crate::api::searching::record::end_name;
+use crate::api::searching::record::{end_name, inserted_record};
 use crate::search::{NodeId, Tree};
 
 /// The nodes that a request names: at least one, each once, all of them there.
@@ -32,9 +32,14 @@ pub(super) fn check_nodes(tree: &Tree, param: &str, nodes: &[usize]) -> Result<(
 /// `is_new` is false when the sample repeated a sibling, which is then returned.
 pub(super) fn node_json(tree: &Tree, id: NodeId, is_new: bool) -> Value {
     let node = tree.node(id);
-    json!({
+    let mut json = json!({
         "node": id, "parent": node.parent, "text": node.text, "tokens": node.token_ids.len(),
         "depth": node.depth, "logprob": node.logprob, "end": node.end.map(end_name),
         "is_new": is_new,
-    })
+    });
+    if !node.inserted.is_empty() {
+        let inserted = node.inserted.iter().map(|it| inserted_record(node, it));
+        json["inserted"] = json!(inserted.collect::<Vec<_>>());
+    }
+    json
 }

@@ -147,7 +147,7 @@ fn session_bytes(policy: &EnginePolicy, question: &str) -> usize {
     // The prompt's are also in the context.
     let token_ids = 2 * policy.prompt_token_ids.len() + policy.prediction.len();
     let stops = policy.stops.iter().map(String::len);
-    question.len() + token_ids * size_of::<u32>() + stops.sum::<usize>()
+    question.len() + policy.code_before.len() + token_ids * size_of::<u32>() + stops.sum::<usize>()
 }
 
 /// Takes the lease's length out of a body.

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::nodes::{check_nodes, node_json};
 use super::session::Work;
-use crate::api::answer::event::{AnswerEvent, ChoiceEnd, EndReason};
+use crate::api::answer::event::{AnswerEvent, ChoiceEnd, Delta, EndReason};
 use crate::api::answer::reader::Reader;
 use crate::api::answer::whole::Whole;
 use crate::api::body::{Body, SizedBody};
@@ -27,7 +27,7 @@ use crate::api::wire::envelope::Head;
 use crate::engine::EngineError;
 use crate::reward::{self, Candidate, RewardSpec, Scorer};
 use crate::search::{
-    Continuation, End, Expansion, Node, NodeId, OneOrMany, Policy, StepRule, StepSpec,
+    Continuation, End, Expansion, Node, NodeId, OneOrMany, Policy, StepRule, StepSpec, pieces,
 };
 use crate::work::Budget;
 
@@ -146,8 +146,11 @@ pub(in crate::api) async fn generate(
 /// What a node holds.
 fn node_bytes(path: &[u32], continuation: &Continuation) -> usize {
     let state = continuation.hidden_state.as_ref();
+    let calls = continuation.inserted.iter().map(|it| &it.call);
+    let calls = calls.map(|call| call.code.len() + call.output.len());
     size_of::<Node>()
         + continuation.text.len()
+        + calls.sum::<usize>()
         + size_of::<u32>() * (path.len() + continuation.token_ids.len())
         + size_of::<f32>() * state.map_or(0, |state| state.len())
         + size_of_val(continuation.logprobs.as_slice())
@@ -259,7 +262,8 @@ pub(in crate::api) async fn fork(
         ));
     }
     let context = served.engine.config().max_model_len;
-    let before = policy.prompt_token_ids.len() + tree.node(request.node).num_tokens;
+    let node = tree.node(request.node);
+    let before = policy.prompt_token_ids.len() + node.num_tokens + node.num_inserted;
     if before + token_ids.len() > context {
         let error = EngineError::PromptTooLong {
             num_tokens: before + token_ids.len(),
@@ -270,6 +274,7 @@ pub(in crate::api) async fn fork(
     let continuation = Continuation {
         token_ids,
         text: request.text,
+        inserted: Vec::new(),
         end: End::Step,
         logprobs: Vec::new(),
         hidden_state: None,
@@ -302,7 +307,17 @@ pub(in crate::api) async fn commit(
     state.branches().close(tenant, &id, Instant::now())?;
     let node = work.tree.node(request.node);
     let mut reader = Reader::new(&session.reading);
-    let mut last = reader.push(&work.tree.text(request.node));
+    let (text, inserted) = (
+        work.tree.text(request.node),
+        work.tree.inserted(request.node),
+    );
+    let mut last = Delta::default();
+    for piece in pieces(&text, &inserted, 0) {
+        reader
+            .piece(piece)
+            .into_iter()
+            .for_each(|delta| last.append(delta));
+    }
     last.append(reader.finish());
     let end = reader.end(ChoiceEnd {
         reason: EndReason::from(node.end.unwrap_or(End::Stop)),

@@ -11,6 +11,7 @@ use metrics_exporter_prometheus::{
 
 use crate::engine::AdaptationReport;
 use crate::search::SearchStats;
+use crate::tool::CallStatus;
 
 // Bucket boundaries are vLLM's (`vllm/v1/metrics/loggers.py`), in seconds.
 const TTFT_BUCKETS: [f64; 22] = [
@@ -175,6 +176,15 @@ impl Metrics {
             for prefix in PREFIXES {
                 counter!(format!("{prefix}request_success_total"), labels.clone()).increment(1);
             }
+        });
+    }
+
+    /// Counts a block of code that an answer called.
+    pub(in crate::api) fn code_called(&self, status: CallStatus) {
+        let mut labels = self.labels.clone();
+        labels.push(Label::new("status", status.name()));
+        with_local_recorder(&self.recorder, || {
+            counter!("ponder_code_calls_total", labels).increment(1);
         });
     }
 

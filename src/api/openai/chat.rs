@@ -6,6 +6,7 @@ use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use super::adaptation::adaptation;
+use super::code;
 use super::continuation::{Rendering, conversation};
 use super::field_rules::CHAT;
 use super::images;
@@ -38,6 +39,7 @@ generation_request! {
         max_completion_tokens: Option<i64>,
         logprobs: Option<bool>,
         top_logprobs: Option<u64>,
+        /// Functions, and `code_interpreter`: the server runs the Python that the model writes.
         #[schema(value_type = Option<Vec<Object>>)]
         tools: Option<Vec<Value>>,
         #[schema(value_type = Option<Object>)]
@@ -122,7 +124,8 @@ fn prepare(
     let media = images::take(&mut request.messages, served.engine.as_ref())?;
     check_messages(&request.messages)?;
     let structured = request.structured().read()?;
-    let tools = tools(&request).plan(served.output.tools)?;
+    let mut tools = tools(&request).plan(served.output.tools)?;
+    let code = code::tool(served, tools.code.take(), tenant)?;
     let reasoning = reasoning(&request).plan()?;
     request.reasoning_effort.clone_from(&reasoning.effort);
     let limit = (request.max_tokens, request.max_completion_tokens);
@@ -168,6 +171,7 @@ fn prepare(
         search: presets::requested(&shared)?,
         shared,
         shape,
+        code,
         echo: Vec::new(),
         wire: Wire::Chat,
         question,
@@ -221,7 +225,16 @@ fn tools(request: &ChatRequest) -> ToolFields {
         parallel_tool_calls: request.parallel_tool_calls,
         functions: request.functions.clone(),
         function_call: request.function_call.clone(),
+        continued: continued(request),
     }
+}
+
+/// The beginning of the answer, where the request has it.
+fn continued(request: &ChatRequest) -> Option<String> {
+    let last = request.messages.last();
+    let last = last.filter(|_| request.continue_final_message == Some(true));
+    let text = last.and_then(|message| message["content"].as_str());
+    text.map(str::to_owned)
 }
 
 fn reasoning(request: &ChatRequest) -> ReasoningFields {

@@ -8,6 +8,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::adaptation::adaptation;
+use super::code;
 use super::field_rules::COMPLETIONS;
 use super::fill::Filling;
 use super::known_fields::check_others;
@@ -69,6 +70,9 @@ generation_request! {
         /// Report this many alternatives a token.
         logprobs: Option<u64>,
         max_completion_tokens: Option<i64>,
+        /// `code_interpreter` alone: the server runs the Python that the model writes.
+        #[schema(value_type = Option<Vec<Object>>)]
+        tools: Option<Vec<Value>>,
     }
 }
 
@@ -136,10 +140,12 @@ fn prepare(
     if echo && num_logprobs.is_some() && params.prompt_logprobs.is_none() {
         params.prompt_logprobs = num_logprobs;
     }
+    let code = code::of_completion(request.tools.as_deref())?;
     let structured = request.structured().read()?;
     let shape = of_completion(served, &shared, structured, budget)?;
     let prompts = prompts(served, &request, &shared, budget)?;
     let decode = |ids: &Vec<u32>| served.tokenizer.decode(ids, shared.skip_special);
+    let code = code.map(|spec| spec.behind(prompts.iter().map(decode)));
     let echo = match echo {
         true => prompts.iter().map(decode).collect(),
         false => Vec::new(),
@@ -157,6 +163,7 @@ fn prepare(
         search: presets::requested(&shared)?,
         shared,
         shape,
+        code: code::tool(served, code, tenant)?,
         echo,
         wire: Wire::Completions,
         question,

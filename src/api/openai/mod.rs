@@ -2,6 +2,7 @@
 
 pub(super) mod adaptation;
 pub(super) mod chat;
+pub(super) mod code;
 pub(super) mod completions;
 mod continuation;
 pub(super) mod field_rules;

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
 
+use super::code::{self, CodeSpec, KIND};
 use crate::api::error::ApiError;
 use crate::grammar::{ToolGrammar, ToolSpec};
 use crate::text::ToolFormat;
@@ -23,6 +24,8 @@ pub(super) struct ToolFields {
     /// What OpenAI had before `tools` and `tool_choice`.
     pub functions: Option<Vec<Value>>,
     pub function_call: Option<Value>,
+    /// The text that the answer goes on with.
+    pub continued: Option<String>,
 }
 
 /// What comes of them.
@@ -32,6 +35,8 @@ pub(super) struct ToolPlan {
     pub shown: Option<Vec<Value>>,
     /// The calls that an answer may have.
     pub calls: Option<Calls>,
+    /// The server runs the code that an answer has.
+    pub code: Option<CodeSpec>,
     /// The request has `functions`.
     pub is_legacy: bool,
 }
@@ -102,10 +107,13 @@ impl ToolFields {
             true => legacy_choice(choice.as_ref())?,
             false => tool_choice(choice.as_ref())?,
         };
-        let (shown, specs) = read(tools, &names)?;
+        let Offered { shown, specs, code } = read(tools, &names)?;
         check_choice(&choice, &specs, &names)?;
         let plan = ToolPlan {
             is_legacy,
+            code: code
+                .filter(|_| choice != ToolChoice::None)
+                .map(|spec| spec.behind(self.continued)),
             ..ToolPlan::default()
         };
         if specs.is_empty() || choice == ToolChoice::None {
@@ -163,8 +171,16 @@ fn calls(
     }
 }
 
-/// The tools as templates read them, and as grammars do.
-fn read(mut tools: Vec<Value>, names: &Names) -> Result<(Vec<Value>, Vec<ToolSpec>), ApiError> {
+/// The tools of a request.
+struct Offered {
+    /// Functions, as templates read them.
+    shown: Vec<Value>,
+    /// The same, as grammars do.
+    specs: Vec<ToolSpec>,
+    code: Option<CodeSpec>,
+}
+
+fn read(tools: Vec<Value>, names: &Names) -> Result<Offered, ApiError> {
     let field = names.tools;
     if tools.len() > MAX_TOOLS {
         let message = format!("{field} takes at most {MAX_TOOLS} tools");
@@ -176,19 +192,31 @@ fn read(mut tools: Vec<Value>, names: &Names) -> Result<(Vec<Value>, Vec<ToolSpe
             format!("{field} has {num_bytes} bytes of JSON; it may have {MAX_TOOLS_BYTES}");
         return Err(ApiError::invalid(field, message));
     }
-    let mut specs: Vec<ToolSpec> = Vec::new();
+    let (mut shown, mut specs) = (Vec::new(), Vec::new());
+    let mut code = None;
     let mut known = HashSet::new();
-    for (index, tool) in tools.iter_mut().enumerate() {
+    for (index, mut tool) in tools.into_iter().enumerate() {
         let at = format!("{field}[{index}]");
-        let spec = spec(tool, &at, names)?;
+        // It is no function that the template could show.
+        if let Some(fields) = tool
+            .as_object()
+            .filter(|it| it.get("type") == Some(&json!(KIND)))
+        {
+            if code.replace(code::spec(fields, &at)?).is_some() {
+                return Err(code::twice(&at));
+            }
+            continue;
+        }
+        let spec = spec(&mut tool, &at, names)?;
         if !known.insert(spec.name.clone()) {
             let at = format!("{at}{}.name", names.function);
             let message = format!("{at}: {:?} is there twice; rename one of them", spec.name);
             return Err(ApiError::invalid(&at, message));
         }
         specs.push(spec);
+        shown.push(tool);
     }
-    Ok((tools, specs))
+    Ok(Offered { shown, specs, code })
 }
 
 /// Reads a tool; what templates expect to be there is added to it.
@@ -205,7 +233,7 @@ fn spec(tool: &mut Value, at: &str, names: &Names) -> Result<ToolSpec, ApiError>
         Some(Value::String(_)) => {
             return invalid(
                 ".type",
-                "must be \"function\": this server runs no other tools",
+                "must be \"function\" or \"code_interpreter\": this server runs no other tools",
             );
         }
         _ => return invalid(".type", "must be \"function\""),

@@ -58,7 +58,10 @@ pub(super) fn echo(request: &ResponsesRequest, model: &str, is_kept: bool) -> Ma
 /// A tool with all fields that clients expect of one.
 fn tool(tool: &Value) -> Value {
     let mut tool = tool.clone();
-    if let Value::Object(fields) = &mut tool {
+    let is_function = tool["type"] == "function";
+    if let Value::Object(fields) = &mut tool
+        && is_function
+    {
         for name in ["description", "parameters", "strict"] {
             fields.entry(name).or_insert(Value::Null);
         }

@@ -63,6 +63,7 @@ fn item(value: Value, path: &str, hex: &str, index: usize) -> Result<Value, ApiE
         "function_call" => function_call(&value, path, hex, index),
         "function_call_output" => function_output(value, path, hex, index),
         "reasoning" => reasoning(&value, path, hex, index),
+        "code_interpreter_call" => code_call(&value, path, hex, index),
         "item_reference" => {
             let id = text(&value, "id", path)?;
             Ok(json!({"type": "item_reference", "id": id}))
@@ -71,7 +72,7 @@ fn item(value: Value, path: &str, hex: &str, index: usize) -> Result<Value, ApiE
             let path = format!("{path}.type");
             let message = format!(
                 "{path} is {other:?}; this server takes message, function_call, \
-                 function_call_output, reasoning and item_reference"
+                 function_call_output, code_interpreter_call, reasoning and item_reference"
             );
             Err(ApiError::invalid(&path, message))
         }
@@ -145,6 +146,30 @@ fn function_output(
     Ok(
         json!({"id": id, "type": "function_call_output", "status": status(&value),
         "call_id": call_id, "output": output}),
+    )
+}
+
+/// A program that a server ran, whose outputs are text.
+fn code_call(value: &Value, path: &str, hex: &str, index: usize) -> Result<Value, ApiError> {
+    let code = text(value, "code", path)?;
+    let outputs_path = format!("{path}.outputs");
+    let outputs = match &value["outputs"] {
+        Value::Null => Vec::new(),
+        Value::Array(outputs) => outputs.clone(),
+        _ => {
+            let why = format!("{outputs_path} must be an array of outputs");
+            return Err(ApiError::invalid(&outputs_path, why));
+        }
+    };
+    for (index, output) in outputs.iter().enumerate() {
+        let path = format!("{outputs_path}[{index}]");
+        let is_logs = output["type"] == "logs" && output["logs"].is_string();
+        refuse_if(!is_logs, &path, "must be {\"type\": \"logs\", \"logs\": …}")?;
+    }
+    let id = id(value, path, "ci", hex, index)?;
+    Ok(
+        json!({"id": id, "type": "code_interpreter_call", "status": status(value), "code": code,
+        "container_id": value["container_id"], "outputs": outputs}),
     )
 }
 

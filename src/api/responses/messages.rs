@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::items::{Item, thought};
 use super::parts::for_chat;
 use crate::api::error::ApiError;
+use crate::tool::{CallStatus, CodeCall, output_text};
 
 /// Where a message comes from.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +26,8 @@ pub(super) struct Conversation {
     pub messages: Vec<Value>,
     /// One a message.
     pub sources: Vec<Source>,
+    /// The last item was a program that the server ran: the answer goes on behind it.
+    is_behind_code: bool,
 }
 
 impl Conversation {
@@ -65,8 +68,10 @@ impl Conversation {
         calls: &mut HashSet<&'i str>,
     ) -> Result<(), ApiError> {
         let Item { value, path } = item;
+        let goes_on = std::mem::take(&mut self.is_behind_code);
         match value["type"].as_str().unwrap_or_default() {
-            "message" => self.message(value, path),
+            "message" => self.message(value, path, goes_on),
+            "code_interpreter_call" => self.code(value, path),
             "reasoning" if !drops_thought => {
                 let thought = thought(value);
                 if !thought.is_empty() {
@@ -101,7 +106,8 @@ impl Conversation {
         Ok(())
     }
 
-    fn message(&mut self, value: &Value, path: &str) {
+    /// `goes_on`: the answer before it is no other one.
+    fn message(&mut self, value: &Value, path: &str, goes_on: bool) {
         let parts = value["content"].as_array();
         let content = for_chat(parts.map_or(&[], Vec::as_slice));
         let content_path = format!("{path}.content");
@@ -109,13 +115,43 @@ impl Conversation {
             let message = json!({"role": value["role"], "content": content});
             return self.push(message, path, &content_path);
         }
-        let is_free =
-            |message: &Value| message["content"].is_null() && message["tool_calls"].is_null();
+        let is_free = |message: &Value| {
+            (message["content"].is_null() || goes_on) && message["tool_calls"].is_null()
+        };
         let message = self.assistant(path, is_free);
-        message["content"] = content;
+        message["content"] = match (message["content"].as_str(), content.as_str()) {
+            (Some(before), Some(text)) => format!("{before}{text}").into(),
+            _ => content,
+        };
         if let Some(source) = self.sources.last_mut() {
             source.content = content_path;
         }
+    }
+
+    /// What a program printed stands behind its code, as in the answer. The code is the end of the
+    /// message before, unless the client left that out.
+    fn code(&mut self, value: &Value, path: &str) {
+        let outputs = value["outputs"].as_array().into_iter().flatten();
+        let logs = outputs.filter_map(|it| it["logs"].as_str());
+        let call = CodeCall {
+            code: value["code"].as_str().unwrap_or_default().to_owned(),
+            output: logs.collect(),
+            status: CallStatus::Completed,
+        };
+        let message = self.assistant(path, |message| message["tool_calls"].is_null());
+        let mut text = message["content"].as_str().unwrap_or_default().to_owned();
+        if !text.trim_end().ends_with("```") {
+            let before = if text.is_empty() || text.ends_with('\n') {
+                ""
+            } else {
+                "\n"
+            };
+            let after = if call.code.ends_with('\n') { "" } else { "\n" };
+            text.push_str(&format!("{before}```python\n{}{after}```", call.code));
+        }
+        text.push_str(&output_text(&call, text.ends_with('\n')));
+        message["content"] = text.into();
+        self.is_behind_code = true;
     }
 
     fn call(&mut self, value: &Value, path: &str) {
@@ -165,6 +201,7 @@ impl Conversation {
         Self {
             messages: kept.iter().map(|it| self.messages[*it].clone()).collect(),
             sources: kept.iter().map(|it| self.sources[*it].clone()).collect(),
+            ..Self::default()
         }
     }
 }

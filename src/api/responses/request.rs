@@ -13,6 +13,8 @@ const LOGPROBS: &str = "message.output_text.logprobs";
 const ENCRYPTED: &str = "reasoning.encrypted_content";
 /// Images of the input are always among the input's items.
 const IMAGE_URLS: &str = "message.input_image.image_url";
+/// What programs printed is always among the output's items.
+const OUTPUTS: &str = "code_interpreter_call.outputs";
 /// OpenAI's limit of `safety_identifier` and `prompt_cache_key`.
 const MAX_LABEL_CHARS: usize = 64;
 
@@ -34,7 +36,8 @@ pub struct ResponsesRequest {
     /// Needs `include: ["message.output_text.logprobs"]`.
     pub top_logprobs: Option<u64>,
     pub include: Option<Vec<String>>,
-    /// Function tools in the flat shape: `{"type": "function", "name": …, "parameters": …}`.
+    /// Function tools in the flat shape: `{"type": "function", "name": …, "parameters": …}`, and
+    /// `{"type": "code_interpreter", "container": {"type": "auto"}}`.
     #[schema(value_type = Option<Vec<Object>>)]
     pub tools: Option<Vec<Value>>,
     #[schema(value_type = Option<Object>)]
@@ -301,14 +304,15 @@ fn is_neutral(name: &str, value: &Value) -> bool {
 }
 
 /// What `include` may name.
-pub(in crate::api) const INCLUDES: [&str; 3] = [LOGPROBS, ENCRYPTED, IMAGE_URLS];
+pub(in crate::api) const INCLUDES: [&str; 4] = [LOGPROBS, ENCRYPTED, IMAGE_URLS, OUTPUTS];
 
 fn check_include(include: &[String]) -> Result<(), ApiError> {
     for (index, what) in include.iter().enumerate() {
         let is_known = INCLUDES.contains(&what.as_str());
         let name = format!("include[{index}]");
         let why = format!(
-            "is {what:?}; this server includes \"{LOGPROBS}\", \"{ENCRYPTED}\" and \"{IMAGE_URLS}\""
+            "is {what:?}; this server includes \"{LOGPROBS}\", \"{ENCRYPTED}\", \"{IMAGE_URLS}\" \
+             and \"{OUTPUTS}\""
         );
         refuse_if(!is_known, &name, &why)?;
     }

@@ -4,9 +4,10 @@ use serde_json::{Map, Value, json};
 
 use super::request::{one_of, refuse_if};
 use crate::api::error::ApiError;
+use crate::api::openai::code;
 
-/// The function tools of a chat.
-pub(super) fn tools(tools: &[Value]) -> Result<Vec<Value>, ApiError> {
+/// The tools of a chat. `max_calls`: of tools that the server runs (`max_tool_calls`).
+pub(super) fn tools(tools: &[Value], max_calls: Option<i64>) -> Result<Vec<Value>, ApiError> {
     let tools = tools.iter().enumerate();
     let tools = tools.map(|(index, tool)| {
         let path = format!("tools[{index}]");
@@ -14,9 +15,13 @@ pub(super) fn tools(tools: &[Value]) -> Result<Vec<Value>, ApiError> {
         let kind_path = format!("{path}.type");
         match tool["type"].as_str() {
             Some("function") => {}
+            // It has one shape everywhere.
+            Some(code::KIND) => return Ok(code::at_most(tool.clone(), max_calls)),
             Some(kind) => {
-                let message =
-                    format!("{kind_path} is {kind:?}; this server takes tools of type function");
+                let message = format!(
+                    "{kind_path} is {kind:?}; this server takes tools of type function and \
+                     code_interpreter"
+                );
                 return Err(ApiError::invalid(&kind_path, message));
             }
             None => refuse_if(true, &kind_path, "must be a string")?,

@@ -63,7 +63,7 @@ fn fields(request: &ResponsesRequest) -> Result<Map<String, Value>, ApiError> {
     }
     let given = request.tools.as_deref().unwrap_or_default();
     if !given.is_empty() {
-        set("tools", tools::tools(given)?.into());
+        set("tools", tools::tools(given, request.max_tool_calls)?.into());
         set("parallel_tool_calls", json!(request.parallel_tool_calls));
     }
     if let Some(choice) = request.tool_choice.as_ref().filter(|it| !it.is_null()) {

@@ -6,14 +6,18 @@ use tokio::sync::mpsc;
 use super::resume;
 use super::run::SearchRun;
 use crate::api::answer::deliver::{Produce, Sink};
-use crate::api::answer::event::{AnswerEvent, ChoiceEnd, EndReason, PromptReport, Summary, Usage};
+use crate::api::answer::event::{
+    AnswerEvent, ChoiceEnd, Delta, EndReason, PromptReport, Summary, Usage,
+};
 use crate::api::answer::logprobs::token_logprob;
 use crate::api::answer::reader::{Reader, num_thought_tokens};
 use crate::api::error::ApiError;
 use crate::api::generation::Generation;
 use crate::api::state::AppState;
 use crate::api::traces::keep::keep;
-use crate::search::{Ranked, SearchEvent, SearchOutcome, SearchRequest};
+use crate::search::{
+    Ranked, SearchEvent, SearchOutcome, SearchRequest, num_inserted, own_tokens, pieces,
+};
 
 /// A searched answer that is ready to run.
 pub(in crate::api) struct SearchAnswer {
@@ -64,7 +68,7 @@ impl SearchAnswer {
             tokio::select! {
                 biased;
                 Some(event) = events.recv() => {
-                    if let Some(event) = progress(&self.run, &mut self.first, event) {
+                    for event in progress(&self.run, &mut self.first, event) {
                         sink.send(event).await;
                     }
                 }
@@ -72,21 +76,30 @@ impl SearchAnswer {
             }
         };
         while let Ok(event) = events.try_recv() {
-            if let Some(event) = progress(&self.run, &mut self.first, event) {
+            for event in progress(&self.run, &mut self.first, event) {
                 sink.send(event).await;
             }
         }
         outcome
     }
 
-    /// The end of a choice, with what was not sent of it.
-    fn end(&mut self, index: usize, answer: &Ranked) -> AnswerEvent {
+    /// What was not sent of a choice, and its end.
+    fn end(&mut self, index: usize, answer: &Ranked) -> Vec<AnswerEvent> {
         let mut own = Reader::new(&self.run.reading);
         let (reader, num_read) = match index {
             0 => (&mut self.first.reader, self.first.num_read),
             _ => (&mut own, 0),
         };
-        let mut last = reader.push(answer.text.get(num_read..).unwrap_or_default());
+        let choice = index;
+        let (mut deltas, mut last) = (Vec::new(), Delta::default());
+        let pieces = pieces(&answer.text, &answer.inserted, num_read).into_iter();
+        for delta in pieces.flat_map(|piece| reader.piece(piece)) {
+            if delta.tool_outputs.is_empty() {
+                last.append(delta);
+            } else {
+                deltas.extend([std::mem::take(&mut last), delta]);
+            }
+        }
         last.append(reader.finish());
         let end = reader.end(ChoiceEnd {
             reason: EndReason::from(answer.end),
@@ -96,28 +109,35 @@ impl SearchAnswer {
         self.ended.get_or_insert(end.reason);
         let tokenizer = &self.run.policy.tokenizer;
         last.logprobs = self.run.policy.params.logprobs.is_some().then(|| {
-            let entries = answer.logprobs.iter().cloned();
-            entries.map(|it| token_logprob(tokenizer, it)).collect()
+            let is_own = |at: &usize| !answer.inserted.iter().any(|it| it.tokens.contains(at));
+            let entries = answer.logprobs.iter().enumerate();
+            let entries = entries.filter(|(at, _)| is_own(at));
+            entries
+                .map(|(_, it)| token_logprob(tokenizer, it.clone()))
+                .collect()
         });
         last.token_ids.clone_from(&answer.token_ids);
-        AnswerEvent::End {
-            choice: index,
-            last,
-            end,
-        }
+        let deltas = deltas.into_iter();
+        let deltas = deltas.filter(|delta| !delta.is_empty());
+        let event = |delta| AnswerEvent::Delta { choice, delta };
+        let mut events: Vec<AnswerEvent> = deltas.map(event).collect();
+        events.push(AnswerEvent::End { choice, last, end });
+        events
     }
 
     /// Tokens of the answers that the client gets.
     fn num_kept(&self, outcome: &SearchOutcome) -> usize {
         let returned = self.run.returned(outcome).iter();
-        returned.map(|answer| answer.token_ids.len()).sum()
+        let own = |answer: &Ranked| answer.token_ids.len() - num_inserted(&answer.inserted);
+        returned.map(own).sum()
     }
 
     fn usage(&self, outcome: &SearchOutcome) -> Usage {
         let all = outcome.stats.num_tokens as usize;
         let (run, returned) = (&self.run, self.run.returned(outcome));
         let thoughts = returned.iter().map(|answer| {
-            num_thought_tokens(&run.reading, run.policy.detokenizer(), &answer.token_ids)
+            let own = own_tokens(&answer.token_ids, &answer.inserted);
+            num_thought_tokens(&run.reading, run.policy.detokenizer(), &own)
         });
         let thoughts: usize = thoughts.sum();
         Usage {
@@ -126,6 +146,10 @@ impl SearchAnswer {
             num_completion_tokens: all,
             num_reasoning_tokens: all.saturating_sub(self.num_kept(outcome)) + thoughts,
             drafts: self.run.policy.drafts.total(),
+            num_tool_output_tokens: self.run.policy.code.as_ref().map(|_| {
+                let nodes = outcome.tree.nodes.iter();
+                nodes.map(|node| num_inserted(&node.inserted)).sum()
+            }),
         }
     }
 
@@ -166,6 +190,9 @@ impl SearchAnswer {
         let kept = self.num_kept(outcome);
         let reason = self.ended.unwrap_or(EndReason::Stop);
         let metrics = self.state.metrics();
+        for it in outcome.tree.nodes.iter().flat_map(|node| &node.inserted) {
+            metrics.code_called(it.call.status);
+        }
         metrics.finished(reason.name(), kept, self.run.started.elapsed());
         metrics.searched(
             self.run.spec.strategy.name(),
@@ -190,8 +217,9 @@ impl Produce for SearchAnswer {
         sink.send(AnswerEvent::Prompt(prompt)).await;
         let outcome = self.search(sink).await?;
         for index in 0..self.run.returned(&outcome).len() {
-            let end = self.end(index, &outcome.answers[index]);
-            sink.send(end).await;
+            for event in self.end(index, &outcome.answers[index]) {
+                sink.send(event).await;
+            }
         }
         let summary = Summary {
             usage: self.usage(&outcome),
@@ -205,16 +233,18 @@ impl Produce for SearchAnswer {
 }
 
 /// What a search's event is to those who watch.
-fn progress(run: &SearchRun, first: &mut FirstChoice, event: SearchEvent) -> Option<AnswerEvent> {
+fn progress(run: &SearchRun, first: &mut FirstChoice, event: SearchEvent) -> Vec<AnswerEvent> {
     match event {
         // With one choice, what all branches share is part of the answer already.
-        SearchEvent::Agreed { text } if run.n == 1 => {
+        SearchEvent::Agreed { text, pieces } if run.n == 1 => {
             first.num_read += text.len();
-            let delta = first.reader.push(&text);
-            (!delta.is_empty()).then_some(AnswerEvent::Delta { choice: 0, delta })
+            let deltas = pieces.into_iter().flat_map(|it| first.reader.piece(it));
+            let deltas = deltas.filter(|delta| !delta.is_empty());
+            let event = |delta| AnswerEvent::Delta { choice: 0, delta };
+            deltas.map(event).collect()
         }
-        SearchEvent::Agreed { .. } => None,
-        event if run.spec.stream_events => Some(AnswerEvent::Search(event)),
-        _ => None,
+        SearchEvent::Agreed { .. } => Vec::new(),
+        event if run.spec.stream_events => vec![AnswerEvent::Search(event)],
+        _ => Vec::new(),
     }
 }

@@ -24,6 +24,7 @@ pub(in crate::api) fn policy_of(
         stops,
         shared,
         shape,
+        code,
         speculation,
         adaptation: _,
         tenant,
@@ -36,6 +37,8 @@ pub(in crate::api) fn policy_of(
         params.temperature = DEFAULT_TEMPERATURE;
     }
     let prompt_token_ids = prompts.pop().unwrap_or_default();
+    let (code, mut before) = code.map(|it| (it.tool, it.before)).unzip();
+    let before = before.get_or_insert_default();
     // An answer that fills the context has ended: nothing may be asked to follow it.
     let context = served.engine.config().max_model_len;
     let room = context.saturating_sub(prompt_token_ids.len()).max(1);
@@ -55,6 +58,8 @@ pub(in crate::api) fn policy_of(
         include_stop: shared.include_stop,
         skip_special: shared.skip_special,
         visible: shape.reading.visible,
+        code,
+        code_before: before.pop().unwrap_or_default(),
         tenant: tenant.0,
         cache_salt: tenant.cache_salt(shared.cache_salt.as_deref()),
         adapter: target.adapter_id(),

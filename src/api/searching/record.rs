@@ -8,8 +8,8 @@ use super::run::SearchRun;
 use crate::api::state::AppState;
 use crate::api::traces::keep::{identity, new_id, rounded};
 use crate::reward::Scorer;
-use crate::search::{End, Node, SearchOutcome};
-use crate::trace::{NodeRecord, SCHEMA, Timings, TraceRecord, Usage};
+use crate::search::{End, Inserted, Node, SearchOutcome};
+use crate::trace::{InsertedRecord, NodeRecord, SCHEMA, Timings, TraceRecord, Usage};
 
 impl SearchRun {
     /// The searched tree as data.
@@ -79,6 +79,11 @@ fn node_record(node: &Node, is_outcome: bool) -> NodeRecord {
         parent: node.parent,
         token_ids: node.token_ids.clone(),
         token_logprobs: logprobs.map(|token| rounded(token.logprob)).collect(),
+        inserted: node
+            .inserted
+            .iter()
+            .map(|it| inserted_record(node, it))
+            .collect(),
         text: node.text.clone(),
         end: end.map(str::to_owned),
         logprob: node.logprob,
@@ -94,6 +99,18 @@ fn node_record(node: &Node, is_outcome: bool) -> NodeRecord {
         variant_paths: node.variant_paths.clone(),
         branch_path: node.branch_path.clone(),
         confidence: node.confidence,
+    }
+}
+
+/// What of a node's text the policy did not write.
+pub(in crate::api) fn inserted_record(node: &Node, it: &Inserted) -> InsertedRecord {
+    let chars = |end: usize| node.text[..end].chars().count();
+    InsertedRecord {
+        tokens: [it.tokens.start, it.tokens.end],
+        chars: [chars(it.text.start), chars(it.text.end)],
+        code: it.call.code.clone(),
+        output: it.call.output.clone(),
+        status: it.call.status.name().to_owned(),
     }
 }
 

@@ -1,15 +1,19 @@
 //! A search that goes on from the record of an earlier run.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use crate::api::error::ApiError;
 use crate::api::generation::Generation;
+use crate::api::openai::code::limits_json;
 use crate::api::state::AppState;
 use crate::api::tenant::Tenant;
 use crate::api::traces::access::read;
 use crate::api::traces::keep::sampling_json;
-use crate::search::{End, RecordedNode, Recording, SearchRequest};
-use crate::trace::{NodeRecord, SCHEMA, TraceRecord};
+use crate::search::{End, Inserted, RecordedNode, Recording, SearchRequest};
+use crate::tool::{CallStatus, CodeCall};
+use crate::trace::{InsertedRecord, NodeRecord, SCHEMA, TraceRecord};
 
 /// The strategy that decides by the server's calibration.
 const CALIBRATED: &str = "auto";
@@ -38,6 +42,9 @@ pub(super) fn identity(request: &SearchRequest, generation: &Generation) -> (Val
     }
     if !generation.shape.asked.is_null() {
         sampling["structure"] = generation.shape.asked.clone();
+    }
+    if let Some(code) = &generation.code {
+        sampling["code_interpreter"] = limits_json(&code.tool);
     }
     if let Some(adaptation) = &generation.adaptation {
         sampling["adaptation"] = json!(**adaptation);
@@ -129,7 +136,15 @@ pub(super) fn recording(
         _ => generation.params.seed = record.seed,
     }
     let nodes = record.nodes.into_iter().map(recorded);
-    Ok(Recording::new(nodes.collect()))
+    let nodes = nodes.collect::<Option<Vec<_>>>();
+    let nodes = nodes.ok_or_else(|| {
+        refuse("search.resume has output of code outside of its steps".to_owned())
+    })?;
+    let recording = Recording::new(nodes);
+    if let Some(code) = &generation.code {
+        recording.teach(&code.tool);
+    }
+    Ok(recording)
 }
 
 /// A field that differs between two objects.
@@ -159,8 +174,20 @@ fn is_same(a: &Value, b: &Value) -> bool {
     }
 }
 
-fn recorded(node: NodeRecord) -> RecordedNode {
-    RecordedNode {
+/// `None` where what the policy did not write lies outside of the node.
+fn recorded(node: NodeRecord) -> Option<RecordedNode> {
+    let inserted = node.inserted.iter().map(|it| inserted(&node, it));
+    let inserted = inserted.collect::<Option<Vec<Inserted>>>()?;
+    let follow = inserted.windows(2);
+    let mut follow = follow.map(|it| (&it[0], &it[1]));
+    let is_in_order = |(a, b): (&Inserted, &Inserted)| {
+        a.tokens.end <= b.tokens.start && a.text.end <= b.text.start
+    };
+    if !follow.all(is_in_order) {
+        return None;
+    }
+    Some(RecordedNode {
+        inserted,
         parent: node.parent,
         token_ids: node.token_ids,
         text: node.text,
@@ -176,5 +203,27 @@ fn recorded(node: NodeRecord) -> RecordedNode {
         duplicate_paths: node.duplicate_paths,
         variant_paths: node.variant_paths,
         confidence: node.confidence,
-    }
+    })
+}
+
+fn inserted(node: &NodeRecord, it: &InsertedRecord) -> Option<Inserted> {
+    let [from, to] = it.tokens;
+    node.token_ids.get(from..to)?;
+    let byte = |at: usize| {
+        let mut places = node.text.char_indices().map(|(at, _)| at);
+        places
+            .nth(at)
+            .or_else(|| (at == node.text.chars().count()).then_some(node.text.len()))
+    };
+    let text = byte(it.chars[0])?..byte(it.chars[1])?;
+    node.text.get(text.clone())?;
+    Some(Inserted {
+        tokens: from..to,
+        text,
+        call: Arc::new(CodeCall {
+            code: it.code.clone(),
+            output: it.output.clone(),
+            status: CallStatus::from_name(&it.status)?,
+        }),
+    })
 }

@@ -12,7 +12,8 @@ use crate::api::clock::unix_time;
 use crate::api::generation::Generation;
 use crate::api::state::AppState;
 use crate::api::tenant::Tenant;
-use crate::trace::{NodeRecord, PLAIN, SCHEMA, Timings, TraceRecord, Usage};
+use crate::search::Insertion;
+use crate::trace::{InsertedRecord, NodeRecord, PLAIN, SCHEMA, Timings, TraceRecord, Usage};
 
 /// Takes down a plain answer while it is written.
 pub(in crate::api) struct Recorder {
@@ -67,6 +68,24 @@ impl Recorder {
         self.answers[choice].text.push_str(text);
     }
 
+    /// What a program printed into a choice.
+    pub fn inserted(&mut self, choice: usize, insertion: &Insertion) {
+        let answer = &mut self.answers[choice];
+        let first = [answer.token_ids.len(), answer.text.chars().count()];
+        answer.token_ids.extend(&insertion.token_ids);
+        answer.text.push_str(&insertion.text);
+        // Nobody sampled them.
+        let certain = insertion.token_ids.iter().map(|_| 0.0);
+        answer.token_logprobs.extend(certain);
+        answer.inserted.push(InsertedRecord {
+            tokens: [first[0], answer.token_ids.len()],
+            chars: [first[1], first[1] + insertion.text.chars().count()],
+            code: insertion.call.code.clone(),
+            output: insertion.call.output.clone(),
+            status: insertion.call.status.name().to_owned(),
+        });
+    }
+
     /// The first end of a choice counts.
     pub fn end(&mut self, choice: usize, reason: EndReason) {
         let end = match reason {
@@ -95,7 +114,7 @@ impl Recorder {
         for prompt in prompts {
             let mut nodes = vec![NodeRecord::default()];
             nodes.extend(answers.by_ref().take(n));
-            let tokens = nodes.iter().map(|node| node.token_ids.len() as u64).sum();
+            let tokens = nodes.iter().map(|node| node.num_own() as u64).sum();
             let decode = |skip_special| served.tokenizer.decode(prompt, skip_special);
             let request = match &self.request {
                 Value::Null => json!({"prompt": decode(true)}),

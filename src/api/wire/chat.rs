@@ -2,10 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::envelope::{Head, prompt_logprobs};
+use super::envelope::{Head, prompt_logprobs, tell_tool_outputs};
 use super::format::{Format, Frame};
 use crate::api::answer::event::{
-    AnswerEvent, ChoiceEnd, Delta, EndReason, Token, TokenLogprob, ToolCallDelta,
+    AnswerEvent, ChoiceEnd, Delta, EndReason, Token, TokenLogprob, ToolCallDelta, ToolOutput,
 };
 use crate::api::answer::whole::{ToolCall, Whole, WholeChoice};
 
@@ -27,6 +27,8 @@ pub(super) struct ChatFormat {
 struct Tokens {
     logprobs: Value,
     token_ids: Option<Vec<u32>>,
+    /// What of the text the model did not write.
+    tool_outputs: Vec<ToolOutput>,
 }
 
 impl ChatFormat {
@@ -48,6 +50,7 @@ impl ChatFormat {
         if let Some(token_ids) = tokens.token_ids {
             choice["token_ids"] = token_ids.into();
         }
+        tell_tool_outputs(&mut choice, &tokens.tool_outputs);
         self.head.chunk(CHUNK, choice)
     }
 
@@ -80,6 +83,7 @@ impl ChatFormat {
         let mut tokens = Tokens {
             logprobs: logprobs(&self.head, delta.logprobs),
             token_ids: tells_token_ids.then_some(delta.token_ids),
+            tool_outputs: delta.tool_outputs,
         };
         let mut parts = Vec::new();
         if !delta.reasoning.is_empty() {
@@ -195,6 +199,7 @@ fn body_choice(head: &Head, index: usize, choice: WholeChoice) -> Value {
     if head.tells_token_ids {
         body["token_ids"] = choice.token_ids.into();
     }
+    tell_tool_outputs(&mut body, &choice.tool_outputs);
     body
 }
 

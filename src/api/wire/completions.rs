@@ -1,10 +1,10 @@
 //! `/v1/completions`: bodies and chunks, whose choices have one shape.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::{Map, Value, json};
 
-use super::envelope::{Head, prompt_logprobs};
+use super::envelope::{Head, prompt_logprobs, tell_tool_outputs};
 use super::format::{Format, Frame};
 use super::offsets::Offsets;
 use crate::api::answer::event::{
@@ -22,6 +22,8 @@ pub(super) struct CompletionsFormat {
     prompts: BTreeMap<usize, PromptReport>,
     /// By choice; `None` before the first chunk.
     offsets: Vec<Option<Offsets>>,
+    /// By choice: what of its text has no tokens among the log-probabilities.
+    skipped: Vec<Skipped>,
 }
 
 impl CompletionsFormat {
@@ -30,6 +32,7 @@ impl CompletionsFormat {
             head,
             prompts: BTreeMap::new(),
             offsets: Vec::new(),
+            skipped: Vec::new(),
         }
     }
 
@@ -37,6 +40,7 @@ impl CompletionsFormat {
     fn choice(&mut self, index: usize, delta: Delta, end: Option<&ChoiceEnd>) -> Value {
         if self.offsets.len() <= index {
             self.offsets.resize_with(index + 1, || None);
+            self.skipped.resize_with(index + 1, Skipped::default);
         }
         let is_first = self.offsets[index].is_none();
         let offsets = self.offsets[index].get_or_insert_default();
@@ -46,6 +50,10 @@ impl CompletionsFormat {
         if let Some(echo) = echoed.and_then(|report| report.echo.as_ref()) {
             text.insert_str(0, echo);
         }
+        let skipped = &mut self.skipped[index];
+        let parts = delta.tool_outputs.iter();
+        let parts = parts.map(|it| (it.num_before, it.text.chars().count()));
+        skipped.parts.extend(parts);
         let logprobs = delta.logprobs.map_or(Value::Null, |tokens| {
             let mut lists = Lists::new(&self.head, offsets);
             let echoed = echoed.and_then(|report| report.tokens.as_deref());
@@ -56,6 +64,7 @@ impl CompletionsFormat {
                 lists.offsets.end_of_prompt();
             }
             for entry in &tokens {
+                lists.offsets.skip(skipped.before_next());
                 lists.push(&entry.token, Some(entry));
             }
             lists.json()
@@ -72,6 +81,7 @@ impl CompletionsFormat {
             let own = prompt.filter(|_| is_first);
             choice["prompt_token_ids"] = own.and_then(|report| report.token_ids.clone()).into();
         }
+        tell_tool_outputs(&mut choice, &delta.tool_outputs);
         choice
     }
 
@@ -80,6 +90,7 @@ impl CompletionsFormat {
             text: choice.text,
             logprobs: choice.logprobs,
             token_ids: choice.token_ids,
+            tool_outputs: choice.tool_outputs,
             ..Delta::default()
         };
         let mut body = self.choice(index, delta, choice.end.as_ref());
@@ -96,6 +107,28 @@ impl CompletionsFormat {
     fn chunk(&mut self, index: usize, delta: Delta, end: Option<&ChoiceEnd>) -> Vec<Frame> {
         let choice = self.choice(index, delta, end);
         vec![self.head.chunk(OBJECT, choice)]
+    }
+}
+
+/// What programs have printed into a choice: none of it has log-probabilities.
+#[derive(Debug, Default)]
+struct Skipped {
+    /// Characters, each with the number of entries before them.
+    parts: VecDeque<(usize, usize)>,
+    /// Entries so far.
+    num_entries: usize,
+}
+
+impl Skipped {
+    /// Characters before the next entry that belong to none.
+    fn before_next(&mut self) -> usize {
+        let mut num_chars = 0;
+        while let Some((_, chars)) = self.parts.front().filter(|it| it.0 <= self.num_entries) {
+            num_chars += chars;
+            self.parts.pop_front();
+        }
+        self.num_entries += 1;
+        num_chars
     }
 }
 

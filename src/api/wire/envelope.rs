@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::format::Frame;
-use crate::api::answer::event::{PromptReport, Summary, Token, TokenLogprob, Usage};
+use crate::api::answer::event::{PromptReport, Summary, Token, TokenLogprob, ToolOutput, Usage};
 use crate::search::SearchEvent;
 
 /// What an answer carries beside its events.
@@ -125,7 +125,7 @@ fn tell_traces(body: &mut Value, summary: &Summary) {
 /// OpenAI's `usage`.
 fn usage(usage: &Usage) -> Value {
     let drafts = usage.drafts;
-    json!({
+    let mut json = json!({
         "prompt_tokens": usage.num_prompt_tokens,
         "completion_tokens": usage.num_completion_tokens,
         "total_tokens": usage.num_prompt_tokens + usage.num_completion_tokens,
@@ -140,7 +140,19 @@ fn usage(usage: &Usage) -> Value {
             "rejected_prediction_tokens":
                 drafts.num_draft_tokens.saturating_sub(drafts.num_accepted_tokens),
         },
-    })
+    });
+    if let Some(count) = usage.num_tool_output_tokens {
+        json["completion_tokens_details"]["tool_output_tokens"] = count.into();
+    }
+    json
+}
+
+/// Adds to a choice, or a chunk of one, what of its text programs have printed.
+pub(super) fn tell_tool_outputs(choice: &mut Value, outputs: &[ToolOutput]) {
+    if !outputs.is_empty() {
+        let outputs = outputs.iter().map(ToolOutput::json);
+        choice["ponder_tool_outputs"] = outputs.collect();
+    }
 }
 
 /// vLLM's `prompt_logprobs`: a map from token id to logprob and text for each prompt token. Null

@@ -47,6 +47,14 @@ impl Offsets {
         offset
     }
 
+    /// Text follows that no token stands for.
+    pub fn skip(&mut self, num_chars: usize) {
+        if num_chars > 0 {
+            self.end_of_prompt();
+            self.num_chars += num_chars;
+        }
+    }
+
     /// The prompt ends here: what is left of a character in it is a replacement character.
     pub fn end_of_prompt(&mut self) {
         if !std::mem::take(&mut self.pending).is_empty() {

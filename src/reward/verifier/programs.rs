@@ -43,16 +43,27 @@ impl Programs {
         deadline: Option<Instant>,
         program: impl FnOnce(&Cancel) -> T + Send + 'static,
     ) -> Result<T, ScorerError> {
+        let done = self.run_for(WHAT, tenant, deadline, program).await;
+        done.map_err(|error: WorkError| ScorerError::work(kind, error))
+    }
+
+    /// The same, whatever it is for.
+    pub(super) async fn run_for<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        tenant: u64,
+        deadline: Option<Instant>,
+        program: impl FnOnce(&Cancel) -> T + Send + 'static,
+    ) -> Result<T, WorkError> {
         let cancel = Cancel::new();
         let _ends = cancel.on_drop();
-        let run = self.pool.run(WHAT, tenant, deadline, move |budget| {
+        let run = self.pool.run(what, tenant, deadline, move |budget| {
             match budget.check() {
                 // The thread itself does next to nothing.
                 Ok(()) | Err(Stop::Spent) => Ok(program(&cancel)),
                 Err(stop) => Err(stop),
             }
         });
-        let done = run.await;
-        done.map_err(|error: WorkError| ScorerError::work(kind, error))
+        run.await
     }
 }

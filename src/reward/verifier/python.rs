@@ -1,21 +1,32 @@
 //! Rewards from running the answer's Python code against tests, in a sandbox.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::future::{BoxFuture, FutureExt, try_join_all};
-use ponder_sandbox::Sandbox;
+use ponder_sandbox::{Block, BlockOutcome, Cancel, RunError, Sandbox};
 
 use super::fence::first_fenced_block;
 use super::programs::Programs;
 use crate::reward::{Candidate, Scorer, ScorerError, until};
+use crate::work::WorkError;
 
 const KIND: &str = "verifier";
 /// Longest code of an answer with its prefix.
 const MAX_PROGRAM_BYTES: usize = 1 << 20;
 
+/// A block of a session, see [`Block`].
+#[derive(Debug, Clone)]
+pub struct PythonBlock {
+    pub earlier: Vec<String>,
+    pub code: String,
+    pub cpu: Duration,
+    pub wall: Duration,
+    pub output_bytes: usize,
+}
+
 /// Runs Python programs; shared by all requests of a server.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct PythonRunner {
     sandbox: Arc<Sandbox>,
     programs: Programs,
@@ -27,6 +38,29 @@ impl PythonRunner {
             sandbox: Arc::new(sandbox),
             programs,
         }
+    }
+
+    /// Runs a block of a session when it is the tenant's turn. Whoever stops waiting ends it.
+    pub async fn run_block(
+        &self,
+        block: PythonBlock,
+        tenant: u64,
+        deadline: Option<Instant>,
+    ) -> Result<Result<BlockOutcome, RunError>, WorkError> {
+        let sandbox = Arc::clone(&self.sandbox);
+        let run = move |cancel: &Cancel| {
+            let earlier: Vec<&str> = block.earlier.iter().map(String::as_str).collect();
+            let block = Block {
+                earlier: &earlier,
+                code: &block.code,
+                cpu: block.cpu,
+                wall: block.wall,
+                output_bytes: block.output_bytes,
+            };
+            sandbox.run_block(&block, cancel)
+        };
+        let what = "running an answer's code";
+        self.programs.run_for(what, tenant, deadline, run).await
     }
 
     /// The share of `tests` that hold after `code` ran.

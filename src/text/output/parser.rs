@@ -160,8 +160,45 @@ impl OutputParser {
         self.out.take()
     }
 
+    /// What was held back: what follows is no part of it.
+    ///
+    /// gpt-oss' format is read on: its marks are control tokens, which nothing is held back for.
+    pub fn flush(&mut self) -> Vec<OutputPiece> {
+        if matches!(self.calls, Calls::Harmony(_)) {
+            return self.out.take();
+        }
+        match self.thoughts.is_thinking() {
+            true => self.thoughts.flush(&mut self.out),
+            false => {
+                self.settle();
+                self.choose_calls();
+            }
+        }
+        self.out.take()
+    }
+
+    /// What a text adds that the model did not write: marks in it are text. It belongs to the
+    /// thought or the content that it stands in.
+    pub fn insert(&mut self, text: &str) -> Vec<OutputPiece> {
+        let mut pieces = self.flush();
+        match &mut self.calls {
+            Calls::Harmony(reader) => reader.push(text, &mut self.out),
+            _ if self.thoughts.is_thinking() => self.thoughts.insert(text, &mut self.out),
+            _ => self.out.content(text),
+        }
+        pieces.extend(self.out.take());
+        pieces
+    }
+
     /// The text ends here: what was held back.
     pub fn finish(&mut self) -> Vec<OutputPiece> {
+        self.settle();
+        self.out.finish();
+        self.out.take()
+    }
+
+    /// Nothing follows of what was held back.
+    fn settle(&mut self) {
         let mut body = String::new();
         self.thoughts.finish(&mut self.out, &mut body);
         self.read(&body);
@@ -175,8 +212,6 @@ impl OutputParser {
             Calls::Qwen3Coder(reader) => reader.finish(out),
             Calls::Harmony(reader) => reader.finish(out),
         }
-        self.out.finish();
-        self.out.take()
     }
 
     fn read(&mut self, body: &str) {

@@ -105,6 +105,17 @@ impl Thoughts {
         }
     }
 
+    /// What is held back of a thought: it begins no mark.
+    pub fn flush(&mut self, out: &mut Out) {
+        let held = self.marks.take();
+        self.insert(&held, out);
+    }
+
+    /// Adds text without marks to a thought.
+    pub fn insert(&mut self, text: &str, out: &mut Out) {
+        self.think(text, out);
+    }
+
     /// The text ends here.
     pub fn finish(&mut self, out: &mut Out, body: &mut String) {
         match self.state {

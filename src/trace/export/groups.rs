@@ -18,6 +18,8 @@ const REST_GRPO_DECAY: f64 = 0.95;
 struct Rewarded {
     node: usize,
     text: String,
+    /// What of it the model did not write.
+    inserted: Vec<[usize; 2]>,
     reward: f64,
     /// Identical samples are one node.
     num_samples: usize,
@@ -81,6 +83,7 @@ fn rewarded(tree: &Tree) -> Result<Vec<Rewarded>, TooLarge> {
     let rewarded = answers.into_iter().map(|(id, reward)| Rewarded {
         node: id,
         text: tree.trace.answer_text(id),
+        inserted: tree.trace.answer_inserted(id),
         reward,
         num_samples: num_samples(id),
     });
@@ -110,6 +113,7 @@ fn group<'a>(tree: &Tree, answers: &[&'a Rewarded], prefix: &str) -> Option<(Row
     let shape = json!({
         "prompt": tree.prompt.column(),
         "completions": samples().map(|answer| &answer.text).collect::<Vec<_>>(),
+        "inserted": samples().map(|answer| &answer.inserted).collect::<Vec<_>>(),
         "rewards": rewards,
         "mean": mean,
         "std": std,
@@ -181,7 +185,9 @@ mod tests {
     }
 
     fn row(texts: Value, rewards: Value, mean: f64, std: f64, prefix: &str) -> Value {
+        let inserted = vec![json!([]); texts.as_array().map_or(0, Vec::len)];
         json!({
+            "inserted": inserted,
             "prompt": [{"role": "user", "content": "question"}],
             "completions": texts,
             "rewards": rewards,
@@ -241,6 +247,7 @@ mod tests {
         let answers = [Rewarded {
             node: 1,
             text: "a\nb\nc\nd".to_owned(),
+            inserted: Vec::new(),
             reward: 1.0,
             num_samples: 1,
         }];

@@ -48,14 +48,19 @@ impl Plan for Walks {
     fn next(&mut self, tree: &Tree) -> Option<Option<Row>> {
         let target = self.target?;
         let detours = std::mem::take(&mut self.detours);
-        let (text, form) = match detours.is_empty() {
-            false => (walk(tree, target, &detours), "backtracking"),
+        let (text, inserted, form) = match detours.is_empty() {
+            false => {
+                let walked = walk(tree, target, &detours);
+                (walked.text, walked.inserted, "backtracking")
+            }
             true => {
                 self.target = None;
-                (tree.trace.answer_text(target), "direct")
+                let inserted = tree.trace.answer_inserted(target);
+                (tree.trace.answer_text(target), inserted, "direct")
             }
         };
         let mut shape = tree.prompt.example(&text);
+        shape.insert("inserted".to_owned(), json!(inserted));
         shape.insert("form".to_owned(), json!(form));
         shape.insert("num_backtracks".to_owned(), json!(detours.len()));
         Some(Some(Row {
@@ -150,34 +155,70 @@ fn detours(tree: &Tree, target: usize, options: &ExportOptions) -> Vec<Detour> {
 }
 
 /// The steps as they are, with blank lines only where the walk turns: steps may end within a line.
-fn walk(tree: &Tree, target: usize, detours: &[Detour]) -> String {
+fn walk(tree: &Tree, target: usize, detours: &[Detour]) -> Marked {
     let path = tree.trace.path(target);
-    let mut pieces: Vec<String> = Vec::new();
-    let mut steps = String::new();
+    let mut walked = Marked::default();
+    let mut steps = Marked::default();
     // In the order of their positions.
     let mut detours = detours.iter().peekable();
     // The last good step that says something.
     let mut good: Option<&str> = None;
+    let mut num_turns = 0;
     for (position, step) in path.iter().enumerate() {
         while let Some(detour) = detours.next_if(|detour| detour.position == position) {
             for id in tree.trace.path(detour.leaf).iter().skip(position) {
-                steps.push_str(&tree.node(*id).text);
+                steps.push(&tree.node(*id).text, tree.trace.inserted_in(&[*id]));
             }
-            pieces.push(std::mem::take(&mut steps));
-            pieces.push(turn(tree, good, pieces.len() / 2));
+            walked.join(std::mem::take(&mut steps));
+            let mut said = Marked::default();
+            said.push(&turn(tree, good, num_turns), Vec::new());
+            walked.join(said);
+            num_turns += 1;
         }
         let text = &tree.node(*step).text;
-        steps.push_str(text);
+        steps.push(text, tree.trace.inserted_in(&[*step]));
         if !text.trim().is_empty() {
             good = Some(text);
         }
     }
-    pieces.push(steps);
-    let pieces: Vec<&str> = pieces
-        .iter()
-        .map(|piece| piece.trim_start_matches('\n').trim_end())
-        .collect();
-    pieces.join("\n\n")
+    walked.join(steps);
+    walked
+}
+
+/// A text, and what of it the model did not write.
+#[derive(Debug, Default)]
+struct Marked {
+    text: String,
+    num_chars: usize,
+    /// From character to character.
+    inserted: Vec<[usize; 2]>,
+    is_joined: bool,
+}
+
+impl Marked {
+    fn push(&mut self, text: &str, inserted: Vec<[usize; 2]>) {
+        let before = self.num_chars;
+        let moved = inserted.into_iter();
+        self.inserted
+            .extend(moved.map(|it| it.map(|at| at.saturating_add(before))));
+        self.num_chars += text.chars().count();
+        self.text.push_str(text);
+    }
+
+    /// Adds a part behind a blank line, without the line breaks before it and the white space
+    /// behind it.
+    fn join(&mut self, part: Self) {
+        if std::mem::replace(&mut self.is_joined, true) {
+            self.push("\n\n", Vec::new());
+        }
+        let begun = part.text.trim_start_matches('\n');
+        let num_cut = part.text.len() - begun.len();
+        let text = begun.trim_end();
+        let num_chars = text.chars().count();
+        let places = part.inserted.into_iter();
+        let places = places.map(|it| it.map(|at| at.saturating_sub(num_cut).min(num_chars)));
+        self.push(text, places.filter(|[from, to]| from < to).collect());
+    }
 }
 
 /// The sentences that leave wrong branch `number` for the last good step.
@@ -229,6 +270,7 @@ mod tests {
                 {"role": "user", "content": "question"},
                 {"role": "assistant", "content": text},
             ],
+            "inserted": [],
             "form": form,
             "num_backtracks": num_backtracks,
         })

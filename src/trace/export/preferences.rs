@@ -150,13 +150,9 @@ fn answer_row(tree: &Tree, pair: [Scored; 2]) -> Option<Row> {
     let texts = pair.map(|scored| tree.trace.answer_text(scored.node));
     let side = |text: &str| tree.prompt.answer(text);
     let scores = pair.map(|scored| scored.score);
-    row(
-        tree.prompt.column(),
-        texts,
-        scores,
-        Some(pair[0].node),
-        side,
-    )
+    let inserted = pair.map(|scored| tree.trace.answer_inserted(scored.node));
+    let node = Some(pair[0].node);
+    row(tree.prompt.column(), (texts, inserted), scores, node, side)
 }
 
 /// Steps are text, whatever the prompt is: messages do not end within an answer.
@@ -165,7 +161,9 @@ fn step_row(tree: &Tree, parent: usize, pair: [Scored; 2]) -> Option<Row> {
     let texts = pair.map(|scored| tree.node(scored.node).text.clone());
     let side = |text: &str| json!(text);
     let scores = pair.map(|scored| scored.score);
-    row(json!(prompt), texts, scores, Some(pair[0].node), side)
+    let inserted = pair.map(|scored| tree.trace.inserted_in(&[scored.node]));
+    let node = Some(pair[0].node);
+    row(json!(prompt), (texts, inserted), scores, node, side)
 }
 
 /// What the answer should have been against what it was.
@@ -174,13 +172,23 @@ fn corrected_row(tree: &Tree) -> Option<Row> {
     let chosen = tree.chosen().filter(|id| !tree.is_right(*id))?;
     let texts = [correction, tree.trace.answer_text(chosen)];
     let side = |text: &str| tree.prompt.answer(text);
-    row(tree.prompt.column(), texts, [1.0, 0.0], None, side)
+    let inserted = [Vec::new(), tree.trace.answer_inserted(chosen)];
+    row(
+        tree.prompt.column(),
+        (texts, inserted),
+        [1.0, 0.0],
+        None,
+        side,
+    )
 }
+
+/// What of a text the model did not write: from character to character.
+type Inserted = Vec<[usize; 2]>;
 
 /// `None` when the texts are no choice.
 fn row(
     prompt: Value,
-    [chosen, rejected]: [String; 2],
+    ([chosen, rejected], [inserted_chosen, inserted_rejected]): ([String; 2], [Inserted; 2]),
     [high, low]: [f64; 2],
     node: Option<usize>,
     side: impl Fn(&str) -> Value,
@@ -192,6 +200,8 @@ fn row(
         "prompt": prompt,
         "chosen": side(&chosen),
         "rejected": side(&rejected),
+        "inserted_chosen": inserted_chosen,
+        "inserted_rejected": inserted_rejected,
         "margin": high - low,
         "score_chosen": high,
         "score_rejected": low,
@@ -292,6 +302,8 @@ mod tests {
             "prompt": [{"role": "user", "content": "question"}],
             "chosen": [{"role": "assistant", "content": "b"}],
             "rejected": [{"role": "assistant", "content": "a"}],
+            "inserted_chosen": [],
+            "inserted_rejected": [],
             "margin": 1.0,
             "score_chosen": 1.0,
             "score_rejected": 0.0,
@@ -332,6 +344,8 @@ mod tests {
             "prompt": "<user>question<assistant>a",
             "chosen": "c",
             "rejected": "b",
+            "inserted_chosen": [],
+            "inserted_rejected": [],
             "margin": 0.75,
             "score_chosen": 1.0,
             "score_rejected": 0.25,

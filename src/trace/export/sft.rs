@@ -1,5 +1,7 @@
 //! Answers to learn by heart: what is right (STaR, ReST^EM), or else what the search chose.
 
+use serde_json::json;
+
 use super::tree::Tree;
 use super::{Plan, Row};
 
@@ -22,11 +24,10 @@ impl Plan for Answers {
             Some(id) => tree.trace.answer_text(id),
             None => tree.trace.correction.clone().unwrap_or_default(),
         };
-        Some(Some(Row {
-            shape: tree.prompt.example(&text),
-            text,
-            node,
-        }))
+        let inserted = node.map(|id| tree.trace.answer_inserted(id));
+        let mut shape = tree.prompt.example(&text);
+        shape.insert("inserted".to_owned(), json!(inserted.unwrap_or_default()));
+        Some(Some(Row { shape, text, node }))
     }
 }
 
@@ -36,7 +37,6 @@ mod tests {
     use crate::trace::export::drain;
     use crate::trace::testing::{node, trace_of};
     use crate::trace::{NodeRecord, TraceRecord};
-    use serde_json::json;
 
     fn rows(tree: &Tree) -> Vec<Row> {
         drain(plan(tree), tree)
@@ -68,7 +68,7 @@ mod tests {
         let rows = rows(&Tree::new(&trace));
         assert_eq!(
             json!(rows[2].shape),
-            json!({"prompt": "p", "completion": "e"})
+            json!({"prompt": "p", "completion": "e", "inserted": []})
         );
         assert_eq!((rows.len(), rows[2].node), (3, None));
         // A correction says that what was chosen is not it, even without an outcome.

@@ -85,6 +85,7 @@ impl Plan for Paths {
         let known = || path.iter().filter_map(|id| self.steps[*id]);
         let texts = path.iter().map(|id| &tree.node(*id).text);
         let token_ids = path.iter().map(|id| &tree.node(*id).token_ids);
+        let inserted = path.iter().map(|id| tree.trace.inserted_in(&[*id]));
         let shape = json!({
             "prompt": tree.trace.prompt_text,
             "completions": texts.collect::<Vec<_>>(),
@@ -93,6 +94,7 @@ impl Plan for Paths {
             "is_complete": tree.node(last).end.as_deref() == Some("stop"),
             "labels": known().map(|step| step.label).collect::<Vec<_>>(),
             "values": known().map(|step| step.value).collect::<Vec<_>>(),
+            "inserted": inserted.collect::<Vec<_>>(),
             "first_new": first_new,
             "value_source": self.source,
         });
@@ -156,7 +158,9 @@ mod tests {
     fn row(texts: Value, labels: Value, values: Value, first_new: usize, source: &str) -> Value {
         let num_steps = texts.as_array().unwrap().len();
         let has_end = ["b", "d"].contains(&texts[num_steps - 1].as_str().unwrap());
+        let inserted = vec![json!([]); num_steps];
         json!({
+            "inserted": inserted,
             "prompt": "<user>question<assistant>",
             "completions": texts,
             "prompt_token_ids": [0],

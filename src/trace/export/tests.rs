@@ -1,8 +1,8 @@
 //! Rows of whole traces, in all formats.
 
 use super::*;
-use crate::trace::NodeRecord;
 use crate::trace::testing::{chain, node, thread_time, trace_of};
+use crate::trace::{InsertedRecord, NodeRecord};
 
 /// Two right answers.
 fn trace() -> TraceRecord {
@@ -32,7 +32,7 @@ fn rows_end_with_the_shared_fields() {
     let expected = concat!(
         r#"{"messages":[{"role":"user","content":"question"},"#,
         r#"{"role":"assistant","content":"one two three four six"}],"#,
-        r#""trace_id":"trace-1","revision":1,"model":"model","created":0,"tags":[],"#,
+        r#""inserted":[],"trace_id":"trace-1","revision":1,"model":"model","created":0,"tags":[],"#,
         r#""strategy":"best_of_n","outcome":1.0,"value":0.25,"visits":3,"#,
         r#""mean_logprob":-0.5,"num_tokens":2,"novelty":0.5}"#
     );
@@ -234,4 +234,81 @@ fn blank_and_wide_trees_are_walked_in_linear_time() {
     assert!(matches!(exporter.next(&mut pending), Made::Row(_)));
     let took = thread_time() - started;
     assert!(took.as_secs() < 30, "{took:?}");
+}
+
+/// A right answer that computes, and a wrong one that does not; `é` is two bytes.
+fn computed() -> TraceRecord {
+    let block = "```python\nx\n```";
+    let output = "\n```output\né\n```\n";
+    let text = format!("{block}{output}");
+    let [from, to] = [block.len(), block.len() + output.chars().count()];
+    let called = NodeRecord {
+        token_ids: vec![1, 2, 3, 4],
+        inserted: vec![InsertedRecord {
+            tokens: [2, 4],
+            chars: [from, to],
+            code: "x\n".to_owned(),
+            output: "é\n".to_owned(),
+            status: "completed".to_owned(),
+        }],
+        ..node(Some(1), &text, None)
+    };
+    let answer = |parent, text, outcome| NodeRecord {
+        outcome: Some(outcome),
+        logprob: -4.0,
+        ..node(Some(parent), text, Some("stop"))
+    };
+    trace_of(vec![
+        node(None, "", None),
+        node(Some(0), "é:\n", None),
+        called,
+        answer(2, "So é.", 1.0),
+        answer(0, "No.", 0.0),
+    ])
+}
+
+#[test]
+fn no_format_teaches_what_a_program_printed() {
+    let trace = computed();
+    let rows = |format| Exporter::new(format, ExportOptions::default()).rows(&trace);
+    let span = json!([[18, 35]]);
+    let cut = |text: &str| -> String { text.chars().skip(18).take(17).collect() };
+    let output = "\n```output\né\n```\n";
+    for format in [Format::Sft, Format::Linearised] {
+        let rows = rows(format);
+        let row = rows.last().unwrap();
+        assert_eq!(row["inserted"], span);
+        assert_eq!(cut(row["messages"][1]["content"].as_str().unwrap()), output);
+        // Four of the six tokens were written.
+        assert_eq!(row["num_tokens"], 4);
+        assert_eq!(row["mean_logprob"], -1.0);
+    }
+    let walk = &rows(Format::Linearised)[0];
+    assert_eq!(walk["form"], "backtracking");
+    let text = walk["messages"][1]["content"].as_str().unwrap();
+    let [from, to] = [0, 1].map(|at| walk["inserted"][0][at].as_u64().unwrap() as usize);
+    let said: String = text.chars().skip(from).take(to - from).collect();
+    assert_eq!(said, output);
+    let steps = &rows(Format::StepValues)[0];
+    assert_eq!(steps["inserted"], json!([[], [[15, 32]], []]));
+    let pair = &rows(Format::Preferences)[0];
+    assert_eq!(
+        (&pair["inserted_chosen"], &pair["inserted_rejected"]),
+        (&span, &json!([]))
+    );
+    let group = &rows(Format::Groups)[0];
+    assert_eq!(group["inserted"], json!([span, []]));
+    // A file may say anything of itself.
+    let mut broken = computed();
+    broken.nodes[2].inserted[0].chars = [usize::MAX, 0];
+    broken.nodes[2].inserted[0].tokens = [9, 5];
+    for format in [
+        Format::Sft,
+        Format::Linearised,
+        Format::StepValues,
+        Format::Groups,
+    ] {
+        let mut exporter = Exporter::new(format, ExportOptions::default());
+        assert!(!exporter.rows(&broken).is_empty());
+    }
 }

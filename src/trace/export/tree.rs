@@ -15,7 +15,7 @@ pub(super) struct Tree<'a> {
     pub trace: Cow<'a, TraceRecord>,
     pub prompt: Prompt,
     pub children: Vec<Vec<usize>>,
-    /// Tokens of the answer up to each node.
+    /// Tokens of the answer up to each node that the model wrote.
     pub num_tokens: Vec<usize>,
     /// Whether the answer up to each node has more than white space.
     has_text: Vec<bool>,
@@ -42,7 +42,7 @@ impl<'a> Tree<'a> {
         for (id, node) in trace.nodes.iter().enumerate() {
             if let Some(parent) = node.parent {
                 children[parent].push(id);
-                num_tokens[id] = num_tokens[parent] + node.token_ids.len();
+                num_tokens[id] = num_tokens[parent] + node.num_own();
                 has_text[id] = has_text[parent] || !node.text.trim().is_empty();
             }
         }

@@ -2,6 +2,7 @@
 //!
 //! One state machine writes both: a whole response is what its events add up to.
 
+mod code_item;
 mod head;
 mod item;
 mod object;

@@ -84,7 +84,7 @@ pub(super) fn conclude(response: &mut Value, summary: &Summary) {
 
 /// OpenAI's `usage` of a response.
 fn usage(usage: &Usage) -> Value {
-    json!({
+    let mut json = json!({
         "input_tokens": usage.num_prompt_tokens,
         "input_tokens_details": {
             "cached_tokens": usage.num_cached_tokens,
@@ -93,7 +93,11 @@ fn usage(usage: &Usage) -> Value {
         "output_tokens": usage.num_completion_tokens,
         "output_tokens_details": {"reasoning_tokens": usage.num_reasoning_tokens},
         "total_tokens": usage.num_prompt_tokens + usage.num_completion_tokens,
-    })
+    });
+    if let Some(count) = usage.num_tool_output_tokens {
+        json["output_tokens_details"]["tool_output_tokens"] = count.into();
+    }
+    json
 }
 
 /// The `error` of a failed response.

@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
+use super::code_item::CodeItem;
 use super::head::ResponseHead;
 use super::item::{Kind, OpenItem, short_logprobs};
 use super::object::{self, Status, error_object};
 use crate::api::answer::event::{
-    AnswerEvent, ChoiceEnd, Delta, EndReason, Summary, TokenLogprob, ToolCallDelta,
+    AnswerEvent, ChoiceEnd, Delta, EndReason, Summary, TokenLogprob, ToolCallDelta, ToolOutput,
 };
 use crate::api::error::ApiError;
 use crate::api::wire::format::Frame;
@@ -138,6 +139,11 @@ impl ResponseWriter {
     }
 
     fn delta(&mut self, delta: Delta) {
+        // What a program printed is alone in its delta, and an item of its own.
+        if !delta.tool_outputs.is_empty() {
+            delta.tool_outputs.iter().for_each(|it| self.code_call(it));
+            return;
+        }
         let is_blank = delta.reasoning.is_empty() && delta.tool_calls.is_empty();
         if !delta.reasoning.is_empty() {
             self.reasoning(&delta.reasoning);
@@ -198,6 +204,23 @@ impl ResponseWriter {
         if !arguments.is_empty() && self.open.as_ref().is_some_and(is_open) {
             self.more("response.function_call_arguments.delta", &arguments, None);
         }
+    }
+
+    /// A program that the server ran: it is over when it is told.
+    fn code_call(&mut self, output: &ToolOutput) {
+        self.close("completed");
+        let index = self.output.len();
+        let call = CodeItem::new(output, &self.head.hex, index);
+        let added = call.json("in_progress", true);
+        let fields = json!({"output_index": index, "item": added});
+        self.emit("response.output_item.added", fields);
+        for (name, fields) in call.events(index) {
+            self.emit(name, fields);
+        }
+        let done = call.json(call.status(), false);
+        let fields = json!({"output_index": index, "item": done});
+        self.emit("response.output_item.done", fields);
+        self.output.push(done);
     }
 
     /// Begins an item unless the one that is open is the right one.

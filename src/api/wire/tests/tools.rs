@@ -166,7 +166,7 @@ fn log_probabilities_come_once_whatever_their_tokens_say() {
         text: text.to_owned(),
         tool_calls,
         logprobs: logprobs(),
-        token_ids: Vec::new(),
+        ..Delta::default()
     };
     for delta in [
         delta("r", "t", vec![]),

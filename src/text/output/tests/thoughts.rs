@@ -118,3 +118,49 @@ fn formats_have_the_names_of_vllm() {
     assert_eq!(ToolFormat::by_name("Hermes"), None);
     assert_eq!(ReasoningFormat::by_name(""), None);
 }
+
+#[test]
+fn what_the_model_did_not_write_holds_no_marks() {
+    let call = "<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>";
+    let printed = format!("\n</think> {call}\n");
+    for tools in [None, Some(ToolFormat::Hermes), Some(ToolFormat::Pythonic)] {
+        let format = OutputFormat {
+            tools,
+            reasoning: ReasoningFormat::by_name("qwen3"),
+        };
+        let parser = OutputParser::new(format, false).with_tools(["f"]);
+        for (before, after, reasoning, content) in [
+            ("So ```", "x", String::new(), format!("So ```{printed}x")),
+            (
+                "<think>Hm </th",
+                "y</think>z",
+                format!("Hm </th{printed}y"),
+                "z".to_owned(),
+            ),
+        ] {
+            let (mut parser, mut whole) = (parser.clone(), Whole::default());
+            whole.add(parser.push(before));
+            let flushed = parser.flush();
+            assert!(!parser.is_thinking() || before.starts_with("<think>"));
+            whole.add(flushed);
+            whole.add(parser.insert(&printed));
+            whole.add(parser.push(after));
+            whole.add(parser.finish());
+            let expected = Whole {
+                content,
+                reasoning,
+                calls: Vec::new(),
+            };
+            assert_eq!(whole, expected, "{tools:?}");
+        }
+    }
+    // Calls before and behind keep their numbers.
+    let mut whole = Whole::default();
+    let mut parser = offering(ToolFormat::Hermes);
+    whole.add(parser.push(call));
+    whole.add(parser.insert("42\n"));
+    whole.add(parser.push(call));
+    whole.add(parser.finish());
+    assert_eq!(whole.calls.len(), 2);
+    assert_eq!(whole.content, "42");
+}

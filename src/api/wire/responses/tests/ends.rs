@@ -90,6 +90,7 @@ fn background_responses_are_queued_first_and_may_be_cancelled() {
 #[test]
 fn searches_and_traces_are_told() {
     let progress = SearchEvent::Agreed {
+        pieces: Vec::new(),
         text: "A".to_owned(),
     };
     let events = middle(head(), vec![AnswerEvent::Search(progress.clone())]);

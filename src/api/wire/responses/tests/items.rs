@@ -1,8 +1,12 @@
 //! Items and their events.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::*;
+use crate::api::answer::event::ToolOutput;
+use crate::tool::{CallStatus, CodeCall};
 
 #[test]
 fn a_text_is_streamed_in_openais_order() {
@@ -50,6 +54,59 @@ fn a_text_is_streamed_in_openais_order() {
         json!(["response.completed", {"response": whole}]),
     ];
     assert_eq!(events, expected);
+}
+
+#[test]
+fn a_program_is_an_item_between_messages() {
+    let output = ToolOutput {
+        text: "\n```output\n1\n```\n".to_owned(),
+        num_tokens: 5,
+        num_before: 3,
+        call: Arc::new(CodeCall {
+            code: "print(1)\n".to_owned(),
+            output: "1\n".to_owned(),
+            status: CallStatus::Completed,
+        }),
+    };
+    let ran = Delta {
+        tool_outputs: vec![output.clone()],
+        ..text(&output.text)
+    };
+    let events = vec![more(text("A")), more(ran), end(text("B"), EndReason::Stop)];
+    let (events, response) = stream(head(), events);
+    let texts = response["output"].as_array().unwrap().iter();
+    let texts = texts.map(|item| item["content"][0]["text"].clone());
+    assert_eq!(
+        texts.collect::<Vec<_>>(),
+        [json!("A"), Value::Null, json!("B")]
+    );
+    let item = |status: &str, code: &str, outputs: Value| {
+        json!({"id": id("ci", 1), "type": "code_interpreter_call", "status": status, "code": code,
+            "container_id": format!("cntr_{HEX}"), "outputs": outputs})
+    };
+    let place = json!({"item_id": id("ci", 1), "output_index": 1});
+    let with = |name: &str| {
+        let mut place = place.clone();
+        place[name] = "print(1)\n".into();
+        place
+    };
+    let logs = json!([{"type": "logs", "logs": "1\n"}]);
+    let begun = json!({"output_index": 1, "item": item("in_progress", "", Value::Null)});
+    let done = json!({"output_index": 1, "item": item("completed", "print(1)\n", logs)});
+    let expected = [
+        json!(["response.output_item.added", begun]),
+        json!(["response.code_interpreter_call.in_progress", place]),
+        json!(["response.code_interpreter_call_code.delta", with("delta")]),
+        json!(["response.code_interpreter_call_code.done", with("code")]),
+        json!(["response.code_interpreter_call.interpreting", place]),
+        json!(["response.code_interpreter_call.completed", place]),
+        json!(["response.output_item.done", done]),
+    ];
+    let of_program: Vec<Value> = events
+        .into_iter()
+        .filter(|event| event[1]["output_index"] == 1)
+        .collect();
+    assert_eq!(of_program, expected);
 }
 
 /// A thought, a text and two calls.

@@ -1,0 +1,302 @@
+//! Searches whose answers call code: on the scripted policy, where all is known exactly, and on an
+//! engine with a runner that counts.
+
+use std::sync::{Arc, Mutex, OnceLock};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use ponder::engine::{SamplingParams, SharedDrafts, TokenBudget};
+use ponder::reward::Likelihood;
+use ponder::search::scripted::ScriptedPolicy;
+use ponder::search::{
+    End, EnginePolicy, Node, Piece, ReplayPolicy, STRATEGIES, Search, SearchOutcome, num_inserted,
+    pieces,
+};
+use ponder::tool::{CallStatus, CodeLimits, CodeRunner, CodeTool, Program, Ran};
+use serde_json::{Value, json};
+
+use crate::scripted::{OR, engine, tokenizer};
+use crate::search::{ByText, one, outline, record, run, spec, texts};
+
+const BLOCK: &str = "```py\na\n```";
+const OUTPUT: &str = "\n```output\n7\n```\n";
+
+/// One that writes a line, a block, and what it makes of the output. Its block prints a 7; what it
+/// would write behind its block is never seen.
+fn policy(limit: Option<u64>) -> ScriptedPolicy {
+    let policy = ScriptedPolicy::new(limit, |so_far, _, is_whole| {
+        if so_far.ends_with(OUTPUT) {
+            return ("so 7".to_owned(), true);
+        }
+        let own = format!("x\n\n{BLOCK}z");
+        let rest = &own[so_far.len()..];
+        let end = rest.find("\n\n").filter(|_| !is_whole);
+        (
+            rest[..end.map_or(rest.len(), |at| at + 2)].to_owned(),
+            false,
+        )
+    });
+    policy.with_code(1, |code| {
+        assert_eq!(code, "a\n");
+        "7\n".to_owned()
+    })
+}
+
+fn answer() -> String {
+    format!("x\n\n{BLOCK}{OUTPUT}so 7")
+}
+
+/// Each strategy's answer, and what it cost: the policy's own tokens.
+#[test]
+fn outputs_are_part_of_answers_and_cost_nothing() {
+    let scorer = one(Likelihood);
+    for strategy in STRATEGIES.iter().map(|strategy| strategy.name()) {
+        let request = json!({"strategy": strategy, "n": 2, "branch": 2, "iterations": 4,
+            "reward": {"kind": "likelihood"}});
+        let spec = spec(request);
+        let policy = policy(None);
+        let outcome = run(&policy, Some(&scorer), &spec);
+        assert_eq!(texts(&outcome)[0], answer(), "{strategy}");
+        let best = &outcome.answers[0];
+        assert_eq!(
+            (best.inserted.len(), best.end),
+            (1, End::Stop),
+            "{strategy}"
+        );
+        let parts = pieces(&best.text, &best.inserted, 0);
+        let printed = Piece::Inserted {
+            text: OUTPUT.to_owned(),
+            num_tokens: OUTPUT.len(),
+            num_before: "x\n\n".len() + BLOCK.len(),
+            call: Arc::clone(&best.inserted[0].call),
+        };
+        let own = |text: &str| Piece::Own(text.to_owned());
+        let expected = [own(&format!("x\n\n{BLOCK}")), printed, own("so 7")];
+        assert_eq!(parts, expected, "{strategy}");
+        // Each token of the policy has a log-probability of -0.5, whatever its code printed. A vote
+        // has no use for it.
+        let value = match strategy {
+            "self_consistency" => 1.0,
+            _ => (-0.5_f64).exp(),
+        };
+        let distance = (best.value - value).abs();
+        assert!(distance < 1e-9, "{strategy}: {}", best.value);
+        let own: usize = outcome.tree.nodes.iter().map(own_tokens).sum();
+        assert!(outcome.stats.num_tokens >= own as u64, "{strategy}");
+        let num_inserted: usize = outcome
+            .tree
+            .nodes
+            .iter()
+            .map(|node| num_inserted(&node.inserted))
+            .sum();
+        assert!(num_inserted >= OUTPUT.len(), "{strategy}");
+        // A budget of the answer's own tokens is enough for it.
+        let own = best.token_ids.len() - OUTPUT.len();
+        if matches!(strategy, "best_of_n" | "self_consistency") {
+            let tight = self::policy(Some(own as u64));
+            let outcome = run(&tight, Some(&scorer), &spec);
+            assert_eq!(texts(&outcome)[0], answer(), "{strategy}");
+            assert_eq!(outcome.stats.num_tokens, own as u64);
+        }
+    }
+}
+
+fn own_tokens(node: &Node) -> usize {
+    node.token_ids.len() - num_inserted(&node.inserted)
+}
+
+/// Steps, with what their code printed.
+fn steps(outcome: &SearchOutcome) -> Vec<(Option<usize>, String, bool)> {
+    let nodes = outcome.tree.nodes.iter().skip(1);
+    let step = |node: &Node| (node.parent, node.text.clone(), !node.inserted.is_empty());
+    nodes.map(step).collect()
+}
+
+#[test]
+fn a_step_ends_with_the_output_of_its_code() {
+    let scorer = one(ByText::value_model(|_| 0.5));
+    let outcome = run(
+        &policy(None),
+        Some(&scorer),
+        &spec(json!({"strategy": "beam", "n": 2, "branch": 2, "reward": {"kind": "likelihood"}})),
+    );
+    let step = |parent, text: &str, calls| (Some(parent), text.to_owned(), calls);
+    let expected = [
+        step(0, "x\n\n", false),
+        step(1, &format!("{BLOCK}{OUTPUT}"), true),
+        step(2, "so 7", false),
+    ];
+    assert_eq!(steps(&outcome), expected);
+    // Whole answers are cut at their first step; here that is a line, then the block.
+    let spec = spec(
+        json!({"strategy": "vm_mcts", "n": 2, "branch": 2, "iterations": 2,
+        "reward": {"kind": "likelihood"}}),
+    );
+    let outcome = run(&policy(None), Some(&scorer), &spec);
+    let expected = [
+        step(0, "x\n", false),
+        step(1, &format!("\n{BLOCK}{OUTPUT}so 7"), true),
+    ];
+    assert_eq!(steps(&outcome)[..2], expected);
+    outcome.tree.check_invariants();
+    let replayed = ReplayPolicy {
+        recording: &record(&outcome.tree),
+        policy: &policy(None),
+    };
+    let search = Search::new(&replayed, Some(&scorer), &spec, None);
+    let again = futures::executor::block_on(search.run()).unwrap();
+    assert_eq!(outline(&again.tree), outline(&outcome.tree));
+    let inserted = |outcome: &SearchOutcome| -> Vec<_> {
+        outcome
+            .tree
+            .nodes
+            .iter()
+            .map(|node| node.inserted.clone())
+            .collect()
+    };
+    assert_eq!(inserted(&again), inserted(&outcome));
+    assert_eq!(again.stats.num_tokens, outcome.stats.num_tokens);
+}
+
+/// Prints how often it was asked, so that nothing is the same twice.
+#[derive(Debug, Default)]
+struct Counting(Mutex<Vec<Program>>);
+
+impl CodeRunner for Counting {
+    fn run(&self, program: Program) -> BoxFuture<'static, Option<Ran>> {
+        let mut programs = self.0.lock().unwrap();
+        programs.push(program);
+        let ran = Ran {
+            stdout: format!("{}\n", programs.len()),
+            error: None,
+            status: CallStatus::Completed,
+        };
+        async { Some(ran) }.boxed()
+    }
+}
+
+/// A search of a model that writes one of these texts.
+async fn search(
+    scripts: &[&str],
+    request: Value,
+    tool: Arc<CodeTool>,
+    recording: Option<&ponder::search::Recording>,
+) -> SearchOutcome {
+    let tokenizer = tokenizer();
+    let prompt = format!(
+        "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n",
+        scripts.join(OR)
+    );
+    let engine = engine(&tokenizer);
+    let policy = EnginePolicy {
+        group: engine.new_group(),
+        engine,
+        prompt_token_ids: tokenizer.encode(&prompt, false, true).unwrap(),
+        params: SamplingParams {
+            max_tokens: 300,
+            seed: 3,
+            eos_token_ids: tokenizer.end_of_generation_ids().to_vec(),
+            ..SamplingParams::default()
+        },
+        tokenizer,
+        constraint: None,
+        stops: Vec::new(),
+        include_stop: false,
+        skip_special: true,
+        visible: Vec::new(),
+        code: Some(tool),
+        code_before: String::new(),
+        tenant: 0,
+        cache_salt: 0,
+        adapter: None,
+        deadline: None,
+        speculative: None,
+        prediction: Vec::new(),
+        budget: Arc::new(TokenBudget::new(u64::MAX)),
+        steering: OnceLock::new(),
+        num_cached_tokens: OnceLock::new(),
+        drafts: SharedDrafts::default(),
+    };
+    let scorer = one(Likelihood);
+    let spec = spec(request);
+    let outcome = match recording {
+        None => Search::new(&policy, Some(&scorer), &spec, None).run().await,
+        Some(recording) => {
+            let policy = ReplayPolicy {
+                recording,
+                policy: &policy,
+            };
+            Search::new(&policy, Some(&scorer), &spec, None).run().await
+        }
+    };
+    let outcome = outcome.unwrap();
+    outcome.tree.check_invariants();
+    outcome
+}
+
+fn tool(limits: CodeLimits) -> (Arc<Counting>, Arc<CodeTool>) {
+    let runner = Arc::new(Counting::default());
+    let tool = CodeTool::new(limits, runner.clone(), 0);
+    (runner, Arc::new(tool))
+}
+
+#[tokio::test]
+async fn equal_code_runs_once_and_later_blocks_see_earlier_ones() {
+    let twice = "```python\na\n```\n```output\n1\n```\n```python\nb\n```\n```output\n2\n```\nend";
+    for strategy in STRATEGIES.iter().map(|strategy| strategy.name()) {
+        let (runner, tool) = tool(CodeLimits::default());
+        let request = json!({"strategy": strategy, "n": 4, "branch": 2, "iterations": 3,
+            "reward": {"kind": "likelihood"}});
+        let outcome = search(&[twice], request.clone(), tool, None).await;
+        assert_eq!(outcome.answers[0].text, twice, "{strategy}");
+        let programs = runner.0.lock().unwrap().clone();
+        let codes: Vec<(Vec<String>, &str)> = programs
+            .iter()
+            .map(|program| (program.earlier.clone(), program.code.as_str()))
+            .collect();
+        let expected = [(vec![], "a\n"), (vec!["a\n".to_owned()], "b\n")];
+        assert_eq!(codes, expected, "{strategy}");
+        // A search that goes on takes outputs from its record, also in samples that it makes anew.
+        let (runner, tool) = self::tool(CodeLimits::default());
+        let recording = record(&outcome.tree);
+        recording.teach(&tool);
+        let more = json!({"strategy": strategy, "n": 4, "branch": 2, "iterations": 5,
+            "reward": {"kind": "likelihood"}});
+        let again = search(&[twice], more, tool, Some(&recording)).await;
+        assert_eq!(again.answers[0].text, twice, "{strategy}");
+        assert!(runner.0.lock().unwrap().is_empty(), "{strategy}");
+    }
+}
+
+#[tokio::test]
+async fn answers_stop_where_their_limits_are() {
+    let text = "```python\na\n```\n```output\n1\n```\n```python\nb\n```\nend";
+    let (runner, tool) = tool(CodeLimits {
+        max_calls: 1,
+        ..CodeLimits::default()
+    });
+    let request = json!({"strategy": "best_of_n", "n": 1, "reward": {"kind": "likelihood"}});
+    let outcome = search(&[text], request.clone(), tool, None).await;
+    // The second block is text, and the model goes on by itself.
+    assert_eq!(outcome.answers[0].text, text);
+    assert_eq!(runner.0.lock().unwrap().len(), 1);
+    // Branches that differ run what is theirs.
+    let other = text.replace("\na\n", "\nc\n").replace("\n1\n", "\n2\n");
+    let (runner, tool) = self::tool(CodeLimits::default());
+    let request = json!({"strategy": "best_of_n", "n": 8, "reward": {"kind": "likelihood"}});
+    let outcome = search(&[text, &other], request, tool, None).await;
+    let codes: Vec<String> = runner
+        .0
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|it| it.code.clone())
+        .collect();
+    assert!(codes.iter().any(|code| code == "a\n") && codes.iter().any(|code| code == "c\n"));
+    assert!(
+        outcome
+            .answers
+            .iter()
+            .all(|it| it.end == End::Stop && !it.inserted.is_empty())
+    );
+}
