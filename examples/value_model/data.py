@@ -118,8 +118,9 @@ def balanced(group, most, rng):
 
 
 def epoch(groups, most, seed):
-    """(group, answers) of one pass, mixed groups and others as they come."""
+    """(group, answers) of one pass in a random order. Where all answers are right or all are wrong there is nothing to
+    choose between: a third of `most` says enough."""
     rng = random.Random(seed)
     order = list(groups)
     rng.shuffle(order)
-    return [(group, balanced(group, most, rng)) for group in order]
+    return [(group, balanced(group, most if group.is_mixed() else max(1, most // 3), rng)) for group in order]
