@@ -149,7 +149,8 @@ pub fn engine() -> EngineHandle {
     EngineHandle::start(Box::new(model), config).unwrap()
 }
 
-fn policy(
+/// Continues a short prompt.
+pub fn policy(
     engine: &EngineHandle,
     constraint: Option<Lists>,
     speculative: Speculative,
