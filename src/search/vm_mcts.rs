@@ -254,13 +254,11 @@ fn split(
     if tail.is_empty() || rest.is_empty() {
         return None;
     }
-    let is_before = |it: &Inserted| it.tokens.end <= end.num_tokens;
+    let is_before = |it: &Inserted| it.tokens.end <= head.len();
     let num_before = whole.inserted.partition_point(is_before);
     let (before, behind) = whole.inserted.split_at(num_before);
-    let moved = behind
-        .iter()
-        .map(|it| it.behind(end.num_tokens, text.len()));
-    let behind = moved.collect::<Option<Vec<_>>>()?;
+    let behind = behind.iter().map(|it| it.behind(head.len(), text.len()));
+    let behind = behind.collect::<Option<Vec<_>>>()?;
     let part = |token_ids: &[_], text: &str, logprobs: &[_], inserted| Continuation {
         token_ids: token_ids.to_vec(),
         text: text.to_owned(),

@@ -9,8 +9,8 @@ use ponder::engine::{SamplingParams, SharedDrafts, TokenBudget};
 use ponder::reward::Likelihood;
 use ponder::search::scripted::ScriptedPolicy;
 use ponder::search::{
-    End, EnginePolicy, Node, Piece, ReplayPolicy, STRATEGIES, Search, SearchOutcome, num_inserted,
-    pieces,
+    ConfidenceRule, Continuation, End, EnginePolicy, Expansion, Node, Piece, Policy, ReplayPolicy,
+    STRATEGIES, Search, SearchOutcome, StepRule, num_inserted, pieces,
 };
 use ponder::tool::{CallStatus, CodeLimits, CodeRunner, CodeTool, Program, Ran};
 use serde_json::{Value, json};
@@ -74,9 +74,10 @@ fn outputs_are_part_of_answers_and_cost_nothing() {
         let expected = [own(&format!("x\n\n{BLOCK}")), printed, own("so 7")];
         assert_eq!(parts, expected, "{strategy}");
         // Each token of the policy has a log-probability of -0.5, whatever its code printed. A vote
-        // has no use for it.
+        // has no use for it, but for how likely two of two are right.
         let value = match strategy {
-            "self_consistency" => 1.0,
+            "self_consistency" | "deepconf" | "rebase" => 1.0,
+            "auto" => 0.875,
             _ => (-0.5_f64).exp(),
         };
         let distance = (best.value - value).abs();
@@ -158,6 +159,62 @@ fn a_step_ends_with_the_output_of_its_code() {
     assert_eq!(again.stats.num_tokens, outcome.stats.num_tokens);
 }
 
+/// Answers that begin with the same code and differ behind its output.
+fn forked() -> ScriptedPolicy {
+    let policy = ScriptedPolicy::new(None, |so_far, path, _| {
+        match so_far.ends_with(OUTPUT) {
+            // The call is the last part of the key.
+            true => (format!("so {}\nend", path[path.len() - 2]), true),
+            false => (format!("x\n\n{BLOCK}z"), false),
+        }
+    });
+    policy.with_code(1, |_| "7\n".to_owned())
+}
+
+#[test]
+fn actions_reach_beyond_the_output_of_code_that_answers_share() {
+    let scorer = one(Likelihood);
+    let spec = spec(
+        json!({"strategy": "vm_mcts", "n": 2, "branch": 2, "iterations": 1,
+        "reward": {"kind": "likelihood"}}),
+    );
+    let outcome = run(&forked(), Some(&scorer), &spec);
+    let action = |k| format!("x\n\n{BLOCK}{OUTPUT}so {k}\n");
+    let expected = [
+        (Some(0), action(0), true),
+        (Some(1), "end".to_owned(), false),
+        (Some(0), action(1), true),
+        (Some(3), "end".to_owned(), false),
+    ];
+    assert_eq!(steps(&outcome), expected);
+    let own = format!("x\n\n{BLOCK}so 0\n").len();
+    assert_eq!(outcome.tree.node(1).num_tokens, own);
+    let replayed = ReplayPolicy {
+        recording: &record(&outcome.tree),
+        policy: &forked(),
+    };
+    let search = Search::new(&replayed, Some(&scorer), &spec, None);
+    let again = futures::executor::block_on(search.run()).unwrap();
+    assert_eq!(outline(&again.tree), outline(&outcome.tree));
+}
+
+#[test]
+fn confidence_is_that_of_the_policys_own_tokens() {
+    let num_before = "x\n\n".len() + BLOCK.len();
+    let policy = policy(None).with_confidence(move |_, at| match at < num_before {
+        true => 1.0,
+        false => 3.0,
+    });
+    let num_behind = "so 7".len();
+    let spec = spec(json!({"strategy": "deepconf", "n": 2,
+        "confidence": {"warm_up": 1, "window": num_before + num_behind}}));
+    let outcome = run(&policy, None, &spec);
+    let best = outcome.tree.node(outcome.answers[0].node);
+    let sum = (num_before + 3 * num_behind) as f64;
+    let expected = sum / (num_before + num_behind) as f64;
+    assert!((best.confidence.unwrap() - expected).abs() < 1e-9);
+}
+
 /// Prints how often it was asked, so that nothing is the same twice.
 #[derive(Debug, Default)]
 struct Counting(Mutex<Vec<Program>>);
@@ -175,20 +232,15 @@ impl CodeRunner for Counting {
     }
 }
 
-/// A search of a model that writes one of these texts.
-async fn search(
-    scripts: &[&str],
-    request: Value,
-    tool: Arc<CodeTool>,
-    recording: Option<&ponder::search::Recording>,
-) -> SearchOutcome {
+/// A model that writes one of these texts.
+fn engine_policy(scripts: &[&str], tool: Arc<CodeTool>) -> EnginePolicy {
     let tokenizer = tokenizer();
     let prompt = format!(
         "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n",
         scripts.join(OR)
     );
     let engine = engine(&tokenizer);
-    let policy = EnginePolicy {
+    EnginePolicy {
         group: engine.new_group(),
         engine,
         prompt_token_ids: tokenizer.encode(&prompt, false, true).unwrap(),
@@ -216,7 +268,16 @@ async fn search(
         steering: OnceLock::new(),
         num_cached_tokens: OnceLock::new(),
         drafts: SharedDrafts::default(),
-    };
+    }
+}
+
+async fn search(
+    scripts: &[&str],
+    request: Value,
+    tool: Arc<CodeTool>,
+    recording: Option<&ponder::search::Recording>,
+) -> SearchOutcome {
+    let policy = engine_policy(scripts, tool);
     let scorer = one(Likelihood);
     let spec = spec(request);
     let outcome = match recording {
@@ -266,6 +327,63 @@ async fn equal_code_runs_once_and_later_blocks_see_earlier_ones() {
         assert_eq!(again.answers[0].text, twice, "{strategy}");
         assert!(runner.0.lock().unwrap().is_empty(), "{strategy}");
     }
+}
+
+/// The answer of an expansion of nothing.
+async fn sampled(policy: &EnginePolicy, source: &Expansion) -> Continuation {
+    let mut running = policy.start(vec![source.clone()]).await.unwrap();
+    running.next().await.unwrap().unwrap().continuation
+}
+
+#[tokio::test]
+async fn steps_and_confidence_go_on_behind_outputs() {
+    let steps = [
+        "```python\n",
+        "a\n",
+        "```\n```output\n1\n```\n",
+        "```python\n",
+        "b\n",
+        "```\n```output\n2\n```\n",
+        "one\n",
+        "end",
+    ];
+    let text = steps.concat();
+    let policy = engine_policy(&[&text], tool(CodeLimits::default()).1);
+    let source = Expansion {
+        prefix: Vec::new(),
+        prefix_text: String::new(),
+        inserted: Vec::new(),
+        branch_path: vec![0],
+        n: 1,
+        priority: 0.0,
+        step: None,
+        noted_step: Some(StepRule::delimiter("\n", 100)),
+        confidence: None,
+    };
+    let sample = sampled(&policy, &source).await;
+    assert_eq!((sample.text.as_str(), sample.end), (&*text, End::Stop));
+    // Tokens are bytes.
+    let mut expected: Vec<usize> = Vec::new();
+    for step in &steps[..steps.len() - 1] {
+        expected.push(expected.last().unwrap_or(&0) + step.len());
+    }
+    let ends: Vec<usize> = sample.step_ends.iter().map(|end| end.num_tokens).collect();
+    assert_eq!(ends, expected);
+    let noted = policy.step_ends(&source, &sample.token_ids, &sample.inserted);
+    assert_eq!(noted, expected);
+    // A group of more tokens than the first block has.
+    let rule = ConfidenceRule {
+        window: 20,
+        limit: Some(f64::INFINITY),
+    };
+    let source = Expansion {
+        noted_step: None,
+        confidence: Some(rule),
+        ..source
+    };
+    let sample = sampled(&policy, &source).await;
+    assert_eq!((sample.num_own(), sample.end), (20, End::Unsure));
+    assert_eq!(sample.inserted.len(), 1);
 }
 
 #[tokio::test]

@@ -372,10 +372,12 @@ fn searches_are_steered_by_the_values_of_their_own_tokens() {
         // Each token of the prompt and of what was scored is computed once, or twice where what
         // samples share is read before them.
         let tokens = report["scorer_tokens"].as_u64().unwrap();
+        // The answers of self_consistency, before it, are the same.
+        let is_known = name == "deepconf";
         let own: usize = trace.nodes.iter().map(|node| node.token_ids.len()).sum();
         let most = trace.prompt_token_ids.len() + own + 2 * trace.nodes.len();
         assert!(
-            tokens > 0 && tokens as usize <= most,
+            (tokens > 0) != is_known && tokens as usize <= most,
             "{name}: {tokens} of {most}"
         );
         assert_eq!(trace.usage.scorer_tokens, tokens);
