@@ -112,19 +112,7 @@ impl<'a> EngineRunning<'a> {
         for token in &mut logprobs {
             token.top.truncate(self.policy.params.logprobs.unwrap_or(0));
         }
-        let end = match reason {
-            FinishReason::Eos | FinishReason::StopToken(_) => End::Stop,
-            FinishReason::Watcher => match &source.step {
-                Some(_) if !hits_stop => End::Step,
-                None if !hits_stop && is_unsure => End::Unsure,
-                _ => End::Stop,
-            },
-            FinishReason::Length => End::Length,
-            FinishReason::Abort
-            | FinishReason::Deadline
-            | FinishReason::Budget
-            | FinishReason::Pooled => End::Cut,
-        };
+        let end = end_of(reason, source, hits_stop, is_unsure);
         let state_at = |at: usize| {
             // Nothing is sampled where a program's output is: the state before it stands for it.
             let before = inserted.iter().find(|it| it.tokens.end == at);
@@ -225,6 +213,23 @@ impl<'a> EngineRunning<'a> {
             StreamEvent::Error(error) => return Err(error.into()),
         }
         Ok(())
+    }
+}
+
+/// Why a sample of this expansion ended.
+fn end_of(reason: FinishReason, source: &Expansion, hits_stop: bool, is_unsure: bool) -> End {
+    match reason {
+        FinishReason::Eos | FinishReason::StopToken(_) => End::Stop,
+        FinishReason::Watcher => match &source.step {
+            Some(_) if !hits_stop => End::Step,
+            None if !hits_stop && is_unsure => End::Unsure,
+            _ => End::Stop,
+        },
+        FinishReason::Length => End::Length,
+        FinishReason::Abort
+        | FinishReason::Deadline
+        | FinishReason::Budget
+        | FinishReason::Pooled => End::Cut,
     }
 }
 

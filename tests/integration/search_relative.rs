@@ -165,7 +165,9 @@ fn every_strategy_weighs_an_answer_by_all_answers() {
                         (node.score.unwrap() - score).abs() < 1e-12,
                         "{name}: {text}"
                     );
-                    if !ponder::search::find(name).unwrap().defaults().is_vote {
+                    let is_vote = find(name).unwrap().defaults().is_vote;
+                    // REBASE puts its answers to a vote at the end.
+                    if !is_vote && name != "rebase" {
                         assert!((node.value - score).abs() < 1e-12, "{name}: {text}");
                     }
                     whole.push(text);
