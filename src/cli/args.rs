@@ -73,7 +73,7 @@ pub enum Command {
     /// Measure speed
     Bench {
         #[command(subcommand)]
-        command: BenchCommand,
+        command: Box<BenchCommand>,
     },
 }
 

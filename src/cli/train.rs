@@ -19,7 +19,7 @@ use crate::train::{
 #[derive(Debug, Subcommand)]
 pub enum TrainCommand {
     /// A head that values answers by the model's own hidden states, for serve --value-head
-    ValueHead(TrainValueHeadArgs),
+    ValueHead(Box<TrainValueHeadArgs>),
     /// How likely answers are right, for serve --calibration and the strategy auto
     Calibration(TrainCalibrationArgs),
 }

@@ -115,10 +115,11 @@ fn solve(mut matrix: Vec<Vec<f64>>, mut right: Vec<f64>) -> Vec<f64> {
         let pivot = (at..size).max_by(largest).unwrap_or(at);
         matrix.swap(at, pivot);
         right.swap(at, pivot);
-        for below in at + 1..size {
-            let factor = matrix[below][at] / matrix[at][at];
-            for column in at..size {
-                matrix[below][column] -= factor * matrix[at][column];
+        let (above, rows) = matrix.split_at_mut(at + 1);
+        for (below, row) in (at + 1..size).zip(rows) {
+            let factor = row[at] / above[at][at];
+            for (value, by) in row[at..].iter_mut().zip(&above[at][at..]) {
+                *value -= factor * by;
             }
             right[below] -= factor * right[at];
         }
