@@ -1,7 +1,8 @@
 """The arms of a run: ways to ask.
 
-An arms file is a list of {"name", "body", "kinds", "factors"}. The body is merged into the chat
-request. `kinds` (["code"], ["text"]) are the kinds of problems that the arm is for, all by default.
+An arms file is a list of {"name", "body", "before", "kinds", "factors"}. The body is merged into
+the chat request; `before` are messages before those of the problem. `kinds` (["code"], ["text"])
+are the kinds of problems that the arm is for, all by default.
 With `factors` ([4, 8, 16]) there is an arm for each, named "NAME@4x" and so on. In a body these
 strings are replaced:
 
@@ -28,7 +29,7 @@ from server import RequestFailed
 
 GREEDY = "greedy"
 MIN_BUDGET = 64
-FIELDS = {"name", "body", "kinds", "factors"}
+FIELDS = {"name", "body", "before", "kinds", "factors"}
 
 
 def read_arms(path, patterns=None):
@@ -48,6 +49,11 @@ def read_arms(path, patterns=None):
     if not chosen:
         sys.exit(f"{path} has no arm like {' or '.join(patterns)}")
     return chosen
+
+
+def messages(arm, problem):
+    """What is asked of a problem."""
+    return arm.get("before", []) + problem["messages"]
 
 
 def expanded(arm):
@@ -77,7 +83,7 @@ def is_fixed(arm):
 
 def asked(model, arm, problem):
     """Changes with whatever is asked, but for the seed and the tokens of the greedy answer."""
-    material = [model, arm["body"], problem["messages"], problem.get("public_tests")]
+    material = [model, arm["body"], messages(arm, problem), problem.get("public_tests")]
     return hashlib.sha256(json.dumps(material, sort_keys=True).encode("utf-8")).hexdigest()[:16]
 
 

@@ -27,7 +27,7 @@ def ask(server, common, arm, problem, seed, tokens_of):
     try:
         filled = arms.filled(arm["body"], problem, tokens_of)
         start = time.perf_counter()
-        body = {**common, "seed": seed, "messages": problem["messages"], **filled}
+        body = {**common, "seed": seed, "messages": arms.messages(arm, problem), **filled}
         response, row["seconds"] = server.chat(body)
         choice = response["choices"][0]
         row |= {"text": choice["message"]["content"] or "", "finish_reason": choice.get("finish_reason")}
