@@ -72,6 +72,23 @@ def read_answers(paths):
     return problems
 
 
+def named_mean(text):
+    """The name and scorers of "NAME=SCORER,SCORER"."""
+    name, _, scorers = text.partition("=")
+    if not name or not scorers:
+        raise argparse.ArgumentTypeError(f"give NAME=SCORER,SCORER, not {text!r}")
+    return name, scorers.split(",")
+
+
+def add_mean(problems, name, scorers):
+    """A scorer that is the mean of others, as the reward `weighted` with equal weights."""
+    for problem in problems:
+        if missing := [scorer for scorer in scorers if scorer not in problem.scores]:
+            sys.exit(f"there is no scorer {missing[0]!r}; there are {', '.join(problem.scores)}")
+        columns = zip(*(problem.scores[scorer] for scorer in scorers))
+        problem.scores[name] = [sum(column) / len(column) for column in columns]
+
+
 def best(problem, chosen, key):
     """The answer of the largest key; ties go to the likelier, then to the first."""
     return max(chosen, key=lambda index: (key(index), problem.likelihood[index], -index))
@@ -225,10 +242,15 @@ def main():
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="K", help="answers to choose from")
     parser.add_argument("--subsets", type=int, default=20, metavar="N", help="random subsets of each size")
     parser.add_argument("--reference", default=VOTE, metavar="CHOOSER", help="compared with, by default vote")
+    parser.add_argument(
+        "--mean", type=named_mean, action="append", default=[], metavar="NAME=SCORER,SCORER", help="also their mean"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the subsets and intervals")
     parser.add_argument("--reliability", metavar="PNG", help="draw how often answers are right over their scores")
     args = parser.parse_args()
     problems = read_answers(args.answers)
+    for name, scorers in args.mean:
+        add_mean(problems, name, scorers)
     num_answers = sorted(len(problem.right) for problem in problems)
     sizes = [size for size in sorted(set(args.sizes)) if 0 < size <= num_answers[-1]] or [num_answers[-1]]
     if args.reference not in outcomes(problems[0], [0]):

@@ -155,6 +155,14 @@ class Choosing(unittest.TestCase):
         self.assertEqual(choose.outcomes(self.problem(group), range(2))["vote weighted by vm"], 1.0)
         self.assertEqual(choose.outcomes(self.problem(group), range(2))["vote"], 0.0)
 
+    def test_a_mean_of_scorers_is_a_scorer(self):
+        problem = self.problem()
+        choose.add_mean([problem], *choose.named_mean("both=likelihood,vm"))
+        pairs = zip(problem.scores["likelihood"], problem.scores["vm"])
+        self.assertEqual(problem.scores["both"], [(a + b) / 2 for a, b in pairs])
+        with self.assertRaises(SystemExit):
+            choose.add_mean([problem], "none", ["likelihood", "nobody"])
+
     def test_subsets(self):
         import choose
 

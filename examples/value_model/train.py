@@ -52,8 +52,10 @@ def losses(model, group, answers, pairwise):
         if not known:
             continue
         targets = torch.tensor([answer.targets[at] for at in known])
-        # A mean over the answer: long answers do not count more.
-        total = total + torch.nn.functional.binary_cross_entropy_with_logits(of[known], targets)
+        # A mean over the answer, so that long answers do not count more, and as much again for the
+        # last token, where a whole answer's value is read.
+        each = torch.nn.functional.binary_cross_entropy_with_logits(of[known], targets, reduction="none")
+        total = total + (each.mean() + each[-1]) / 2
         num += 1
     if not num:
         return None
