@@ -156,6 +156,8 @@ class Choosing(unittest.TestCase):
         self.assertEqual(choose.outcomes(self.problem(group), range(2))["vote"], 0.0)
 
     def test_a_mean_of_scorers_is_a_scorer(self):
+        import choose
+
         problem = self.problem()
         choose.add_mean([problem], *choose.named_mean("both=likelihood,vm"))
         pairs = zip(problem.scores["likelihood"], problem.scores["vm"])
