@@ -120,27 +120,27 @@ PASSAGES = [
         "Copy, word for word, every sentence of this text that names a field of a trace, and nothing else.",
     ),
     (
-        "docs/search.md",
+        "docs/search-reference.md",
         "Strategies",
         "Strategies",
         "For each strategy in this text, quote word for word the few words that say what it does, one strategy a line.",
     ),
     (
-        "docs/search.md",
+        "docs/search-reference.md",
         "Budgets",
         "Rewards",
         "Quote the three sentences that matter most, word for word, then say in one sentence what they are about.",
     ),
     (
-        "docs/search.md",
+        "docs/search-reference.md",
         "Process reward models",
         "Running code",
         "Quote, word for word, what this text says about security and about cost, as two lists.",
     ),
     (
-        "docs/search.md",
+        "docs/search-reference.md",
         "Replay",
-        "Trees as data, and a value head",
+        "Trees as data",
         "Quote one sentence from each section of this text, word for word, under the section's heading.",
     ),
     (

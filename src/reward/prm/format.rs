@@ -15,7 +15,7 @@ const SHEPHERD_TAG: &str = "ки";
 const GOOD: &str = "+";
 const BAD: &str = "-";
 
-/// A family of process reward models; see `docs/search.md`.
+/// A family of process reward models; see `docs/search-reference.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PrmFormat {
     /// Math-Shepherd: each step ends with the token `ки`, after which `+` stands against `-`.
