@@ -120,15 +120,15 @@ PASSAGES = [
         "Copy, word for word, every sentence of this text that names a field of a trace, and nothing else.",
     ),
     (
-        "docs/search-reference.md",
-        "Strategies",
-        "Strategies",
+        "docs/search.md",
+        "`auto`",
+        "`vm_mcts`",
         "For each strategy in this text, quote word for word the few words that say what it does, one strategy a line.",
     ),
     (
         "docs/search-reference.md",
-        "Budgets",
-        "Rewards",
+        "Value models",
+        "Value models",
         "Quote the three sentences that matter most, word for word, then say in one sentence what they are about.",
     ),
     (
