@@ -140,7 +140,7 @@ impl EncoderArgs {
 
 fn load_one(name: &str, path: &Path, options: EncoderOptions) -> anyhow::Result<ServedEncoder> {
     if !is_encoder(path) {
-        bail!("it is no folder of a BERT: config.json must say \"model_type\": \"bert\"");
+        bail!("not the folder of a BERT model: config.json must say \"model_type\": \"bert\"");
     }
     Ok(ServedEncoder::load(name, path, options)?)
 }

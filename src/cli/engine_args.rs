@@ -172,10 +172,12 @@ fn parse_device(text: &str) -> Result<DeviceArg, String> {
 }
 
 fn parse_share(text: &str) -> Result<f64, String> {
-    let share: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+    let share: f64 = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not a number"))?;
     match share > 0.0 && share <= 1.0 {
         true => Ok(share),
-        false => Err("it is more than 0 and at most 1".to_owned()),
+        false => Err("must be more than 0 and at most 1".to_owned()),
     }
 }
 

@@ -62,7 +62,7 @@ pub enum TemplateError {
     Refused(String),
     #[error("the chat template failed: {0}")]
     Render(String),
-    #[error("the chat template has too much work with these messages; send less")]
+    #[error("these messages are too much work for the chat template; send less")]
     TooCostly,
     #[error("the messages become a prompt of more than {max_bytes} bytes; send less")]
     TooLarge { max_bytes: usize },
