@@ -1,9 +1,9 @@
 //! Chat templates: the Jinja source in a model's files, rendered as Hugging Face renders it.
 //!
-//! A template comes with a model and is not trusted; what it is given comes with a request. So source and depth are
-//! bounded before the compiler sees them ([`source`]), compiling and rendering run on threads with the stack that
-//! their depth needs, instructions and bytes are paid from a budget of fuel, and what a template keeps in variables is
-//! measured ([`plain`]).
+//! A template comes with a model and is not trusted; what it is given comes with a request. So
+//! source and depth are bounded before the compiler sees them ([`source`]), compiling and rendering
+//! run on threads with the stack that their depth needs, instructions and bytes are paid from a
+//! budget of fuel, and what a template keeps in variables is measured ([`plain`]).
 
 mod clock;
 mod json;
