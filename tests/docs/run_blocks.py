@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", "docs/getting-started.md", "docs/search.md", "docs/self-training.md"]
 PAGES_MODEL, PAGES_URL = "qwen2.5-coder-0.5b", "http://127.0.0.1:8000"
 FENCE = re.compile(r"^(`{3,})\s*(.*)$")
-START_S, BLOCK_S, STOP_S = 120, 120, 10
+START_S, BLOCK_S, STOP_S = 300, 300, 10
 
 
 @dataclass(frozen=True)
