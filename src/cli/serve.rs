@@ -230,7 +230,7 @@ fn check_lora_roots(args: &ServeArgs) -> anyhow::Result<()> {
         let metadata = metadata.with_context(|| format!("--lora-root {}", root.display()))?;
         anyhow::ensure!(
             metadata.is_dir(),
-            "--lora-root {} is no folder",
+            "--lora-root {} is not a folder",
             root.display()
         );
     }

@@ -34,6 +34,8 @@ mod connections;
 mod constraint;
 mod constraint_search;
 mod deepconf_engine;
+#[cfg(target_os = "linux")]
+mod docs_blocks;
 mod encoders;
 mod engine;
 mod families;

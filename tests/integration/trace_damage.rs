@@ -1,4 +1,5 @@
-//! A damaged store over HTTP and on the command line, and what readers may ask of it. No model is needed.
+//! A damaged store over HTTP and on the command line, and what readers may ask of it. No model is
+//! needed.
 
 use std::path::PathBuf;
 use std::process::Command;
