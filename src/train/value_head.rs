@@ -127,6 +127,9 @@ fn fit_members(
     options: &TrainOptions,
     progress: &mut impl FnMut(usize, f64, f64),
 ) -> Result<Fitted, TrainError> {
+    if options.width == 0 {
+        return Err(TrainError::Data("width is 0".to_owned()));
+    }
     let all = Batch::new(train, options.reads_likelihood);
     let held = Batch::new(held_out, options.reads_likelihood);
     let mut groups: HashMap<usize, Vec<&Example>> = HashMap::new();
