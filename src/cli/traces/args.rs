@@ -187,7 +187,8 @@ pub struct ExportArgs {
     /// tree, sft, step_values, preferences, linearised or groups
     #[arg(long, value_parser = str::parse::<Format>)]
     pub format: Format,
-    /// File to write, .parquet or .jsonl; - writes JSON lines to the terminal
+    /// File to write, .jsonl, or .parquet in a build with the feature parquet; - writes JSON lines
+    /// to the terminal
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
     #[command(flatten)]
