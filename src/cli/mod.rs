@@ -2,6 +2,7 @@
 
 mod args;
 mod backend;
+mod banner;
 mod bench;
 mod chat;
 mod chat_search;
