@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, value_parser};
+use clap_complete::Shell;
 
 use super::bench::BenchCommand;
 use super::chat::ChatArgs;
 use super::connection_args::ConnectionArgs;
+use super::doctor::DoctorArgs;
 use super::encoder_args::EncoderArgs;
 use super::engine_args::EngineArgs;
 use super::prm::PrmArgs;
@@ -37,6 +39,7 @@ Examples:
   ponder serve smollm2-135m --port 8080         a smaller model of the catalogue
   ponder serve ./model.gguf --api-key SECRET    a file of your own
   ponder chat \"What is a monad?\"                one answer in the terminal
+  ponder doctor                                 what works on this machine, and what to do
   ponder bench engine qwen2.5-coder-0.5b        prefill and decode speed";
 
 #[derive(Debug, Subcommand)]
@@ -74,6 +77,19 @@ pub enum Command {
     Bench {
         #[command(subcommand)]
         command: Box<BenchCommand>,
+    },
+    /// Say what Ponder finds on this machine, and what to do where something is missing
+    Doctor(DoctorArgs),
+    /// Print the completions of a shell
+    Completions {
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print the manual page, or write the pages of all commands
+    Man {
+        /// Folder for the pages, such as ~/.local/share/man/man1
+        #[arg(long, value_name = "FOLDER")]
+        out: Option<PathBuf>,
     },
 }
 
