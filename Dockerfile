@@ -10,9 +10,7 @@ FROM chef AS build
 COPY --from=plan /src/recipe.json recipe.json
 RUN cargo chef cook --release --locked --bin ponder --recipe-path recipe.json
 COPY . .
-# Names of functions stay for stack traces; lines of sources go.
-RUN cargo build --release --locked --bin ponder \
-    && strip --strip-debug -o /ponder target/release/ponder
+RUN cargo build --release --locked --bin ponder
 
 FROM debian:bookworm-slim
 # Python runs the sandbox's programs, and pip fetches the catalogue's models.
@@ -21,7 +19,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home ponder \
     && install -d -o ponder -g ponder /home/ponder/.cache /home/ponder/.cache/ponder
-COPY --from=build /ponder /usr/local/bin/ponder
+COPY --from=build /src/target/release/ponder /usr/local/bin/ponder
 USER ponder
 ENV PONDER_HOST=0.0.0.0 PONDER_HOME=/home/ponder/.cache/ponder
 VOLUME /home/ponder/.cache/ponder
