@@ -32,7 +32,8 @@ impl Use {
         match self {
             Self::Chat => (
                 "/v1/chat/completions",
-                json!({"model": model, "messages": [{"role": "user", "content": "Who are you?"}]}),
+                json!({"model": model, "messages": [{"role": "user", "content": "Who are you?"}],
+                    "max_tokens": 100}),
             ),
             Self::Completion => (
                 "/v1/completions",
@@ -131,9 +132,11 @@ mod tests {
         assert_eq!(lines.len(), 4, "{text}");
         assert!(lines[0].contains(" serves m, n on http://127.0.0.1:80 ("));
         assert_eq!(lines[1].trim(), "open  http://127.0.0.1:80/");
-        let command = "ask   curl http://127.0.0.1:80/v1/chat/completions \
-            -H 'Content-Type: application/json' \
-            -d '{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"Who are you?\"}]}'";
+        let (_, body) = Use::Chat.request("m");
+        let command = format!(
+            "ask   curl http://127.0.0.1:80/v1/chat/completions \
+             -H 'Content-Type: application/json' -d '{body}'"
+        );
         assert_eq!(lines[2].trim(), command);
         assert_eq!(lines[3], "2 threads");
     }

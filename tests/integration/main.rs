@@ -26,6 +26,7 @@ mod api_traces;
 mod backends;
 mod bench_search;
 mod bench_soak;
+mod cli_banner;
 mod cli_doctor;
 mod cli_secrets;
 mod code_search;
