@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::process::{MODEL, SMALL};
 
-const KEY: &str = "a key of the banner's test";
+const KEY: &str = "banner-secret";
 
 #[test]
 fn the_command_of_the_banner_works_as_it_is() {
@@ -33,7 +33,7 @@ fn the_command_of_the_banner_works_as_it_is() {
     let output = command.as_ref().map(|command| {
         let mut shell = Command::new("sh");
         shell
-            .args(["-c", command])
+            .args(["-c", command.as_str()])
             .env("PONDER_API_KEY", KEY)
             .env("no_proxy", "127.0.0.1");
         shell.output().expect("a shell runs")
