@@ -79,8 +79,9 @@ pub struct Report {
     pub choices: Choices,
 }
 
-/// Trains on most prompts, measures on the rest, keeps each member's epoch with the best held-out loss and writes
-/// all members as one head to `out`. `progress` gets each epoch with its training and held-out loss.
+/// Trains on most prompts, measures on the rest, keeps each member's epoch with the best held-out
+/// loss and writes all members as one head to `out`. `progress` gets each epoch with its training
+/// and held-out loss.
 pub fn train(
     data: &Examples,
     options: &TrainOptions,
@@ -187,8 +188,8 @@ fn fit(
     Ok((epoch, weights))
 }
 
-/// Trains `folds` heads, each without a share of the prompts, and measures each head on the prompts it has not
-/// seen: [`evaluate`]'s figures over all prompts.
+/// Trains `folds` heads, each without a share of the prompts, and measures each head on the prompts
+/// it has not seen: [`evaluate`]'s figures over all prompts.
 pub fn cross_validate(
     data: &Examples,
     options: &TrainOptions,

@@ -1,5 +1,5 @@
-//! The document as a page, with no script and nothing from another host. Programs that send requests
-//! from a form (Swagger UI, Bruno) read `/openapi.json`.
+//! The document as a page, with no script and nothing from another host. Programs that send
+//! requests from a form (Swagger UI, Bruno) read `/openapi.json`.
 
 use axum::Router;
 use axum::body::Bytes;
@@ -226,8 +226,9 @@ fn row(name: &str, place: &str, is_required: bool, schema: &Value, about: &str) 
 
 fn table(rows: &str) -> String {
     format!(
-        "<div class=\"table\"><table><thead><tr><th scope=\"col\">Name</th><th scope=\"col\">Type</th>\
-         <th scope=\"col\">Meaning</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        "<div class=\"table\"><table><thead><tr><th scope=\"col\">Name</th>\
+         <th scope=\"col\">Type</th><th scope=\"col\">Meaning</th></tr></thead>\
+         <tbody>{rows}</tbody></table></div>"
     )
 }
 
