@@ -1,6 +1,8 @@
 //! The document as a page, with no script and nothing from another host. Programs that send
 //! requests from a form (Swagger UI, Bruno) read `/openapi.json`.
 
+use std::cmp::Reverse;
+
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::header;
@@ -79,6 +81,9 @@ fn page(document: &Value) -> String {
             tags.push(operation.tag());
         }
     }
+    // The largest parts are what most look for.
+    let num_routes = |tag: &str| operations.iter().filter(|it| it.tag() == tag).count();
+    tags.sort_by_key(|tag| Reverse(num_routes(tag)));
     let (mut contents, mut routes) = (String::new(), String::new());
     for tag in tags {
         let own = || {
