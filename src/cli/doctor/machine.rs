@@ -23,7 +23,7 @@ pub(super) fn processor() -> Finding {
     };
     let (isa, available) = (ponder_kernels::isa(), ponder_kernels::available_isas());
     let best = available.first().copied().unwrap_or(isa);
-    let found = format!("{isa} kernels, {threads}");
+    let found = format!("{isa} kernels (of {}), {threads}", available.join(", "));
     if isa != best {
         let advice =
             format!("PONDER_ISA chooses them: without it they are {best}, which is faster");
