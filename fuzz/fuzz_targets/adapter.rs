@@ -1,6 +1,6 @@
-//! Folders of adapters: any adapter_config.json and any header of a weights file are an adapter that
-//! fits the model or an error. An input is the two and the bytes of the tensors, which are repeated
-//! until there are enough.
+//! Folders of adapters: any adapter_config.json and any header of a weights file are an adapter
+//! that fits the model or an error. An input is the two and the bytes of the tensors, which are
+//! repeated until there are enough.
 
 #![no_main]
 

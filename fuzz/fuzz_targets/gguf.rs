@@ -1,5 +1,5 @@
-//! GGUF files: any bytes are a model that runs or an error. What opens is asked for everything that a
-//! server asks: sizes, a tokenizer, a chat template, weights, and one step.
+//! GGUF files: any bytes are a model that runs or an error. What opens is asked for everything that
+//! a server asks: sizes, a tokenizer, a chat template, weights, and one step.
 
 #![no_main]
 

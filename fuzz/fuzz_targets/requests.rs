@@ -2,8 +2,8 @@
 //! time and none that says the server is broken.
 //!
 //! An input is up to eight requests, the later ones about what the earlier ones made. Each begins
-//! with a letter for its route, in the order of the document, and one for its headers. Then follows a
-//! body, or the query of a URL where a route takes no body.
+//! with a letter for its route, in the order of the document, and one for its headers. Then follows
+//! a body, or the query of a URL where a route takes no body.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Folders of safetensors: any config.json and any header of a weights file are a model that runs or
-//! an error. An input is the two; tensors are zeros, as many bytes as the header says or fewer.
+//! Folders of safetensors: any config.json and any header of a weights file are a model that runs
+//! or an error. An input is the two; tensors are zeros, as many bytes as the header says or fewer.
 
 #![no_main]
 

@@ -1,8 +1,10 @@
-//! How fast single kernels are on a GPU, as shares of what its memory and its tensor cores could do.
+//! How fast single kernels are on a GPU, as shares of what its memory and its tensor cores could
+//! do.
 //!
 //!     cargo run --release -p ponder-kernels-cuda --example device -- [FILTER]
 //!
-//! Each line is the median of several replays of a graph of launches, over matrices that no cache holds together.
+//! Each line is the median of several replays of a graph of launches, over matrices that no cache
+//! holds together.
 
 use std::time::Instant;
 

@@ -1,10 +1,13 @@
-//! CUDA kernels of Ponder: products of packed weights, paged attention, row operations, experts and sampling.
+//! CUDA kernels of Ponder: products of packed weights, paged attention, row operations, experts and
+//! sampling.
 //!
-//! Nothing of CUDA is needed to build. The driver and NVRTC are opened at run time; the kernels (`kernels/*.cu`) are compiled for the
-//! device at hand at first start, and cached. With the feature `emulator` the same launches run on the processor, for tests.
+//! Nothing of CUDA is needed to build. The driver and NVRTC are opened at run time; the kernels
+//! (`kernels/*.cu`) are compiled for the device at hand at first start, and cached. With the
+//! feature `emulator` the same launches run on the processor, for tests.
 //!
-//! **Law of rows.** A row of a result depends on its own inputs alone, bit by bit: never on the rows beside it, on how many there are,
-//! or on where they lie. The order of a reduction follows from the weight's shape and from constants.
+//! **Law of rows.** A row of a result depends on its own inputs alone, bit by bit: never on the
+//! rows beside it, on how many there are, or on where they lie. The order of a reduction follows
+//! from the weight's shape and from constants.
 
 pub mod args;
 pub mod attention;

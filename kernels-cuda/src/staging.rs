@@ -1,4 +1,5 @@
-//! Pinned memory that copies to and from the device go through: only from there does the copy engine run beside everything else.
+//! Pinned memory that copies to and from the device go through: only from there does the copy
+//! engine run beside everything else.
 
 use std::ptr;
 

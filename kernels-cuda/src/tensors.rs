@@ -1,4 +1,5 @@
-//! Rows in device memory. Buffers grow to the largest step and stay where they are: graphs hold their addresses.
+//! Rows in device memory. Buffers grow to the largest step and stay where they are: graphs hold
+//! their addresses.
 
 use super::{Buffer, CudaError, Gpu};
 

@@ -1,4 +1,5 @@
-//! How long each kernel takes: for tuning. Launches are timed one by one, so nothing overlaps and graphs are not used.
+//! How long each kernel takes: for tuning. Launches are timed one by one, so nothing overlaps and
+//! graphs are not used.
 
 use std::collections::BTreeMap;
 use std::ptr;

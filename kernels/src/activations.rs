@@ -1,5 +1,5 @@
-//! The left-hand side of a product: rows of f32, quantised once and shared by every matrix that reads
-//! them.
+//! The left-hand side of a product: rows of f32, quantised once and shared by every matrix that
+//! reads them.
 
 use std::cell::RefCell;
 

@@ -1,9 +1,10 @@
 //! Paged attention with online softmax.
 //!
-//! Keys and values are visited in tiles of 16 tokens from the start of the context, for every query in
-//! the same order, so a decode row equals the same row inside a prefill chunk bit for bit. Rows whose
-//! sequences share blocks (a prompt's chunk, forks, tree nodes) read each shared tile once together:
-//! their block tables, sorted, lie beside each other (bifurcated or cascade attention, without a merge).
+//! Keys and values are visited in tiles of 16 tokens from the start of the context, for every query
+//! in the same order, so a decode row equals the same row inside a prefill chunk bit for bit. Rows
+//! whose sequences share blocks (a prompt's chunk, forks, tree nodes) read each shared tile once
+//! together: their block tables, sorted, lie beside each other (bifurcated or cascade attention,
+//! without a merge).
 
 use std::cell::RefCell;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! Element by element.
+//! Operations that work on one element at a time, gated units among them.
 
 use crate::cpu;
 

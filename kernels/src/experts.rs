@@ -1,7 +1,8 @@
-//! Products of rows with the experts that they chose: rows sorted by expert, all experts in one parallel section.
+//! Products of rows with the experts that they chose: rows sorted by expert, all experts in one
+//! parallel section.
 //!
-//! An expert's panels are read once for all of its rows, as a dense product reads a matrix, so that few rows cost what their
-//! experts' weights cost to read, and many rows share the unpacking.
+//! An expert's panels are read once for all of its rows, as a dense product reads a matrix, so that
+//! few rows cost what their experts' weights cost to read, and many rows share the unpacking.
 
 use std::ops::Range;
 

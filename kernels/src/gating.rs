@@ -1,4 +1,5 @@
-//! Which experts a row goes to and with what weight: the conventions of all mixture-of-experts families.
+//! Which experts a row goes to and with what weight: the conventions of all mixture-of-experts
+//! families.
 //!
 //! | family | scoring | normalise | scale | groups |
 //! |---|---|---|---|---|

@@ -1,6 +1,7 @@
 //! CPU kernels of Ponder: packed quantised matrices, paged attention and row operations.
 //!
-//! The only crate of the workspace with `unsafe`. It knows nothing of models.
+//! This crate and `kernels-cuda` are the only ones of the workspace with `unsafe`. It knows nothing
+//! of models.
 //!
 //! **Determinism law.** A result row depends only on its own inputs: never on the other rows of the
 //! call or on the number of threads. Work is split by output rows and heads, never along the

@@ -1,8 +1,8 @@
 //! The layout that the kernels stream: panels of [`PANEL_ROWS`] interleaved output rows.
 //!
-//! A panel is its codes, one block for every 32 input features, and then its scales. A block of codes is
-//! a sequence of 64-byte lines; byte `4 r + i` of a line belongs to row `r` of the panel, so one line
-//! feeds sixteen rows with the same four inputs (what `vpdpbusd` and an AMX tile want):
+//! A panel is its codes, one block for every 32 input features, and then its scales. A block of
+//! codes is a sequence of 64-byte lines; byte `4 r + i` of a line belongs to row `r` of the panel,
+//! so one line feeds sixteen rows with the same four inputs (what `vpdpbusd` and an AMX tile want):
 //!
 //! | lines | 2-bit | 3-bit | 4-bit | 5-bit | 6-bit | 8-bit |
 //! |---|---|---|---|---|---|---|

@@ -1,4 +1,5 @@
-//! What arrives while a step runs: an executor that lets clients act between a step's launch and its end.
+//! What arrives while a step runs: an executor that lets clients act between a step's launch and
+//! its end.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -1,6 +1,6 @@
-//! The whole engine over a fake model, in virtual time, under random clients: one seed is one run, and a run that fails is replayed by
-//! its seed. Every step keeps the invariants; at the end every request has ended, every block is free, and every answer is the one
-//! that its request gets alone.
+//! The whole engine over a fake model, in virtual time, under random clients: one seed is one run,
+//! and a run that fails is replayed by its seed. Every step keeps the invariants; at the end every
+//! request has ended, every block is free, and every answer is the one that its request gets alone.
 
 mod answer;
 mod arrivals;

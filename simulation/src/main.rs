@@ -1,4 +1,5 @@
-//! `cargo run --release -p ponder-simulation -- --seconds 600` prints the seeds that fail; `--seed S` replays one.
+//! `cargo run --release -p ponder-simulation -- --seconds 600` prints the seeds that fail;
+//! `--seed S` replays one.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! The tokenizer of the fake model's words: letters, and a line's end now and then, so that answers have steps.
+//! The tokenizer of the fake model's words: letters, and a line's end now and then, so that answers
+//! have steps.
 
 use std::sync::OnceLock;
 

@@ -1,4 +1,5 @@
-//! A few seconds of the simulation. `cargo run --release -p ponder-simulation -- --seconds 600` looks further.
+//! A few seconds of the simulation. `cargo run --release -p ponder-simulation -- --seconds 600`
+//! looks further.
 
 use ponder::engine::Drafter;
 

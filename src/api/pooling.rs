@@ -1,4 +1,5 @@
-//! `/pooling`: the step scores of the served process reward model, in the shape of vLLM's pooling API.
+//! `/pooling`: the step scores of the served process reward model, in the shape of vLLM's pooling
+//! API.
 
 use axum::extract::State;
 use axum::{Extension, Json};

@@ -12,7 +12,6 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::adapters::routes as adapters;
 use super::admission::layer as admission;
@@ -96,13 +95,8 @@ pub fn document_json() -> String {
 pub fn router(state: AppState) -> Router {
     let config = state.config().clone();
     let (routes, described) = described().split_for_parts();
-    // Serves `/openapi.json` too.
-    let page: Router<AppState> = SwaggerUi::new("/docs")
-        .config(Config::from("/openapi.json"))
-        .external_url_unchecked("/openapi.json", document::complete(&described))
-        .into();
     let mut router = routes
-        .merge(page)
+        .merge(document::page::routes(&document::complete(&described)))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(middleware::from_fn(body::check_request))

@@ -1,4 +1,4 @@
-//! The server's life.
+//! The server from its start to its end: the listener, the loop that accepts, the drain.
 
 use std::future::Future;
 use std::io::{self, ErrorKind};

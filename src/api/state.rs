@@ -1,4 +1,4 @@
-//! What every handler reaches.
+//! The state that every handler reaches.
 
 use std::sync::{Arc, OnceLock};
 

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, value_parser};
+use clap_complete::Shell;
 
 use super::bench::BenchCommand;
 use super::chat::ChatArgs;
 use super::connection_args::ConnectionArgs;
+use super::doctor::DoctorArgs;
 use super::encoder_args::EncoderArgs;
 use super::engine_args::EngineArgs;
 use super::prm::PrmArgs;
@@ -23,7 +25,8 @@ use crate::model::catalogue::DEFAULT_MODEL;
 #[derive(Debug, Parser)]
 #[command(name = "ponder", version, about, after_help = EXAMPLES)]
 pub struct Cli {
-    /// TOML file whose keys are flag names (flag > environment > file)
+    /// TOML file whose keys are names of flags; a flag wins over the environment, the environment
+    /// over the file
     #[arg(long, global = true, env = "PONDER_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     #[command(subcommand)]
@@ -36,44 +39,57 @@ Examples:
   ponder serve smollm2-135m --port 8080         a smaller model of the catalogue
   ponder serve ./model.gguf --api-key SECRET    a file of your own
   ponder chat \"What is a monad?\"                one answer in the terminal
+  ponder doctor                                 what works on this machine, and what to do
   ponder bench engine qwen2.5-coder-0.5b        prefill and decode speed";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve a model over HTTP
     Serve(Box<ServeArgs>),
-    /// Fetch a model into the cache; check the bytes of one that is there, and fetch it again if
-    /// wrong
+    /// Fetch a model into the cache; verify a cached model, and fetch it again if it is damaged
     Pull {
         /// Catalogue name or hf:ORG/REPO/FILE
         #[arg(default_value = DEFAULT_MODEL)]
         model: String,
     },
-    /// List the catalogue and what is cached
+    /// List the models of the catalogue, and which of them are cached
     Models {
         /// Print a JSON array
         #[arg(long)]
         json: bool,
-        /// Read every cached model and compare its bytes with the catalogue's sum
+        /// Read every cached model and compare its checksum with the catalogue's
         #[arg(long)]
         verify: bool,
     },
-    /// Talk to a server, or to a model in this process
+    /// Chat with a server, or with a model in this process
     Chat(ChatArgs),
-    /// Train from searched trees
+    /// Train a value head or a calibration from traces
     Train {
         #[command(subcommand)]
         command: TrainCommand,
     },
-    /// Read what the server has kept of searches and answers
+    /// List, show, export and import traces of searches and answers
     Traces {
         #[command(subcommand)]
         command: TracesCommand,
     },
-    /// Measure speed
+    /// Measure speed and quality
     Bench {
         #[command(subcommand)]
         command: Box<BenchCommand>,
+    },
+    /// Say what Ponder finds on this machine, and what to do where something is missing
+    Doctor(DoctorArgs),
+    /// Print the completions of a shell
+    Completions {
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print the manual page, or write the pages of all commands
+    Man {
+        /// Folder for the pages, such as ~/.local/share/man/man1
+        #[arg(long, value_name = "FOLDER")]
+        out: Option<PathBuf>,
     },
 }
 
@@ -81,6 +97,7 @@ pub enum Command {
 pub struct ServeArgs {
     #[command(flatten)]
     pub engine: EngineArgs,
+    /// Address to listen on
     #[arg(
         long,
         env = "PONDER_HOST",
@@ -88,7 +105,7 @@ pub struct ServeArgs {
         help_heading = "Server"
     )]
     pub host: String,
-    /// 0 picks a free port
+    /// Port to listen on; 0 picks a free port
     #[arg(
         long,
         env = "PONDER_PORT",
@@ -96,7 +113,7 @@ pub struct ServeArgs {
         help_heading = "Server"
     )]
     pub port: u16,
-    /// Keys that clients must send (several: repeat, or separate by commas)
+    /// Key that clients must send (for several keys, repeat the flag or separate by commas)
     #[arg(
         long,
         env = "PONDER_API_KEY",
@@ -105,7 +122,8 @@ pub struct ServeArgs {
         help_heading = "Server"
     )]
     pub api_key: Vec<String>,
-    /// Names that requests may use [default: the model's]
+    /// Name that requests may use for the model (repeat, or separate by commas) [default: the
+    /// model's own]
     #[arg(
         long,
         env = "PONDER_SERVED_MODEL_NAME",
@@ -113,16 +131,16 @@ pub struct ServeArgs {
         help_heading = "Server"
     )]
     pub served_model_name: Vec<String>,
-    /// Longest request body, as 16M
+    /// Largest request body in bytes, such as 16M
     #[arg(long, env = "PONDER_MAX_BODY_BYTES", value_parser = parse_bytes, help_heading = "Server")]
     pub max_body_bytes: Option<usize>,
-    /// Seconds that a request may take at most
+    /// Longest time for a request, in seconds
     #[arg(long, env = "PONDER_REQUEST_TIMEOUT", default_value_t = limits::DEFAULT_REQUEST_TIMEOUT.as_secs(), value_parser = value_parser!(u64).range(..=MAX_SECONDS), help_heading = "Server")]
     pub request_timeout: u64,
-    /// Seconds that running requests may take after SIGTERM
+    /// Seconds that running requests have to finish after SIGTERM
     #[arg(long, env = "PONDER_SHUTDOWN_TIMEOUT", default_value_t = limits::DEFAULT_SHUTDOWN_TIMEOUT.as_secs(), value_parser = value_parser!(u64).range(..=MAX_SECONDS), help_heading = "Server")]
     pub shutdown_timeout: u64,
-    /// Origins that browsers may call from (* for all)
+    /// Origin that browsers may send requests from; * allows all (repeat, or separate by commas)
     #[arg(
         long,
         env = "PONDER_CORS_ALLOW_ORIGIN",
@@ -130,13 +148,13 @@ pub struct ServeArgs {
         help_heading = "Server"
     )]
     pub cors_allow_origin: Vec<String>,
-    /// Read control tokens such as <|im_start|> in the texts of messages as text
+    /// Treat control tokens such as <|im_start|> in messages as plain text
     #[arg(long, env = "PONDER_ESCAPE_SPECIAL_TOKENS", help_heading = "Server")]
     pub escape_special_tokens: bool,
-    /// Serve /metrics without a key
+    /// Serve /metrics to clients without a key
     #[arg(long, env = "PONDER_METRICS_WITHOUT_AUTH", help_heading = "Server")]
     pub metrics_without_auth: bool,
-    /// Head of `ponder train value-head`: the default reward of searches
+    /// Value head from `ponder train value-head`, the default reward of searches
     #[arg(
         long,
         env = "PONDER_VALUE_HEAD",
@@ -144,7 +162,8 @@ pub struct ServeArgs {
         help_heading = "Search"
     )]
     pub value_head: Option<PathBuf>,
-    /// File of `ponder train calibration`: how likely answers are right, for the strategy auto
+    /// Calibration from `ponder train calibration`, which tells the strategy auto how likely
+    /// answers are right
     #[arg(
         long,
         env = "PONDER_CALIBRATION",
@@ -156,7 +175,8 @@ pub struct ServeArgs {
     pub value_adapters: ValueAdapterArgs,
     #[command(flatten)]
     pub prm: PrmArgs,
-    /// Adapt each request to its own context first: slot, router, or JSON (docs/adaptation.md)
+    /// Adapt the model to each request's own context first: slot, router, or JSON
+    /// (docs/adaptation.md)
     #[arg(
         long,
         env = "PONDER_ADAPTATION",
@@ -164,7 +184,8 @@ pub struct ServeArgs {
         help_heading = "Adaptation"
     )]
     pub adaptation: Option<String>,
-    /// The same for the routers of a mixture-of-experts model: alone, or with JSON
+    /// Adapt the routers of a mixture of experts, with the default settings or those of a JSON
+    /// object
     #[arg(
         long,
         env = "PONDER_ROUTER_ADAPTATION",
@@ -179,10 +200,10 @@ pub struct ServeArgs {
     pub connections: ConnectionArgs,
     #[command(flatten)]
     pub encoders: EncoderArgs,
-    /// Let requests load adapters from folders in --lora-root (/v1/load_lora_adapter)
+    /// Let requests load LoRA adapters from folders inside --lora-root (/v1/load_lora_adapter)
     #[arg(long, env = "PONDER_ENABLE_LORA", help_heading = "Adapters")]
     pub enable_lora: bool,
-    /// Folder in which requests may name adapters (several: repeat, or separate by commas)
+    /// Folder that requests may load adapters from (repeat, or separate by commas)
     #[arg(
         long,
         env = "PONDER_LORA_ROOT",
@@ -191,10 +212,10 @@ pub struct ServeArgs {
         help_heading = "Adapters"
     )]
     pub lora_root: Vec<PathBuf>,
-    /// Bytes of weights that one key's adapters may have together, as 512M [default: 1G]
+    /// Largest size of one key's adapters together, such as 512M [default: 1G]
     #[arg(long, env = "PONDER_MAX_LORA_BYTES", value_parser = parse_bytes, help_heading = "Adapters")]
     pub max_lora_bytes: Option<usize>,
-    /// Adapters to load at start, as NAME=FOLDER
+    /// LoRA adapter to load at the start, served as the model NAME
     #[arg(
         long,
         env = "PONDER_LORA_MODULES",
@@ -209,7 +230,7 @@ pub struct ServeArgs {
     pub traces: TraceArgs,
     #[command(flatten)]
     pub work: WorkArgs,
-    /// Server that scores answers for the reward `http`
+    /// Address of the server that scores answers for the reward `http`
     #[arg(
         long,
         env = "PONDER_REWARD_URL",
@@ -217,7 +238,7 @@ pub struct ServeArgs {
         help_heading = "Search"
     )]
     pub reward_url: Option<String>,
-    /// Milliseconds that one call of the reward server may take
+    /// Longest time for one call of the reward server, in milliseconds
     #[arg(
         long,
         env = "PONDER_REWARD_TIMEOUT_MS",
@@ -226,10 +247,10 @@ pub struct ServeArgs {
         help_heading = "Search"
     )]
     pub reward_timeout_ms: u64,
-    /// Let requests run Python tests on the model's code, in a sandbox
+    /// Run Python in a sandbox, for requests with tests or with the tool code_interpreter
     #[arg(long, env = "PONDER_ALLOW_CODE_EXECUTION", help_heading = "Search")]
     pub allow_code_execution: bool,
-    /// error, warn, info, debug or a tracing filter
+    /// What to log: error, warn, info, debug, or a tracing filter
     #[arg(
         long,
         env = "PONDER_LOG_LEVEL",

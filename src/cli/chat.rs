@@ -26,12 +26,13 @@ const HELP: &str = "\
 
 #[derive(Debug, Clone, Args)]
 pub struct ChatArgs {
-    /// One message; without it an interactive chat starts
+    /// Message to send; without one, an interactive chat starts
     pub message: Option<String>,
-    /// A running server, as http://127.0.0.1:8000 [default: load a model in this process]
+    /// Address of a running server, such as http://127.0.0.1:8000 [default: load a model in this
+    /// process]
     #[arg(long, env = "PONDER_URL")]
     pub url: Option<String>,
-    /// Model of the in-process server, or the name to ask the server for
+    /// Model to load in this process, or the name to ask the server for
     #[arg(long, short, env = "PONDER_MODEL")]
     pub model: Option<String>,
     #[arg(long, env = "PONDER_API_KEY", hide_env_values = true)]
@@ -42,11 +43,10 @@ pub struct ChatArgs {
     // The help names all strategies.
     #[arg(long, value_name = "STRATEGY", help = super::chat_search::help())]
     pub search: Option<String>,
-    /// Let the model compute: the server runs the Python that it writes (a server that runs already
-    /// needs --allow-code-execution)
+    /// Run the Python that the model writes (a server at --url needs --allow-code-execution)
     #[arg(long)]
     pub code: bool,
-    /// Draw the searched tree after the answer
+    /// Draw the search's tree after the answer
     #[arg(long, requires = "search")]
     pub show_tree: bool,
     #[arg(long, default_value_t = 0.7)]

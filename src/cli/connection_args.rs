@@ -14,25 +14,27 @@ const MAX_CONNECTIONS: u64 = 1 << 20;
 
 #[derive(Debug, Clone, Args)]
 pub struct ConnectionArgs {
-    /// Connections at once; as many as the limit of open files allows if that is less
+    /// Most connections at once; fewer if the limit of open files is lower
     #[arg(long, env = "PONDER_MAX_CONNECTIONS", default_value_t = limits::DEFAULT_MAX_CONNECTIONS as u64, value_parser = value_parser!(u64).range(1..=MAX_CONNECTIONS), help_heading = "Connections")]
     pub max_connections: u64,
-    /// Requests of one key at once [default: a quarter of the connections when there are several keys]
+    /// Most requests of one key at once [default: a quarter of the connections if there are several
+    /// keys]
     #[arg(long, env = "PONDER_MAX_REQUESTS_PER_KEY", value_parser = value_parser!(u64).range(1..=MAX_CONNECTIONS), help_heading = "Connections")]
     pub max_requests_per_key: Option<u64>,
-    /// Memory of all bodies that wait for their answers, as 512M; one of several keys may have a quarter of it
+    /// Memory of the bodies of all unanswered requests, such as 512M; one of several keys may use a
+    /// quarter
     #[arg(long, env = "PONDER_MAX_INFLIGHT_BODY_BYTES", value_parser = parse_bytes, help_heading = "Connections")]
     pub max_inflight_body_bytes: Option<usize>,
-    /// Seconds in which a request's header must be there
+    /// Seconds within which a request's header must arrive
     #[arg(long, env = "PONDER_HEADER_TIMEOUT", default_value_t = limits::DEFAULT_HEADER_TIMEOUT.as_secs(), value_parser = value_parser!(u64).range(1..=MAX_SECONDS), help_heading = "Connections")]
     pub header_timeout: u64,
-    /// Seconds that a connection may wait for its next request
+    /// Seconds that an idle connection stays open
     #[arg(long, env = "PONDER_KEEP_ALIVE_TIMEOUT", default_value_t = limits::DEFAULT_KEEP_ALIVE_TIMEOUT.as_secs(), value_parser = value_parser!(u64).range(1..=MAX_SECONDS), help_heading = "Connections")]
     pub keep_alive_timeout: u64,
-    /// Seconds that a request's body may pause
+    /// Longest pause while a request's body arrives, in seconds
     #[arg(long, env = "PONDER_BODY_TIMEOUT", default_value_t = limits::DEFAULT_BODY_TIMEOUT.as_secs(), value_parser = value_parser!(u64).range(1..=MAX_SECONDS), help_heading = "Connections")]
     pub body_timeout: u64,
-    /// Seconds that a client may take nothing of its answer
+    /// Seconds after which an answer that the client does not read ends
     #[arg(long, env = "PONDER_WRITE_TIMEOUT", default_value_t = limits::DEFAULT_WRITE_TIMEOUT.as_secs(), value_parser = value_parser!(u64).range(1..=MAX_SECONDS), help_heading = "Connections")]
     pub write_timeout: u64,
 }

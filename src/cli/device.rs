@@ -56,7 +56,7 @@ impl LoadShape {
 }
 
 /// Compiled kernels lie beside the models.
-fn kernel_cache() -> Option<PathBuf> {
+pub(super) fn kernel_cache() -> Option<PathBuf> {
     Some(catalogue::home().join("kernels"))
 }
 

@@ -19,7 +19,7 @@ const DEFAULT_MAX_QUEUED_TEXTS: usize = 16_384;
 /// Flags of encoders.
 #[derive(Debug, Clone, Args)]
 pub struct EncoderArgs {
-    /// Encoder whose vectors /v1/embeddings answers with: a catalogue name or a folder
+    /// Encoder for /v1/embeddings: a name of the catalogue, or a folder
     #[arg(
         long,
         env = "PONDER_EMBEDDING_MODEL",
@@ -27,7 +27,7 @@ pub struct EncoderArgs {
         help_heading = "Embeddings"
     )]
     pub embedding_model: Option<String>,
-    /// Cross-encoder that /v1/rerank and /score ask: a folder
+    /// Cross-encoder for /v1/rerank and /score: a folder
     #[arg(
         long,
         env = "PONDER_RERANK_MODEL",
@@ -35,8 +35,8 @@ pub struct EncoderArgs {
         help_heading = "Embeddings"
     )]
     pub rerank_model: Option<String>,
-    /// How states become a vector [default: what the model's folder says; else last for models that
-    /// write, mean for encoders]
+    /// How token states become one vector [default: what the model's folder says; else last for
+    /// models that write, mean for encoders]
     #[arg(
         long,
         env = "PONDER_POOLING_TYPE",
@@ -44,7 +44,7 @@ pub struct EncoderArgs {
         help_heading = "Embeddings"
     )]
     pub pooling_type: Option<PoolingArg>,
-    /// Texts that may wait for an encoder before requests get 429
+    /// Most texts that may wait for an encoder; further requests get 429
     #[arg(long, env = "PONDER_MAX_QUEUED_TEXTS", default_value_t = DEFAULT_MAX_QUEUED_TEXTS, help_heading = "Limits")]
     pub max_queued_texts: usize,
 }
@@ -140,7 +140,7 @@ impl EncoderArgs {
 
 fn load_one(name: &str, path: &Path, options: EncoderOptions) -> anyhow::Result<ServedEncoder> {
     if !is_encoder(path) {
-        bail!("it is no folder of a BERT: config.json must say \"model_type\": \"bert\"");
+        bail!("not the folder of a BERT model: config.json must say \"model_type\": \"bert\"");
     }
     Ok(ServedEncoder::load(name, path, options)?)
 }

@@ -27,16 +27,16 @@ pub enum Dtype {
 /// What every command that loads a model takes.
 #[derive(Debug, Clone, Args)]
 pub struct EngineArgs {
-    /// Catalogue name, .gguf file, safetensors folder or hf:ORG/REPO/FILE
+    /// Model: a name of the catalogue, a .gguf file, a safetensors folder, or hf:ORG/REPO/FILE
     #[arg(default_value = DEFAULT_MODEL, env = "PONDER_MODEL")]
     pub model: String,
     #[command(flatten)]
     pub backend: BackendArgs,
-    /// Quantise float weights as they load
+    /// Quantise float weights while the model loads
     #[arg(long, env = "PONDER_QUANTIZE", value_parser = parse_quantization, value_name = "q8_0|q4_k", help_heading = "Engine")]
     pub quantize: Option<Quantization>,
-    /// What BF16 weights are multiplied with on a processor: activations rounded to bfloat16, or
-    /// float32 at half the speed; auto rounds where the processor has instructions for it
+    /// Type of the activations that BF16 weights are multiplied with on a processor: bfloat16, or
+    /// float32 at half the speed; auto takes bfloat16 where the processor has instructions for it
     #[arg(
         long,
         env = "PONDER_DTYPE",
@@ -47,31 +47,33 @@ pub struct EngineArgs {
     pub dtype: Dtype,
     #[command(flatten)]
     pub device: DeviceArgs,
-    /// Threads of the engine [default: all cores]
+    /// Number of threads of the engine [default: all cores]
     #[arg(long, env = "PONDER_THREADS", help_heading = "Engine")]
     pub threads: Option<usize>,
-    /// Longest prompt plus answer [default: the model's, at most 8192]
+    /// Longest prompt and answer together, in tokens [default: the model's context, at most 8192]
     #[arg(long, env = "PONDER_MAX_MODEL_LEN", help_heading = "Engine")]
     pub max_model_len: Option<usize>,
-    /// Let --max-model-len exceed the model's own context, where its answers may be bad
+    /// Let --max-model-len exceed the model's own context, beyond which answers may be bad
     #[arg(long, env = "PONDER_ALLOW_LONG_MAX_MODEL_LEN", help_heading = "Engine")]
     pub allow_long_max_model_len: bool,
-    /// Sequences in one step
+    /// Most sequences in one step
     #[arg(long, env = "PONDER_MAX_NUM_SEQS", default_value_t = sizes::DEFAULT_MAX_NUM_SEQS, help_heading = "Engine")]
     pub max_num_seqs: usize,
-    /// Rows (tokens) in one step [default: 512, on a GPU 2048]
+    /// Most tokens in one step [default: 512; on a GPU 2048]
     #[arg(long, env = "PONDER_MAX_NUM_BATCHED_TOKENS", help_heading = "Engine")]
     pub max_num_batched_tokens: Option<usize>,
-    /// Tokens per KV block (a multiple of 16)
+    /// Tokens in one block of the KV cache, a multiple of 16
     #[arg(long, env = "PONDER_BLOCK_SIZE", default_value_t = sizes::DEFAULT_BLOCK_SIZE, help_heading = "Engine")]
     pub block_size: usize,
-    /// Seconds without progress, though something waits, after which the log and /health say so; 0 turns it off
+    /// Seconds without progress, though work waits, after which the log and /health report a stall;
+    /// 0 turns the watchdog off
     #[arg(long, env = "PONDER_WATCHDOG_TIMEOUT", default_value_t = 120, value_parser = value_parser!(u64).range(..=MAX_SECONDS), help_heading = "Engine")]
     pub watchdog_timeout: u64,
-    /// Memory of the KV cache, as 512M or 4G [default: a quarter of what is free; on a GPU what --gpu-memory-utilization leaves]
+    /// Memory of the KV cache, such as 512M or 4G [default: a quarter of the free memory; on a GPU
+    /// what --gpu-memory-utilization leaves]
     #[arg(long, env = "PONDER_KV_CACHE_MEMORY", value_parser = parse_bytes, help_heading = "Engine")]
     pub kv_cache_memory: Option<usize>,
-    /// What keys and values are kept as: q8_0 takes about half the memory; auto is f16
+    /// Type of cached keys and values; q8_0 takes about half the memory of f16, and auto is f16
     #[arg(
         long,
         env = "PONDER_KV_CACHE_DTYPE",
@@ -80,20 +82,20 @@ pub struct EngineArgs {
         help_heading = "Engine"
     )]
     pub kv_cache_dtype: KvCacheDtypeArg,
-    /// Compute every prompt anew
+    /// Turn the prefix cache off: compute every prompt from its first token
     #[arg(long, env = "PONDER_NO_ENABLE_PREFIX_CACHING", help_heading = "Engine")]
     pub no_enable_prefix_caching: bool,
-    /// Run each prompt in one step
+    /// Compute each prompt in one step instead of in chunks
     #[arg(
         long,
         env = "PONDER_NO_ENABLE_CHUNKED_PREFILL",
         help_heading = "Engine"
     )]
     pub no_enable_chunked_prefill: bool,
-    /// Sequences that may wait before requests get 429
+    /// Most sequences that may wait; further requests get 429
     #[arg(long, env = "PONDER_MAX_NUM_QUEUED_SEQS", default_value_t = sizes::DEFAULT_MAX_NUM_WAITING_SEQS, help_heading = "Engine")]
     pub max_num_queued_seqs: usize,
-    /// Jinja file to use instead of the model's chat template
+    /// Jinja file that replaces the model's chat template
     #[arg(
         long,
         env = "PONDER_CHAT_TEMPLATE",
@@ -119,7 +121,7 @@ impl EngineArgs {
 
 #[derive(Debug, Clone, Args)]
 pub struct BackendArgs {
-    /// Engine that runs the model: auto takes the native one when it has all of the architecture
+    /// Engine that runs the model; auto takes the native one if it knows the architecture
     #[arg(
         long,
         env = "PONDER_BACKEND",
@@ -128,7 +130,7 @@ pub struct BackendArgs {
         help_heading = "Engine"
     )]
     pub backend: BackendArg,
-    /// Quantise a safetensors model as it loads, as 4 or Q4K (the mistralrs backend)
+    /// Quantise a safetensors model while it loads, to a type such as 4 or Q4K (mistralrs backend)
     #[arg(long, env = "PONDER_ISQ", value_name = "TYPE", help_heading = "Engine")]
     pub isq: Option<String>,
 }
@@ -136,7 +138,7 @@ pub struct BackendArgs {
 /// Where the native engine runs.
 #[derive(Debug, Clone, Args)]
 pub struct DeviceArgs {
-    /// auto takes a GPU when one answers; cuda:1 is the second
+    /// Device that runs the model; auto takes a GPU if there is one, and cuda:1 is the second GPU
     #[arg(
         long,
         env = "PONDER_DEVICE",
@@ -146,7 +148,7 @@ pub struct DeviceArgs {
         help_heading = "Engine"
     )]
     pub device: DeviceArg,
-    /// Share of the GPU's memory for weights, KV cache and buffers together
+    /// Share of the GPU's memory for weights, KV cache and buffers together, up to 1
     #[arg(long, env = "PONDER_GPU_MEMORY_UTILIZATION", value_parser = parse_share, default_value_t = 0.9, help_heading = "Engine")]
     pub gpu_memory_utilization: f64,
 }
@@ -170,10 +172,12 @@ fn parse_device(text: &str) -> Result<DeviceArg, String> {
 }
 
 fn parse_share(text: &str) -> Result<f64, String> {
-    let share: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+    let share: f64 = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not a number"))?;
     match share > 0.0 && share <= 1.0 {
         true => Ok(share),
-        false => Err("it is more than 0 and at most 1".to_owned()),
+        false => Err("must be more than 0 and at most 1".to_owned()),
     }
 }
 
@@ -203,16 +207,16 @@ pub enum BackendArg {
 
 #[derive(Debug, Clone, Args)]
 pub struct SpeculativeArgs {
-    /// Who drafts tokens that a step then verifies together; answers stay the same, token by token
+    /// Drafter whose tokens a step verifies together; answers stay the same, token by token
     #[arg(long, env = "PONDER_SPECULATIVE", value_parser = parse_speculative, default_value = "auto", hide_possible_values = true, value_name = "off|prompt-lookup|swift|draft-model|auto", help_heading = "Speculation")]
     pub speculative: Speculative,
-    /// Tokens that a step verifies of one sequence, at most
+    /// Most draft tokens of a sequence in one step
     #[arg(long, env = "PONDER_NUM_SPECULATIVE_TOKENS", default_value_t = DEFAULT_NUM_SPECULATIVE_TOKENS, help_heading = "Speculation")]
     pub num_speculative_tokens: usize,
-    /// Tokens that must be found again before what followed them is drafted
+    /// Tokens of a match that prompt lookup needs before it drafts what followed
     #[arg(long, env = "PONDER_PROMPT_LOOKUP_MIN", default_value_t = DEFAULT_PROMPT_LOOKUP_MIN, help_heading = "Speculation")]
     pub prompt_lookup_min: usize,
-    /// Small model with the same tokenizer that drafts
+    /// Small model that drafts; it must have the same tokenizer
     #[arg(
         long,
         env = "PONDER_DRAFT_MODEL",
@@ -220,7 +224,8 @@ pub struct SpeculativeArgs {
         help_heading = "Speculation"
     )]
     pub draft_model: Option<String>,
-    /// Sub-layers that a SWIFT draft leaves out, from `ponder bench swift --out` [default: MODEL.skip.json beside the model]
+    /// Sub-layers that SWIFT leaves out, from `ponder bench swift --out` [default: MODEL.skip.json
+    /// beside the model]
     #[arg(
         long,
         env = "PONDER_SKIP_SET",
@@ -228,7 +233,7 @@ pub struct SpeculativeArgs {
         help_heading = "Speculation"
     )]
     pub skip_set: Option<PathBuf>,
-    /// Draft whenever there is something to draft, whatever it costs
+    /// Draft whenever possible, without weighing what a draft costs
     #[arg(
         long,
         env = "PONDER_SPECULATIVE_IGNORE_COST",

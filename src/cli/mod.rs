@@ -2,17 +2,20 @@
 
 mod args;
 mod backend;
+mod banner;
 mod bench;
 mod chat;
 mod chat_search;
 mod config_file;
 mod connection_args;
 mod device;
+mod doctor;
 mod encoder_args;
 mod engine_args;
 mod grammars;
 mod identity;
 mod interrupt;
+mod manual;
 mod models;
 mod output_args;
 mod phases;
@@ -74,6 +77,9 @@ pub fn run() -> ExitCode {
         Command::Train { command } => train::run(&command),
         Command::Traces { command } => traces::run(&command),
         Command::Bench { command } => bench::run(&command),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { out } => manual::man(out.as_deref()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,12 +10,12 @@ const OFF: &str = "off";
 
 #[derive(Debug, Clone, Default, Args)]
 pub struct OutputArgs {
-    /// How the model writes calls of tools, by vLLM's name (hermes, llama3_json, mistral, ...); off
-    /// leaves them in the text [default: as the chat template has it]
+    /// Format of the model's tool calls, by vLLM's name (hermes, llama3_json, mistral, ...); off
+    /// leaves calls in the text [default: as the chat template has it]
     #[arg(long, env = "PONDER_TOOL_CALL_PARSER", value_parser = parse_tool_parser, value_name = "NAME", help_heading = "Engine")]
     pub tool_call_parser: Option<ToolCallParser>,
-    /// How the model marks its thoughts, by vLLM's name (deepseek_r1, qwen3, ...); off leaves them
-    /// in the text [default: as the chat template has it]
+    /// Format of the model's thoughts, by vLLM's name (deepseek_r1, qwen3, ...); off leaves
+    /// thoughts in the text [default: as the chat template has it]
     #[arg(long, env = "PONDER_REASONING_PARSER", value_parser = parse_reasoning_parser, value_name = "NAME", help_heading = "Engine")]
     pub reasoning_parser: Option<ReasoningParser>,
 }

@@ -1,4 +1,4 @@
-//! What a start takes its time for.
+//! How long each phase of a start takes.
 
 use std::time::Instant;
 

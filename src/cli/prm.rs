@@ -14,7 +14,8 @@ use crate::reward::prm::{Prm, PrmFormat, PrmParts};
 
 #[derive(Debug, Clone, Args)]
 pub struct PrmArgs {
-    /// Process reward model that scores steps: a catalogue name, .gguf file or safetensors folder
+    /// Process reward model that scores steps: a name of the catalogue, a .gguf file, or a
+    /// safetensors folder
     #[arg(
         long,
         env = "PONDER_PRM",
@@ -23,10 +24,10 @@ pub struct PrmArgs {
         help_heading = "Search"
     )]
     pub prm: Option<String>,
-    /// How that model wants answers written
+    /// Format in which the process reward model reads answers
     #[arg(long, env = "PONDER_PRM_FORMAT", value_enum, help_heading = "Search")]
     pub prm_format: Option<PrmFormatArg>,
-    /// Safetensors file of its classification head [default: in the model's folder]
+    /// Safetensors file with the process reward model's head [default: in the model's folder]
     #[arg(
         long,
         env = "PONDER_PRM_HEAD",
@@ -35,7 +36,7 @@ pub struct PrmArgs {
         help_heading = "Search"
     )]
     pub prm_head: Option<PathBuf>,
-    /// What separates the steps of an answer [default: the format's own]
+    /// Text that separates the steps of an answer [default: the format's own]
     #[arg(
         long,
         env = "PONDER_PRM_DELIMITER",
@@ -44,7 +45,8 @@ pub struct PrmArgs {
         help_heading = "Search"
     )]
     pub prm_delimiter: Option<String>,
-    /// Memory of that model's KV cache, as 512M [default: as much as the policy's]
+    /// Memory of the process reward model's KV cache, such as 512M [default: as much as the served
+    /// model's]
     #[arg(long, env = "PONDER_PRM_KV_CACHE_MEMORY", value_parser = parse_bytes, requires = "prm", help_heading = "Search")]
     pub prm_kv_cache_memory: Option<usize>,
 }

@@ -1,17 +1,21 @@
 //! Limited processes of this binary: Python of answers and tests, and checks of schemas.
 
 use anyhow::Context;
-use ponder_sandbox::{Confined, ConfinedError, Limits, Sandbox};
+use ponder_sandbox::{Confined, ConfinedError, Limits, RunError, Sandbox};
 
 use crate::reward::{Programs, PythonRunner, SchemaChecker};
 
 /// Stays this binary when the file is replaced.
 const OWN_BINARY: &str = "/proc/self/exe";
 
+/// The `python3` of the search path in its limits, tried out.
+pub(super) fn sandbox() -> Result<Sandbox, RunError> {
+    Sandbox::new(OWN_BINARY.into(), None, Limits::default())
+}
+
 /// Runs Python that nobody has read.
 pub(super) fn python_runner(programs: Programs) -> anyhow::Result<PythonRunner> {
-    let sandbox = Sandbox::new(OWN_BINARY.into(), None, Limits::default());
-    let sandbox = sandbox.context("--allow-code-execution")?;
+    let sandbox = sandbox().context("--allow-code-execution")?;
     let held = sandbox.protections();
     if !held.landlock && !held.own_files {
         tracing::warn!(

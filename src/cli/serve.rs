@@ -10,6 +10,7 @@ use ponder_kernels::KvDtype;
 use tracing_subscriber::EnvFilter;
 
 use super::args::ServeArgs;
+use super::banner::{Banner, Use};
 use super::engine_args::EngineArgs;
 use super::identity::hash;
 use super::programs::{python_runner, schema_checker};
@@ -230,7 +231,7 @@ fn check_lora_roots(args: &ServeArgs) -> anyhow::Result<()> {
         let metadata = metadata.with_context(|| format!("--lora-root {}", root.display()))?;
         anyhow::ensure!(
             metadata.is_dir(),
-            "--lora-root {} is no folder",
+            "--lora-root {} is not a folder",
             root.display()
         );
     }
@@ -255,21 +256,31 @@ async fn serve_model(args: &ServeArgs) -> anyhow::Result<()> {
         loaded = loaded => loaded??,
         result = &mut server => return Ok(result??),
     };
+    let use_of_model = Use::new(
+        loaded.model.as_ref().map(|(model, _)| model),
+        &loaded.encoders,
+    );
     state.set_encoders(loaded.encoders);
     let engine = match loaded.model {
         Some((served, pooling)) => Some(set_model(args, &state, served, pooling).await?),
         None => None,
     };
-    // Whoever reads it may ask at once.
-    say(&format!(
-        "ponder {} serves {} on http://{address} (API under /v1, docs at /docs)\n\
-         {} threads ({}), loaded in {:.1} s",
-        env!("CARGO_PKG_VERSION"),
-        state.config().served_model_names.join(", "),
+    let how = format!(
+        "{} threads ({}), loaded in {:.1} s",
         args.engine.num_threads(),
         how(engine.as_ref(), args.engine.kv_cache_dtype.dtype()),
         started.elapsed().as_secs_f64(),
-    ));
+    );
+    let banner = Banner {
+        address,
+        models: &state.config().served_model_names,
+        use_of_model,
+        has_keys: !args.api_key.is_empty(),
+        has_page: false,
+        how: &how,
+    };
+    // Whoever reads it may ask at once.
+    say(&banner.text());
     server.await??;
     if let Some(engine) = engine {
         engine.shutdown();

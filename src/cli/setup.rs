@@ -260,7 +260,7 @@ fn start_engine(
     Ok(Arc::new(engine))
 }
 
-/// What was asked for of an engine that only the native one is.
+/// Refuses flags that only the native engine has.
 fn check_native_flags(args: &EngineArgs) -> anyhow::Result<()> {
     let speculative = &args.speculative;
     let asked = [

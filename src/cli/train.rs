@@ -18,9 +18,9 @@ use crate::train::{
 
 #[derive(Debug, Subcommand)]
 pub enum TrainCommand {
-    /// A head that values answers by the model's own hidden states, for serve --value-head
+    /// Train a head that scores answers by the model's own hidden states, for serve --value-head
     ValueHead(Box<TrainValueHeadArgs>),
-    /// How likely answers are right, for serve --calibration and the strategy auto
+    /// Fit how likely answers are right, for serve --calibration and the strategy auto
     Calibration(TrainCalibrationArgs),
 }
 
@@ -32,10 +32,10 @@ pub struct TrainCalibrationArgs {
     /// JSON file to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Only traces with values of this reward; needed where the traces have several
+    /// Reward whose values to use, if the traces have several
     #[arg(long, value_name = "KIND")]
     pub reward: Option<String>,
-    /// Share of the prompts that the measurements are of
+    /// Share of the prompts that are held out and measured on
     #[arg(long, default_value_t = 0.2)]
     pub held_out: f64,
     #[arg(long, default_value_t = 0)]
@@ -55,28 +55,29 @@ pub struct TrainValueHeadArgs {
     /// Safetensors file to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// What the value of a step means
+    /// What the head learns as the value of a step
     #[arg(long, value_enum, default_value_t = TargetArg::RestMcts)]
     pub target: TargetArg,
-    /// Units between the state and the value, of each member
+    /// Hidden units of each member
     #[arg(long, default_value_t = 16)]
     pub width: usize,
-    /// Heads that are trained and averaged
+    /// Number of heads that are trained and averaged
     #[arg(long, default_value_t = 8)]
     pub members: usize,
-    /// Do not read the answer's likelihood (a head for --prm cannot)
+    /// Leave the answer's likelihood out of the input, as heads for --prm must
     #[arg(long)]
     pub no_likelihood: bool,
-    /// Weight of telling right from wrong answers of one prompt, beside the squared error
+    /// Weight of ranking right above wrong answers to one prompt, beside the squared error
     #[arg(long, default_value_t = 1.0)]
     pub pairwise: f64,
-    /// Also train this many heads, each without a share of the prompts, and measure them on what they have not seen
+    /// Cross-validate: also train this many heads, each without a share of the prompts, and measure
+    /// each on its share
     #[arg(long, value_name = "FOLDS", value_parser = clap::value_parser!(u64).range(2..=20))]
     pub cross_validate: Option<u64>,
-    /// Epochs at most; it stops when the held-out loss no longer falls
+    /// Most epochs; training stops earlier once the held-out loss no longer falls
     #[arg(long, default_value_t = 60)]
     pub epochs: usize,
-    /// Share of the prompts that is only measured on
+    /// Share of the prompts that are held out and measured on
     #[arg(long, default_value_t = 0.2)]
     pub held_out: f64,
     #[arg(long, default_value_t = 0)]

@@ -25,8 +25,8 @@ const MAX_NAME_BYTES: usize = 128;
 #[derive(Debug, Clone, Args)]
 pub struct ValueAdapterArgs {
     /// Value model that scores steps and answers: a folder with a PEFT adapter of the served model
-    /// and value_head.safetensors (several: repeat, or separate by commas; requests use the first
-    /// unless they name another) [default NAME: the folder's]
+    /// and value_head.safetensors (repeat, or separate by commas; requests use the first unless
+    /// they name another) [default NAME: the folder's]
     #[arg(
         long,
         env = "PONDER_VALUE_ADAPTER",

@@ -44,8 +44,9 @@ impl AdapterTable {
     }
 }
 
-/// Prefixes are shared only under the same adapter and the same steering, and where a draft model has followed them only with those that it follows
-/// too: in the blocks of others it would find nothing.
+/// The salt of a sequence's prefix-cache keys. Two sequences share a prefix only if they use the same
+/// adapter and the same steering. If a draft model follows one of them, it must follow both:
+/// otherwise its part of the shared blocks is empty.
 pub(super) fn salted(
     salt: u64,
     adapter: Option<AdapterId>,

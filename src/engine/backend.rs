@@ -1,4 +1,5 @@
-//! What runs a model for the rest of Ponder: [`super::EngineHandle`], or another engine behind the same door.
+//! What runs a model for the rest of Ponder: [`super::EngineHandle`], or another engine behind the
+//! same door.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
-//! A model for tests whose logits are a hash of the tokens read back through the block table: a wrong
-//! table, a missing copy or a stale cached block changes its answers, and so does a slot that was written under another adapter or by
-//! a draft. Where it has a sliding window, each row also reads the window back through the local
-//! block table, and says so where that holds anything else.
+//! A model for tests whose logits are a hash of the tokens read back through the block table: a
+//! wrong table, a missing copy or a stale cached block changes its answers, and so does a slot that
+//! was written under another adapter or by a draft. Where it has a sliding window, each row also
+//! reads the window back through the local block table, and says so where that holds anything else.
 
 use std::collections::BTreeSet;
 

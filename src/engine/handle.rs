@@ -1,4 +1,4 @@
-//! The engine's door: submit, fork, abort, look at counters.
+//! The handle by which everybody reaches the engine: submit, fork, abort, look at counters.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};

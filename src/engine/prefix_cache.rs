@@ -1,8 +1,9 @@
 //! Which block holds the KV of which token prefix.
 //!
-//! A block is known by a hash chained over all blocks before it and the tenant's salt; the token ids are compared on a
-//! hit, so a hash collision can't serve a wrong block. Blocks that a sequence left partly filled are known too, and a
-//! sequence can start inside a known block: what a branch of a search continues is rarely a whole number of blocks.
+//! A block is known by a hash chained over all blocks before it and the tenant's salt; the token
+//! ids are compared on a hit, so a hash collision can't serve a wrong block. Blocks that a sequence
+//! left partly filled are known too, and a sequence can start inside a known block: what a branch
+//! of a search continues is rarely a whole number of blocks.
 
 use std::collections::HashMap;
 

@@ -1,5 +1,5 @@
-//! All sequences of the engine by their ids, which run and which wait. Whoever holds an id finds the sequence as long as it lives,
-//! whatever else has come or gone.
+//! All sequences of the engine by their ids, which run and which wait. Whoever holds an id finds
+//! the sequence as long as it lives, whatever else has come or gone.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::{Index, IndexMut};

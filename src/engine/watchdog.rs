@@ -1,4 +1,5 @@
-//! Notices an engine that has work and makes no progress. It reads what the engine publishes, and takes no part in it.
+//! Notices an engine that has work and makes no progress. It reads what the engine publishes, and
+//! takes no part in it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};

@@ -1,5 +1,5 @@
-//! What a configuration claims and the native engine does not do: refused, since it would answer something else than the
-//! model does.
+//! What a configuration claims and the native engine does not do: refused, since it would answer
+//! something else than the model does.
 
 use ponder_kernels::Glu;
 use serde_json::Value;

@@ -1,4 +1,5 @@
-//! Typed reading of configurations: what is there with another type, or is no finite number, is an error and not absent.
+//! Typed reading of configurations: what is there with another type, or is no finite number, is an
+//! error and not absent.
 
 use std::fmt::Display;
 

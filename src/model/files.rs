@@ -20,7 +20,7 @@ pub fn read_bounded(path: &Path, max_bytes: u64) -> std::io::Result<Vec<u8>> {
     let refused = |what: String| Err(std::io::Error::new(std::io::ErrorKind::InvalidData, what));
     let metadata = std::fs::metadata(path)?;
     if !metadata.is_file() {
-        return refused("it is no regular file".to_owned());
+        return refused("not a regular file".to_owned());
     }
     if metadata.len() > max_bytes {
         let len = metadata.len();

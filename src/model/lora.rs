@@ -1,5 +1,5 @@
-//! Low-rank adapters (LoRA, <https://arxiv.org/abs/2106.09685>) in PEFT's format: a folder with `adapter_config.json`
-//! and `adapter_model.safetensors`.
+//! Low-rank adapters (LoRA, <https://arxiv.org/abs/2106.09685>) in PEFT's format: a folder with
+//! `adapter_config.json` and `adapter_model.safetensors`.
 
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,9 @@
-//! Multi-head latent attention (DeepSeek-V2, <https://arxiv.org/abs/2405.04434>, section 2.1): keys and values of all heads are
-//! projected from one latent vector.
+//! Multi-head latent attention (DeepSeek-V2, <https://arxiv.org/abs/2405.04434>, section 2.1): keys
+//! and values of all heads are projected from one latent vector.
 //!
-//! Heads are expanded before they are cached: the cache holds keys and values as attention reads them, not the latent. A head is
-//! laid out with its rotated part first, and values are padded with zeros to the length of keys.
+//! Heads are expanded before they are cached: the cache holds keys and values as attention reads
+//! them, not the latent. A head is laid out with its rotated part first, and values are padded with
+//! zeros to the length of keys.
 
 use ponder_kernels::{DType, reference};
 use serde_json::Value;

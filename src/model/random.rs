@@ -1,4 +1,5 @@
-//! Models of real shapes with made-up weights: what they cost to run is measured without a download.
+//! Models of real shapes with made-up weights: what they cost to run is measured without a
+//! download.
 
 use std::borrow::Cow;
 use std::sync::OnceLock;

@@ -221,7 +221,7 @@ fn rope_of_hf<'a>(fields: HfFields<'a>, family: &Family) -> Result<Option<&'a Va
     };
     if !rope.is_object() {
         return Err(ConfigError::Invalid(
-            "the scaling of RoPE is no object".to_owned(),
+            "the scaling of RoPE is not an object".to_owned(),
         ));
     }
     let kinds = HfFields(rope);

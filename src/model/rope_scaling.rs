@@ -1,4 +1,5 @@
-//! Ways to serve longer contexts than a model was first trained for: what becomes of its rotary frequencies.
+//! Ways to serve longer contexts than a model was first trained for: what becomes of its rotary
+//! frequencies.
 
 use serde_json::Value;
 

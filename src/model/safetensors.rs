@@ -30,7 +30,7 @@ pub enum SafetensorsError {
     Format { path: PathBuf, message: String },
     #[error("the folder has no *.safetensors file{0}")]
     NoWeights(String),
-    #[error("the folder is no model: it has no config.json{0}")]
+    #[error("the folder is not a model: it has no config.json{0}")]
     NoConfig(String),
     #[error("{} is missing{}: put all {count} files of weights into the folder", path.display(), others(*num_others))]
     MissingShard {

@@ -61,7 +61,7 @@ fn indexed(index: &Path) -> Result<BTreeSet<String>, SafetensorsError> {
         .map(|name| match name.as_str() {
             // A name that leads out of the folder is none of its files.
             Some(name) if Path::new(name).file_name() == Some(name.as_ref()) => Ok(name.to_owned()),
-            _ => Err(bad(format!("{name} is no file's name"))),
+            _ => Err(bad(format!("{name} is not the name of a file"))),
         })
         .collect()
 }

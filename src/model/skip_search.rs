@@ -1,6 +1,6 @@
-//! Skip sets by dynamic programming over the sub-layers: CLaSp (Chen et al. 2025) with attention and MLP apart and weighted by
-//! what they cost, as KnapSpec (2026) does. No text has to be generated for it: the sets are those whose hidden states
-//! stay closest to the whole model's.
+//! Skip sets by dynamic programming over the sub-layers: CLaSp (Chen et al. 2025) with attention
+//! and MLP apart and weighted by what they cost, as KnapSpec (2026) does. No text has to be
+//! generated for it: the sets are those whose hidden states stay closest to the whole model's.
 
 use super::causal_lm::{BlockId, ForwardBatch, ForwardError, SequenceRows};
 use super::decoder::Decoder;

@@ -114,13 +114,13 @@ pub struct Calibration {
 pub enum CalibrationError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    #[error("it is no calibration: {0}")]
+    #[error("not a calibration: {0}")]
     Json(#[from] serde_json::Error),
     #[error("its schema is {0:?}, not {SCHEMA:?}: fit it again with this version")]
     Schema(String),
     #[error("it has a weight of {name:?}; the features are {}", FEATURES.join(", "))]
     Feature { name: String },
-    #[error("{0} is no usable number")]
+    #[error("{0} is not a usable number")]
     Number(String),
 }
 

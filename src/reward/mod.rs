@@ -1,5 +1,5 @@
-//! Scores of answers and of their steps, all in 0..=1. A scorer knows nothing of trees: whoever searches
-//! hands it candidates and gets numbers back.
+//! Scores of answers and of their steps, all in 0..=1. A scorer knows nothing of trees: whoever
+//! searches hands it candidates and gets numbers back.
 
 mod aggregate;
 mod answer;

@@ -274,7 +274,7 @@ impl RewardSpec {
                 let names = names.join(", ");
                 invalid(
                     ".model",
-                    format!("{name:?} is no value model of this server: use {names}"),
+                    format!("{name:?} is not a value model of this server: use {names}"),
                 )
             }
         }

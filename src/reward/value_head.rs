@@ -1,5 +1,5 @@
-//! A small head on the policy's own final hidden state: the value of an answer so far, without a forward pass
-//! of its own.
+//! A small head on the policy's own final hidden state: the value of an answer so far, without a
+//! forward pass of its own.
 
 use std::path::Path;
 use std::sync::Arc;

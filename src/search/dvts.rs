@@ -1,4 +1,5 @@
-//! DVTS, diverse verifier tree search (search-and-learn): independent subtrees, each following its own best child.
+//! DVTS, diverse verifier tree search (search-and-learn): independent subtrees, each following its
+//! own best child.
 
 use futures::future::{BoxFuture, FutureExt};
 

@@ -1,5 +1,5 @@
-//! The policy that a server has: its own engine. Branches share KV blocks through the prefix cache, and all
-//! samples of an expansion share their prefix by forking.
+//! The policy that a server has: its own engine. Branches share KV blocks through the prefix cache,
+//! and all samples of an expansion share their prefix by forking.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};

@@ -1,5 +1,6 @@
-//! Search over a model's answers: a client of the engine. Strategies are pure logic over a [`Tree`], one a file and a row
-//! of [`STRATEGIES`]; they reach the model through a [`Policy`] and values through a [`crate::reward::Scorer`].
+//! Search over a model's answers: a client of the engine. Strategies are pure logic over a
+//! [`Tree`], one a file and a row of [`STRATEGIES`]; they reach the model through a [`Policy`] and
+//! values through a [`crate::reward::Scorer`].
 
 mod auto;
 mod beam;

@@ -1,5 +1,6 @@
-//! A search that goes on from its trace: what an earlier run sampled comes from the record, what it did not comes
-//! from the model. Keys of randomness make both the same tree as one run with the larger budget.
+//! A search that goes on from its trace: what an earlier run sampled comes from the record, what it
+//! did not comes from the model. Keys of randomness make both the same tree as one run with the
+//! larger budget.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
-//! What a strategy is, and the table of them all. A new one is a file of its own and a row here: the API's names and
-//! schema, model names with a strategy, the command line's help and the check of `docs/search.md` read the table.
+//! What a strategy is, and the table of all strategies. A new strategy is a file of its own and a
+//! row here. The API's names and schema, model names with a strategy, the command line's help and
+//! the test of `docs/search-reference.md` read the table.
 
 use std::borrow::Cow;
 use std::fmt;

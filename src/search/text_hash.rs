@@ -1,5 +1,5 @@
-//! A text's hash that a node passes on to those below it: what a tree stores stays linear in its own texts, however deep
-//! it is.
+//! A text's hash that a node passes on to those below it: what a tree stores stays linear in its
+//! own texts, however deep it is.
 
 /// FNV-1a of 128 bits. It reads byte after byte, so the hash of a text is the same however it is cut into steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

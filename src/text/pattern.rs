@@ -1,9 +1,9 @@
 //! Regular expressions that clients send, with bounded cost.
 //!
 //! The `regex` crate promises time linear in pattern times text, and a client chooses both: five
-//! thousand states over a long answer are minutes. A [`Pattern`] is therefore matched by an automaton
-//! that can be stopped between bytes, and an [`Automaton`] is small and complete before it is used, so
-//! that each byte costs one look at a table.
+//! thousand states over a long answer are minutes. A [`Pattern`] is therefore matched by an
+//! automaton that can be stopped between bytes, and an [`Automaton`] is small and complete before
+//! it is used, so that each byte costs one look at a table.
 //!
 //! Word boundaries (`\b`) are those of ASCII: the ones of Unicode need more than an automaton.
 

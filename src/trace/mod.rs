@@ -1,4 +1,5 @@
-//! Requests and searched trees as data: their record, the values that a finished tree implies, and their store.
+//! Requests and searched trees as data: their record, the values that a finished tree implies, and
+//! their store.
 
 mod export;
 mod outcome;

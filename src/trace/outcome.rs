@@ -1,4 +1,5 @@
-//! What an oracle says of a trace, later: outcomes of answers, from which the values of steps are inferred again.
+//! What an oracle says of a trace, later: outcomes of answers, from which the values of steps are
+//! inferred again.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,6 @@
 //! Training from searched trees.
 
+mod adamw;
 mod batch;
 mod calibration;
 mod choices;

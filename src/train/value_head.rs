@@ -3,16 +3,14 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use candle_core::Tensor;
-use candle_nn::{AdamW, Optimizer, ParamsAdamW};
-
+use super::adamw::AdamW;
 use super::batch::{Batch, batches};
 use super::choices::{Choices, choose};
 use super::examples::{Example, Examples};
-use super::head::Head;
+use super::head::{Head, Weights};
 use super::random::Random;
 use crate::engine::EngineError;
-use crate::reward::{ValueHead, head_tensors as names};
+use crate::reward::ValueHead;
 
 /// How to fit.
 #[derive(Debug, Clone, Copy)]
@@ -61,8 +59,8 @@ pub enum TrainError {
     Data(String),
     #[error(transparent)]
     Engine(#[from] EngineError),
-    #[error(transparent)]
-    Tensor(#[from] candle_core::Error),
+    #[error("cannot write the head: {0}")]
+    Tensor(#[from] safetensors::SafeTensorError),
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }
@@ -81,8 +79,9 @@ pub struct Report {
     pub choices: Choices,
 }
 
-/// Trains on most prompts, measures on the rest, keeps each member's epoch with the best held-out loss and writes
-/// all members as one head to `out`. `progress` gets each epoch with its training and held-out loss.
+/// Trains on most prompts, measures on the rest, keeps each member's epoch with the best held-out
+/// loss and writes all members as one head to `out`. `progress` gets each epoch with its training
+/// and held-out loss.
 pub fn train(
     data: &Examples,
     options: &TrainOptions,
@@ -92,8 +91,8 @@ pub fn train(
     let examples: Vec<&Example> = data.examples.iter().collect();
     let (train, held_out) = split(&examples, data.num_groups, options)?;
     let fitted = fit_members(&train, &held_out, options, &mut progress)?;
-    candle_core::safetensors::save(&fitted.tensors, out)?;
-    let values = fitted.values(&held_out, options)?;
+    std::fs::write(out, fitted.head.to_safetensors()?)?;
+    let values = fitted.values(&held_out, options);
     let mean_square = |errors: &mut dyn Iterator<Item = f64>| {
         errors.map(|error| error * error).sum::<f64>() / held_out.len() as f64
     };
@@ -113,18 +112,13 @@ pub fn train(
 /// All members as one head.
 struct Fitted {
     head: Head,
-    tensors: HashMap<String, Tensor>,
     best_epoch: usize,
 }
 
 impl Fitted {
-    fn values(
-        &self,
-        examples: &[&Example],
-        options: &TrainOptions,
-    ) -> Result<Vec<f32>, TrainError> {
-        let batch = Batch::new(examples, options.reads_likelihood)?;
-        Ok(self.head.forward(&batch.states)?.to_vec1::<f32>()?)
+    fn values(&self, examples: &[&Example], options: &TrainOptions) -> Vec<f32> {
+        let batch = Batch::new(examples, options.reads_likelihood);
+        self.head.values(&batch)
     }
 }
 
@@ -134,8 +128,11 @@ fn fit_members(
     options: &TrainOptions,
     progress: &mut impl FnMut(usize, f64, f64),
 ) -> Result<Fitted, TrainError> {
-    let all = Batch::new(train, options.reads_likelihood)?;
-    let held = Batch::new(held_out, options.reads_likelihood)?;
+    if options.width == 0 {
+        return Err(TrainError::Data("width is 0".to_owned()));
+    }
+    let all = Batch::new(train, options.reads_likelihood);
+    let held = Batch::new(held_out, options.reads_likelihood);
     let mut groups: HashMap<usize, Vec<&Example>> = HashMap::new();
     for example in train {
         groups.entry(example.group).or_default().push(example);
@@ -145,90 +142,54 @@ fn fit_members(
     let (mut members, mut best_epoch) = (Vec::new(), 0);
     for member in 0..options.members.max(1) as u64 {
         let seed = options.seed.wrapping_add(member);
-        let head = Head::new(&all, options, seed)?;
-        let (epoch, tensors) = fit(&head, &groups, (&all, &held), options, seed, progress)?;
-        members.push(tensors);
+        let head = Head::new(&all, options, seed);
+        let (epoch, weights) = fit(head, &groups, (&all, &held), options, seed, progress)?;
+        members.push(weights);
         best_epoch = best_epoch.max(epoch);
     }
-    let tensors = join(&members)?;
-    let width = options.width * members.len();
-    let head = Head::new(&all, &TrainOptions { width, ..*options }, 0)?;
-    head.restore(&tensors)?;
-    Ok(Fitted {
-        head,
-        tensors,
-        best_epoch,
-    })
+    let head = Head::new(&all, options, 0).with(Weights::join(&members));
+    Ok(Fitted { head, best_epoch })
 }
 
 /// Fits one member; returns its best epoch and the weights of that epoch.
 fn fit(
-    head: &Head,
+    mut head: Head,
     groups: &[Vec<&Example>],
     (all, held): (&Batch, &Batch),
     options: &TrainOptions,
     seed: u64,
     progress: &mut impl FnMut(usize, f64, f64),
-) -> Result<(usize, HashMap<String, Tensor>), TrainError> {
-    let params = ParamsAdamW {
-        lr: options.learning_rate,
-        weight_decay: options.weight_decay,
-        ..ParamsAdamW::default()
-    };
-    let mut optimizer = AdamW::new(head.weights.all_vars(), params)?;
+) -> Result<(usize, Weights), TrainError> {
+    let num_weights = head.weights.all.len();
+    let mut optimiser = AdamW::new(num_weights, options.learning_rate, options.weight_decay);
     let mut random = Random(seed ^ 0x5EED);
     let mut order = groups.to_vec();
-    let loss_of = |batch: &Batch| -> Result<f64, TrainError> {
-        let loss = head.loss(batch, options.pairwise)?;
-        Ok(f64::from(loss.to_scalar::<f32>()?))
-    };
-    let mut best: Option<(f64, usize, HashMap<String, Tensor>)> = None;
+    let mut best: Option<(f64, usize, Weights)> = None;
     for epoch in 1..=options.max_epochs {
         random.shuffle(&mut order);
         for batch in batches(&order, options.batch_size) {
-            let batch = Batch::new(&batch, options.reads_likelihood)?;
-            optimizer.backward_step(&head.loss(&batch, options.pairwise)?)?;
+            let batch = Batch::new(&batch, options.reads_likelihood);
+            let gradient = head.gradient(&batch, options.pairwise);
+            optimiser.step(&mut head.weights.all, &gradient);
         }
-        let loss = loss_of(held)?;
-        progress(epoch, loss_of(all)?, loss);
+        let loss = head.loss(held, options.pairwise);
+        progress(epoch, head.loss(all, options.pairwise), loss);
         if best.as_ref().is_none_or(|(lowest, _, _)| loss < *lowest) {
-            best = Some((loss, epoch, head.snapshot()?));
+            best = Some((loss, epoch, head.weights.clone()));
         }
         let is_stale = |(_, at, _): &(f64, usize, _)| epoch - at >= options.patience;
         if best.as_ref().is_some_and(is_stale) {
             break;
         }
     }
-    let Some((_, epoch, tensors)) = best else {
+    let Some((_, epoch, weights)) = best else {
         return Err(TrainError::Data("max_epochs is 0".to_owned()));
     };
-    Ok((epoch, tensors))
+    Ok((epoch, weights))
 }
 
-/// One head whose logit is the mean of the members': their units side by side.
-fn join(members: &[HashMap<String, Tensor>]) -> Result<HashMap<String, Tensor>, TrainError> {
-    let mut joined = HashMap::new();
-    for name in [names::MEAN, names::INVERSE_STD] {
-        joined.insert(name.to_owned(), members[0][name].clone());
-    }
-    let all = |name: &str| -> Vec<&Tensor> { members.iter().map(|member| &member[name]).collect() };
-    for (name, dimension) in [
-        (names::INPUT_WEIGHT, 0),
-        (names::INPUT_BIAS, 0),
-        (names::OUTPUT_WEIGHT, 1),
-    ] {
-        joined.insert(name.to_owned(), Tensor::cat(&all(name), dimension)?);
-    }
-    let share = 1.0 / members.len() as f64;
-    let weight = (&joined[names::OUTPUT_WEIGHT] * share)?;
-    joined.insert(names::OUTPUT_WEIGHT.to_owned(), weight);
-    let bias = Tensor::stack(&all(names::OUTPUT_BIAS), 0)?.mean(0)?;
-    joined.insert(names::OUTPUT_BIAS.to_owned(), bias);
-    Ok(joined)
-}
-
-/// Trains `folds` heads, each without a share of the prompts, and measures each head on the prompts it has not
-/// seen: [`evaluate`]'s figures over all prompts.
+/// Trains `folds` heads, each without a share of the prompts, and measures each head on the prompts
+/// it has not seen: [`evaluate`]'s figures over all prompts.
 pub fn cross_validate(
     data: &Examples,
     options: &TrainOptions,
@@ -242,7 +203,7 @@ pub fn cross_validate(
             data.examples.iter().partition(is_tested);
         let (train, held_out) = split(&seen, data.num_groups, options)?;
         let fitted = fit_members(&train, &held_out, options, &mut |_, _, _| {})?;
-        values.extend(fitted.values(&tested, options)?);
+        values.extend(fitted.values(&tested, options));
         examples.extend(tested);
         progress();
     }

@@ -1,4 +1,5 @@
-//! Adaptation as a client sees it, on a dense model: what it tells, what is refused, and that nobody else notices.
+//! Adaptation as a client sees it, on a dense model: what it tells, what is refused, and that
+//! nobody else notices.
 
 use serde_json::{Value, json};
 

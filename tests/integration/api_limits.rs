@@ -1,5 +1,5 @@
-//! Work whose size clients choose, over the fake model: each row of ARCHITECTURE.md's list of limits
-//! has a case here that runs into it.
+//! Work whose size clients choose, over the fake model: each row of ARCHITECTURE.md's list of
+//! limits has a case here that runs into it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

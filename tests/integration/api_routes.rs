@@ -71,7 +71,15 @@ fn every_route_has_a_case_and_answers() {
     offline.server.wait_until_free();
     // The document itself, and the page that shows it.
     assert_eq!(offline.get("/openapi.json"), document);
-    assert_eq!(offline.server.get("/docs/").0, 200);
+    let (status, page) = offline.server.get("/docs/");
+    assert_eq!(status, 200);
+    assert_eq!(offline.server.get("/docs").1, page);
+    for (method, path, _) in CASES {
+        let heading = format!("<b>{method}</b> <code>{path}</code>");
+        assert!(page.contains(&heading), "{heading}");
+    }
+    assert!(!page.contains("<script") && !page.contains("http:"));
+    assert_eq!(offline.server.get("/docs/style.css").0, 200);
     assert_eq!(offline.server.get("/v1/nothing").0, 404);
     assert_eq!(offline.server.get(CHAT).0, 405);
 }

@@ -1,4 +1,5 @@
-//! The engine goes on whatever comes: queues that move, steps that fit, replies that nobody waits for, executors that take their time.
+//! The engine goes on whatever comes: queues that move, steps that fit, replies that nobody waits
+//! for, executors that take their time.
 
 use std::sync::mpsc;
 use std::time::Duration;

@@ -26,6 +26,8 @@ mod api_traces;
 mod backends;
 mod bench_search;
 mod bench_soak;
+mod cli_banner;
+mod cli_doctor;
 mod cli_secrets;
 mod code_search;
 #[cfg(target_os = "linux")]
@@ -34,6 +36,8 @@ mod connections;
 mod constraint;
 mod constraint_search;
 mod deepconf_engine;
+#[cfg(target_os = "linux")]
+mod docs_blocks;
 mod encoders;
 mod engine;
 mod families;

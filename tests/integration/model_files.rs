@@ -161,7 +161,7 @@ fn shards_that_are_missing_or_damaged_are_named() {
     write(json!({"a": "model-00001-of-00002.safetensors", "b": "other.safetensors"})).unwrap();
     assert!(refused(folder).contains("other.safetensors is missing"));
     write(json!({"a": "../../etc/passwd"})).unwrap();
-    assert!(refused(folder).contains("is no file's name"));
+    assert!(refused(folder).contains("is not the name of a file"));
     write(json!({"a": "model-00001-of-00002.safetensors"})).unwrap();
     assert_eq!(ModelFiles::open(folder).unwrap().weight_files().len(), 1);
     fs::write(&index, POINTER).unwrap();

@@ -1,4 +1,5 @@
-//! Mixture-of-experts architectures against transformers' implementations (see `tests/goldens/moe/make.py`).
+//! Mixture-of-experts architectures against transformers' implementations (see
+//! `tests/goldens/moe/make.py`).
 
 use std::path::{Path, PathBuf};
 

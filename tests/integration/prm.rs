@@ -1,4 +1,5 @@
-//! Process reward models: every format against prompts written by hand, incremental scoring, the API.
+//! Process reward models: every format against prompts written by hand, incremental scoring, the
+//! API.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Rewards that compare answers, under every strategy: what counts in the end is how all answers compare.
+//! Rewards that compare answers, under every strategy: what counts in the end is how all answers
+//! compare.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -21,7 +21,7 @@ fn value(defaults: &Defaults, name: &str) -> Option<f64> {
 
 #[test]
 fn the_documents_list_every_strategy_with_its_defaults() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/search.md");
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/search-reference.md");
     let text = std::fs::read_to_string(path).unwrap();
     let section = text.split("## Strategies").nth(1).unwrap();
     let rows = section

@@ -1,5 +1,5 @@
-//! A search waits for nothing beyond its deadline and leaves nothing running. Time is tokio's, which stands still here
-//! until everybody waits.
+//! A search waits for nothing beyond its deadline and leaves nothing running. Time is tokio's,
+//! which stands still here until everybody waits.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};

@@ -1,4 +1,5 @@
-//! A damaged store over HTTP and on the command line, and what readers may ask of it. No model is needed.
+//! A damaged store over HTTP and on the command line, and what readers may ask of it. No model is
+//! needed.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -229,6 +230,34 @@ fn no_key_takes_all_seats_of_the_stream() {
         std::thread::yield_now();
     }
     assert_eq!(follow(ALICE).status(), 200);
+}
+
+/// A Parquet file where the build has the feature; else a line that says what to do.
+#[test]
+fn exports_to_parquet_are_files_or_say_how() {
+    let traces = Traces::start(&[]);
+    traces.keep(&["a", "b"]);
+    let file = traces.folder.path().join("trees.parquet");
+    let export = Command::new(env!("CARGO_BIN_EXE_ponder"))
+        .args(["traces", "export", "--format", "tree", "--out"])
+        .arg(&file)
+        .arg("--trace-db")
+        .arg(traces.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(export.stderr).unwrap();
+    assert_eq!(export.status.success(), cfg!(feature = "parquet"), "{said}");
+    if cfg!(feature = "parquet") {
+        let bytes = std::fs::read(&file).unwrap();
+        assert!(bytes.starts_with(b"PAR1") && bytes.ends_with(b"PAR1"));
+        assert!(said.contains("2 rows"), "{said}");
+    } else {
+        assert!(!file.exists());
+        assert!(
+            said.contains("--features parquet") && said.contains(".jsonl"),
+            "{said}"
+        );
+    }
 }
 
 /// What was exported before takes the place of what is damaged, also while a server runs.

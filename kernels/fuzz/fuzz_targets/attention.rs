@@ -1,5 +1,5 @@
-//! Any block tables, shapes and chunks: nothing is read out of bounds, and a row attended with others
-//! equals the row alone.
+//! Any block tables, shapes and chunks: nothing is read out of bounds, and a row attended with
+//! others equals the row alone.
 //!
 //!     cargo +nightly fuzz run attention --fuzz-dir kernels/fuzz
 

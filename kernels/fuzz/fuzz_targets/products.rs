@@ -1,5 +1,5 @@
-//! Any bytes as weights of any type and shape: nothing is read or written out of bounds, and a row's
-//! result does not depend on the rows beside it.
+//! Any bytes as weights of any type and shape: nothing is read or written out of bounds, and a
+//! row's result does not depend on the rows beside it.
 //!
 //!     cargo +nightly fuzz run products --fuzz-dir kernels/fuzz
 

@@ -1,4 +1,5 @@
-//! `out += x · weights` over plain floats, with weights in the rows of the sum: what gradients multiply by.
+//! `out += x · weights` over plain floats, with weights in the rows of the sum: what gradients
+//! multiply by.
 
 use super::vector::{LANES, Vector};
 

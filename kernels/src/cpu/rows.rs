@@ -1,5 +1,5 @@
-//! Row operations in plain Rust. Bodies marked `inline(always)` are compiled for every instruction set,
-//! where `FMA` turns on fused multiply-add.
+//! Row operations in plain Rust. Bodies marked `inline(always)` are compiled for every instruction
+//! set, where `FMA` turns on fused multiply-add.
 
 use half::f16;
 

@@ -1,5 +1,5 @@
-//! Sixteen f32 in whatever registers an instruction set has. Loops over plain arrays are at the mercy of
-//! the vectoriser; the inner loops of attention are written with these.
+//! Sixteen f32 in whatever registers an instruction set has. Loops over plain arrays are at the
+//! mercy of the vectoriser; the inner loops of attention are written with these.
 //!
 //! The methods are inlined into functions compiled for the instruction set, and must be called from
 //! such functions only.

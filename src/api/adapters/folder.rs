@@ -19,7 +19,7 @@ pub(super) enum FolderError {
     NotInside,
     #[error("the folder has no {0} that can be read")]
     Missing(&'static str),
-    #[error("{0} is no regular file")]
+    #[error("{0} is not a regular file")]
     NotAFile(&'static str),
     #[error("{file} has more than {max_bytes} bytes{hint}")]
     TooLarge {

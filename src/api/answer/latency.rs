@@ -1,4 +1,4 @@
-//! When the tokens of a request come.
+//! How long clients wait for a request's tokens: the first one, and each one after another.
 
 use std::time::{Duration, Instant};
 

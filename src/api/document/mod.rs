@@ -4,6 +4,7 @@
 
 mod answers;
 mod limits;
+pub(super) mod page;
 mod rewards;
 mod rows;
 mod walk;

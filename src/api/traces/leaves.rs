@@ -1,4 +1,5 @@
-//! The leaves of an outcome: read one by one, so that a body is no larger in memory than what it says.
+//! The leaves of an outcome: read one by one, so that a body is no larger in memory than what it
+//! says.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What a format is.
+//! The trait of formats: how an answer's events become JSON.
 
 use serde_json::Value;
 

@@ -1,7 +1,9 @@
-//! `ponder bench adaptation`: whether adapting to a context helps to predict what follows it, and what that costs.
+//! `ponder bench adaptation`: whether adapting to a context helps to predict what follows it, and
+//! what that costs.
 //!
-//! A text is cut into windows. For each, the model reads the context, adapts to it in each of several ways ("arms"), and predicts
-//! the continuation under what was found. Differences are paired by window.
+//! A text is cut into windows. For each, the model reads the context, adapts to it in each of
+//! several ways ("arms"), and predicts the continuation under what was found. Differences are
+//! paired by window.
 
 use std::path::PathBuf;
 use std::sync::Arc;

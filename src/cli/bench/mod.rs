@@ -33,27 +33,28 @@ use value_head::BenchValueHeadArgs;
 
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
-    /// The engine in this process: prefill and decode, no HTTP
+    /// Measure the engine in this process: prefill and decode, without HTTP
     Engine(BenchEngineArgs),
-    /// Prefill and decode behind contexts of any length, which are not computed
+    /// Measure prefill and decode behind long contexts, which are not computed
     Context(BenchContextArgs),
-    /// How well a model predicts a text file, as llama-perplexity measures it
+    /// Measure how well a model predicts a text file, as llama-perplexity does
     Perplexity(BenchPerplexityArgs),
-    /// Whether adapting to a context helps to predict what follows it, and what it costs
+    /// Measure whether adapting to a context helps to predict what follows, and what that costs
     Adaptation(BenchAdaptationArgs),
-    /// How often a value head chooses a right answer, beside likelihood and chance
+    /// Measure how often a value head chooses a right answer, beside likelihood and chance
     ValueHead(BenchValueHeadArgs),
-    /// Searches on a running server: right answers per second and per token
+    /// Measure searches on a running server: right answers per second and per token
     Search(BenchSearchArgs),
-    /// What a draft by the model itself may leave out, and what it would gain
+    /// Choose the sub-layers that SWIFT's drafts leave out, and measure the gain
     Swift(BenchSwiftArgs),
-    /// Decoding with and without drafts: the same answers, sooner
+    /// Measure decoding with and without drafts, and check that answers are the same
     Speculative(BenchSpeculativeArgs),
-    /// The trace store: writes, streams to one reader, size
+    /// Measure the trace store: writes, streams to one reader, size
     Traces(BenchTracesArgs),
-    /// Any OpenAI server: TTFT, inter-token latency, throughput
+    /// Measure any OpenAI server: time to the first token, time between tokens, throughput
     Serve(BenchServeArgs),
-    /// Hours of everything on a server of its own, which is killed meanwhile: nothing lost, leaked or stuck
+    /// Run mixed traffic for hours on a server that is killed and restarted; check that nothing is
+    /// lost, leaked or stuck
     Soak(BenchSoakArgs),
 }
 

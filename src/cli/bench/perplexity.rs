@@ -1,5 +1,5 @@
-//! `ponder bench perplexity`: how well a model predicts a text, measured as llama-perplexity does it:
-//! the text in chunks of `context` tokens, each scored from its middle on.
+//! `ponder bench perplexity`: how well a model predicts a text, measured as llama-perplexity does
+//! it: the text in chunks of `context` tokens, each scored from its middle on.
 
 use std::path::PathBuf;
 

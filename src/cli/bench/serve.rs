@@ -28,7 +28,7 @@ pub struct BenchServeArgs {
     pub model: Option<String>,
     #[arg(long, env = "PONDER_API_KEY", hide_env_values = true)]
     pub api_key: Option<String>,
-    /// Clients at once
+    /// Number of clients at the same time
     #[arg(long, default_value_t = 16)]
     pub concurrency: usize,
     #[arg(long, default_value_t = 64)]

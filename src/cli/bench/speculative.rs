@@ -32,14 +32,14 @@ pub struct BenchSpeculativeArgs {
     /// What is compared with `off`
     #[arg(long, value_delimiter = ',', value_parser = crate::cli::values::parse_speculative, default_values = ["prompt-lookup", "auto"])]
     pub modes: Vec<Speculative>,
-    /// Requests that run together
+    /// Number of requests that run together
     #[arg(long, value_delimiter = ',', default_values_t = [1])]
     pub batch: Vec<usize>,
     /// Start a task's next prompt as soon as one ends, as under load, instead of waiting for the
     /// batch's last
     #[arg(long)]
     pub refill: bool,
-    /// Prompts of each task, at most
+    /// Most prompts of each task
     #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
     pub limit: usize,
     #[arg(long, default_value_t = 0.0)]

@@ -1,4 +1,5 @@
-//! `ponder bench traces`: how fast the store takes traces and a reader drains them, and how big they are.
+//! `ponder bench traces`: how fast the store takes traces and a reader drains them, and how big
+//! they are.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;

@@ -18,7 +18,7 @@ const DAY: u64 = 24 * 3600;
 /// Where traces lie.
 #[derive(Debug, Clone, Args)]
 pub struct StoreArgs {
-    /// SQLite file of the traces [default: traces.db beside the models' cache]
+    /// SQLite file that keeps the traces [default: traces.db beside the models' cache]
     #[arg(
         long,
         env = "PONDER_TRACE_DB",
@@ -57,7 +57,8 @@ pub struct TraceArgs {
     /// Keep plain answers too, not only searches
     #[arg(long, env = "PONDER_TRACE_ALL", help_heading = "Traces")]
     pub trace_all: bool,
-    /// Keys that read the traces of all keys, and nothing else (several: repeat, or separate by commas)
+    /// Key that reads and grades the traces of all keys, and does nothing else (repeat, or separate
+    /// by commas)
     #[arg(
         long,
         env = "PONDER_TRACE_API_KEY",
@@ -66,13 +67,13 @@ pub struct TraceArgs {
         help_heading = "Traces"
     )]
     pub trace_api_key: Vec<String>,
-    /// Keep shapes and values of the trees, but no texts and token ids
+    /// Keep the shapes and values of trees, but no texts and no token ids
     #[arg(long, env = "PONDER_REDACT_TRACES", help_heading = "Traces")]
     pub redact_traces: bool,
-    /// Days after which traces are deleted
+    /// Age in days after which traces are deleted
     #[arg(long, env = "PONDER_TRACE_MAX_DAYS", default_value_t = DEFAULT_MAX_AGE.as_secs() / DAY, value_parser = value_parser!(u64).range(..=MAX_DAYS), help_heading = "Traces")]
     pub trace_max_days: u64,
-    /// Compressed size beyond which the oldest traces are deleted, as 4G [default: 4G]
+    /// Compressed size beyond which the oldest traces are deleted, such as 4G [default: 4G]
     #[arg(long, env = "PONDER_TRACE_MAX_BYTES", value_parser = parse_bytes, help_heading = "Traces")]
     pub trace_max_bytes: Option<usize>,
 }
@@ -113,7 +114,7 @@ pub enum TracesCommand {
         #[arg(long)]
         json: bool,
     },
-    /// What the store holds
+    /// Print how many traces the store holds, their size, and how many have an outcome
     Stats {
         #[command(flatten)]
         store: StoreArgs,
@@ -127,7 +128,7 @@ pub enum TracesCommand {
         file: PathBuf,
         #[command(flatten)]
         store: StoreArgs,
-        /// Label them
+        /// Tag to add to every trace (repeat for several)
         #[arg(long)]
         tag: Vec<String>,
     },
@@ -137,26 +138,28 @@ pub enum TracesCommand {
 
 #[derive(Debug, Clone, Args)]
 pub struct FilterArgs {
+    /// Model that the requests named
     #[arg(long, help_heading = "Which traces")]
     pub model: Option<String>,
+    /// Strategy of the search
     #[arg(long, help_heading = "Which traces")]
     pub strategy: Option<String>,
-    /// All tags that are named must be there
+    /// Tag that traces must have (repeat for several)
     #[arg(long, help_heading = "Which traces")]
     pub tag: Vec<String>,
-    /// Value of the chosen answer
+    /// Least value of the chosen answer
     #[arg(long, help_heading = "Which traces")]
     pub min_value: Option<f64>,
-    /// Outcome of the chosen answer
+    /// Least outcome of the chosen answer
     #[arg(long, help_heading = "Which traces")]
     pub min_outcome: Option<f64>,
-    /// With (true) or without (false) a known outcome
+    /// Only traces with (true) or without (false) an outcome
     #[arg(long, help_heading = "Which traces")]
     pub has_outcome: Option<bool>,
-    /// Unix seconds
+    /// Earliest time of creation, in Unix seconds
     #[arg(long, help_heading = "Which traces")]
     pub created_from: Option<u64>,
-    /// Unix seconds
+    /// Created before this time, in Unix seconds
     #[arg(long, help_heading = "Which traces")]
     pub created_before: Option<u64>,
 }
@@ -184,7 +187,8 @@ pub struct ExportArgs {
     /// tree, sft, step_values, preferences, linearised or groups
     #[arg(long, value_parser = str::parse::<Format>)]
     pub format: Format,
-    /// A .parquet or .jsonl file; - writes JSON lines to the terminal
+    /// File to write, .jsonl, or .parquet in a build with the feature parquet; - writes JSON lines
+    /// to the terminal
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
     #[command(flatten)]
@@ -192,16 +196,16 @@ pub struct ExportArgs {
     /// Least gap between the two answers of a pair
     #[arg(long, default_value_t = ExportOptions::default().min_margin)]
     pub min_margin: f64,
-    /// Rows of one prompt at most
+    /// Most rows of one prompt
     #[arg(long)]
     pub max_per_prompt: Option<usize>,
-    /// Write rows again that have been written with the same content
+    /// Also write rows whose content was written before
     #[arg(long)]
     pub no_deduplicate: bool,
     /// Pairs of whole answers or of sibling steps
     #[arg(long, value_enum, default_value_t = LevelArg::Answer)]
     pub level: LevelArg,
-    /// Detours of a linearised walk
+    /// Most detours of a linearised walk
     #[arg(long, default_value_t = ExportOptions::default().max_wrong_branches)]
     pub max_wrong_branches: usize,
 }

@@ -7,8 +7,10 @@ use std::path::Path;
 use anyhow::{Context, bail};
 
 use super::args::ExportArgs;
+#[cfg(feature = "parquet")]
 use super::parquet;
 use super::rows::Rows;
+#[cfg(feature = "parquet")]
 use crate::trace::Format;
 
 pub(super) fn run(args: &ExportArgs) -> anyhow::Result<()> {
@@ -21,7 +23,7 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<()> {
         .and_then(|extension| extension.to_str());
     let count = match extension {
         _ if args.out == Path::new("-") => write_lines(&rows, std::io::stdout().lock())?,
-        Some("parquet") => parquet::write(&rows, &args.out, args.format == Format::Tree)?,
+        Some("parquet") => write_parquet(&rows, args)?,
         Some("jsonl" | "ndjson" | "json") => {
             let file = File::create(&args.out).with_context(failed)?;
             write_lines(&rows, BufWriter::new(file)).with_context(failed)?
@@ -31,6 +33,20 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<()> {
     eprintln!("{count} rows");
     rows.tell_missing();
     Ok(())
+}
+
+#[cfg(feature = "parquet")]
+fn write_parquet(rows: &Rows, args: &ExportArgs) -> anyhow::Result<u64> {
+    parquet::write(rows, &args.out, args.format == Format::Tree)
+}
+
+#[cfg(not(feature = "parquet"))]
+fn write_parquet(_: &Rows, args: &ExportArgs) -> anyhow::Result<u64> {
+    bail!(
+        "--out {}: this build writes no Parquet files; write .jsonl, or build Ponder with \
+         `--features parquet`",
+        args.out.display()
+    )
 }
 
 fn write_lines(rows: &Rows, mut out: impl Write) -> anyhow::Result<u64> {

@@ -3,6 +3,7 @@
 pub(super) mod args;
 mod export;
 mod import;
+#[cfg(feature = "parquet")]
 mod parquet;
 mod rows;
 

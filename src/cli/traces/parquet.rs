@@ -1,4 +1,5 @@
-//! Rows as a Parquet file. The columns are what the rows have: they are read once to see it, once to write.
+//! Rows as a Parquet file. The columns are what the rows have: they are read once to see it, once
+//! to write.
 
 use std::fs::File;
 use std::path::Path;

@@ -1,8 +1,10 @@
-//! What runs a step. The engine plans on the host; an executor owns the model, its KV cache and the sampling.
+//! What runs a step. The engine plans on the host; an executor owns the model, its KV cache and the
+//! sampling.
 //!
-//! An executor takes what a step needs by value and gives tokens back: no logits cross to the host but those that somebody reads.
-//! [`Executor::launch`] does not wait for a device, so that the engine handles what has arrived while the step runs.
-//! Masks come with [`Executor::finish`]: they are computed while the forward pass runs.
+//! An executor takes what a step needs by value and gives tokens back: no logits cross to the host
+//! but those that somebody reads. [`Executor::launch`] does not wait for a device, so that the
+//! engine handles what has arrived while the step runs. Masks come with [`Executor::finish`]: they
+//! are computed while the forward pass runs.
 
 mod batch;
 mod cuda;

@@ -1,8 +1,9 @@
-//! The backend for architectures that the engine does not have: the `mistralrs` crate runs the model, and its logits are
-//! sampled here.
+//! The backend for architectures that the engine does not have: the `mistralrs` crate runs the
+//! model, and its logits are sampled here.
 //!
-//! mistralrs asks a [`Driver`] per continuation for the next token of each row of logits. So sampling, seeds, logprobs,
-//! watchers and budgets are the native engine's, and an answer depends on who computed the logits alone.
+//! mistralrs asks a [`Driver`] per continuation for the next token of each row of logits. So
+//! sampling, seeds, logprobs, watchers and budgets are the native engine's, and an answer depends
+//! on who computed the logits alone.
 
 mod driver;
 mod load;

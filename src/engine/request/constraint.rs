@@ -1,4 +1,5 @@
-//! Which tokens may come next. A constraint knows token ids; grammars and schemas are its implementations' business.
+//! Which tokens may come next. A constraint knows token ids; grammars and schemas are its
+//! implementations' business.
 
 use super::TokenId;
 

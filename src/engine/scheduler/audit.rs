@@ -1,4 +1,5 @@
-//! What must hold after each step. The cheap part runs in production: a broken rule ends what it touches with an error that names it.
+//! What must hold after each step. The cheap part runs in production: a broken rule ends what it
+//! touches with an error that names it.
 
 use super::Scheduler;
 use crate::engine::batch::ScheduledRows;

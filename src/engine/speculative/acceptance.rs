@@ -11,7 +11,7 @@ const RECENT_SHARE: f32 = 0.05;
 const FEW_TRIALS: u32 = 12;
 /// Acceptance before anything is known.
 const FIRST_GUESS: f32 = 0.7;
-/// Trials that the estimate for all sequences counts for in that of one.
+/// How many trials the estimate for all sequences is worth in a sequence's own estimate.
 const PRIOR_TRIALS: f32 = 4.0;
 
 /// Of every kind of evidence, how many tokens were tried and accepted.

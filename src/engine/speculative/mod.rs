@@ -1,12 +1,14 @@
 //! Speculative decoding without changing one token.
 //!
-//! A step scores the draft tokens of a sequence together, and the engine samples after each as plain decoding would: with
-//! the same logits (a row's logits don't depend on the rows beside it), penalties and random number. A draft token is
-//! accepted when it is the token that was sampled. For a draft that is one token a position this is exact rejection
-//! sampling (Leviathan et al. 2023, algorithm 1 with a draft distribution of one point): the token `d` is accepted with
-//! probability `p(d)`, and what is sampled otherwise follows `p` without `d`. That draft and target use the same random number
-//! makes more of it: a request's answer is the same, token by token, whoever drafts (Daliri et al. 2024, coupling
-//! without communication), and a draft that is sampled is sampled with the target's number, so that the two agree more often.
+//! A step scores the draft tokens of a sequence together, and the engine samples after each as
+//! plain decoding would: with the same logits (a row's logits don't depend on the rows beside it),
+//! penalties and random number. A draft token is accepted when it is the token that was sampled.
+//! For a draft that is one token a position this is exact rejection sampling (Leviathan et al.
+//! 2023, algorithm 1 with a draft distribution of one point): the token `d` is accepted with
+//! probability `p(d)`, and what is sampled otherwise follows `p` without `d`. That draft and target
+//! use the same random number makes more of it: a request's answer is the same, token by token,
+//! whoever drafts (Daliri et al. 2024, coupling without communication), and a draft that is sampled
+//! is sampled with the target's number, so that the two agree more often.
 
 mod acceptance;
 mod config;

@@ -1,4 +1,5 @@
-//! Drafts by a model: the target without some sub-layers (SWIFT, section 3.3), or a small one beside it.
+//! Drafts by a model: the target without some sub-layers (SWIFT, section 3.3), or a small one
+//! beside it.
 
 use super::{AcceptanceTable, Draft, Drafter, Leaf, Speculator};
 use crate::engine::batch::ScheduledBatch;

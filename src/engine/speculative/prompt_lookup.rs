@@ -1,6 +1,8 @@
-//! Prompt lookup: what followed the newest tokens when they occurred before is likely to follow again.
+//! Prompt lookup: what followed the newest tokens when they occurred before is likely to follow
+//! again.
 //!
-//! <https://github.com/apoorvumang/prompt-lookup-decoding>, with the longest match instead of a fixed n-gram.
+//! <https://github.com/apoorvumang/prompt-lookup-decoding>, with the longest match instead of a
+//! fixed n-gram.
 
 use crate::engine::request::TokenId;
 

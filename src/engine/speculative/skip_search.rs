@@ -1,5 +1,5 @@
-//! Which sub-layers a SWIFT draft may leave out: how often a model without them agrees with the text that the whole model
-//! wrote ("matchness", Xia et al. 2025, section 3.2).
+//! Which sub-layers a SWIFT draft may leave out: how often a model without them agrees with the
+//! text that the whole model wrote ("matchness", Xia et al. 2025, section 3.2).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

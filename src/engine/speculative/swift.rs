@@ -1,9 +1,10 @@
-//! SWIFT's search while serving (Xia et al. 2025, section 3.2): now and then another skip set is tried on what was just written,
-//! and the better one stays.
+//! SWIFT's search while serving (Xia et al. 2025, section 3.2): now and then another skip set is
+//! tried on what was just written, and the better one stays.
 //!
-//! Differences from the released code: the set in use is scored again on the same tokens, so that a lucky score does not stick;
-//! half of the candidates are neighbours of it; the tokens are the newest ones; the time is bounded; and the search starts again when the
-//! drafts are accepted less often than they were.
+//! Differences from the released code: the set in use is scored again on the same tokens, so that a
+//! lucky score does not stick; half of the candidates are neighbours of it; the tokens are the
+//! newest ones; the time is bounded; and the search starts again when the drafts are accepted less
+//! often than they were.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! The parts of a step that adaptation adds: a gradient step for one sequence, while the others go on.
+//! The parts of a step that adaptation adds: a gradient step for one sequence, while the others go
+//! on.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! The loop. One thread owns the executor; a step is plan → schedule → draft → launch → finish → commit.
+//! The loop. One thread owns the executor; a step is plan → schedule → draft → launch → finish →
+//! commit.
 
 mod adapt;
 mod commands;

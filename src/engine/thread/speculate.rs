@@ -1,4 +1,5 @@
-//! The parts of a step that speculation adds: drafting before it, verifying after it, learning from it.
+//! The parts of a step that speculation adds: drafting before it, verifying after it, learning from
+//! it.
 
 use std::sync::PoisonError;
 use std::time::Duration;

@@ -297,7 +297,7 @@ impl<'a> Parser<'a> {
             Some('U') => 8,
             _ => {
                 let shown: String = escape.into_iter().collect();
-                return Err(self.error(format!("\\{shown} is no escape")));
+                return Err(self.error(format!("\\{shown} is not an escape")));
             }
         };
         let digits = self.rest.get(..num_digits);
@@ -342,7 +342,7 @@ impl<'a> Parser<'a> {
             Some((least, most)) => number(least).zip(number(most).map(Some)),
         };
         let Some((least, most)) = counts.filter(|_| self.rest[end..].starts_with('}')) else {
-            return Err(self.error(format!("{:?} is no repetition {{m,n}}", self.shown())));
+            return Err(self.error(format!("{:?} is not a repetition {{m,n}}", self.shown())));
         };
         if most.is_some_and(|most| most < least) {
             return Err(self.error(format!("a repetition has less than {least} as its most")));

@@ -26,7 +26,7 @@ pub(super) fn source(tag: &Value, vocabulary: &Vocabulary) -> Result<Source, Gra
         // Some clients send the tag as a string of JSON.
         Value::String(text) => {
             parsed = serde_json::from_str(text)
-                .map_err(|error| invalid("", format!("it is no JSON: {error}")))?;
+                .map_err(|error| invalid("", format!("not JSON: {error}")))?;
             &parsed
         }
         tag => tag,

@@ -1,8 +1,9 @@
-//! Test-time adaptation: before a sequence goes on, vectors that steer it take a few gradient steps on the cross-entropy of its
-//! own context. The model's weights stay as they are.
+//! Test-time adaptation: before a sequence goes on, vectors that steer it take a few gradient steps
+//! on the cross-entropy of its own context. The model's weights stay as they are.
 //!
-//! Router adaptation is "Rewiring Experts on the Fly" (<https://arxiv.org/abs/2510.14853>): a vector on the router logits of some
-//! layers. SLOT (<https://arxiv.org/abs/2505.12392>) is one vector on the final hidden state.
+//! Router adaptation is "Rewiring Experts on the Fly" (<https://arxiv.org/abs/2510.14853>): a
+//! vector on the router logits of some layers. SLOT (<https://arxiv.org/abs/2505.12392>) is one
+//! vector on the final hidden state.
 
 mod attention_backward;
 mod backward;

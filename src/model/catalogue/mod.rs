@@ -11,6 +11,7 @@ mod stamp;
 use std::path::PathBuf;
 
 pub use error::PullError;
+pub use packages::free_bytes;
 pub use pull::{Outcome, Progress, check, pull, verify};
 pub use stamp::State;
 

@@ -131,14 +131,14 @@ impl Packages {
 
 /// Bytes that may be written where `path` lies; `None` when the system does not say.
 #[cfg(unix)]
-fn free_bytes(path: &Path) -> Option<u64> {
+pub fn free_bytes(path: &Path) -> Option<u64> {
     let system = rustix::fs::statvfs(path).ok()?;
     let is_known = system.f_blocks > 0;
     is_known.then(|| system.f_bavail.saturating_mul(system.f_frsize))
 }
 
 #[cfg(not(unix))]
-fn free_bytes(_: &Path) -> Option<u64> {
+pub fn free_bytes(_: &Path) -> Option<u64> {
     None
 }
 

@@ -1,4 +1,5 @@
-//! What a device would read or write out of bounds for is refused before: a scheduler's mistake ends the step, not the process.
+//! What a device would read or write out of bounds for is refused before: a scheduler's mistake
+//! ends the step, not the process.
 
 use super::Decoder;
 use crate::model::causal_lm::{BlockId, ForwardBatch, ForwardError, SequenceRows};

@@ -1,5 +1,5 @@
-//! Gemma 3 text models: norms after attention and MLP too, GELU, five sliding-window layers for each
-//! global one. <https://arxiv.org/abs/2503.19786>
+//! Gemma 3 text models: norms after attention and MLP too, GELU, five sliding-window layers for
+//! each global one. <https://arxiv.org/abs/2503.19786>
 
 use ponder_kernels::Glu;
 use serde_json::Value;

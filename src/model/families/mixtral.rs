@@ -1,4 +1,5 @@
-//! Mixtral: llama with experts, under llama's name in GGUF files. <https://arxiv.org/abs/2401.04088>
+//! Mixtral: llama with experts, under llama's name in GGUF files.
+//! <https://arxiv.org/abs/2401.04088>
 
 use super::{ExpertsFamily, Family, HfTensors, llama};
 

@@ -1,7 +1,7 @@
 //! The decoder families that the native engine runs: one file each, and one list of them all.
 //!
-//! Nothing else in this room knows a family by name. Configuration, both kinds of files, layers and adapters read what
-//! differs from the fields of [`Family`].
+//! Nothing else in this room knows a family by name. Configuration, both kinds of files, layers and
+//! adapters read what differs from the fields of [`Family`].
 
 mod deepseek_v2;
 mod gemma3;

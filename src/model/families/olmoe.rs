@@ -1,4 +1,5 @@
-//! OLMoE: experts, and Q and K are normed as whole vectors before the rotation. <https://arxiv.org/abs/2409.02060>
+//! OLMoE: experts, and Q and K are normed as whole vectors before the rotation.
+//! <https://arxiv.org/abs/2409.02060>
 
 use super::{AdjacentPairs, ExpertsFamily, Family, QkNorm, llama};
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 pub enum GgufError {
     #[error("cannot read the file: {0}")]
     Io(#[from] std::io::Error),
-    #[error("it is no regular file")]
+    #[error("not a regular file")]
     NoFile,
     #[error("not a GGUF file: {0}")]
     Mistaken(String),
@@ -53,7 +53,7 @@ pub enum GgufError {
     Overlap(String, String),
     #[error("alignment {0} is not a power of two")]
     BadAlignment(u64),
-    #[error("{key} is {value}, which no part of a model says")]
+    #[error("{key} is {value}, which is impossible in a part of a model")]
     BadSplit { key: &'static str, value: String },
     #[error(
         "the file is part {part} of {count}, but is not named NAME-{part:05}-of-{count:05}.gguf: its other parts cannot be found"

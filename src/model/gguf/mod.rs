@@ -1,7 +1,7 @@
 //! GGUF files: header, metadata and tensor directory over a memory map.
 //!
-//! Every count and offset of the file is checked against the bytes that are there before anything is
-//! allocated or read. Format: ggml's `docs/gguf.md`.
+//! Every count and offset of the file is checked against the bytes that are there before anything
+//! is allocated or read. Format: ggml's `docs/gguf.md`.
 
 mod error;
 mod file;

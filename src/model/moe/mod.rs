@@ -1,4 +1,5 @@
-//! Mixture-of-experts layers: each row goes through a few of many small MLPs, and through a shared one where there is one.
+//! Mixture-of-experts layers: each row goes through a few of many small MLPs, and through a shared
+//! one where there is one.
 
 mod config;
 mod load;

@@ -1,14 +1,18 @@
-//! The operations that a decoder is made of. A model is written once over them; an implementation runs them on one kind of
-//! device. Nothing outside an implementation sees the values of rows, except by the operations that read them.
+//! The operations that a decoder is made of. A model is written once over them; an implementation
+//! runs them on one kind of device. Nothing outside an implementation sees the values of rows,
+//! except by the operations that read them.
 //!
-//! **Shapes.** Rows are row-major `[num_rows, width]`. An operation gives what it writes its shape, whatever it was before.
-//! Rows, matrices and caches of one model always go to the same implementation.
+//! **Shapes.** Rows are row-major `[num_rows, width]`. An operation gives what it writes its shape,
+//! whatever it was before. Rows, matrices and caches of one model always go to the same
+//! implementation.
 //!
-//! **The law of rows.** A row of a result depends on its own inputs alone: never on the rows beside it, on how many there are, on
-//! how a prompt was cut into steps, or on where a sequence's blocks lie. The same row gives the same bits.
+//! **The law of rows.** A row of a result depends on its own inputs alone: never on the rows beside
+//! it, on how many there are, on how a prompt was cut into steps, or on where a sequence's blocks
+//! lie. The same row gives the same bits.
 //!
-//! **Errors.** An operation tells when its device fails. Shapes that do not fit are bugs of the caller and may panic; what comes
-//! from a request (tokens, positions, slots, block tables) is checked before by the decoder.
+//! **Errors.** An operation tells when its device fails. Shapes that do not fit are bugs of the
+//! caller and may panic; what comes from a request (tokens, positions, slots, block tables) is
+//! checked before by the decoder.
 //!
 //! `conformance` holds an implementation to all of this.
 

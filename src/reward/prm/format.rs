@@ -15,7 +15,7 @@ const SHEPHERD_TAG: &str = "ки";
 const GOOD: &str = "+";
 const BAD: &str = "-";
 
-/// A family of process reward models; see `docs/search.md`.
+/// A family of process reward models; see `docs/search-reference.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PrmFormat {
     /// Math-Shepherd: each step ends with the token `ки`, after which `+` stands against `-`.
@@ -235,7 +235,7 @@ impl Writer {
         let token_ids = self.tokenizer.encode(text, false, false);
         let token_ids = token_ids.map_err(|error| error.to_string())?;
         let last = token_ids.last().copied();
-        last.ok_or_else(|| format!("{text:?} is no token"))
+        last.ok_or_else(|| format!("{text:?} is not a token"))
     }
 
     fn special_id(&self, token: &str) -> Result<u32, String> {

@@ -1,4 +1,5 @@
-//! Process reward models: a second model on an engine of its own that scores each step of an answer.
+//! Process reward models: a second model on an engine of its own that scores each step of an
+//! answer.
 
 mod format;
 

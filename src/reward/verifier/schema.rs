@@ -1,5 +1,5 @@
-//! JSON Schema, checked in a child process: a schema of two kilobytes can ask for more work than any
-//! budget, inside of a library that cannot be stopped.
+//! JSON Schema, checked in a child process: a schema of two kilobytes can ask for more work than
+//! any budget, inside of a library that cannot be stopped.
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,9 @@
 //! Chat templates: the Jinja source in a model's files, rendered as Hugging Face renders it.
 //!
-//! A template comes with a model and is not trusted; what it is given comes with a request. So source and depth are
-//! bounded before the compiler sees them ([`source`]), compiling and rendering run on threads with the stack that
-//! their depth needs, instructions and bytes are paid from a budget of fuel, and what a template keeps in variables is
-//! measured ([`plain`]).
+//! A template comes with a model and is not trusted; what it is given comes with a request. So
+//! source and depth are bounded before the compiler sees them ([`source`]), compiling and rendering
+//! run on threads with the stack that their depth needs, instructions and bytes are paid from a
+//! budget of fuel, and what a template keeps in variables is measured ([`plain`]).
 
 mod clock;
 mod json;
@@ -62,7 +62,7 @@ pub enum TemplateError {
     Refused(String),
     #[error("the chat template failed: {0}")]
     Render(String),
-    #[error("the chat template has too much work with these messages; send less")]
+    #[error("these messages are too much work for the chat template; send less")]
     TooCostly,
     #[error("the messages become a prompt of more than {max_bytes} bytes; send less")]
     TooLarge { max_bytes: usize },

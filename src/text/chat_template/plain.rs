@@ -1,7 +1,9 @@
-//! Values that a template keeps: of bounded depth and size, without cycles, and with nothing left to evaluate.
+//! Values that a template keeps: of bounded depth and size, without cycles, and with nothing left
+//! to evaluate.
 //!
-//! Printing, comparing and dropping a value recurse as deep as it nests, and walk what it holds several times as often
-//! as it holds it. So a value is measured when it is put into a variable, whence it could grow with each turn of a loop.
+//! Printing, comparing and dropping a value recurse as deep as it nests, and walk what it holds
+//! several times as often as it holds it. So a value is measured when it is put into a variable,
+//! whence it could grow with each turn of a loop.
 
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind, Output, State};

@@ -1,8 +1,9 @@
 //! What a template's source may be, before it is compiled.
 //!
-//! The compiler of minijinja recurses once a token of a tag, and once an `elif`: their numbers bound its stack.
-//! Values that a template keeps in variables pass through a filter of ours, which bounds how deep and how large they
-//! grow (see [`super::plain`]). The filter is written into the source behind what `set` assigns.
+//! The compiler of minijinja recurses once a token of a tag, and once an `elif`: their numbers
+//! bound its stack. Values that a template keeps in variables pass through a filter of ours, which
+//! bounds how deep and how large they grow (see [`super::plain`]). The filter is written into the
+//! source behind what `set` assigns.
 
 use minijinja::Environment;
 use minijinja::machinery::{Instruction, Span, Token, get_compiled_template, tokenize};

@@ -151,7 +151,7 @@ fn byte_level_bpe(
             let first = merge.chars().next().map_or(0, char::len_utf8);
             let space = merge[first..].find(' ').map(|space| first + space);
             let pair = space.map(|space| (&merge[..space], &merge[space + 1..]));
-            pair.ok_or_else(|| TokenizerError::Invalid(format!("merge {merge:?} is no pair")))
+            pair.ok_or_else(|| TokenizerError::Invalid(format!("merge {merge:?} is not a pair")))
         })
         .collect::<Result<Vec<_>, _>>()?;
     ByteBpe::new(Parts {

@@ -1,4 +1,5 @@
-//! All answers of a prompt with their rewards, as ReST-GRPO filters and extends them (arXiv 2508.19576 and its code).
+//! All answers of a prompt with their rewards, as ReST-GRPO filters and extends them (arXiv
+//! 2508.19576 and its code).
 
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;

@@ -1,6 +1,7 @@
-//! A tree walked depth-first as one chain of thought that visits wrong branches and turns back (ASTRO, arXiv
-//! 2507.00417), and the same answer without detours. In the paper a model rewrites the steps; here they stay as they
-//! were sampled, and templates say why the walk turns and where to.
+//! A tree walked depth-first as one chain of thought that visits wrong branches and turns back
+//! (ASTRO, arXiv 2507.00417), and the same answer without detours. In the paper a model rewrites
+//! the steps; here they stay as they were sampled, and templates say why the walk turns and where
+//! to.
 
 use std::collections::HashSet;
 

@@ -1,9 +1,10 @@
 //! Traces as training rows, in the shapes that trainers read.
 //!
-//! A row has the fields of its format first, then those that all rows share: where it comes from and signals to
-//! select by. The shared signals are of the row's answer: of a pair that is the chosen one, of a group its best, of
-//! a linearised walk the answer it arrives at, and a correction has none of its own. Rows of one format have the
-//! same keys and types, but for the prompt and its answers, which are messages for chats and text for completions.
+//! A row has the fields of its format first, then those that all rows share: where it comes from
+//! and signals to select by. The shared signals are of the row's answer: of a pair that is the
+//! chosen one, of a group its best, of a linearised walk the answer it arrives at, and a correction
+//! has none of its own. Rows of one format have the same keys and types, but for the prompt and its
+//! answers, which are messages for chats and text for completions.
 
 mod groups;
 mod linearised;

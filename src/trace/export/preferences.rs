@@ -1,4 +1,5 @@
-//! Pairs of a better and a worse continuation of the same text, for preference training (DPO and kin).
+//! Pairs of a better and a worse continuation of the same text, for preference training (DPO and
+//! kin).
 
 use serde_json::{Value, json};
 

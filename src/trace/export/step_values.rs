@@ -1,4 +1,5 @@
-//! Values of steps along each path of the tree, for value models (ReST-MCTS*, VM-MCTS) and process reward models.
+//! Values of steps along each path of the tree, for value models (ReST-MCTS*, VM-MCTS) and process
+//! reward models.
 
 use serde_json::json;
 

@@ -1,4 +1,5 @@
-//! A trace as the formats read it: its prompt, its branches, and which of its answers may be taught.
+//! A trace as the formats read it: its prompt, its branches, and which of its answers may be
+//! taught.
 
 use std::borrow::Cow;
 

@@ -29,7 +29,7 @@ pub enum StoreError {
     #[error("a trace of more than {MAX_RECORD_BYTES} bytes of JSON is not kept")]
     TooLarge,
     /// The trace was written by somebody else meanwhile.
-    #[error("trace {0} changes all the time; try again")]
+    #[error("trace {0} was changed by others at every attempt; try again")]
     Changed(String),
     #[error("{MAX_QUEUED} traces wait for the disk already")]
     Full,

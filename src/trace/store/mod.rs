@@ -1,13 +1,14 @@
 //! The embedded store of traces: SQLite with a write-ahead log.
 //!
-//! One thread writes, in batches: whoever waits for a trace waits for one commit, and a committed trace survives
-//! the death of the process. Readers have connections of their own and hold them for one page, so that a slow reader
-//! delays nobody. Every write gives the trace the next sequence number (`seq`), in the order of commits: a
-//! reader that asks for what comes after a number misses nothing, and sees a trace again when its outcome arrives.
-//! What is too old is seen by nobody from that second on; the writer deletes it when it gets to it.
+//! One thread writes, in batches: whoever waits for a trace waits for one commit, and a committed
+//! trace survives the death of the process. Readers have connections of their own and hold them for
+//! one page, so that a slow reader delays nobody. Every write gives the trace the next sequence
+//! number (`seq`), in the order of commits: a reader that asks for what comes after a number misses
+//! nothing, and sees a trace again when its outcome arrives. What is too old is seen by nobody from
+//! that second on; the writer deletes it when it gets to it.
 //!
-//! A file that lies for weeks on a disk does not stay as it was written. Every row has checksums, and whoever reads
-//! gets what was written or word of a damaged trace, and everything behind it.
+//! A file that lies for weeks on a disk does not stay as it was written. Every row has checksums,
+//! and whoever reads gets what was written or word of a damaged trace, and everything behind it.
 
 mod check;
 mod clock;

@@ -1,5 +1,6 @@
-//! All kernels on a real device: the bits of those for few rows, and times. Ignored where there is none:
-//! `cargo test -p ponder-kernels-cuda --release --features emulator wide_products_on_a_device -- --ignored --nocapture`
+//! All kernels on a real device: the bits of those for few rows, and times. Ignored where there is
+//! none: `cargo test -p ponder-kernels-cuda --release --features emulator wide_products_on_a_device
+//! -- --ignored --nocapture`
 
 use std::time::Instant;
 

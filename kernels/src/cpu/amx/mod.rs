@@ -4,10 +4,10 @@
 //! inputs, or 16 of a Q6_K block); its integer sums are exact and are scaled by the float
 //! operations of [`super::avx512`] in the same order, so both give the same bits.
 //!
-//! The work is a pipeline of steps, each the products of four scaled pieces with sixteen rows. While one
-//! step multiplies, the sums of the step before are stored, and those of the step before that are scaled:
-//! a tile is stored when its sums have long been ready, and vector loads of a tile would wait until its
-//! store has left the processor's pipeline.
+//! The work is a pipeline of steps, each the products of four scaled pieces with sixteen rows.
+//! While one step multiplies, the sums of the step before are stored, and those of the step before
+//! that are scaled: a tile is stored when its sums have long been ready, and vector loads of a tile
+//! would wait until its store has left the processor's pipeline.
 //!
 //! Rust has no stable AMX intrinsics, so the instructions are inline assembly.
 

@@ -32,12 +32,12 @@ pub struct BenchSearchArgs {
     /// Only the first problems
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
-    /// Problems asked at once
+    /// Problems asked at the same time
     #[arg(long, default_value_t = 1)]
     pub concurrency: usize,
     #[arg(long, default_value_t = 768)]
     pub max_tokens: usize,
-    /// Of searches; the greedy arm has 0
+    /// Temperature of searches; greedy answers have 0
     #[arg(long, default_value_t = 0.7)]
     pub temperature: f64,
     #[arg(long, default_value_t = 0)]

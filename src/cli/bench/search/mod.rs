@@ -1,4 +1,5 @@
-//! `ponder bench search`: what searches are worth on a running server, in right answers per second and per token.
+//! `ponder bench search`: what searches are worth on a running server, in right answers per second
+//! and per token.
 
 mod args;
 mod arms;

@@ -16,7 +16,7 @@ pub struct BenchSoakArgs {
     /// How long there is traffic
     #[arg(long, default_value_t = 10.0, value_parser = minutes)]
     pub minutes: f64,
-    /// Clients at once
+    /// Number of clients at the same time
     #[arg(long, default_value_t = 16, value_parser = value_parser!(u64).range(1..=1024))]
     pub clients: u64,
     /// Of what is asked when, and of the kills

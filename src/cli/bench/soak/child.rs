@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn the_banner_names_the_address_and_the_log_counts() {
-        let line = "ponder 0.1.0 serves m on http://127.0.0.1:4711 (API under /v1)";
+        let line = "ponder 0.2.0 serves m on http://127.0.0.1:4711 (API under /v1)";
         assert_eq!(address(line).as_deref(), Some("127.0.0.1:4711"));
         assert_eq!(address("loading"), None);
         let mut log = Log::default();

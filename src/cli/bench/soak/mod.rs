@@ -1,5 +1,5 @@
-//! `ponder bench soak`: mixed traffic on a server of its own that is killed and restarted meanwhile, and what must hold all
-//! the same.
+//! `ponder bench soak`: mixed traffic on a server of its own that is killed and restarted
+//! meanwhile, and what must hold all the same.
 
 mod answers;
 mod args;

@@ -1,5 +1,6 @@
-//! Bayesian optimisation over subsets of a fixed size, as SWIFT's released code does it with the package
-//! bayesian-optimization: a Gaussian process with a Matérn 5/2 kernel, noise 1e-2, and the upper confidence bound.
+//! Bayesian optimisation over subsets of a fixed size, as SWIFT's released code does it with the
+//! package bayesian-optimization: a Gaussian process with a Matérn 5/2 kernel, noise 1e-2, and the
+//! upper confidence bound.
 
 /// Weight of the deviation in the bound (the package's default).
 const KAPPA: f64 = 2.576;

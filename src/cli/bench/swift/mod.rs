@@ -1,5 +1,6 @@
-//! `ponder bench swift`: what a model's sub-layers are worth. For every way of choosing what a draft leaves out: how often it agrees
-//! with the whole model, what it costs, and how much faster decoding could get.
+//! `ponder bench swift`: what a model's sub-layers are worth. For every way of choosing what a
+//! draft leaves out: how often it agrees with the whole model, what it costs, and how much faster
+//! decoding could get.
 
 mod args;
 mod bayes;

@@ -1,4 +1,5 @@
-//! The executor of a GPU: launches return at once, tokens are drawn where the logits are, and a step's results come back in one copy.
+//! The executor of a GPU: launches return at once, tokens are drawn where the logits are, and a
+//! step's results come back in one copy.
 
 mod graphs;
 mod sampling;

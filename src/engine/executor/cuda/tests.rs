@@ -1,5 +1,6 @@
-//! The executor against the processor's sampler on the same device's logits: recorded steps, drafts and draws on the device change
-//! no token and no logprob. On a machine without a GPU the emulated device runs.
+//! The executor against the processor's sampler on the same device's logits: recorded steps, drafts
+//! and draws on the device change no token and no logprob. On a machine without a GPU the emulated
+//! device runs.
 
 use std::path::Path;
 

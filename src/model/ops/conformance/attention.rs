@@ -1,4 +1,5 @@
-//! Rotation, the cache and attention: whatever steps a sequence is cut into and wherever its blocks lie.
+//! Rotation, the cache and attention: whatever steps a sequence is cut into and wherever its blocks
+//! lie.
 
 use std::ops::Range;
 

@@ -1,5 +1,6 @@
-//! What every implementation of [`Ops`] must pass: each operation near its definition in [`super::reference`], and the law of rows
-//! bit by bit. A new implementation adds one line to the list at the end.
+//! What every implementation of [`Ops`] must pass: each operation near its definition in
+//! [`super::reference`], and the law of rows bit by bit. A new implementation adds one line to the
+//! list at the end.
 
 mod attention;
 mod experts;

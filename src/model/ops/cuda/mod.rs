@@ -1,7 +1,8 @@
 //! The operations on an NVIDIA GPU, by `ponder-kernels-cuda`.
 //!
-//! Every operation queues launches and returns. Their grids follow from the step's [`StepKey`] and from shapes, so that a decode step
-//! can be recorded once and replayed; lists and lengths are read on the device.
+//! Every operation queues launches and returns. Their grids follow from the step's [`StepKey`] and
+//! from shapes, so that a decode step can be recorded once and replayed; lists and lengths are read
+//! on the device.
 
 mod adapters;
 mod experts;

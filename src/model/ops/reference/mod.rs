@@ -1,6 +1,8 @@
-//! The operations as their definitions say them: one row after the other, sums in f64, nothing quantised.
+//! The operations as their definitions say them: one row after the other, sums in f64, nothing
+//! quantised.
 //!
-//! It takes over what [`Device::prepare`] is given and never looks at the batch again, as a device would, and it can be told to fail.
+//! It takes over what [`Device::prepare`] is given and never looks at the batch again, as a device
+//! would, and it can be told to fail.
 
 mod adapters;
 mod attention;

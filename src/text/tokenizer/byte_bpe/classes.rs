@@ -1,7 +1,8 @@
 //! The classes of characters that pre-tokenisers ask for.
 //!
-//! They are read once from the regex engine of the `tokenizers` crate, which the models' vocabularies were made
-//! with: another library's version of Unicode would put a few characters elsewhere.
+//! They are read once from the regex engine of the `tokenizers` crate, which the models'
+//! vocabularies were made with: another library's version of Unicode would put a few characters
+//! elsewhere.
 
 use std::sync::OnceLock;
 

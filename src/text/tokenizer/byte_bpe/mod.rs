@@ -1,8 +1,8 @@
-//! Byte-level byte-pair encoding as a stream of words: the text is read once, memory is that of one word, and
-//! every piece looks at the limit and at who waits.
+//! Byte-level byte-pair encoding as a stream of words: the text is read once, memory is that of one
+//! word, and every piece looks at the limit and at who waits.
 //!
-//! The `tokenizers` crate encodes a text as a whole, with some 400 bytes of memory a byte. Its results are the
-//! definition of these (see the tests).
+//! The `tokenizers` crate encodes a text as a whole, with some 400 bytes of memory a byte. Its
+//! results are the definition of these (see the tests).
 
 mod classes;
 mod merge;

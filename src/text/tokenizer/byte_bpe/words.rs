@@ -1,7 +1,8 @@
-//! The pre-tokenisers of byte-level vocabularies, by hand: in one pass, without a stack, and word after word.
+//! The pre-tokenisers of byte-level vocabularies, by hand: in one pass, without a stack, and word
+//! after word.
 //!
-//! A regex engine that backtracks keeps a place for each character of a run, and gives up (the `onig` crate: panics)
-//! after ten million steps.
+//! A regex engine that backtracks keeps a place for each character of a run, and gives up (the
+//! `onig` crate: panics) after ten million steps.
 
 use super::classes::{LETTER, NUMBER, OTHER, SPACE, class_of};
 
