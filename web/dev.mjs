@@ -8,9 +8,6 @@ import { context, copyStatic, options } from "./build.mjs";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const dist = join(here, "dist");
-const port = Number(process.argv[2] ?? 5173);
-const server = new URL(process.argv[3] ?? "http://127.0.0.1:8000");
-
 /** The header that the binary sends (src/api/page.rs): what breaks under it breaks here first. */
 export const CSP =
   "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; " +
@@ -25,7 +22,7 @@ const TYPES = {
   ".map": "application/json",
 };
 
-function pass(incoming, outgoing) {
+function pass(server, incoming, outgoing) {
   const options = {
     hostname: server.hostname,
     port: server.port,
@@ -42,12 +39,12 @@ function pass(incoming, outgoing) {
   incoming.pipe(passed);
 }
 
-/** A server of the page in `folder`, in front of the API at `server`. */
-export function serve(folder, listenAt) {
+/** A server of the page in `folder`, in front of the API at the URL `server`. */
+export function serve(folder, port, server) {
   const http = createServer(async (incoming, outgoing) => {
     const path = new URL(incoming.url ?? "/", "http://page").pathname;
     const file = path === "/" ? "index.html" : normalize(path).slice(1);
-    if (path !== "/" && !path.startsWith("/assets/")) return pass(incoming, outgoing);
+    if (path !== "/" && !path.startsWith("/assets/")) return pass(server, incoming, outgoing);
     const bytes = await readFile(join(folder, file)).catch(() => null);
     const type = TYPES[extname(file)] ?? "application/octet-stream";
     outgoing.writeHead(bytes ? 200 : 404, {
@@ -59,13 +56,15 @@ export function serve(folder, listenAt) {
     });
     outgoing.end(bytes ?? "");
   });
-  return new Promise((done) => http.listen(listenAt, "127.0.0.1", () => done(http)));
+  return new Promise((done) => http.listen(port, "127.0.0.1", () => done(http)));
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const port = Number(process.argv[2] ?? 5173);
+  const server = new URL(process.argv[3] ?? "http://127.0.0.1:8000");
   const watcher = await context(options(dist, true));
   await watcher.watch();
   await copyStatic(dist);
-  await serve(dist, port);
+  await serve(dist, port, server);
   console.log(`the page is at http://127.0.0.1:${port}, its API at ${server.href}`);
 }

@@ -10,6 +10,7 @@ import type { Answer } from "./conversation";
 import { runs, version } from "./store";
 
 export function AnswerTree({ answer, isOpen }: { answer: Answer; isOpen: boolean }) {
+  void version.value;
   const isShown = useSignal(isOpen);
   const error = useSignal("");
   const run = runs.get(answer);

@@ -2,7 +2,7 @@
 import { useSignal } from "@preact/signals";
 import type { ToolCall } from "../api/types";
 import { type Answer, type AssistantTurn } from "./conversation";
-import { current, tell } from "./store";
+import { current, tell, version } from "./store";
 
 interface CallsProps {
   turn: AssistantTurn;
@@ -12,6 +12,7 @@ interface CallsProps {
 }
 
 export function Calls({ turn, answer, isAsked }: CallsProps) {
+  void version.value;
   const answered = new Set(
     current.value.turns.flatMap((it) => (it.role === "tool" ? [it.callId] : [])),
   );

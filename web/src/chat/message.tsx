@@ -111,6 +111,7 @@ function Assistant({ turn, isLast }: { turn: AssistantTurn; isLast: boolean }) {
 }
 
 function Thought({ answer, isOpen }: { answer: Answer; isOpen: boolean }) {
+  void version.value;
   if (answer.reasoning === "") return null;
   const isThinking = isOpen && answer.text === "";
   return (
@@ -123,6 +124,7 @@ function Thought({ answer, isOpen }: { answer: Answer; isOpen: boolean }) {
 
 /** Code that the server ran. Its output is in the text, too: here it is by itself. */
 function Outputs({ answer }: { answer: Answer }) {
+  void version.value;
   return (
     <details class="outputs">
       <summary>

@@ -19,7 +19,8 @@ function addHead(block: HTMLPreElement): void {
   const head = document.createElement("div");
   head.className = "code-head";
   const name = document.createElement("span");
-  name.textContent = block.dataset["language"] ?? "text";
+  const kind = block.querySelector("code")?.className.replace("language-", "");
+  name.textContent = kind || "text";
   const button = document.createElement("button");
   button.type = "button";
   button.className = "quiet";

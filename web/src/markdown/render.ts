@@ -10,8 +10,8 @@ const marked = new Marked({
   renderer: {
     code({ text, lang }: Tokens.Code): string {
       const name = (lang ?? "").split(/\s/)[0] ?? "";
-      const title = name === "" ? "" : ` data-language="${escapeHtml(name)}"`;
-      return `<pre${title}><code>${highlight(text, name)}</code></pre>`;
+      const kind = name === "" ? "" : ` class="language-${escapeHtml(name)}"`;
+      return `<pre><code${kind}>${highlight(text, name)}</code></pre>`;
     },
     // Raw HTML of an answer is shown as it was written.
     html({ text }: Tokens.HTML | Tokens.Tag): string {
@@ -29,7 +29,7 @@ const ALLOWED_TAGS = [
   ...["input", "li", "ol", "p", "pre", "span", "strong", "sub", "sup"],
   ...["table", "tbody", "td", "th", "thead", "tr", "ul"],
 ];
-const ALLOWED_ATTR = ["align", "checked", "class", "data-language", "disabled", "href", "start"];
+const ALLOWED_ATTR = ["align", "checked", "class", "disabled", "href", "start"];
 
 const purify = DOMPurify(window);
 purify.addHook("afterSanitizeAttributes", (node) => {

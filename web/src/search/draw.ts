@@ -1,8 +1,8 @@
 // Draws a tree. Only what is in the window is looked at, and marks of one colour are one path: that
 // is what keeps thousands of nodes fluent.
-import type { Camera } from "./camera";
+import { type Camera, columnWidth, screenX, screenY } from "./camera";
 import { type Colours, NUM_SHADES, shadeOf } from "./colours";
-import { between, COLUMN, type Layout, ROW } from "./layout";
+import { between, type Layout, ROW } from "./layout";
 import type { Scene } from "./scene";
 import type { SearchTree, TreeNode } from "./tree";
 
@@ -24,11 +24,18 @@ export interface Picture {
   range: [number, number];
 }
 
-/** Rows closer than this are drawn as dots without outlines or curves. */
-const DENSE = 7;
-/** Rows at least this far apart have text. */
-const READABLE = 15;
-const LABEL_CHARS = 30;
+/** More nodes than this in the window are drawn without outlines, curves and text. */
+const MANY = 1_200;
+/** Rows closer than this have no room for rings around their nodes. */
+const DENSE = 5;
+/** Rows at least this far apart have text beside their leaves, */
+const READABLE = 12.5;
+/** and so far apart above the edges of their inner nodes. */
+const ROOMY = 19;
+/** A character's width, in parts of its height. */
+const CHARACTER = 0.53;
+/** Beside the last column there is more room. */
+const LAST_LABEL = 170;
 const FADED = 0.28;
 
 export function radius(visits: number): number {
@@ -37,7 +44,10 @@ export function radius(visits: number): number {
 
 /** A node's radius on the screen. */
 function size(node: TreeNode, camera: Camera): number {
-  return Math.max(radius(node.visits) * Math.min(camera.scale, 1.25), 1.1);
+  const wanted = radius(node.visits) * Math.min(Math.sqrt(camera.scale), 1.2);
+  // Leaves must leave their neighbours room; what was visited often has more of it.
+  const room = ROW * camera.scale * (0.36 + 0.14 * Math.log2(Math.max(node.visits, 1)));
+  return Math.max(Math.min(wanted, room), 1.1);
 }
 
 /** The nodes in the window, and as far beyond as `margin` says. */
@@ -45,10 +55,10 @@ export function visible(picture: Picture, margin: number): number[] {
   const { layout, camera, scene, width, height } = picture;
   const top = (-margin - camera.y) / camera.scale;
   const bottom = (height + margin - camera.y) / camera.scale;
-  const left = (-margin - camera.x) / camera.scale;
-  const right = (width + margin - camera.x) / camera.scale;
-  const first = Math.max(Math.floor(left / COLUMN), 0);
-  const last = Math.min(Math.ceil(right / COLUMN), layout.columns.length - 1);
+  const column = columnWidth(camera);
+  const first = Math.max(Math.floor((-margin - camera.x) / column), 0);
+  const rightmost = Math.ceil((width + margin - camera.x) / column);
+  const last = Math.min(rightmost, layout.columns.length - 1);
   const found: number[] = [];
   for (let depth = first; depth <= last; depth += 1) {
     const column = layout.columns[depth]!;
@@ -64,14 +74,15 @@ export function visible(picture: Picture, margin: number): number[] {
 export function draw(context: CanvasRenderingContext2D, picture: Picture): void {
   const { width, height, camera } = picture;
   context.clearRect(0, 0, width, height);
-  const isDense = ROW * camera.scale < DENSE;
   // Edges to nodes just outside are seen, too.
   const near = visible(picture, Math.max(height, 400));
+  const isDense = near.length > MANY;
   drawEdges(context, picture, near, isDense);
   const seen = visible(picture, 40);
   drawNodes(context, picture, seen, isDense);
   drawMarks(context, picture, seen);
-  if (ROW * camera.scale >= READABLE) drawLabels(context, picture, seen);
+  const isReadable = near.length < MANY && ROW * camera.scale >= READABLE && columnWidth(camera) > 56;
+  if (isReadable) drawLabels(context, picture, seen);
 }
 
 function line(
@@ -81,8 +92,8 @@ function line(
   isStraight: boolean,
 ): void {
   const { parent } = tree.nodes[id]!;
-  const [fromX, fromY] = [scene.x[parent]! * camera.scale + camera.x, screenY(scene, camera, parent)];
-  const [toX, toY] = [scene.x[id]! * camera.scale + camera.x, screenY(scene, camera, id)];
+  const [fromX, fromY] = place(scene, camera, parent);
+  const [toX, toY] = place(scene, camera, id);
   context.moveTo(fromX, fromY);
   if (isStraight) {
     context.lineTo(toX, toY);
@@ -92,8 +103,8 @@ function line(
   context.bezierCurveTo(middle, fromY, middle, toY, toX, toY);
 }
 
-function screenY(scene: Scene, camera: Camera, id: number): number {
-  return scene.y[id]! * camera.scale + camera.y;
+function place(scene: Scene, camera: Camera, id: number): [number, number] {
+  return [screenX(camera, scene.x[id]!), screenY(camera, scene.y[id]!)];
 }
 
 function drawEdges(
@@ -149,7 +160,7 @@ function drawNodes(
     context.fillStyle = colours.shades[shade] ?? colours.unscored;
     context.beginPath();
     for (const id of group) {
-      const [x, y] = [scene.x[id]! * camera.scale + camera.x, screenY(scene, camera, id)];
+      const [x, y] = place(scene, camera, id);
       const r = size(tree.nodes[id]!, camera) * scene.shown[id]!;
       if (isTiny) context.rect(x - r, y - r, 2 * r, 2 * r);
       else circle(context, x, y, r);
@@ -175,7 +186,7 @@ function drawMarks(context: CanvasRenderingContext2D, picture: Picture, seen: nu
     const node = tree.nodes[id];
     if (!node || id >= scene.count) return;
     context.beginPath();
-    const [x, y] = [scene.x[id]! * camera.scale + camera.x, screenY(scene, camera, id)];
+    const [x, y] = place(scene, camera, id);
     circle(context, x, y, size(node, camera) + gap);
     context.strokeStyle = stroke;
     context.lineWidth = thickness;
@@ -195,8 +206,10 @@ function drawMarks(context: CanvasRenderingContext2D, picture: Picture, seen: nu
 }
 
 function drawLabels(context: CanvasRenderingContext2D, picture: Picture, seen: number[]): void {
-  const { tree, scene, camera, colours, best, followed } = picture;
+  const { tree, layout, scene, camera, colours, best, followed } = picture;
   const pixels = Math.min(12.5, Math.max(10, 11.5 * camera.scale));
+  const column = columnWidth(camera);
+  const isRoomy = ROW * camera.scale >= ROOMY;
   context.font = `${pixels}px system-ui, sans-serif`;
   context.textBaseline = "middle";
   context.lineJoin = "round";
@@ -206,12 +219,14 @@ function drawLabels(context: CanvasRenderingContext2D, picture: Picture, seen: n
     const node = tree.nodes[id]!;
     if (id === 0 || scene.shown[id]! < 0.6) continue;
     const isMarked = best.has(id) || followed.has(id);
-    const room = node.children.length === 0 ? LABEL_CHARS : LABEL_CHARS - 12;
-    const text = label(node.text, Math.floor(room * Math.min(camera.scale * 1.1, 1)));
-    const x = scene.x[id]! * camera.scale + camera.x + size(node, camera) + 6;
+    if (!isRoomy && !isMarked && node.children.length > 0) continue;
+    const [at, middle] = place(scene, camera, id);
+    const x = at + size(node, camera) + 6;
+    const isLast = node.depth === layout.columns.length - 1;
+    const room = (isLast ? Math.max(column, LAST_LABEL) : column) - (x - at) - 14;
+    const text = label(node.text, Math.floor(room / (pixels * CHARACTER)));
     // A node that goes on has its edges at its side: its text stands above them.
-    const lift = node.children.length === 0 ? 0 : -ROW * 0.32 * camera.scale;
-    const y = screenY(scene, camera, id) + lift;
+    const y = middle - (node.children.length === 0 ? 0 : Math.max(ROW * 0.32 * camera.scale, 8));
     context.globalAlpha = node.isPruned && !isMarked ? 0.5 : 1;
     context.strokeText(text, x, y);
     context.fillStyle = isMarked ? colours.ink : colours.muted;
@@ -232,9 +247,8 @@ export function nodeAt(picture: Picture, x: number, y: number, reach: number): n
   const { scene, camera, tree } = picture;
   let [found, nearest] = [-1, Infinity];
   for (const id of visible(picture, 40)) {
-    const dx = scene.x[id]! * camera.scale + camera.x - x;
-    const dy = screenY(scene, camera, id) - y;
-    const distance = Math.hypot(dx, dy) - size(tree.nodes[id]!, camera);
+    const [atX, atY] = place(scene, camera, id);
+    const distance = Math.hypot(atX - x, atY - y) - size(tree.nodes[id]!, camera);
     if (distance < reach && distance < nearest) [found, nearest] = [id, distance];
   }
   return found;

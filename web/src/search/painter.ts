@@ -1,6 +1,6 @@
 // Keeps a canvas up to date: when to lay out, when to draw, where the camera goes. It knows nothing
 // of components; `canvas.tsx` hands it what changes and what the pointer does.
-import { between, type Camera, fit, isSame, zoomed } from "./camera";
+import { between, type Camera, fit, isSame, screenX, screenY, zoomed } from "./camera";
 import { type Colours, readColours } from "./colours";
 import { draw, nodeAt, type Picture } from "./draw";
 import { type Layout, layoutOf } from "./layout";
@@ -31,7 +31,7 @@ export class Painter {
   #layout: Layout;
   #laidOut: { tree: SearchTree; count: number; at: number };
   #scene = new Scene();
-  #camera: Camera = { scale: 1, x: 0, y: 0 };
+  #camera: Camera = { scale: 1, stretch: 1, x: 0, y: 0 };
   /** Where the camera goes; `null` while the user holds it. */
   #goal: Camera | null = null;
   #follows = true;
@@ -147,8 +147,8 @@ export class Painter {
 
   /** Where a node is on the canvas. */
   place(id: number): { x: number; y: number } {
-    const { scale, x, y } = this.#camera;
-    return { x: this.#scene.x[id]! * scale + x, y: this.#scene.y[id]! * scale + y };
+    const camera = this.#camera;
+    return { x: screenX(camera, this.#scene.x[id]!), y: screenY(camera, this.#scene.y[id]!) };
   }
 
   pan(dx: number, dy: number): void {
@@ -178,14 +178,14 @@ export class Painter {
   reveal(id: number): void {
     if (id < 0 || id >= this.#layout.x.length) return;
     const camera = this.#goal ?? this.#camera;
-    const x = this.#layout.x[id]! * camera.scale + camera.x;
-    const y = this.#layout.y[id]! * camera.scale + camera.y;
+    const x = screenX(camera, this.#layout.x[id]!);
+    const y = screenY(camera, this.#layout.y[id]!);
     const into = (at: number, size: number) =>
       at < size * 0.08 ? size * 0.25 - at : at > size * 0.9 ? size * 0.7 - at : 0;
     const [dx, dy] = [into(x, this.#width), into(y, this.#height)];
     if (dx === 0 && dy === 0) return this.redraw();
     this.#follows = false;
-    this.#goal = { scale: camera.scale, x: camera.x + dx, y: camera.y + dy };
+    this.#goal = { ...camera, x: camera.x + dx, y: camera.y + dy };
     this.redraw();
   }
 }

@@ -55,6 +55,8 @@ interface StatsProps {
 
 export function Stats({ run, tree, budget }: StatsProps) {
   askBlockSize();
+  // The tree is changed in place: its version says when.
+  void run.version.value;
   const isLive = run.state.value === "running";
   const end = tree.chosen[0] ?? tree.best;
   const best = end === null || end === undefined ? null : tree.nodes[end]!.value;

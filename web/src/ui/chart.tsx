@@ -74,11 +74,16 @@ function options(props: ChartProps, element: HTMLElement, width: number): uPlot.
     cursor: { y: false, points: { size: 6 } },
     scales: { x: { time: props.isTime ?? false }, y: { range: range(props.top) } },
     axes: [
-      { ...axis, space: 70, size: 26 },
+      { ...axis, space: 70, size: 26, ...(props.isTime ? { values: clock } : {}) },
       { ...axis, size: 46, space: 26, values: (_, ticks) => ticks.map(format) },
     ],
     series: [{}, ...props.lines.map((line) => series(line, colour(line.colour)))],
   };
+}
+
+/** Times of the day: days do not fit, and the page looks back minutes. */
+function clock(_: uPlot, seconds: number[]): string[] {
+  return seconds.map((at) => new Date(at * 1000).toLocaleTimeString("en-GB"));
 }
 
 function range(top: number | undefined): uPlot.Range.Function {
