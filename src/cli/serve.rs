@@ -78,6 +78,7 @@ fn server_config(args: &ServeArgs) -> ServerConfig {
         max_work_time: Duration::from_millis(args.work.max_work_ms),
         max_branch_bytes: args.work.max_branch_bytes,
         escape_special_tokens: args.escape_special_tokens,
+        ui: !args.no_ui,
     }
 }
 
