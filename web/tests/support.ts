@@ -10,8 +10,8 @@ import { serve } from "../dev.mjs";
 
 const web = join(dirname(fileURLToPath(import.meta.url)), "..");
 
-/** The longest that a model on a busy machine may take for an answer of a test. */
-export const PATIENCE = 120_000;
+/** The longest that a model on a busy machine may take for an answer of a test, in milliseconds. */
+export const PATIENCE = 1_000 * Number(process.env["PONDER_TEST_PATIENCE"] ?? 120);
 
 function executable(): string {
   const known = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
@@ -81,8 +81,9 @@ export class Ponder {
     if (!binary) throw new Error("set PONDER_BIN to a built ponder");
     const model = process.env["PONDER_TEST_MODEL"] ?? "smollm2-135m";
     const own = ["--port", this.api.port, "--trace-db", join(this.#folder, "traces.db")];
-    const threads = ["--threads", process.env["PONDER_TEST_THREADS"] ?? "1"];
-    const args = ["serve", model, ...own, ...threads, ...this.#flags];
+    const threads = process.env["PONDER_TEST_THREADS"] ?? "1";
+    const small = ["--threads", threads, "--kv-cache-memory", "512M"];
+    const args = ["serve", model, ...own, ...small, ...this.#flags];
     this.#process = spawn(binary, args, { stdio: "ignore" });
     await until("the server's start", async () => (await fetch(new URL("/ready", this.api))).ok);
   }

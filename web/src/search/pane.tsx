@@ -67,7 +67,7 @@ export function Pane({ run, budget, label, ofNode, isInline }: PaneProps) {
         <ReplayBar run={run} replay={replay} />
       </div>
       <div class="pane-side" ref={branch}>
-        <Stats run={run} tree={tree} budget={budget} />
+        <Stats run={run} tree={tree} count={count} budget={budget} />
         {run.error.value && (
           <p class="error" role="alert">
             {run.error.value}

@@ -49,14 +49,14 @@ function stateText(run: SearchRun): string {
 interface StatsProps {
   run: SearchRun;
   tree: SearchTree;
+  /** Events that the tree is made of: it is changed in place, and this says when. */
+  count: number;
   /** Of the request, to show how much of it is spent. */
   budget?: number | undefined;
 }
 
 export function Stats({ run, tree, budget }: StatsProps) {
   askBlockSize();
-  // The tree is changed in place: its version says when.
-  void run.version.value;
   const isLive = run.state.value === "running";
   const end = tree.chosen[0] ?? tree.best;
   const best = end === null || end === undefined ? null : tree.nodes[end]!.value;
