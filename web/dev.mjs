@@ -33,6 +33,10 @@ function pass(server, incoming, outgoing) {
   const passed = request(options, (answer) => {
     outgoing.writeHead(answer.statusCode ?? 502, answer.headers);
     answer.pipe(outgoing);
+    // A pipe does not tell of an end before the end.
+    answer.on("close", () => {
+      if (!answer.complete) outgoing.destroy();
+    });
   });
   passed.on("error", () => outgoing.destroy());
   outgoing.on("close", () => passed.destroy());

@@ -190,9 +190,10 @@ test("a trace is filtered, opened, graded and exported", async () => {
   await page.keyboard.press("End");
   const facts = (await page.textContent(".branch .facts")) ?? "";
   assert.match(facts, /process value1\.000/);
-  // Another whole answer of the tree is wrong.
+  // The node with which the answer ends is graded with it.
   await page.click("[aria-label='This leaf is'] .wrong");
   await page.waitForSelector(".view-head .outcome.wrong");
+  assert.match((await page.textContent(".branch h3")) ?? "", /^Step/, "it stays chosen");
   await page.getByLabel("Format").selectOption("step_values");
   const [file] = await Promise.all([page.waitForEvent("download"), page.click("text=Download")]);
   const rows = (await readFile(await file.path(), "utf8")).trim().split("\n");

@@ -19,6 +19,23 @@ function dataOf(block: string): string {
   return lines.map((line) => line.slice(5).trimStart()).join("\n");
 }
 
+/** The server says something every 15 seconds, if only a comment: a longer silence is no waiting. */
+const SILENCE = 60_000;
+
+type Reader = ReadableStreamDefaultReader<string>;
+
+async function read(reader: Reader): ReturnType<Reader["read"]> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const silence = new Promise<never>((_, fail) => {
+    timer = setTimeout(() => fail(new Error("nothing came")), SILENCE);
+  });
+  try {
+    return await Promise.race([reader.read(), silence]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 /**
  * The chunks of a stream until `[DONE]`. A body that ends before that was cut: this is an error,
  * since half an answer must not look like a whole one.
@@ -29,7 +46,7 @@ export async function* chunks<T>(response: Response): AsyncGenerator<T> {
   const splitter = new EventSplitter();
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await read(reader);
       if (done) break;
       for (const data of splitter.push(value)) {
         if (data === "[DONE]") return;

@@ -8,6 +8,7 @@ import { SearchRun } from "../search/run";
 import { fixed } from "../search/describe";
 import type { Answer } from "./conversation";
 import { runs, version } from "./store";
+import { strategyName } from "../ui/names";
 
 export function AnswerTree({ answer, isOpen }: { answer: Answer; isOpen: boolean }) {
   void version.value;
@@ -33,7 +34,7 @@ export function AnswerTree({ answer, isOpen }: { answer: Answer; isOpen: boolean
     <section class="answer-tree">
       <header>
         <button class="quiet" aria-expanded={isShown.value} onClick={() => void load()}>
-          {answer.strategy.replaceAll("_", " ")}
+          {strategyName(answer.strategy)}
         </button>
         <Summary answer={answer} run={run} />
         {id && <a href={href("traces", id)}>Open the trace</a>}

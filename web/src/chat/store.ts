@@ -5,6 +5,7 @@ import { model } from "../api/models";
 import { chunks } from "../api/sse";
 import type { Chunk } from "../api/types";
 import { SearchRun } from "../search/run";
+import { framed } from "../ui/framed";
 import {
   type Answer,
   type AssistantTurn,
@@ -172,18 +173,4 @@ async function generate(
   if (writing.value === own) writing.value = null;
   changed(conversation);
   await run?.watched(answer.search, answer.text);
-}
-
-/** Calls at most once a frame. */
-function framed(act: () => void): () => void {
-  let isDue = false;
-  return () => {
-    if (isDue) return;
-    isDue = true;
-    // A page in the background has no frames.
-    setTimeout(() => {
-      isDue = false;
-      act();
-    }, 33);
-  };
 }

@@ -9,6 +9,7 @@ import { Message } from "./message";
 import { Panel } from "./panel";
 import { settings } from "./settings";
 import { current, openConversation, problem, say, version } from "./store";
+import { strategyName } from "../ui/names";
 
 /** Closer to the end than this, the list follows what is written. */
 const NEAR_END = 80;
@@ -49,7 +50,7 @@ export function ChatView() {
             onClick={toggle("panel")}
           >
             <Icon name="sliders" />
-            <span>{strategy === "" ? "Plain" : strategy.replaceAll("_", " ")}</span>
+            <span>{strategy === "" ? "Plain" : strategyName(strategy)}</span>
           </button>
         </div>
       </section>

@@ -2,6 +2,7 @@
 import { strategies } from "../api/models";
 import { Field, Select, TextArea } from "../ui/fields";
 import { CHECKS, REWARDS, type RewardSettings, type SearchSettings, STRATEGIES } from "./settings";
+import { strategyName } from "../ui/names";
 
 interface FieldsProps {
   settings: SearchSettings;
@@ -25,7 +26,7 @@ export function SearchFields({ settings, onChange, withPlain }: FieldsProps) {
   const set = (name: keyof SearchSettings) => (value: string) =>
     onChange({ ...settings, [name]: value });
   const listed = strategies.value.length > 0 ? strategies.value : Object.keys(STRATEGIES);
-  const names = listed.map((name) => [name, name.replaceAll("_", " ")] as const);
+  const names = listed.map((name) => [name, strategyName(name)] as const);
   const options = withPlain ? [["", "none: a plain answer"] as const, ...names] : names;
   const facts = STRATEGIES[settings.strategy];
   const sizes = SIZES.filter(([name]) => !facts || facts.fields.includes(name));

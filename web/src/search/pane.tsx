@@ -30,11 +30,12 @@ export function Pane({ run, budget, label, ofNode, isInline }: PaneProps) {
   const colouring = useSignal<Colouring>("value");
   const branch = useRef<HTMLDivElement>(null);
   const { log } = run;
+  const { value: generation } = run.generation;
   useEffect(() => {
     selected.value = -1;
     replay.reset();
     return () => replay.pause();
-  }, [log, replay]);
+  }, [generation, replay]);
 
   const count = replay.count();
   const tree = log.at(count);

@@ -3,6 +3,7 @@ import { signal } from "@preact/signals";
 import { ask, getJson, isAbort, told } from "../api/client";
 import { chunks } from "../api/sse";
 import type { Chunk, SearchReport, Trace, Usage } from "../api/types";
+import { framed } from "../ui/framed";
 import { logOf, TreeLog } from "./tree";
 
 export type RunState = "idle" | "running" | "done" | "stopped" | "failed";
@@ -16,10 +17,13 @@ export class SearchRun {
   readonly report = signal<SearchReport | null>(null);
   readonly usage = signal<Usage | null>(null);
   log = new TreeLog();
+  /** Counts the searches that were shown; one that is loaded again is the same. */
+  readonly generation = signal(0);
   strategy = "";
   startedAt = 0;
   endedAt = 0;
   #abort: AbortController | null = null;
+  #touch = framed(() => (this.version.value += 1));
 
   get elapsed(): number {
     if (this.state.value === "idle") return 0;
@@ -30,6 +34,7 @@ export class SearchRun {
     this.stop();
     this.#abort = new AbortController();
     this.log = new TreeLog();
+    this.generation.value += 1;
     this.strategy = strategy;
     this.startedAt = performance.now();
     this.answer.value = "";
@@ -45,6 +50,7 @@ export class SearchRun {
     this.endedAt = performance.now();
     this.error.value = error;
     this.state.value = state;
+    this.version.value += 1;
   }
 
   /** Asks for a searched answer and follows it to its end. */
@@ -76,7 +82,7 @@ export class SearchRun {
   /** Takes an event of a search that somebody else reads, such as a chat. */
   feed(event: NonNullable<Chunk["search_event"]>): void {
     this.log.push({ at: performance.now() - this.startedAt, event });
-    this.version.value += 1;
+    this.#touch();
   }
 
   /** Begins to be fed. */
@@ -118,6 +124,7 @@ export class SearchRun {
   /** Shows a search of the past. */
   load(trace: Trace): void {
     this.stop();
+    if (this.log.trace?.id !== trace.id) this.generation.value += 1;
     this.strategy = trace.strategy;
     this.log = logOf(trace);
     const end = trace.chosen[0];

@@ -6,6 +6,7 @@ import { fixed } from "./describe";
 import type { SearchRun } from "./run";
 import { DEFAULT_BLOCK_SIZE, sharing } from "./sharing";
 import type { SearchTree } from "./tree";
+import { strategyName } from "../ui/names";
 
 /** Tokens of the server's KV blocks. */
 const blockSize = signal(DEFAULT_BLOCK_SIZE);
@@ -79,7 +80,7 @@ export function Stats({ run, tree, budget }: StatsProps) {
     <div class="stats">
       <p class={`state ${run.state.value}`}>
         <span class="dot" aria-hidden="true" />
-        <strong>{run.strategy.replaceAll("_", " ") || "search"}</strong>
+        <strong>{strategyName(run.strategy)}</strong>
         <span>{stateText(run)}</span>
         {isLive ? <Clock run={run} /> : <span>{(run.elapsed / 1000).toFixed(1)} s</span>}
       </p>

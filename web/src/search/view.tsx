@@ -12,6 +12,7 @@ import { SearchFields } from "./fields";
 import { Pane } from "./pane";
 import { SearchRun } from "./run";
 import { defaultSearch, number, searchField, type SearchSettings } from "./settings";
+import { strategyName } from "../ui/names";
 
 interface Draft {
   prompt: string;
@@ -108,6 +109,8 @@ function Ask({ value, set, isRunning }: PartProps & { isRunning: boolean }) {
   const onKeyDown = (event: KeyboardEvent) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
+    // Only the button stops: Enter once too often must not.
+    if (isRunning) return;
     (event.currentTarget as HTMLTextAreaElement).form?.requestSubmit();
   };
   return (
@@ -136,9 +139,9 @@ function Settings({ value, set }: PartProps) {
     <details class="search-settings">
       <summary>
         <Icon name="sliders" />
-        <span class="strategy-name">{value.left.strategy.replaceAll("_", " ")}</span>
+        <span class="strategy-name">{strategyName(value.left.strategy)}</span>
         {value.isDouble && (
-          <span class="strategy-name"> beside {value.right.strategy.replaceAll("_", " ")}</span>
+          <span class="strategy-name"> beside {strategyName(value.right.strategy)}</span>
         )}
         <span class="hint">strategy, budget, reward, sampling</span>
       </summary>
@@ -202,7 +205,7 @@ function Side({ run, settings }: { run: SearchRun; settings: SearchSettings }) {
   const id = run.report.value?.trace_id;
   return (
     <section class="side">
-      <Pane run={run} budget={budget} label={`Tree of ${run.strategy.replaceAll("_", " ")}`} />
+      <Pane run={run} budget={budget} label={`Tree of ${strategyName(run.strategy)}`} />
       {run.answer.value !== "" && (
         <article class="side-answer">
           <header>

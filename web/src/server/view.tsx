@@ -11,6 +11,7 @@ import { Icon } from "../ui/icon";
 import { Adapters } from "./adapters";
 import { Experts } from "./experts";
 import { looks, metrics, metricsError, rates, watchServer } from "./history";
+import { strategyName } from "../ui/names";
 
 export function ServerView() {
   useEffect(watchServer, []);
@@ -252,7 +253,7 @@ function Searches({ read }: { read: Metrics }) {
         <tbody>
           {[...searches].map(([name, count]) => (
             <tr key={name}>
-              <th scope="row">{name.replaceAll("_", " ")}</th>
+              <th scope="row">{strategyName(name)}</th>
               <td class="number">{count}</td>
               <td class="number">{short(kept.get(name) ?? 0)}</td>
               <td class="number">{short(discarded.get(name) ?? 0)}</td>

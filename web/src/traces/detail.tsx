@@ -13,6 +13,7 @@ import { Icon } from "../ui/icon";
 import { Exports } from "./exports";
 import { GradeAnswer, GradeLeaf } from "./grade";
 import { Outcome, when } from "./list";
+import { strategyName } from "../ui/names";
 
 export function TraceDetail({ id }: { id: string }) {
   const trace = useSignal<Trace | null>(null);
@@ -52,7 +53,7 @@ export function TraceDetail({ id }: { id: string }) {
         <a class="back" href={href("traces")}>
           <Icon name="left" /> Traces
         </a>
-        <h1>{found ? `${found.strategy.replaceAll("_", " ")}, ${when(found.created)}` : "Trace"}</h1>
+        <h1>{found ? `${strategyName(found.strategy)}, ${when(found.created)}` : "Trace"}</h1>
         {found && <Outcome outcome={found.outcome} />}
         {found && (
           <button class="quiet danger" onClick={() => void remove()}>

@@ -29,7 +29,7 @@ export function GradeAnswer({ trace, onGraded }: GradeProps) {
         class="correction"
         onSubmit={(event) => {
           event.preventDefault();
-          send({ outcome: trace.outcome ?? 0, correction: correction.value });
+          send({ correction: correction.value });
         }}
       >
         <input
@@ -59,7 +59,9 @@ export function GradeLeaf({ trace, node, onGraded }: GradeProps & { node: TreeNo
   if (end !== "stop" && end !== "length") return null;
   const send = (outcome: number) => {
     error.value = "";
-    const body = { leaves: [{ node: node.id, outcome }] };
+    // The returned answer's grade is the trace's, too.
+    const isChosen = trace.chosen[0] === node.id;
+    const body = isChosen ? { outcome } : { leaves: [{ node: node.id, outcome }] };
     grade(trace, body).then(onGraded, (problem) => (error.value = told(problem)));
   };
   return (

@@ -10,6 +10,7 @@ import { go, href } from "../router";
 import { fixed } from "../search/describe";
 import { Field, Select } from "../ui/fields";
 import { type Filters, filters, query } from "./filters";
+import { strategyName } from "../ui/names";
 
 const GRADED = [
   ["", "graded or not"],
@@ -88,7 +89,7 @@ function FilterBar({ value }: { value: Filters }) {
   const set = (name: keyof Filters) => (text: string) =>
     (filters.value = { ...filters.value, [name]: text });
   const names = (list: string[], all: string) =>
-    [["", all] as const, ...list.map((name) => [name, name.replaceAll("_", " ")] as const)];
+    [["", all] as const, ...list.map((name) => [name, strategyName(name)] as const)];
   const modelNames = models.value.map((model) => model.id);
   return (
     <div class="filters" role="group" aria-label="Filters">
@@ -145,7 +146,7 @@ function Table({ rows }: { rows: TraceSummary[] }) {
               <td>
                 <a href={href("traces", row.id)}>{when(row.created)}</a>
               </td>
-              <td>{row.strategy.replaceAll("_", " ")}</td>
+              <td>{strategyName(row.strategy)}</td>
               <td>{row.model}</td>
               <td class="number">{row.num_nodes}</td>
               <td class="number">{row.num_tokens}</td>
