@@ -12,10 +12,13 @@ const out = process.argv[2] ?? join(here, "..", "docs", "pictures");
 /** Most bytes of a picture: a README is read over slow lines, too. */
 const MOST_BYTES = 200_000;
 
-const QUESTION = "What is 17 + 25 - 9? Think step by step, one short line each.";
+const QUESTION =
+  "A farmer has 17 sheep, buys 25 more and sells 9. How many are left? Think step by step, " +
+  "one short line each.";
 const CODE = "Write a Python function that says whether a string is a palindrome.";
 
 async function shoot(page: Page, name: string): Promise<void> {
+  await page.mouse.move(640, 60);
   await page.waitForTimeout(700);
   const path = join(out, `${name}.png`);
   await packed(page, path);
@@ -67,6 +70,8 @@ async function trees(browser: Browser, ponder: Ponder): Promise<void> {
   await page.click("[aria-label='The answer is'] .right");
   await page.waitForSelector(".view-head .outcome.right");
   await page.getByLabel("Colour by").selectOption("process");
+  await page.evaluate(() => document.querySelector(".side-answer")?.scrollIntoView(false));
+  await page.locator("main").evaluate((it) => it.scrollBy(0, 420));
   await shoot(page, "trace-dark");
   await page.context().close();
 }
@@ -78,6 +83,18 @@ async function sideBySide(browser: Browser, ponder: Ponder): Promise<void> {
   await search(page, ponder.url, ask);
   await shoot(page, "side-by-side");
   await page.context().close();
+}
+
+/** Something to see in the figures of the server. */
+async function busy(ponder: Ponder): Promise<void> {
+  const asks = ["Tell a short story.", "Explain rain.", "List the planets."].map((content) =>
+    fetch(new URL("/v1/chat/completions", ponder.api), {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ messages: [{ role: "user", content }], max_tokens: 120, stream: true }),
+    }).then((response) => response.text()),
+  );
+  await Promise.all(asks);
 }
 
 async function chat(browser: Browser, ponder: Ponder): Promise<void> {
@@ -92,9 +109,12 @@ async function chat(browser: Browser, ponder: Ponder): Promise<void> {
   await page.press("#composer-text", "Enter");
   await page.waitForSelector(".turn.assistant .actions", { timeout: PATIENCE });
   await page.locator("#composer-text").blur();
+  await page.locator(".turns").evaluate((it) => (it.scrollTop = 0));
   await shoot(page, "chat-light");
   await page.click("a[href='#/server']");
-  await page.waitForTimeout(9_000);
+  await page.waitForTimeout(6_000);
+  await busy(ponder);
+  await page.waitForTimeout(4_000);
   await shoot(page, "server-light");
   await page.context().close();
 }

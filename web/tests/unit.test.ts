@@ -11,6 +11,7 @@ import {
   newAnswer,
   newConversation,
 } from "../src/chat/conversation";
+import { plainMath } from "../src/markdown/math";
 import { layoutOf } from "../src/search/layout";
 import { defaultSearch, searchField } from "../src/search/settings";
 import { sharing } from "../src/search/sharing";
@@ -175,6 +176,11 @@ test("settings become the fields that were filled in", () => {
   });
   assert.throws(() => searchField({ ...settings, n: "four" }), /n is not a number/);
   assert.throws(() => searchField({ ...settings, more: "{" }), /not JSON/);
+});
+
+test("formulas read well in a line", () => {
+  assert.equal(plainMath("17 + 25 \\times \\frac{1}{2} = \\boxed{29.5}"), "17 + 25 × 1/2 = [29.5]");
+  assert.equal(plainMath("\\frac{a + 1}{\\sqrt{b}} \\leq \\unknown"), "(a + 1)/(√(b)) ≤ \\unknown");
 });
 
 test("conversations survive a file, and a bad file is refused", () => {

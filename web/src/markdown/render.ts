@@ -3,6 +3,7 @@
 import DOMPurify from "dompurify";
 import { Marked, type Tokens } from "marked";
 import { escapeHtml, highlight } from "./highlight";
+import { math } from "./math";
 
 const marked = new Marked({
   gfm: true,
@@ -22,6 +23,12 @@ const marked = new Marked({
       return `<a href="${escapeHtml(href)}">${escapeHtml(text || href)}</a>`;
     },
   },
+});
+
+marked.use({
+  extensions: [
+    { ...math, renderer: ({ text }) => `<span class="math">${escapeHtml(String(text))}</span>` },
+  ],
 });
 
 const ALLOWED_TAGS = [

@@ -37,6 +37,8 @@ const CHARACTER = 0.53;
 /** Beside the last column there is more room. */
 const LAST_LABEL = 170;
 const FADED = 0.28;
+/** How far the ring of an answer is from its node. */
+const RING = 5.5;
 
 export function radius(visits: number): number {
   return 4.2 + Math.min(2.4 * Math.log2(Math.max(visits, 1)), 12);
@@ -179,6 +181,12 @@ function circle(context: CanvasRenderingContext2D, x: number, y: number, r: numb
   context.arc(x, y, r, 0, 2 * Math.PI);
 }
 
+/** The nodes with which the answers end, or the best one so far. */
+function endsOf(tree: SearchTree): number[] {
+  if (tree.chosen.length > 0) return tree.chosen;
+  return tree.best === null ? [] : [tree.best];
+}
+
 /** Rings: the answer, what is right or wrong, what is selected. */
 function drawMarks(context: CanvasRenderingContext2D, picture: Picture, seen: number[]): void {
   const { tree, scene, camera, colours, selected, hovered, best } = picture;
@@ -199,14 +207,14 @@ function drawMarks(context: CanvasRenderingContext2D, picture: Picture, seen: nu
     if (outcome === null || outcome === undefined || isDense) continue;
     ring(id, outcome >= 1 ? colours.right : colours.wrong, 3, 2);
   }
-  const ends = tree.chosen.length > 0 ? tree.chosen : tree.best === null ? [] : [tree.best];
-  for (const id of ends) if (best.has(id)) ring(id, colours.accent, 5.5, 2.5);
+  for (const id of endsOf(tree)) if (best.has(id)) ring(id, colours.accent, RING, 2.5);
   if (hovered >= 0) ring(hovered, colours.muted, 3, 1.5);
   if (selected >= 0) ring(selected, colours.ink, 4, 2);
 }
 
 function drawLabels(context: CanvasRenderingContext2D, picture: Picture, seen: number[]): void {
-  const { tree, layout, scene, camera, colours, best, followed } = picture;
+  const { tree, layout, scene, camera, colours, best, followed, width } = picture;
+  const ends = endsOf(tree);
   const pixels = Math.min(12.5, Math.max(10, 11.5 * camera.scale));
   const column = columnWidth(camera);
   const isRoomy = ROW * camera.scale >= ROOMY;
@@ -221,9 +229,11 @@ function drawLabels(context: CanvasRenderingContext2D, picture: Picture, seen: n
     const isMarked = best.has(id) || followed.has(id);
     if (!isRoomy && !isMarked && node.children.length > 0) continue;
     const [at, middle] = place(scene, camera, id);
-    const x = at + size(node, camera) + 6;
+    const isEnd = ends.includes(id);
+    const x = at + size(node, camera) + (isEnd ? RING + 5 : 6);
     const isLast = node.depth === layout.columns.length - 1;
-    const room = (isLast ? Math.max(column, LAST_LABEL) : column) - (x - at) - 14;
+    const wanted = (isLast ? Math.max(column, LAST_LABEL) : column) - (x - at) - 14;
+    const room = Math.min(wanted, width - x - 4);
     const text = label(node.text, Math.floor(room / (pixels * CHARACTER)));
     // A node that goes on has its edges at its side: its text stands above them.
     const y = middle - (node.children.length === 0 ? 0 : Math.max(ROW * 0.32 * camera.scale, 8));

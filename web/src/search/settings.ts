@@ -194,7 +194,13 @@ export const STRATEGIES: Record<string, StrategyFacts> = {
   vm_mcts: {
     says: "Tree search that expands by whole answers, whose first steps are the actions.",
     fields: ["n", "branch", "iterations", "exploration", "threshold", "delimiter"],
-    defaults: { n: "5", branch: "3", iterations: "10", exploration: "0.2" },
+    defaults: {
+      n: "5",
+      branch: "3",
+      iterations: "10",
+      exploration: "0.2",
+      delimiter: "line end",
+    },
   },
 };
 

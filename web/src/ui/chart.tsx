@@ -69,7 +69,7 @@ function options(props: ChartProps, element: HTMLElement, width: number): uPlot.
   return {
     width,
     height: props.height,
-    padding: [8, 8, 0, 0],
+    padding: [8, 20, 0, 0],
     legend: { show: false },
     cursor: { y: false, points: { size: 6 } },
     scales: { x: { time: props.isTime ?? false }, y: { range: range(props.top) } },
