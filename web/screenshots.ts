@@ -91,7 +91,11 @@ async function busy(ponder: Ponder): Promise<void> {
     fetch(new URL("/v1/chat/completions", ponder.api), {
       method: "POST",
       headers: { "content-type": "application/json" },
-      body: JSON.stringify({ messages: [{ role: "user", content }], max_tokens: 120, stream: true }),
+      body: JSON.stringify({
+        messages: [{ role: "user", content }],
+        max_tokens: 120,
+        stream: true,
+      }),
     }).then((response) => response.text()),
   );
   await Promise.all(asks);

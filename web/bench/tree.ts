@@ -39,12 +39,14 @@ const load = await readFile("/proc/loadavg", "utf8").catch(() => "unknown");
 console.log(`${numNodes} nodes, 1400 x 900; load of the machine ${load.trim()}`);
 for (const scene of ["pan", "zoom", "grow", "replay"]) {
   const found = await page.evaluate(
-    ([scene, numNodes]) => (window as unknown as Stage).measure(scene as string, numNodes as number),
-    [scene, numNodes] as const,
+    ({ scene, numNodes }) => (window as unknown as Stage).measure(scene, numNodes),
+    { scene, numNodes },
   );
+  const time = (milliseconds: number) => `${milliseconds.toFixed(1)} ms`;
   console.log(
-    `${scene.padEnd(7)} ${found.fps.toFixed(1).padStart(6)} frames/s   ` +
-      `${String(found.shown).padStart(5)} nodes in the window   a frame's script: median ${found.median.toFixed(1)} ms, p95 ${found.p95.toFixed(1)} ms`,
+    `${scene.padEnd(7)} ${found.fps.toFixed(1).padStart(6)} frames/s`,
+    `  ${String(found.shown).padStart(5)} nodes in the window`,
+    `  a frame's script: median ${time(found.median)}, p95 ${time(found.p95)}`,
   );
 }
 await browser.close();

@@ -116,7 +116,7 @@ test("the theme can be switched and is remembered", async () => {
   await page.context().close();
 });
 
-test("the keyboard reaches every control of the bar and the chat, and shows where it is", async () => {
+test("the keyboard reaches every control of bar and chat, and shows where it is", async () => {
   const { page } = await open(browser, ponder.url);
   const seen = new Set<string>();
   for (let press = 0; press < 30; press += 1) {

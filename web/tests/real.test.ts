@@ -146,9 +146,8 @@ test("two strategies run side by side", async () => {
   await page.locator("fieldset").nth(1).getByLabel("token budget").fill("150");
   await page.click(".search-settings > summary");
   await search(page, "beam", "150");
-  await page.waitForFunction(() => document.querySelectorAll(".state.done").length === 2, undefined, {
-    timeout: PATIENCE,
-  });
+  const areDone = () => document.querySelectorAll(".state.done").length === 2;
+  await page.waitForFunction(areDone, undefined, { timeout: PATIENCE });
   const names = await page.locator(".state strong").allTextContents();
   assert.deepEqual(names, ["beam", "best of n"]);
   assert.deepEqual(faults, []);

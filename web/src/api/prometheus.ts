@@ -47,7 +47,7 @@ export function by(metrics: Metrics, name: string, of: string): Map<string, numb
   return sums;
 }
 
-/** The quantiles of a histogram, between the bounds of its buckets; `null` where nothing is in it. */
+/** The quantiles of a histogram, between the bounds of its buckets; `null` where it is empty. */
 export function quantiles(metrics: Metrics, name: string, at: number[]): (number | null)[] {
   const counts = by(metrics, `${name}_bucket`, "le");
   const bounds = [...counts].map(([le, count]) => ({ le: bound(le), count }));

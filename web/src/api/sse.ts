@@ -19,7 +19,7 @@ function dataOf(block: string): string {
   return lines.map((line) => line.slice(5).trimStart()).join("\n");
 }
 
-/** The server says something every 15 seconds, if only a comment: a longer silence is no waiting. */
+/** The server says something every 15 seconds, if only a comment: longer silence is a fault. */
 const SILENCE = 60_000;
 
 type Reader = ReadableStreamDefaultReader<string>;

@@ -170,7 +170,12 @@ function Foot({ turn, answer }: { turn: AssistantTurn; answer: Answer }) {
     <div class="actions">
       {turn.variants.length > 1 && (
         <span class="variants">
-          <Action icon="left" label="Answer before" off={turn.shown === 0} onClick={() => show(-1)} />
+          <Action
+            icon="left"
+            label="Answer before"
+            off={turn.shown === 0}
+            onClick={() => show(-1)}
+          />
           {turn.shown + 1}/{turn.variants.length}
           <Action
             icon="right"

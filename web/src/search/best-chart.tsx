@@ -1,15 +1,18 @@
-// Scores as they came, and the best one so far, along the tokens that were spent.
+// Scores as they came, and the highest one so far, along the tokens that were spent.
 import { Chart, type Line } from "../ui/chart";
 import type { TreeLog } from "./tree";
 
 const LINES: Line[] = [
   { label: "score", colour: "--unscored", kind: "points" },
-  { label: "best so far", colour: "--accent", kind: "steps" },
+  { label: "highest so far", colour: "--accent", kind: "steps" },
 ];
 /** More points than this are a cloud that takes long to draw. */
 const MOST_POINTS = 2_000;
 
-/** x, scores, and the best so far. */
+/**
+ * x, scores, and the highest so far. Events name the best *answer*, which some searches have only
+ * at their end; what was found on the way counts here, too.
+ */
 export function bestSeries(log: TreeLog, count: number): (number | null)[][] {
   const [tokens, scores, best]: [number[], (number | null)[], (number | null)[]] = [[], [], []];
   let [now, top]: [number, number | null] = [0, null];
@@ -17,7 +20,9 @@ export function bestSeries(log: TreeLog, count: number): (number | null)[][] {
   for (let index = 0; index < count; index += 1) {
     const { event } = log.entries[index]!;
     if (event.event === "spawn") now = Math.max(now, event.tokens);
-    if (event.event === "best") top = event.value;
+    if (event.event === "best" || event.event === "score") {
+      top = Math.max(top ?? -Infinity, event.value);
+    }
     if (event.event === "best" || (event.event === "score" && index % sparse === 0)) {
       tokens.push(now);
       scores.push(event.value);
@@ -34,13 +39,13 @@ export function BestChart({ log, count }: { log: TreeLog; count: number }) {
   return (
     <figure class="best-chart">
       <figcaption>
-        Value over tokens <span class="key-best">best so far</span>
+        Value over tokens <span class="key-best">highest so far</span>
       </figcaption>
       <Chart
         lines={LINES}
         data={data}
         height={120}
-        label={`Best value over tokens, now ${last?.toFixed(3) ?? "none"}`}
+        label={`Highest value over tokens, now ${last?.toFixed(3) ?? "none"}`}
       />
     </figure>
   );

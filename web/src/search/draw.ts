@@ -34,6 +34,8 @@ const READABLE = 12.5;
 const ROOMY = 19;
 /** A character's width, in parts of its height. */
 const CHARACTER = 0.53;
+/** Columns closer than this have room for no word. */
+const NARROWEST_LABEL = 56;
 /** Beside the last column there is more room. */
 const LAST_LABEL = 170;
 const FADED = 0.28;
@@ -83,8 +85,8 @@ export function draw(context: CanvasRenderingContext2D, picture: Picture): void 
   const seen = visible(picture, 40);
   drawNodes(context, picture, seen, isDense);
   drawMarks(context, picture, seen);
-  const isReadable = near.length < MANY && ROW * camera.scale >= READABLE && columnWidth(camera) > 56;
-  if (isReadable) drawLabels(context, picture, seen);
+  const isRoomy = ROW * camera.scale >= READABLE && columnWidth(camera) > NARROWEST_LABEL;
+  if (isRoomy && !isDense) drawLabels(context, picture, seen);
 }
 
 function line(

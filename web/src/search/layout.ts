@@ -42,7 +42,12 @@ export function layoutOf(tree: SearchTree): Layout {
 }
 
 /** The part of a column between two heights, as indices `[from, to)`. */
-export function between(layout: Layout, depth: number, low: number, high: number): [number, number] {
+export function between(
+  layout: Layout,
+  depth: number,
+  low: number,
+  high: number,
+): [number, number] {
   const column = layout.columns[depth]!;
   const find = (limit: number) => {
     let [from, to] = [0, column.length];

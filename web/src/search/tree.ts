@@ -182,7 +182,7 @@ export class TreeLog {
     this.#isSettled = false;
   }
 
-  /** The tree after the first `count` events. It is the same object as long as time goes forward. */
+  /** The tree after the first `count` events. It is the same object while time goes forward. */
   at(count: number): SearchTree {
     const wanted = Math.min(count, this.entries.length);
     if (wanted < this.#applied || this.#isSettled) {

@@ -107,7 +107,13 @@ function FilterBar({ value }: { value: Filters }) {
         options={names([...strategies.value, "none"], "all strategies")}
         onChange={set("strategy")}
       />
-      <Select label="Graded" isBare value={value.graded} options={GRADED} onChange={set("graded")} />
+      <Select
+        label="Graded"
+        isBare
+        value={value.graded}
+        options={GRADED}
+        onChange={set("graded")}
+      />
       <Select label="Order" isBare value={value.order} options={ORDERS} onChange={set("order")} />
       <Field label="tags" value={value.tags} placeholder="all of these" onChange={set("tags")} />
       <Field label="value from" value={value.minValue} onChange={set("minValue")} />

@@ -35,7 +35,8 @@ export function Chart(props: ChartProps) {
   useLayoutEffect(() => {
     const element = frame.current!;
     const width = Math.max(element.clientWidth, 80);
-    const made = new uPlot(options(latest.current, element, width), aligned(latest.current), element);
+    const { current } = latest;
+    const made = new uPlot(options(current, element, width), aligned(current), element);
     plot.current = made;
     const watch = new ResizeObserver(() => {
       const width = element.clientWidth;

@@ -40,11 +40,13 @@ export function KeyDialog() {
         }}
       >
         <h2 id="key-title">API key</h2>
-        <p class={state === "refused" ? "error" : "hint"} role={state === "refused" ? "alert" : undefined}>
-          {state === "refused"
-            ? "The server does not know this key."
-            : "Servers that were started with --api-key answer nobody else."}
-        </p>
+        {state === "refused" ? (
+          <p class="error" role="alert">
+            The server does not know this key.
+          </p>
+        ) : (
+          <p class="hint">Servers that were started with --api-key answer nobody else.</p>
+        )}
         <Field
           label="key"
           type="password"
