@@ -26,7 +26,7 @@ const SOURCES: [&str; 8] = [
 ];
 
 /// What comes of it: the path on the server, the file, its type.
-const FILES: [(&str, &str, &str); 4] = [
+const FILES: [(&str, &str, &str); 5] = [
     ("/", "index.html", "text/html; charset=utf-8"),
     (
         "/assets/app.js",
@@ -39,6 +39,11 @@ const FILES: [(&str, &str, &str); 4] = [
         "text/css; charset=utf-8",
     ),
     ("/assets/icon.svg", "assets/icon.svg", "image/svg+xml"),
+    (
+        "/assets/licences.txt",
+        "assets/licences.txt",
+        "text/plain; charset=utf-8",
+    ),
 ];
 
 /// A command that takes longer is given up: a registry that never answers must not hold the build.

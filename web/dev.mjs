@@ -20,6 +20,7 @@ const TYPES = {
   ".css": "text/css; charset=utf-8",
   ".svg": "image/svg+xml",
   ".map": "application/json",
+  ".txt": "text/plain; charset=utf-8",
 };
 
 function pass(server, incoming, outgoing) {

@@ -43,6 +43,10 @@ export function ServerView() {
           </div>
         </>
       )}
+      <p class="colophon hint">
+        <a href="/docs/">API documentation</a> ·{" "}
+        <a href="/assets/licences.txt">Licences of this page's libraries</a>
+      </p>
     </div>
   );
 }
