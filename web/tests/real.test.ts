@@ -228,7 +228,7 @@ test("a lost connection is told, and the page comes back with the server", async
   await page.waitForSelector(".assistant .error");
   assert.match((await page.textContent(".notice")) ?? "", /cannot be reached/);
   await ponder.again();
-  await page.waitForSelector(".notice", { state: "detached", timeout: 20_000 });
+  await page.waitForSelector(".notice", { state: "detached", timeout: PATIENCE });
   await shortAnswers(page);
   await page.click(".assistant .error button");
   await answered(page);

@@ -115,7 +115,8 @@ export interface Opened {
 export async function open(browser: Browser, url: string, path = ""): Promise<Opened> {
   const context = await browser.newContext({ viewport: { width: 1280, height: 860 } });
   const page = await context.newPage();
-  page.setDefaultTimeout(20_000);
+  // A browser is slow, too, where a model is.
+  page.setDefaultTimeout(Math.max(20_000, PATIENCE / 4));
   const faults: string[] = [];
   page.on("pageerror", (error) => faults.push(`error: ${error.message}`));
   page.on("console", (message) => {
