@@ -1,5 +1,9 @@
 # Dependencies are layers of their own: a change of the sources builds the sources alone.
 FROM lukemathwalker/cargo-chef:latest-rust-1-bookworm AS chef
+# Node bundles the page; npm is of the same package.
+COPY --from=node:22-bookworm-slim /usr/local/bin/node /usr/local/bin/node
+COPY --from=node:22-bookworm-slim /usr/local/lib/node_modules /usr/local/lib/node_modules
+RUN ln -s ../lib/node_modules/npm/bin/npm-cli.js /usr/local/bin/npm
 WORKDIR /src
 
 FROM chef AS plan

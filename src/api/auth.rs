@@ -6,6 +6,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::error::ApiError;
+use super::page::is_page;
 use super::state::AppState;
 use super::tenant::{KeyHolder, Tenant, TraceScope};
 
@@ -63,8 +64,11 @@ pub(super) async fn require_key(
     let is_known = is_trace_key || api_keys.knows(key);
     // Where keys read traces, nobody reads them without one.
     let is_without_keys = api_keys.is_empty() && (!is_trace || trace_keys.is_empty());
-    let is_open =
-        is_without_keys || needs_no_key(path) || (path == "/metrics" && !config.metrics_need_key);
+    // A browser asks for the page before anybody could give it a key.
+    let is_open = is_without_keys
+        || needs_no_key(path)
+        || (config.ui && is_page(path))
+        || (path == "/metrics" && !config.metrics_need_key);
     if !is_open && !is_known {
         return ApiError::unauthorized().into_response();
     }

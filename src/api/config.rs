@@ -118,6 +118,8 @@ pub struct ServerConfig {
     /// Control tokens such as `<|im_start|>` in the texts of messages are text: nobody can open a
     /// turn inside of a message. Off, they are read as tokens, as other servers do.
     pub escape_special_tokens: bool,
+    /// Serve the page for browsers at `/`.
+    pub ui: bool,
 }
 
 impl ServerConfig {
@@ -148,6 +150,7 @@ impl Default for ServerConfig {
             max_work_time: DEFAULT_MAX_WORK_TIME,
             max_branch_bytes: DEFAULT_MAX_BRANCH_BYTES,
             escape_special_tokens: false,
+            ui: true,
         }
     }
 }

@@ -26,6 +26,7 @@ mod health;
 mod keys;
 mod metrics;
 mod openai;
+mod page;
 mod pooling;
 mod presets;
 mod request_id;

@@ -26,7 +26,7 @@ use super::rerank::{routes as rerank, score as text_score};
 use super::responses::{count as input_tokens, create as responses, routes as stored_responses};
 use super::state::AppState;
 use super::traces::{routes as traces, stream};
-use super::{aliases, auth, body, error, health, pooling, request_id, score, tokenize};
+use super::{aliases, auth, body, error, health, page, pooling, request_id, score, tokenize};
 
 /// How long a browser may remember what a preflight request allowed.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(600);
@@ -90,11 +90,15 @@ pub fn document_json() -> String {
     format!("{:#}\n", document())
 }
 
-/// Every route. Authentication covers all but health, readiness and, by flag, metrics. The document
-/// itself and the page that shows it are not part of the document.
+/// Every route. Authentication covers all but health, readiness, the page and, by flag, metrics. The
+/// document itself, the page that shows it and the one at `/` are not part of the document.
 pub fn router(state: AppState) -> Router {
     let config = state.config().clone();
     let (routes, described) = described().split_for_parts();
+    let routes = match config.ui {
+        true => routes.merge(page::routes()),
+        false => routes,
+    };
     let mut router = routes
         .merge(document::page::routes(&document::complete(&described)))
         .fallback(error::not_found)

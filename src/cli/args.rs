@@ -151,6 +151,9 @@ pub struct ServeArgs {
     /// Treat control tokens such as <|im_start|> in messages as plain text
     #[arg(long, env = "PONDER_ESCAPE_SPECIAL_TOKENS", help_heading = "Server")]
     pub escape_special_tokens: bool,
+    /// Serve no page for browsers at /
+    #[arg(long, env = "PONDER_NO_UI", help_heading = "Server")]
+    pub no_ui: bool,
     /// Serve /metrics to clients without a key
     #[arg(long, env = "PONDER_METRICS_WITHOUT_AUTH", help_heading = "Server")]
     pub metrics_without_auth: bool,

@@ -79,6 +79,7 @@ fn server_config(args: &ServeArgs) -> ServerConfig {
         max_work_time: Duration::from_millis(args.work.max_work_ms),
         max_branch_bytes: args.work.max_branch_bytes,
         escape_special_tokens: args.escape_special_tokens,
+        ui: !args.no_ui,
     }
 }
 
@@ -276,7 +277,7 @@ async fn serve_model(args: &ServeArgs) -> anyhow::Result<()> {
         models: &state.config().served_model_names,
         use_of_model,
         has_keys: !args.api_key.is_empty(),
-        has_page: false,
+        has_page: state.config().ui,
         how: &how,
     };
     // Whoever reads it may ask at once.

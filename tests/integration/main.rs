@@ -14,6 +14,7 @@ mod api_fields;
 mod api_formats;
 mod api_limits;
 mod api_messages;
+mod api_page;
 mod api_params;
 mod api_responses;
 mod api_resume;
