@@ -1,6 +1,7 @@
 // The branch that is followed, step by step, or the answer.
 import type { ComponentChildren } from "preact";
-import { facts, fixed } from "./describe";
+import { fixed } from "./describe";
+import { Facts } from "./facts";
 import { NUM_SHADES, shadeOf } from "./colours";
 import type { SearchTree, TreeNode } from "./tree";
 
@@ -30,16 +31,7 @@ export function Branch(props: BranchProps) {
           </button>
         )}
       </header>
-      {selected >= 0 && end !== 0 && (
-        <dl class="facts">
-          {facts(node).map(([name, value]) => (
-            <div key={name + value}>
-              <dt>{name}</dt>
-              <dd>{value}</dd>
-            </div>
-          ))}
-        </dl>
-      )}
+      {selected >= 0 && end !== 0 && <Facts node={node} />}
       {children}
       <ol class="steps">
         {tree.path(end).map((step) => (

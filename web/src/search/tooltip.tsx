@@ -1,7 +1,7 @@
 // What the pointer is on.
 import { useLayoutEffect, useRef } from "preact/hooks";
-import { facts } from "./describe";
 import { label } from "./draw";
+import { Facts } from "./facts";
 import type { TreeNode } from "./tree";
 
 interface TooltipProps {
@@ -32,14 +32,7 @@ export function Tooltip({ node, x, y, frame }: TooltipProps) {
       ) : (
         <p class="tooltip-text">{label(node.text, 220)}</p>
       )}
-      <dl class="facts">
-        {facts(node).map(([name, value]) => (
-          <div key={name + value}>
-            <dt>{name}</dt>
-            <dd>{value}</dd>
-          </div>
-        ))}
-      </dl>
+      <Facts node={node} />
     </div>
   );
 }
