@@ -7,7 +7,6 @@ trace has outcomes already are left out.
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -41,18 +40,6 @@ def graded_ids(server, args):
         query["after"] = page["next"]
 
 
-def how(args):
-    """What a request says of its search."""
-    search = {"strategy": args.strategy, "reward": args.reward}
-    if args.strategy == "best_of_n":
-        search["n"] = args.n
-    else:
-        search["step"] = {"delimiter": "\n"}
-    if args.budget_tokens:
-        search["budget"] = {"tokens": args.budget_tokens}
-    return search
-
-
 def search(server, problem, args):
     """The id of the trace of one search."""
     answer = server.chat.completions.create(
@@ -61,7 +48,14 @@ def search(server, problem, args):
         max_tokens=problems.MAX_TOKENS,
         temperature=args.temperature,
         seed=args.seed,
-        extra_body={"search": {**how(args), "tags": [*tags(args), problem.id]}},
+        extra_body={
+            "search": {
+                "strategy": "best_of_n",
+                "n": args.n,
+                "reward": {"kind": "likelihood"},
+                "tags": [*tags(args), problem.id],
+            }
+        },
     )
     trace_id = answer.search["trace_id"]
     if trace_id is None:
@@ -100,11 +94,7 @@ def main():
     parser.add_argument("--run", default="self-training", help="tag of all traces of the run")
     parser.add_argument("--iteration", type=int, default=1)
     parser.add_argument("--num-problems", type=int, default=120)
-    parser.add_argument("--first", type=int, default=0, help="of the iteration's problems, from 0")
-    parser.add_argument("--strategy", default="best_of_n", help="the search: best_of_n, mcts, …")
-    parser.add_argument("--reward", type=json.loads, default={"kind": "likelihood"}, help="JSON")
-    parser.add_argument("--n", type=int, default=8, help="samples of a problem, for best_of_n")
-    parser.add_argument("--budget-tokens", type=int, help="tokens of one search at most")
+    parser.add_argument("--n", type=int, default=8, help="samples of a problem")
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--concurrency", type=int, default=4, help="searches at once")
@@ -112,9 +102,8 @@ def main():
 
     server = client(args.url)
     done = graded_ids(server, args)
-    drawn = problems.train(args.iteration, args.first + args.num_problems)[args.first :]
-    todo = [problem for problem in drawn if problem.id not in done]
-    print(f"{len(todo)} problems to search, {len(drawn) - len(todo)} done before", flush=True)
+    todo = [problem for problem in problems.train(args.iteration, args.num_problems) if problem.id not in done]
+    print(f"{len(todo)} problems to search, {args.num_problems - len(todo)} done before", flush=True)
     started, results = time.monotonic(), []
     with ThreadPoolExecutor(args.concurrency) as pool:
         jobs = [pool.submit(search_and_grade, server, problem, args) for problem in todo]
