@@ -2,15 +2,13 @@
 //!
 //! `cargo run --release --example search -- smollm2-135m "Why is the sky blue?"`
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use ponder::engine::{
-    Engine, EngineHandle, EngineOptions, SamplingParams, SharedDrafts, TokenBudget,
-};
+use ponder::engine::{Engine, EngineHandle, EngineOptions, SamplingParams, TokenBudget};
 use ponder::model::catalogue::{Progress, pull, resolve};
 use ponder::model::{LoadOptions, ModelFiles, load};
 use ponder::reward::{Candidate, Scorer, ScorerError, Weighted};
@@ -77,35 +75,18 @@ fn start(files: &ModelFiles) -> Result<Engine> {
 
 /// What continues answers to the prompt: the engine.
 fn policy(engine: Engine, tokenizer: Tokenizer, prompt: &str) -> Result<EnginePolicy> {
+    let prompt_token_ids = tokenizer.encode(prompt, false, true)?;
+    let params = SamplingParams {
+        max_tokens: MAX_TOKENS,
+        temperature: 0.8,
+        seed: 1,
+        eos_token_ids: tokenizer.end_of_generation_ids().to_vec(),
+        ..SamplingParams::default()
+    };
+    let budget = Arc::new(TokenBudget::new(BUDGET));
     Ok(EnginePolicy {
-        group: engine.new_group(),
-        engine,
-        prompt_token_ids: tokenizer.encode(prompt, false, true)?,
-        params: SamplingParams {
-            max_tokens: MAX_TOKENS,
-            temperature: 0.8,
-            seed: 1,
-            eos_token_ids: tokenizer.end_of_generation_ids().to_vec(),
-            ..SamplingParams::default()
-        },
-        tokenizer,
-        constraint: None,
-        stops: Vec::new(),
-        include_stop: false,
-        skip_special: true,
-        visible: Vec::new(),
-        code: None,
-        code_before: String::new(),
-        tenant: 0,
-        cache_salt: 0,
-        adapter: None,
-        deadline: None,
-        speculative: None,
-        prediction: Vec::new(),
-        budget: Arc::new(TokenBudget::new(BUDGET)),
-        steering: OnceLock::new(),
-        num_cached_tokens: OnceLock::new(),
-        drafts: SharedDrafts::default(),
+        budget,
+        ..EnginePolicy::new(engine, tokenizer, prompt_token_ids, params)
     })
 }
 

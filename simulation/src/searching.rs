@@ -1,15 +1,12 @@
 //! A search, and what comes of it when its engine serves nobody else.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use ponder::engine::stepped::SteppedEngine;
-use ponder::engine::{
-    Backend, EngineError, EngineHandle, SamplingParams, SharedDrafts, Speculative, TokenBudget,
-    TokenId,
-};
+use ponder::engine::{EngineError, EngineHandle, SamplingParams, Speculative, TokenId};
 use ponder::reward::{Candidate, Scorer, ScorerError, Weighted};
 use ponder::search::{
     BranchConstraint, EnginePolicy, Search, SearchError, SearchRequest, SearchSpec,
@@ -146,29 +143,15 @@ impl Ask {
     /// There is no tokenizer.
     pub fn start(&self, engine: &EngineHandle) -> Result<Running, String> {
         let policy = EnginePolicy {
-            engine: Arc::new(engine.clone()),
-            tokenizer: tokenizer()?,
-            prompt_token_ids: self.prompt.clone(),
-            params: self.params.clone(),
             constraint: (self.constraint.clone())
                 .map(|constraint| BranchConstraint::new(Box::new(constraint))),
-            stops: Vec::new(),
-            include_stop: false,
-            skip_special: true,
-            visible: Vec::new(),
-            code: None,
-            code_before: String::new(),
-            tenant: 0,
-            cache_salt: 0,
-            adapter: None,
-            deadline: None,
             speculative: Some(self.speculative),
-            prediction: Vec::new(),
-            budget: Arc::new(TokenBudget::new(u64::MAX)),
-            steering: OnceLock::new(),
-            group: engine.new_group(),
-            num_cached_tokens: OnceLock::new(),
-            drafts: SharedDrafts::default(),
+            ..EnginePolicy::new(
+                Arc::new(engine.clone()),
+                tokenizer()?,
+                self.prompt.clone(),
+                self.params.clone(),
+            )
         };
         let spec = self.spec.clone();
         Ok(async move {

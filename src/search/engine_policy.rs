@@ -65,6 +65,40 @@ pub struct EnginePolicy {
 }
 
 impl EnginePolicy {
+    /// Samples from the model alone, as long as the parameters let it: no constraint, no code, no
+    /// deadline and no budget. Fields are set on what this returns.
+    pub fn new(
+        engine: Engine,
+        tokenizer: Tokenizer,
+        prompt_token_ids: Vec<TokenId>,
+        params: SamplingParams,
+    ) -> Self {
+        Self {
+            group: engine.new_group(),
+            engine,
+            tokenizer,
+            prompt_token_ids,
+            params,
+            constraint: None,
+            stops: Vec::new(),
+            include_stop: false,
+            skip_special: true,
+            visible: Vec::new(),
+            code: None,
+            code_before: String::new(),
+            tenant: 0,
+            cache_salt: 0,
+            adapter: None,
+            deadline: None,
+            speculative: None,
+            prediction: Vec::new(),
+            budget: Arc::new(TokenBudget::new(u64::MAX)),
+            steering: OnceLock::new(),
+            num_cached_tokens: OnceLock::new(),
+            drafts: SharedDrafts::default(),
+        }
+    }
+
     /// Adapts to the prompt, once for all samples. `None` when the prompt is too short to learn from.
     pub async fn adapt(
         &self,

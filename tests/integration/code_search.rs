@@ -1,11 +1,11 @@
 //! Searches whose answers call code: on the scripted policy, where all is known exactly, and on an
 //! engine with a runner that counts.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use ponder::engine::{SamplingParams, SharedDrafts, TokenBudget};
+use ponder::engine::SamplingParams;
 use ponder::reward::Likelihood;
 use ponder::search::scripted::ScriptedPolicy;
 use ponder::search::{
@@ -240,34 +240,16 @@ fn engine_policy(scripts: &[&str], tool: Arc<CodeTool>) -> EnginePolicy {
         scripts.join(OR)
     );
     let engine = engine(&tokenizer);
+    let prompt_token_ids = tokenizer.encode(&prompt, false, true).unwrap();
+    let params = SamplingParams {
+        max_tokens: 300,
+        seed: 3,
+        eos_token_ids: tokenizer.end_of_generation_ids().to_vec(),
+        ..SamplingParams::default()
+    };
     EnginePolicy {
-        group: engine.new_group(),
-        engine,
-        prompt_token_ids: tokenizer.encode(&prompt, false, true).unwrap(),
-        params: SamplingParams {
-            max_tokens: 300,
-            seed: 3,
-            eos_token_ids: tokenizer.end_of_generation_ids().to_vec(),
-            ..SamplingParams::default()
-        },
-        tokenizer,
-        constraint: None,
-        stops: Vec::new(),
-        include_stop: false,
-        skip_special: true,
-        visible: Vec::new(),
         code: Some(tool),
-        code_before: String::new(),
-        tenant: 0,
-        cache_salt: 0,
-        adapter: None,
-        deadline: None,
-        speculative: None,
-        prediction: Vec::new(),
-        budget: Arc::new(TokenBudget::new(u64::MAX)),
-        steering: OnceLock::new(),
-        num_cached_tokens: OnceLock::new(),
-        drafts: SharedDrafts::default(),
+        ..EnginePolicy::new(engine, tokenizer, prompt_token_ids, params)
     }
 }
 

@@ -1,11 +1,11 @@
 //! Searches under a constraint: every branch keeps to it, wherever steps end.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use ponder::engine::fake_model::{FakeModel, Fault};
 use ponder::engine::{
-    ConstraintError, Drafter, EngineConfig, EngineError, EngineHandle, SamplingParams,
-    SharedDrafts, Speculative, SpeculativeConfig, TokenBudget, TokenConstraint, TokenId, TokenMask,
+    ConstraintError, Drafter, EngineConfig, EngineError, EngineHandle, SamplingParams, Speculative,
+    SpeculativeConfig, TokenConstraint, TokenId, TokenMask,
 };
 use ponder::reward::Likelihood;
 use ponder::search::{
@@ -156,34 +156,16 @@ pub fn policy(
     speculative: Speculative,
     max_tokens: usize,
 ) -> EnginePolicy {
+    let params = SamplingParams {
+        max_tokens,
+        seed: 3,
+        eos_token_ids: vec![END],
+        ..SamplingParams::default()
+    };
     EnginePolicy {
-        engine: Arc::new(engine.clone()),
-        group: ponder::engine::Backend::new_group(engine),
-        tokenizer: tokenizer(),
-        prompt_token_ids: vec![7, 8, 9],
-        params: SamplingParams {
-            max_tokens,
-            seed: 3,
-            eos_token_ids: vec![END],
-            ..SamplingParams::default()
-        },
         constraint: constraint.map(|lists| BranchConstraint::new(Box::new(lists))),
-        stops: Vec::new(),
-        include_stop: false,
-        skip_special: true,
-        visible: Vec::new(),
-        code: None,
-        code_before: String::new(),
-        tenant: 0,
-        cache_salt: 0,
-        adapter: None,
-        deadline: None,
         speculative: Some(speculative),
-        prediction: Vec::new(),
-        budget: Arc::new(TokenBudget::new(u64::MAX)),
-        steering: OnceLock::new(),
-        num_cached_tokens: OnceLock::new(),
-        drafts: SharedDrafts::default(),
+        ..EnginePolicy::new(Arc::new(engine.clone()), tokenizer(), vec![7, 8, 9], params)
     }
 }
 

@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use ponder::engine::fake_model::{FakeModel, Fault};
 use ponder::engine::{
     Engine, EngineConfig, EngineError, EngineHandle, GenerateRequest, RequestStream,
-    SamplingParams, SharedDrafts, TokenBudget,
+    SamplingParams, TokenBudget,
 };
 use ponder::model::{BlockId, CausalLm, ForwardBatch, ForwardError, ModelInfo};
 use ponder::reward::{
@@ -244,34 +244,17 @@ fn full_engine() -> Full {
 
 fn engine_policy(engine: &Engine, max_tokens: usize) -> EnginePolicy {
     let (tokenizer, _) = tokenizer();
-    EnginePolicy {
-        engine: Arc::clone(engine),
-        group: engine.new_group(),
-        tokenizer: tokenizer.clone(),
-        prompt_token_ids: (1..40).collect(),
-        params: SamplingParams {
-            max_tokens,
-            seed: 3,
-            ..SamplingParams::default()
-        },
-        constraint: None,
-        stops: Vec::new(),
-        include_stop: false,
-        skip_special: true,
-        visible: Vec::new(),
-        code: None,
-        code_before: String::new(),
-        tenant: 0,
-        cache_salt: 0,
-        adapter: None,
-        deadline: None,
-        speculative: None,
-        prediction: Vec::new(),
-        budget: Arc::new(TokenBudget::new(u64::MAX)),
-        steering: OnceLock::new(),
-        num_cached_tokens: OnceLock::new(),
-        drafts: SharedDrafts::default(),
-    }
+    let params = SamplingParams {
+        max_tokens,
+        seed: 3,
+        ..SamplingParams::default()
+    };
+    EnginePolicy::new(
+        Arc::clone(engine),
+        tokenizer.clone(),
+        (1..40).collect(),
+        params,
+    )
 }
 
 fn judge(engine: &Engine) -> Arc<Judge> {
